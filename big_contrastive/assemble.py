@@ -1,0 +1,208 @@
+"""Makes the parts of an experiment from the sections of its config."""
+
+import itertools
+import math
+import types
+import typing
+from collections.abc import Callable
+from typing import Any, Literal
+
+import flax.nnx as nnx
+import jax
+import optax
+from jax.sharding import Mesh
+
+from big_contrastive import (
+  checkpoint,
+  durations,
+  errors,
+  optim,
+  resolve,
+  tree,
+)
+from big_contrastive.data import pipeline, text
+from big_contrastive.models import two_tower
+from big_contrastive.models.text import TextTower
+from big_contrastive.models.two_tower import TwoTower
+from big_contrastive.models.vit import ImageTower
+
+Evaluator = Callable[[Callable, Callable], Any]
+MakeModel = Callable[[jax.Array], TwoTower]
+
+
+def source(config: dict[str, Any], where: str) -> pipeline.Source:
+  """Returns the source of {"name": ..., arguments of its function}."""
+  kwargs = dict(config)
+  name = kwargs.pop("name", "")
+  module = resolve.module("data.sources", name, f"{where}.name")
+  return resolve.call(module.source, kwargs, where)
+
+
+def tokenizer(config: dict[str, Any], data: pipeline.Source) -> text.Tokenizer:
+  """Returns the tokenizer; a BPE without a file is trained on the captions.
+
+  {"kind": "checkpoint", "path": DIR} takes that of a checkpoint.
+  """
+  kwargs = dict(config)
+  if kwargs.get("kind") == "checkpoint":
+    where = "config.tokenizer.path"
+    return stored_tokenizer(checkpoint.find(kwargs.get("path", ""), where))
+  if kwargs.get("kind") == "bpe" and not kwargs.get("path"):
+    kwargs["captions"] = itertools.chain.from_iterable(pipeline.captions(data))
+  return resolve.call(text.build, kwargs, "config.tokenizer")
+
+
+def stored_tokenizer(directory: Any) -> text.Tokenizer:
+  """Returns the tokenizer of a checkpoint."""
+  spec = checkpoint.read_meta(directory)["tokenizer"]
+  return text.restore(spec, checkpoint.read_blob(directory))
+
+
+def evaluator(config: dict[str, Any], where: str) -> Evaluator:
+  """Returns run(embed_images, embed_texts) of {"task", "source", ...}."""
+  kwargs = dict(config)
+  task = kwargs.pop("task", "")
+  module = resolve.module("evals", task, f"{where}.task")
+  kwargs["source"] = source(kwargs.get("source", {}), f"{where}.source")
+  return resolve.call(module.prepare, kwargs, where)
+
+
+def model(
+  config: dict[str, Any],
+  words: text.Tokenizer,
+  pin: Callable[[jax.Array], jax.Array] = lambda x: x,
+) -> tuple[MakeModel, TwoTower]:
+  """Returns key -> model, and the model with shapes for arrays.
+
+  Args:
+    config: the section config.model, see `_towers`.
+    words: sets the text tower's vocabulary, length and EOS.
+    pin: see sharding.pin.
+  """
+  parts = resolve.call(_towers, config, "config.model")
+  from_words = {
+    "vocab_size": words.vocab_size,
+    "length": words.length,
+    "eos_id": words.eos_id,
+  }
+
+  def make(key: jax.Array) -> TwoTower:
+    shared = parts["shared"] | {"pin": pin, "rngs": nnx.Rngs(key)}
+    img, txt = parts["image"] | shared, parts["text"] | from_words | shared
+    return TwoTower(
+      resolve.call(ImageTower, img, "config.model.image"),
+      resolve.call(TextTower, txt, "config.model.text"),
+      t=math.log(parts["scale"]),
+      b=parts["bias"],
+    )
+
+  abstract = nnx.eval_shape(lambda: make(jax.random.key(0)))
+  widths = abstract.img.out_dim, abstract.txt.out_dim
+  if widths[0] != widths[1]:
+    allowed = f"the image tower's width, {widths[0]}"
+    remedy = f"Set config.model.text.out_dim = {widths[0]}."
+    raise errors.UserError(
+      "config.model.text.out_dim", widths[1], allowed, remedy
+    )
+  return make, abstract
+
+
+def _towers(
+  *,
+  image: dict,
+  text: dict,
+  scale: float,
+  bias: float | None = None,
+  dtype: Literal["float32", "bfloat16"] = "float32",
+  remat: str = "none",
+) -> dict[str, Any]:
+  """The fields of config.model: towers, exp(t) and b at first, both's dtype."""
+  if scale <= 0:
+    remedy = "SigLIP begins with 10, CLIP with 1 / 0.07."
+    raise errors.UserError("config.model.scale", scale, "> 0", remedy)
+  shared = {"dtype": dtype, "remat": remat}
+  return dict(image=image, text=text, scale=scale, bias=bias, shared=shared)
+
+
+def optimizer(
+  config: dict[str, Any],
+  schedule: dict[str, Any],
+  rules: dict[str, tree.Rules],
+  names: list[str],
+  unit: dict[str, int],
+) -> tuple[optim.Schedule, optax.GradientTransformation]:
+  """Returns step -> learning rate, and the optimizer over a flat dict.
+
+  Args:
+    config: config.optimizer: name, lr, weight_decay, clip, and arguments of
+      the function of that name in optim.
+    schedule: config.schedule; durations in any unit.
+    rules: config.decay and config.lr_mult.
+    names: flat names of all parameters.
+    unit: batch_size, epoch and total for durations.
+  """
+  kwargs, where = dict(config), "config.optimizer"
+  name = errors.choice(
+    f"{where}.name", kwargs.pop("name", ""), optim.OPTIMIZERS
+  )
+  lr = kwargs.pop("lr", None)
+  if not isinstance(lr, int | float) or lr < 0:
+    raise errors.UserError(f"{where}.lr", lr, "a number >= 0", "Set it: 1e-3.")
+  common = {"weight_decay": 0.0, "clip": None}
+  common |= {k: kwargs.pop(k) for k in common if k in kwargs}
+  values = {k: tree.match(r, names, f"config.{k}") for k, r in rules.items()}
+  direction = resolve.call(optim.OPTIMIZERS[name], kwargs, where)
+  rate = _rate(lr, schedule, unit)
+  build = resolve.bind(optim.build, common | values, where)
+  return rate, build(direction, rate)
+
+
+def _rate(
+  lr: float, schedule: dict[str, Any], unit: dict[str, int]
+) -> optim.Schedule:
+  where = "config.schedule"
+  kwargs = {"warmup": 0} | dict(schedule)
+  for name in {"warmup", "cooldown", "timescale"} & kwargs.keys():
+    kwargs[name] = durations.steps(kwargs[name], f"{where}.{name}", **unit)
+  fixed = {"peak": lr, "total": unit["total"]}
+  return resolve.call(optim.schedule, kwargs | fixed, where)
+
+
+def objective(
+  config: dict[str, Any],
+  abstract: TwoTower,
+  mesh: Mesh,
+  frozen: dict[str, bool],
+) -> Any:
+  """Returns the objective, told which towers are frozen as a whole.
+
+  Args:
+    config: config.objective: name, loss, and arguments of its `build`.
+    abstract: the model with shapes for arrays.
+    mesh: from sharding.make_mesh.
+    frozen: by flat parameter name.
+  """
+  kwargs, where = dict(config), "config.objective"
+  name, loss_name = kwargs.pop("name", ""), kwargs.pop("loss", "")
+  module = resolve.module("objectives", name, f"{where}.name")
+  loss = resolve.module("losses", loss_name, f"{where}.loss").loss
+  whole = frozenset(t for t in ("img", "txt") if _all_under(t, frozen))
+  if "img" in whole and abstract.img.keep < 1:
+    raise errors.UserError(
+      "config.model.image.keep",
+      abstract.img.keep,
+      "1 where the image tower is frozen, and so only evaluated",
+      "Unfreeze the tower or set keep = 1.",
+    )
+  hint = typing.get_type_hints(loss)["bias"]
+  if hint is types.NoneType and hasattr(abstract, "b"):
+    allowed = f"None with the loss {loss_name!r}, which is blind to a bias"
+    remedy = "Set config.model.bias = None."
+    raise errors.UserError("config.model.bias", "a number", allowed, remedy)
+  graph, _ = two_tower.split(abstract)
+  build = resolve.bind(module.build, kwargs, where)
+  return build(graph, loss, mesh, whole)
+
+
+def _all_under(tower: str, frozen: dict[str, bool]) -> bool:
+  return all(f for name, f in frozen.items() if name.startswith(f"{tower}/"))

@@ -1,0 +1,170 @@
+"""Checkpoints: state, data position, config, tokenizer, preprocessing.
+
+A checkpoint is a directory DIR/checkpoints/STEP that somebody else can
+evaluate without knowing how it was made. Orbax writes it in the background,
+sharded, under a temporary name that becomes the real one when all is there.
+"""
+
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+from big_contrastive import errors, tree
+from big_contrastive.step import State
+
+_FOLDER = "checkpoints"
+
+
+class Checkpoints:
+  """The checkpoints of a workdir.
+
+  Args:
+    workdir: checkpoints lie in its folder "checkpoints".
+    keep: the newest so many are kept.
+    keep_every: and those whose step is a multiple of this; 0 for none.
+  """
+
+  def __init__(
+    self, workdir: str | pathlib.Path, *, keep: int = 1, keep_every: int = 0
+  ):
+    policies = ocp.training.preservation_policies
+    kept = [policies.LatestN(keep)]
+    if keep_every:
+      kept.append(policies.EveryNSteps(keep_every))
+    self._checkpointer = ocp.training.Checkpointer(
+      pathlib.Path(workdir).resolve() / _FOLDER,
+      save_decision_policy=_always(),
+      preservation_policy=policies.AnyPreservationPolicy(kept),
+      cleanup_tmp_directories=True,
+    )
+
+  def newest(self) -> int | None:
+    """Returns the newest step that is complete, None if there is none."""
+    latest = self._checkpointer.latest
+    return None if latest is None else latest.step
+
+  def save(
+    self, step: int, state: State, meta: dict[str, Any], blob: bytes
+  ) -> None:
+    """Saves in the background; waits only for a save that still runs.
+
+    Args:
+      step: its number.
+      state: may be donated to the next step as soon as this returns.
+      meta: JSON: config, tokenizer, preprocessing, data position.
+      blob: the tokenizer's vocabulary file.
+    """
+    self._checkpointer.save_checkpointables_async(
+      step,
+      {
+        "params": state.params,
+        "training": _training(state),
+        "tokenizer": {"blob": np.frombuffer(blob or b"\0", np.uint8)},
+      },
+      custom_metadata=meta,
+    )
+
+  def restore(self, step: int, abstract: State) -> tuple[State, dict[str, Any]]:
+    """Returns the state of a step, on abstract's shardings, and its meta.
+
+    Raises:
+      UserError: where the checkpoint's shapes are not the model's.
+    """
+    directory = self._checkpointer.directory / str(step)
+    check_shapes(directory, abstract.params)
+    parts = {"params": abstract.params, "training": _training(abstract)}
+    loaded = self._checkpointer.load_checkpointables(step, parts)
+    training = {"extra": {}} | loaded["training"]
+    return State(params=loaded["params"], **training), read_meta(directory)
+
+  def wait(self) -> None:
+    """Returns when everything that was saved is on disk."""
+    self._checkpointer.wait()
+
+  def close(self) -> None:
+    self._checkpointer.close()
+
+
+def _always():
+  # The loop decides when to save.
+  return ocp.training.save_decision_policies.FixedIntervalPolicy(1)
+
+
+def _training(state: State) -> dict[str, Any]:
+  parts = {"step": state.step, "opt": state.opt}
+  return parts | ({"extra": state.extra} if state.extra else {})
+
+
+def find(path: str, where: str) -> pathlib.Path:
+  """Returns the directory of one checkpoint.
+
+  Args:
+    path: a workdir, its folder "checkpoints" (the newest is taken), or one
+      checkpoint in it.
+    where: the flag or config field, for the error.
+  """
+  given = pathlib.Path(path).resolve()
+  for folder in (given, given / _FOLDER):
+    if ocp.is_orbax_checkpoint(folder) and (folder / "params").is_dir():
+      return folder
+    if folder.is_dir():
+      steps = [d for d in folder.iterdir() if d.name.isdigit()]
+      complete = [d for d in steps if ocp.is_orbax_checkpoint(d)]
+      if complete:
+        return max(complete, key=lambda d: int(d.name))
+  allowed = "a workdir, or a checkpoint in its folder checkpoints/"
+  there = "holds no checkpoint" if given.exists() else "does not exist"
+  raise errors.UserError(where, path, allowed, f"{given} {there}.")
+
+
+def read_meta(directory: pathlib.Path) -> dict[str, Any]:
+  """Returns the config, tokenizer, preprocessing and data position."""
+  return ocp.checkpointables_metadata(directory).custom_metadata
+
+
+def read_blob(directory: pathlib.Path) -> bytes:
+  """Returns the tokenizer's vocabulary file."""
+  loaded = ocp.load_checkpointables(directory, {"tokenizer": None})
+  return np.asarray(loaded["tokenizer"]["blob"]).tobytes()
+
+
+def read_params(
+  directory: pathlib.Path, abstract: dict[str, Any]
+) -> dict[str, Any]:
+  """Returns the parameters alone, on abstract's shardings."""
+  check_shapes(directory, abstract)
+  loaded = ocp.load_checkpointables(directory, {"params": abstract})
+  return loaded["params"]
+
+
+def read_tower(directory: pathlib.Path, tower: str) -> dict[str, Any]:
+  """Returns one tower's parameters ("img", "txt") as numpy arrays."""
+  params = ocp.load_checkpointables(directory, {"params": None})["params"]
+  return jax.tree.map(np.asarray, params[tower])
+
+
+def check_shapes(directory: pathlib.Path, abstract: dict[str, Any]) -> None:
+  """Raises UserError where a checkpoint's parameters are not the model's."""
+  stored = ocp.checkpointables_metadata(directory).metadata["params"]
+  stored = {k: tuple(v.shape) for k, v in tree.flatten(dict(stored)).items()}
+  wanted = {k: tuple(v.shape) for k, v in tree.flatten(abstract).items()}
+  compare_shapes(str(directory), stored, wanted)
+
+
+def compare_shapes(
+  source: str,
+  stored: dict[str, tuple[int, ...]],
+  wanted: dict[str, tuple[int, ...]],
+) -> None:
+  """Raises UserError naming the first parameter that is not the same."""
+  for name in sorted(stored.keys() | wanted.keys()):
+    if stored.get(name) != wanted.get(name):
+      raise errors.UserError(
+        f"parameter {name} of {source}",
+        stored.get(name, "missing"),
+        f"{wanted.get(name, 'no such parameter')}, as config.model asks",
+        "Change config.model, or begin in another workdir.",
+      )

@@ -1,0 +1,140 @@
+"""What the commands share: flags, config files, and how errors are told."""
+
+import argparse
+import ast
+import importlib.util
+import logging
+import os
+import pathlib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from big_contrastive import errors
+
+Config = dict[str, Any]
+
+
+def main(run: Callable[[], Any]) -> None:
+  """Runs a command: exit code 0 when it finished, 2 for a user's error.
+
+  A UserError is printed as one line, without a traceback.
+  """
+  logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING)
+  logging.getLogger("absl").setLevel(logging.ERROR)
+  try:
+    run()
+  except errors.UserError as e:
+    print(f"error: {e}", file=sys.stderr, flush=True)
+    if jax.distributed.is_initialized():
+      os._exit(2)  # Without the barrier that a normal exit waits at.
+    sys.exit(2)
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+  """Returns a parser with what every command has: --distributed."""
+  p = argparse.ArgumentParser(
+    description=description, allow_abbrev=False,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )  # fmt: skip
+  p.add_argument(
+    "--distributed",
+    action="store_true",
+    help="several processes: jax.distributed finds them on TPU pods, Slurm and "
+    "by JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID",
+  )
+  return p
+
+
+def start(distributed: bool) -> None:
+  """Sets up JAX; with several processes, waits until all are there."""
+  if distributed:
+    given = {
+      "coordinator_address": os.environ.get("JAX_COORDINATOR_ADDRESS"),
+      "num_processes": _number("JAX_NUM_PROCESSES"),
+      "process_id": _number("JAX_PROCESS_ID"),
+    }
+    jax.distributed.initialize(**given)
+
+
+def _number(variable: str) -> int | None:
+  value = os.environ.get(variable)
+  if value is None:
+    return None
+  if not value.isdigit():
+    remedy = "Set all three JAX_ variables or none."
+    raise errors.UserError(variable, value, "a number", remedy)
+  return int(value)
+
+
+def load_config(flag: str, overrides: list[str]) -> Config:
+  """Returns the config of "configs/x.py:argument" with overrides applied.
+
+  Args:
+    flag: a Python file with get_config(argument), and that argument.
+    overrides: "--config.batch_size=64", dots for levels, Python literals.
+  """
+  path, _, argument = flag.partition(":")
+  if not pathlib.Path(path).is_file():
+    near = [str(p) for p in pathlib.Path("configs").glob("*.py")]
+    remedy = errors.closest(path, near)
+    raise errors.UserError("--config", path, "a file that exists", remedy)
+  config = _to_dict(_get_config(path)(argument or None))
+  for override in overrides:
+    name, equals, value = override.partition("=")
+    if not name.startswith("--config.") or not equals:
+      remedy = "See --help."
+      allowed = "--config.FIELD=VALUE or a flag of this command"
+      raise errors.UserError("argument", override, allowed, remedy)
+    _set(config, name.removeprefix("--config.").split("."), literal(value))
+  return config
+
+
+def _get_config(path: str) -> Callable[[str | None], Any]:
+  spec = importlib.util.spec_from_file_location(pathlib.Path(path).stem, path)
+  module = importlib.util.module_from_spec(spec)
+  root = str(pathlib.Path(path).resolve().parents[1])
+  sys.path.insert(0, root)  # For `from configs import common`.
+  try:
+    spec.loader.exec_module(module)
+  finally:
+    sys.path.remove(root)
+
+  def get_config(argument: str | None) -> Any:
+    try:
+      return module.get_config(argument)
+    except (ValueError, FileNotFoundError) as e:
+      # configs/ do not import the package: common.py says it in ValueErrors.
+      allowed = "what the file's docstring says"
+      thing = f"argument of {path}"
+      raise errors.UserError(thing, argument, allowed, str(e)) from e
+
+  return get_config
+
+
+def _to_dict(config: Any) -> Config:
+  return config.to_dict() if hasattr(config, "to_dict") else dict(config)
+
+
+def _set(config: Config, keys: list[str], value: Any) -> None:
+  *path, last = keys
+  for i, key in enumerate(path):
+    if not isinstance(config.setdefault(key, {}), dict):
+      where = "config." + ".".join(keys[: i + 1])
+      raise errors.UserError(
+        where, config[key], "a section with fields", f"Set {where} itself."
+      )
+    config = config[key]
+  config[last] = value
+
+
+def literal(value: str) -> Any:
+  """Returns a Python literal's value, or the string itself."""
+  try:
+    return ast.literal_eval(value)
+  except (ValueError, SyntaxError):
+    return {"true": True, "false": False, "none": None}.get(
+      value.lower(), value
+    )

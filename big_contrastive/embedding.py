@@ -1,0 +1,89 @@
+"""Embeds whole data sets and lists of texts, on all devices."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import flax.nnx as nnx
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from big_contrastive import sharding
+from big_contrastive.data import pipeline, text
+from big_contrastive.models import two_tower
+
+
+@dataclasses.dataclass(frozen=True)
+class Embedded:
+  """A data set's images: zimg [n, d] float32, label [n], id [n] int32."""
+
+  zimg: np.ndarray
+  label: np.ndarray
+  id: np.ndarray
+
+
+class Embedder:
+  """The towers of one set of parameters; every process gets every result.
+
+  Args:
+    graph: the model's structure.
+    mesh: whose batch axes share the work.
+    tokenizer: str -> int32 [l].
+    image: evaluation preprocessing, from image.parse.
+    batch_size: images, or texts, at a time over all devices.
+    threads: that read and decode.
+  """
+
+  def __init__(
+    self,
+    graph: nnx.GraphDef,
+    mesh: Mesh,
+    tokenizer: text.Tokenizer,
+    image: Callable[[Any, None], np.ndarray],
+    batch_size: int,
+    threads: int,
+  ):
+    self._mesh, self._tokenizer, self._image = mesh, tokenizer, image
+    self._batch_size, self._threads = batch_size, threads
+    whole = sharding.replicated(mesh)
+
+    def embed_image(params, batch):
+      zimg = two_tower.merge(graph, params).embed_image(batch["image"])
+      return zimg, batch["label"], batch["id"]
+
+    def embed_text(params, tokens):
+      return two_tower.merge(graph, params).embed_text(tokens)
+
+    self._embed_image = jax.jit(embed_image, out_shardings=whole)
+    self._embed_text = jax.jit(embed_text, out_shardings=whole)
+
+  def images(
+    self, params: dict[str, Any], source: pipeline.Source
+  ) -> Embedded:
+    """Returns the embeddings of all records, in the source's order."""
+    size, rows = self._batch_size, self._rows()
+    batches = pipeline.evaluation(
+      source, self._image, size, rows, self._threads
+    )
+    parts = []
+    for batch, real in batches:
+      batch = sharding.to_global(batch, size, self._mesh)
+      result = jax.device_get(self._embed_image(params, batch))
+      parts.append([x[:real] for x in result])
+    return Embedded(*map(np.concatenate, zip(*parts, strict=True)))
+
+  def texts(self, params: dict[str, Any], texts: list[str]) -> np.ndarray:
+    """Returns the unit embeddings [len(texts), d], float32."""
+    size, rows = self._batch_size, self._rows()
+    parts = []
+    for start in range(0, len(texts), size):
+      tokens = [self._tokenizer(t) for t in texts[start : start + size]]
+      local = pipeline.pad(tokens, size)[rows]
+      tokens_on_mesh = sharding.to_global(local, size, self._mesh)
+      z = jax.device_get(self._embed_text(params, tokens_on_mesh))
+      parts.append(z[: len(tokens)])
+    return np.concatenate(parts)
+
+  def _rows(self) -> np.ndarray:
+    return sharding.local_rows(self._batch_size, self._mesh)

@@ -1,0 +1,73 @@
+"""A picture of what the model retrieves: right in green, wrong in red."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import PIL.ImageDraw
+import PIL.ImageFont
+
+from big_contrastive.data import image
+from big_contrastive.evals import retrieval
+
+_SIDE, _WIDTH, _LINE = 96, 330, 16  # Pixels.
+
+
+def prepare(
+  source: Any, *, rows: int = 8, columns: int = 3, seed: int = 0
+) -> Callable[[Callable, Callable], Iterator[tuple[str, PIL.Image.Image]]]:
+  """Returns run(embed_images, embed_texts), which yields one picture.
+
+  Each cell shows an image, its caption, and the three captions of the whole
+  source that are nearest to the image.
+
+  Args:
+    source: records with captions.
+    rows, columns: of the grid.
+    seed: chooses the images.
+  """
+
+  def run(embed_images: Callable, embed_texts: Callable) -> Iterator:
+    data = embed_images(source)
+    texts, text_id = retrieval.distinct_texts(source, data.id)
+    ztxt = embed_texts(texts)
+    count = min(rows * columns, len(data.zimg))
+    chosen = np.random.default_rng(seed).permutation(len(data.zimg))[:count]
+    sheet = PIL.Image.new("RGB", (columns * _WIDTH, rows * (_SIDE + 8)), "white")
+    for cell, i in enumerate(chosen):
+      nearest = np.argsort(-(data.zimg[i] @ ztxt.T), kind="stable")[:3]
+      found = [(texts[j], text_id[j] == data.id[i]) for j in nearest]
+      row, column = divmod(cell, columns)
+      _cell(sheet, column * _WIDTH, row * (_SIDE + 8), source[int(i)], found)
+    yield "nearest_captions", sheet
+
+  return run
+
+
+def _cell(
+  sheet: PIL.Image.Image,
+  x: int,
+  y: int,
+  record: dict[str, Any],
+  found: list[tuple[str, bool]],
+) -> None:
+  picture = image.decode(record["image"]).resize((_SIDE, _SIDE))
+  sheet.paste(picture, (x + 4, y + 4))
+  draw, font = PIL.ImageDraw.Draw(sheet), PIL.ImageFont.load_default(size=11)
+  own = record["text"] if isinstance(record["text"], str) else record["text"][0]
+  lines = [(own, "black")]
+  lines += [(f"> {text}", "green" if right else "red") for text, right in found]
+  for i, (text, colour) in enumerate(lines):
+    place = (x + _SIDE + 10, y + 8 + i * (_LINE + 5))
+    text = _shortened(text, draw, font, _WIDTH - _SIDE - 16)
+    draw.text(place, text, fill=colour, font=font)
+
+
+def _shortened(text: str, draw: Any, font: Any, width: int) -> str:
+  """The text, cut where it would leave its cell."""
+  if draw.textlength(text, font=font) <= width:
+    return text
+  while text and draw.textlength(text + "...", font=font) > width:
+    text = text[:-1]
+  return text + "..."

@@ -1,0 +1,72 @@
+"""Retrieval: recall at 1, 5 and 10, image to text and text to image."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from big_contrastive.data import pipeline
+
+_CHUNK = 1024  # Queries at a time: memory is chunk x candidates.
+
+
+def prepare(source: Any) -> Callable[[Callable, Callable], Iterator]:
+  """Returns run(embed_images, embed_texts), which yields the recalls.
+
+  An image matches all texts with its id: its own captions, and those of
+  other images with that id. A query counts at k if one of its matches is
+  among the first k; a tie counts against the model.
+
+  Args:
+    source: records with one or several captions each.
+  """
+
+  def run(embed_images: Callable, embed_texts: Callable) -> Iterator:
+    data = embed_images(source)
+    texts, text_id = distinct_texts(source, data.id)
+    ztxt = embed_texts(texts)
+    directions = {
+      "img2txt": (data.zimg, data.id, ztxt, text_id),
+      "txt2img": (ztxt, text_id, data.zimg, data.id),
+    }
+    for name, arrays in directions.items():
+      rank = first_match(*arrays)
+      for k in (1, 5, 10):
+        yield f"{name}_r{k}", float(np.mean(rank < k))
+
+  return run
+
+
+def distinct_texts(
+  source: Any, ids: np.ndarray
+) -> tuple[list[str], np.ndarray]:
+  """Returns the captions of a source and their ids, each pair of them once."""
+  pairs = dict.fromkeys(
+    (caption, int(i))
+    for i, several in zip(ids, pipeline.captions(source), strict=True)
+    for caption in several
+  )
+  texts, text_ids = zip(*pairs, strict=True)
+  return list(texts), np.array(text_ids)
+
+
+def first_match(
+  queries: np.ndarray,
+  query_id: np.ndarray,
+  candidates: np.ndarray,
+  candidate_id: np.ndarray,
+) -> np.ndarray:
+  """Returns for each query how many non-matches come before its best match.
+
+  Args:
+    queries, candidates: [n, d] and [m, d].
+    query_id, candidate_id: [n] and [m]; equal ids match.
+  """
+  ranks = []
+  for start in range(0, len(queries), _CHUNK):
+    chunk = slice(start, start + _CHUNK)
+    score = queries[chunk] @ candidates.T
+    match = query_id[chunk, None] == candidate_id[None]
+    best = np.where(match, score, -np.inf).max(axis=1, keepdims=True)
+    ranks.append((~match & (score >= best)).sum(axis=1))
+  return np.concatenate(ranks)

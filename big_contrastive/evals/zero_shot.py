@@ -1,0 +1,96 @@
+"""Zero-shot classification: the class whose prompts are nearest."""
+
+import json
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from big_contrastive import errors
+from big_contrastive.data import files
+
+Result = Iterator[tuple[str, float]]
+
+
+def prepare(
+  source: Any,
+  *,
+  classes: str | list | None = None,
+  templates: str | list = ("{c}",),
+) -> Callable[[Callable, Callable], Result]:
+  """Returns run(embed_images, embed_texts), which yields top1 and top5.
+
+  A class's vector is the mean of its prompts' unit embeddings, made unit
+  again (CLIP, arXiv:2103.00020, section 3.1.4).
+
+  Args:
+    source: labelled records.
+    classes: names by label: a list; a file with one a line; "table.tsv:column",
+      by row; "file.json:key"; None for the source's own.
+    templates: prompts in which {c} is the class name: a list, a file with one
+      a line, or "file.json:key".
+  """
+  names = _listed(classes, "classes") if classes is not None else source.classes
+  if not names:
+    allowed = "class names, or a source that knows them"
+    remedy = "Give a list, a file, table.tsv:column or file.json:key."
+    raise errors.UserError("classes", classes, allowed, remedy)
+  prompts = _listed(templates, "templates")
+  for template in prompts:
+    if "{c}" not in template:
+      remedy = 'Write it like "a photo of a {c}."'
+      raise errors.UserError(
+        "templates", template, "texts with {c} in them", remedy
+      )
+
+  def run(embed_images: Callable, embed_texts: Callable) -> Result:
+    texts = [t.replace("{c}", name) for name in names for t in prompts]
+    ztxt = embed_texts(texts).reshape(len(names), len(prompts), -1).mean(axis=1)
+    ztxt /= np.linalg.norm(ztxt, axis=-1, keepdims=True)
+    data = embed_images(source)
+    check_labels(data.label, names)
+    ahead = ranks(data.zimg @ ztxt.T, data.label)
+    yield "top1", float(np.mean(ahead < 1))
+    yield "top5", float(np.mean(ahead < 5))
+
+  return run
+
+
+def ranks(scores: np.ndarray, label: np.ndarray) -> np.ndarray:
+  """Returns for each row how many other columns score as high as its label.
+
+  A tie counts against the model: one that embeds everything alike is right
+  about nothing.
+  """
+  right = np.take_along_axis(scores, label[:, None], axis=1)
+  return (scores >= right).sum(axis=1) - 1
+
+
+def check_labels(label: np.ndarray, names: list[str]) -> None:
+  """Raises UserError unless every label has a name."""
+  if label.min() < 0 or label.max() >= len(names):
+    raise errors.UserError(
+      "labels of the evaluation data",
+      f"{label.min()} to {label.max()}",
+      f"0 to {len(names) - 1}, one for each class name",
+      "Give a source with labels, and as many class names.",
+    )
+
+
+def _listed(value: str | list | tuple, where: str) -> list[str]:
+  """A list as it is; a file's lines, a table's column, or a JSON file's key."""
+  if not isinstance(value, str):
+    return list(value)
+  path, _, key = value.partition(":")
+  if not pathlib.Path(path).is_file():
+    remedy = "Give a list, a file, table.tsv:column or file.json:key."
+    raise errors.UserError(where, value, "a file that exists", remedy)
+  if path.endswith(".json"):
+    content = json.loads(pathlib.Path(path).read_text())
+    return list(content[errors.choice(where, key, content)])
+  if key:
+    rows = files.read_table(path)
+    errors.choice(where, key, rows[0])
+    return [row[key] for row in rows]
+  return pathlib.Path(path).read_text().splitlines()

@@ -1,0 +1,112 @@
+"""The text tower: a transformer over token ids."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import flax.nnx as nnx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from big_contrastive import errors
+from big_contrastive.models import transformer
+from big_contrastive.models.transformer import ExampleKeys
+from big_contrastive.models.vit import check_heads
+
+
+class TextTower(nnx.Module):
+  """Token ids to vectors.
+
+  No padding mask: as in SigLIP and CLIP, padding is attended (SigLIP) or
+  lies behind the pooled token (CLIP).
+
+  Args:
+    variant: a size such as "B", see transformer.SIZES.
+    vocab_size, length: of the tokenizer.
+    eos_id: of the tokenizer; needed for pool="eos".
+    out_dim: width of the last linear layer; None for none.
+    out_bias: whether that layer has a bias (SigLIP has, CLIP not).
+    pool: "last" token (SigLIP), "eos" the first EOS (CLIP), "first" (BERT),
+      "mean", or "map" attention pooling.
+    causal: whether a token sees only those before it (CLIP).
+    width, depth, mlp, heads: in place of the variant's own.
+    eps, activation, dropout, remat: see transformer.Transformer.
+    dtype: compute dtype; parameters are float32 always.
+  """
+
+  def __init__(
+    self,
+    variant: str,
+    *,
+    vocab_size: int,
+    length: int,
+    eos_id: int | None = None,
+    out_dim: int | None = None,
+    out_bias: bool = True,
+    pool: Literal["last", "eos", "first", "mean", "map"] = "last",
+    causal: bool = False,
+    width: int | None = None,
+    depth: int | None = None,
+    mlp: int | None = None,
+    heads: int | None = None,
+    eps: float = 1e-6,
+    activation: transformer.Activation = "gelu_tanh",
+    dropout: float = 0.0,
+    remat: str = "none",
+    dtype: Literal["float32", "bfloat16"] = "float32",
+    pin: Callable = lambda x: x,
+    rngs: nnx.Rngs,
+  ):
+    size = transformer.size_of(variant, "config.model.text.variant")
+    given = dict(width=width, depth=depth, mlp=mlp, heads=heads)
+    size |= {k: v for k, v in given.items() if v is not None}
+    check_heads(size, "config.model.text")
+    if pool == "eos" and eos_id is None:
+      remedy = "Use another pool, or a tokenizer that ends texts with EOS."
+      allowed = "a pool that needs no EOS"
+      raise errors.UserError("config.model.text.pool", pool, allowed, remedy)
+    w = size["width"]
+    self.pool, self.eos_id, self.dtype = pool, eos_id, dtype
+    normal = nnx.initializers.normal(w**-0.5)
+    linear = dict(dtype=dtype, rngs=rngs)
+    self.embed = nnx.Embed(vocab_size, w, embedding_init=normal, **linear)
+    self.pos = nnx.Param(normal(rngs.params(), (length, w)))
+    kwargs = dict(activation=activation, eps=eps, dtype=dtype, rngs=rngs)
+    self.encoder = transformer.Transformer(
+      **size, causal=causal, dropout=dropout, remat=remat, pin=pin, **kwargs
+    )
+    if pool == "map":
+      self.head = transformer.MapHead(w, size["mlp"], size["heads"], **kwargs)
+    if out_dim is not None:
+      self.project = nnx.Linear(w, out_dim, use_bias=out_bias, **linear)
+    self.out_dim = out_dim or w
+
+  def __call__(
+    self, tokens: Int[Array, "b l"], keys: ExampleKeys = None
+  ) -> Float[Array, "b d"]:
+    """Returns [b, out_dim] vectors, float32, not normalised.
+
+    Args:
+      tokens: ids, padded to the tokenizer's length.
+      keys: one per example, for dropout; None evaluates.
+    """
+    pos = self.pos[...].astype(self.dtype)[None, : tokens.shape[1]]
+    x = self.encoder(self.embed(tokens) + pos, keys)
+    x = self._pool(x, tokens)
+    if hasattr(self, "project"):
+      x = self.project(x)
+    return x.astype(jnp.float32)
+
+  def flops(self) -> float:
+    """Returns forward FLOPs of one text."""
+    return self.encoder.flops(self.pos.shape[0])
+
+  def _pool(self, x: jax.Array, tokens: jax.Array) -> jax.Array:
+    if self.pool == "map":
+      return self.head(x)
+    if self.pool == "mean":
+      return x.mean(axis=1)
+    if self.pool == "eos":
+      first = jnp.argmax(tokens == self.eos_id, axis=1)
+      return jnp.take_along_axis(x, first[:, None, None], axis=1)[:, 0]
+    return x[:, -1] if self.pool == "last" else x[:, 0]

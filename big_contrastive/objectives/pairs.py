@@ -1,0 +1,133 @@
+"""Image-text pairs: two towers, one pair loss. SigLIP, CLIP, LiT and FLIP."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import flax.nnx as nnx
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
+
+from big_contrastive import sharding
+from big_contrastive.models import two_tower
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+  """(params, extra, batch, rng) -> (loss, (metrics, extra)).
+
+  Args:
+    graph: the model's structure, from two_tower.split.
+    loss: a pair loss, see losses/.
+    mesh: over whose batch axes the loss runs.
+    frozen: towers ("img", "txt") that are only evaluated: no dropout.
+    mask_ids: whether pairs with equal batch["id"] are no negatives.
+    t_max: largest log-temperature, kept by `project`; None for no limit.
+  """
+
+  graph: nnx.GraphDef
+  loss: Callable[..., jax.Array]
+  mesh: Mesh
+  frozen: frozenset[str] = frozenset()
+  mask_ids: bool = True
+  t_max: float | None = None
+
+  def init_extra(self, params: dict[str, Any]) -> dict[str, Any]:
+    """Returns what the method carries besides its parameters: nothing."""
+    return {}
+
+  def __call__(
+    self,
+    params: dict[str, Any],
+    extra: dict[str, Any],
+    batch: dict[str, jax.Array],
+    rng: jax.Array,
+  ) -> tuple[jax.Array, tuple[dict[str, jax.Array], dict[str, Any]]]:
+    """Returns the loss of a global batch, with metrics.
+
+    Args:
+      params: nested dict.
+      extra: from `init_extra`.
+      batch: "image" uint8 [B, h, w, 3], "text" int32 [B, l], "id" int32 [B].
+      rng: this step's key.
+    """
+    model = two_tower.merge(self.graph, params)
+    keys = {"img": None, "txt": None}
+    for i, tower in enumerate(keys):
+      if tower not in self.frozen:
+        tower_rng = jax.random.fold_in(rng, i)
+        keys[tower] = example_keys(tower_rng, batch["id"].shape[0], self.mesh)
+    zimg = model.embed_image(batch["image"], keys["img"])
+    ztxt = model.embed_text(batch["text"], keys["txt"])
+    scale = jnp.exp(params["t"])
+    bias = params.get("b")
+    ids = batch["id"] if self.mask_ids else None
+    loss = over_mesh(self.loss, self.mesh)(zimg, ztxt, scale, bias, ids)
+    metrics = {"loss": loss, **logit_means(zimg, ztxt, scale, bias)}
+    return loss, (metrics, extra)
+
+  def project(self, params: dict[str, Any]) -> dict[str, Any]:
+    """Returns params with t clipped, as CLIP does after each update."""
+    if self.t_max is None:
+      return params
+    return params | {"t": jnp.minimum(params["t"], self.t_max)}
+
+
+def example_keys(rng: jax.Array, size: int, mesh: Mesh) -> jax.Array:
+  """Returns one key per example of the global batch, [size].
+
+  By position in the batch, so that the same example draws the same numbers
+  on any number of devices and in any micro-batch.
+  """
+  keys = jax.vmap(lambda i: jax.random.fold_in(rng, i))(jnp.arange(size))
+  return jax.lax.with_sharding_constraint(keys, sharding.batch(mesh))
+
+
+def over_mesh(loss: Callable[..., jax.Array], mesh: Mesh) -> Callable:
+  """Returns (zimg, ztxt, scale, bias, ids) -> loss of the global batch."""
+  axis = sharding.BATCH
+
+  def local(zimg, ztxt, scale, bias, ids):
+    return loss(zimg, ztxt, scale=scale, bias=bias, ids=ids, axis=axis)
+
+  rows, whole = PartitionSpec(axis), PartitionSpec()
+  specs = (rows, rows, whole, whole, rows)
+  return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=whole)
+
+
+def logit_means(
+  zimg: jax.Array, ztxt: jax.Array, scale: jax.Array, bias: jax.Array | None
+) -> dict[str, jax.Array]:
+  """Returns the mean logit of pairs and of all others.
+
+  The mean over all B x B logits is the logit of the mean embeddings, so this
+  costs O(B d).
+  """
+  size = zimg.shape[0]
+  bias = 0.0 if bias is None else bias
+  positive = scale * jnp.sum(zimg * ztxt, axis=-1).mean() + bias
+  every = scale * jnp.vdot(zimg.mean(axis=0), ztxt.mean(axis=0)) + bias
+  negative = (size * every - positive) / max(1, size - 1)
+  return {"logit_positive": positive, "logit_negative": negative}
+
+
+def build(
+  graph: nnx.GraphDef,
+  loss: Callable[..., jax.Array],
+  mesh: Mesh,
+  frozen: frozenset[str],
+  *,
+  mask_ids: bool = True,
+  scale_max: float | None = None,
+) -> Objective:
+  """Returns the objective that config.objective asks for.
+
+  Args:
+    graph, loss, mesh, frozen: see `Objective`.
+    mask_ids: whether pairs with the same id are not each other's negatives.
+    scale_max: largest exp(t): 100 in CLIP.
+  """
+  t_max = None if scale_max is None else math.log(scale_max)
+  return Objective(graph, loss, mesh, frozen, mask_ids, t_max)

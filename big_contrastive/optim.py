@@ -1,0 +1,162 @@
+"""Optimizers, schedules, and rules for what is trained, and how."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from big_contrastive import errors
+
+Schedule = Callable[[Any], jax.Array]
+
+
+def adamw(
+  *,
+  b1: float = 0.9,
+  b2: float = 0.95,
+  eps: float = 1e-8,
+  mu_dtype: Literal["float32", "bfloat16"] = "float32",
+) -> optax.GradientTransformation:
+  """Returns Adam's direction (arXiv:1711.05101); decay is added in `build`."""
+  return optax.scale_by_adam(b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype)
+
+
+def adafactor(
+  *,
+  b1: float = 0.9,
+  b2_cap: float = 0.999,
+  decay_exponent: float = 0.8,
+  eps: float = 1e-30,
+  clip_rms: float = 1.0,
+  mu_dtype: Literal["float32", "bfloat16"] = "bfloat16",
+) -> optax.GradientTransformation:
+  """Returns the Adafactor of Scaling ViT (arXiv:2106.04560, section 3.4).
+
+  Second moments factored into rows and columns, no relative step size, b2
+  capped so that it forgets, momentum in bfloat16: half the memory of Adam's
+  first moment and next to none for the second.
+  """
+
+  def b2(step: jax.Array, exponent: float) -> jax.Array:
+    t = jnp.asarray(step, jnp.float32) + 1
+    return jnp.minimum(b2_cap, 1 - t**-exponent)
+
+  rms = optax.scale_by_factored_rms(
+    decay_rate=decay_exponent,
+    epsilon=eps,
+    min_dim_size_to_factor=32,
+    decay_rate_fn=b2,
+  )
+  momentum = optax.ema(b1, debias=False, accumulator_dtype=mu_dtype)
+  return optax.chain(rms, optax.clip_by_block_rms(clip_rms), momentum)
+
+
+OPTIMIZERS = {"adamw": adamw, "adafactor": adafactor}
+
+
+def schedule(
+  peak: float,
+  total: int,
+  *,
+  decay: Literal["cosine", "rsqrt", "linear", "constant"],
+  warmup: int,
+  cooldown: int = 0,
+  timescale: int = 10_000,
+  end: float = 0.0,
+) -> Schedule:
+  """Returns step -> learning rate.
+
+  Linear warm-up to `peak`, which step `warmup - 1` reaches (the first step's
+  rate is peak / warmup, not 0), then the decay, then a linear cool-down to 0
+  over the last steps.
+
+  Args:
+    peak: the highest learning rate.
+    total: steps of the run.
+    decay: "cosine" or "linear" to `end` at `total`; "rsqrt": 1/sqrt of the
+      steps since warm-up over `timescale`; "constant".
+    warmup, cooldown, timescale: in steps.
+    end: the last rate as a fraction of the peak.
+  """
+  if warmup + cooldown > total:
+    raise errors.UserError(
+      "config.schedule.warmup",
+      warmup,
+      f"warm-up and cool-down ({cooldown}) within the run of {total} steps",
+      "Shorten them or lengthen config.total.",
+    )
+
+  def rate(step: Any) -> jax.Array:
+    step = jnp.asarray(step, jnp.float32)
+    done = jnp.clip((step - warmup) / max(1, total - warmup), 0, 1)
+    if decay == "cosine":
+      factor = end + (1 - end) * 0.5 * (1 + jnp.cos(jnp.pi * done))
+    elif decay == "linear":
+      factor = end + (1 - end) * (1 - done)
+    elif decay == "rsqrt":
+      since = jnp.maximum(step - warmup, 0)
+      factor = jnp.sqrt(timescale / (timescale + since))
+    else:
+      factor = jnp.ones(())
+    if warmup:
+      factor *= jnp.minimum(1, (step + 1) / warmup)
+    if cooldown:
+      factor *= jnp.clip((total - step) / cooldown, 0, 1)
+    return peak * factor
+
+  return rate
+
+
+def build(
+  direction: optax.GradientTransformation,
+  rate: Schedule,
+  *,
+  weight_decay: float,
+  decay: dict[str, float],
+  lr_mult: dict[str, float],
+  clip: float | None,
+) -> optax.GradientTransformation:
+  """Returns the whole optimizer over a flat dict of trained parameters.
+
+  Each step: p -= rate * lr_mult * (direction + weight_decay * decay * p).
+  That is AdamW's decay as PyTorch has it: it scales with the learning rate.
+  big_vision's does not (p -= schedule * (lr * direction + wd * p), with the
+  schedule from 0 to 1): divide its wd by its lr to get ours.
+
+  Args:
+    direction: from `OPTIMIZERS`.
+    rate: from `schedule`.
+    weight_decay: times each parameter's own factor in `decay`.
+    decay, lr_mult: factor by parameter name.
+    clip: largest global norm of the gradients; None for no clipping.
+  """
+
+  def add_decay(updates, state, params):
+    return {
+      k: u + weight_decay * decay[k] * params[k] for k, u in updates.items()
+    }, state
+
+  def multiply(updates, state, params):
+    return {k: lr_mult[k] * u for k, u in updates.items()}, state
+
+  def stateless(update) -> optax.GradientTransformation:
+    return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
+
+  clipping = [] if clip is None else [optax.clip_by_global_norm(clip)]
+  return optax.chain(
+    *clipping,
+    direction,
+    stateless(add_decay),
+    stateless(multiply),
+    optax.scale_by_learning_rate(rate),
+  )
+
+
+def norm(tree: Any) -> jax.Array:
+  """Returns the global L2 norm, float32."""
+  leaves = jax.tree.leaves(tree)
+  squares = [jnp.sum(jnp.square(x.astype(jnp.float32))) for x in leaves]
+  return jnp.sqrt(sum(squares, start=np.float32(0)))

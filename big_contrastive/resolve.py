@@ -1,0 +1,92 @@
+"""Finds code by its file name and checks what is passed to it.
+
+A folder whose files all obey one contract (losses, objectives, evals, sources)
+is its own registry: a new file is a new choice, nothing else is edited.
+"""
+
+import functools
+import importlib
+import inspect
+import pkgutil
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from big_contrastive import errors
+
+
+def names(kind: str) -> list[str]:
+  """Returns the modules in big_contrastive/<kind>/, e.g. kind="losses"."""
+  package = importlib.import_module(f"big_contrastive.{kind}")
+  found = pkgutil.iter_modules(package.__path__)
+  return sorted(m.name for m in found if not m.ispkg)
+
+
+def module(kind: str, name: str, where: str) -> types.ModuleType:
+  """Returns big_contrastive/<kind>/<name>.py: the only dynamic import.
+
+  Args:
+    kind: the folder, with dots for levels: "losses", "data.sources".
+    name: the file, without ".py".
+    where: the config field that holds the name, for the error.
+  """
+  errors.choice(where, name, names(kind))
+  return importlib.import_module(f"big_contrastive.{kind}.{name}")
+
+
+def bind(fn: Callable, kwargs: Mapping[str, Any], where: str) -> Callable:
+  """Returns functools.partial(fn, **kwargs), names and types checked.
+
+  Args:
+    fn: a function or class; its signature says what is allowed. Parameters
+      without a default that kwargs lacks may still be passed at the call.
+    kwargs: one section of a config.
+    where: that section's name, for errors: "config.optimizer".
+
+  Raises:
+    UserError: for a name that fn doesn't take or a value of another type.
+  """
+  taken = inspect.signature(fn).parameters
+  hints = typing.get_type_hints(fn if inspect.isfunction(fn) else fn.__init__)
+  for key, value in kwargs.items():
+    if key not in taken:
+      listed = "one of " + ", ".join(taken)
+      remedy = errors.closest(key, taken)
+      raise errors.UserError(f"{where}.{key}", value, listed, remedy)
+    if key in hints and not _is_a(value, hints[key]):
+      wanted = getattr(hints[key], "__name__", str(hints[key]))
+      remedy = f"It is a {type(value).__name__} now."
+      raise errors.UserError(f"{where}.{key}", value, f"a {wanted}", remedy)
+  return functools.partial(fn, **kwargs)
+
+
+def call(fn: Callable, kwargs: Mapping[str, Any], where: str) -> Any:
+  """Returns fn(**kwargs), checked like `bind`; missing fields are errors."""
+  bound = bind(fn, kwargs, where)
+  for key, p in inspect.signature(fn).parameters.items():
+    optional = p.default is not p.empty or p.kind in (p.VAR_KEYWORD,)
+    if not optional and key not in kwargs:
+      remedy = f"Set {where}.{key}."
+      raise errors.UserError(f"{where}.{key}", None, "a value", remedy)
+  return bound()
+
+
+def _is_a(value: Any, hint: Any) -> bool:
+  """Whether a config value fits an annotation; unknown annotations pass."""
+  origin, args = typing.get_origin(hint), typing.get_args(hint)
+  if origin in (typing.Union, types.UnionType):
+    return any(_is_a(value, a) for a in args)
+  if origin is typing.Literal:
+    return value in args
+  if hint is type(None):
+    return value is None
+  if hint is float:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+  if hint is int:
+    return isinstance(value, int) and not isinstance(value, bool)
+  if hint in (str, bool):
+    return isinstance(value, hint)
+  if origin in (tuple, list) or hint in (tuple, list):
+    return isinstance(value, (tuple, list))
+  return True

@@ -1,0 +1,173 @@
+"""The mesh, and what lies where on it."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from big_contrastive import errors, tree
+
+# The axes over which the batch is split; "tensor" splits features.
+BATCH = ("data", "fsdp")
+
+
+def make_mesh(
+  *,
+  fsdp: int = 1,
+  tensor: int = 1,
+  devices: Sequence[jax.Device] | None = None,
+) -> Mesh:
+  """Returns the mesh data x fsdp x tensor over all devices.
+
+  Args:
+    fsdp: devices over which one copy of the weights is split.
+    tensor: devices over which features are split.
+    devices: all of them if None.
+  """
+  devices = jax.devices() if devices is None else devices
+  for name, size in (("fsdp", fsdp), ("tensor", tensor)):
+    if size < 1 or len(devices) % (fsdp * tensor):
+      allowed = f"a divisor of the {len(devices)} devices"
+      remedy = "fsdp x tensor must divide them."
+      raise errors.UserError(f"config.mesh.{name}", size, allowed, remedy)
+  shape = (len(devices) // (fsdp * tensor), fsdp, tensor)
+  axes = (*BATCH, "tensor")
+  types = (AxisType.Auto,) * 3
+  return jax.make_mesh(shape, axes, axis_types=types, devices=devices)
+
+
+def ring_size(mesh: Mesh) -> int:
+  """Returns over how many devices the batch is split."""
+  return math.prod(mesh.shape[a] for a in BATCH)
+
+
+def batch(mesh: Mesh) -> NamedSharding:
+  """Returns the sharding of arrays whose leading axis is the batch."""
+  return NamedSharding(mesh, PartitionSpec(BATCH))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  """Returns the sharding of what every device holds whole."""
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def pin(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
+  """Returns what ties an activation's leading axis to the batch axes."""
+  where = batch(mesh)
+  return lambda x: jax.lax.with_sharding_constraint(x, where)
+
+
+def check_batch(size: int, mesh: Mesh, where: str) -> None:
+  """Raises UserError unless a batch of that size divides over the mesh."""
+  n = ring_size(mesh)
+  if size < 1 or size % n:
+    near = max(1, round(size / n)) * n
+    raise errors.UserError(
+      where, size, f"a multiple of the {n} devices", f"The nearest is {near}."
+    )
+
+
+def local_rows(size: int, mesh: Mesh) -> np.ndarray:
+  """Returns which rows of a global batch this process's devices hold."""
+  indices = batch(mesh).addressable_devices_indices_map((size,)).values()
+  rows = {r for (index,) in indices for r in range(*index.indices(size))}
+  return np.array(sorted(rows))
+
+
+def to_global(local: Any, size: int, mesh: Mesh) -> Any:
+  """Returns global arrays on the mesh from this process's rows.
+
+  Args:
+    local: pytree of arrays [rows, ...], rows as `local_rows(size)` says.
+    size: rows of the global batch.
+    mesh: from `make_mesh`.
+  """
+  rows = local_rows(size, mesh)
+
+  def place(x: np.ndarray) -> jax.Array:
+    def part(index: tuple[slice, ...]) -> np.ndarray:
+      start, stop, _ = index[0].indices(size)
+      first = np.searchsorted(rows, start)
+      return x[first : first + stop - start]
+
+    shape = (size, *x.shape[1:])
+    return jax.make_array_from_callback(shape, batch(mesh), part)
+
+  return jax.tree.map(place, local)
+
+
+def params(rules: tree.Rules, abstract: dict[str, Any], mesh: Mesh) -> Any:
+  """Returns a NamedSharding for each parameter, by `config.shard` rules.
+
+  Args:
+    rules: (pattern, placement): "replicate"; "fsdp": the largest axis that
+      divides is split over fsdp; or a list with one entry an axis, each None
+      or a mesh axis: [None, None, "tensor", None].
+    abstract: nested dict of shapes.
+    mesh: from `make_mesh`.
+  """
+  where = "config.shard"
+  flat = tree.flatten(abstract)
+  placements = tree.match(rules, flat, where)
+  specs = {
+    name: NamedSharding(mesh, _spec(placements[name], leaf.shape, mesh, name))
+    for name, leaf in flat.items()
+  }
+  return tree.unflatten(specs)
+
+
+def _spec(
+  placement: Any, shape: tuple[int, ...], mesh: Mesh, name: str
+) -> PartitionSpec:
+  if placement == "replicate":
+    return PartitionSpec()
+  if placement == "fsdp":
+    return _fsdp(shape, mesh, stacked="/blocks/" in name)
+  fits = isinstance(placement, list | tuple) and len(placement) == len(shape)
+  if not fits or any(a is not None and a not in mesh.shape for a in placement):
+    allowed = f'"replicate", "fsdp" or {len(shape)} of None and mesh axes'
+    remedy = f"The parameter {name} has the shape {shape}."
+    raise errors.UserError("config.shard", placement, allowed, remedy)
+  for axis, length in zip(placement, shape, strict=True):
+    if axis is not None and length % mesh.shape[axis]:
+      allowed = f"an axis that divides {length}"
+      remedy = f"Of {name} {shape}; {axis} has {mesh.shape[axis]} devices."
+      raise errors.UserError("config.shard", placement, allowed, remedy)
+  return PartitionSpec(*placement)
+
+
+def _fsdp(shape: tuple[int, ...], mesh: Mesh, stacked: bool) -> PartitionSpec:
+  # Not over the layer axis: the scan takes one layer of it at a time.
+  n = mesh.shape["fsdp"]
+  free = [i for i in range(int(stacked), len(shape)) if shape[i] % n == 0]
+  if n == 1 or not free:
+    return PartitionSpec()
+  largest = max(free, key=lambda i: shape[i])
+  return PartitionSpec(*(None,) * largest, "fsdp")
+
+
+def like(shardings: dict[str, Any], abstract: Any, mesh: Mesh) -> Any:
+  """Returns shardings for an optimizer state over a flat dict of parameters.
+
+  A leaf that is kept under a parameter's name takes the parameter's sharding
+  where that fits its rank; everything else is replicated.
+
+  Args:
+    shardings: by flat parameter name.
+    abstract: pytree of shapes, such as jax.eval_shape(tx.init, params).
+    mesh: from `make_mesh`.
+  """
+
+  def place(path: tuple, leaf: Any) -> NamedSharding:
+    names = [k.key for k in path if isinstance(k, jax.tree_util.DictKey)]
+    found = shardings.get(names[-1]) if names else None
+    if found is None or len(found.spec) > leaf.ndim:
+      return replicated(mesh)
+    sizes = zip(found.spec, leaf.shape, strict=False)
+    fits = all(a is None or size % mesh.shape[a] == 0 for a, size in sizes)
+    return found if fits else replicated(mesh)
+
+  return jax.tree_util.tree_map_with_path(place, abstract)

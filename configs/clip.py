@@ -1,0 +1,66 @@
+"""CLIP: softmax loss, from scratch (arXiv:2103.00020).
+
+  python -m big_contrastive.train --workdir runs/clip \\
+    --config configs/clip.py:data=my_tfds_pairs,vocab=bpe_simple_vocab_16e6.txt.gz
+
+Arguments: variant (B/16), res (224), data (a TFDS name), vocab (CLIP's BPE
+file), smoke. Numbers: the paper's tables 19 and 20 unless marked; [M] known
+from the paper's text.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(argument: str | None = None) -> ConfigDict:
+  """Returns the config; see the file's docstring for the argument."""
+  arg = common.parse(
+    argument, variant="B/16", res=224, data="pairs",
+    vocab="bpe_simple_vocab_16e6.txt.gz", smoke=False,
+  )  # fmt: skip
+  config = ConfigDict()
+  config.seed = 0
+  config.batch_size = 32_768
+  config.total = "12.8B examples"  # 32 epochs of 400M.
+  config.source = {"name": "tfds", "dataset": arg.data, "split": "train"}
+  config.loading = {"threads": 32}
+  config.train_image = [  # "A random square crop from resized images".
+    ("resize_shortest", {"size": arg.res}), ("random_crop", {"size": arg.res}),
+  ]  # fmt: skip
+  config.eval_image = [
+    ("resize_shortest", {"size": arg.res}), ("center_crop", {"size": arg.res}),
+  ]  # fmt: skip
+  config.tokenizer = {"kind": "clip_bpe", "path": arg.vocab, "length": 77}
+  tower = {"eps": 1e-5, "activation": "quick_gelu", "out_dim": 512}
+  config.model = {
+    "image": {
+      "variant": arg.variant, "res": arg.res, "pool": "tok",
+      "patch_bias": False, "pre_norm": True,
+      "mean": (0.48145466, 0.4578275, 0.40821073),  # openai/CLIP.
+      "std": (0.26862954, 0.26130258, 0.27577711),
+      **tower,
+    },
+    "text": {
+      "variant": "B", "width": 512, "mlp": 2048, "heads": 8, "depth": 12,
+      "pool": "eos", "causal": True, "out_bias": False, **tower,
+    },
+    "scale": 1 / 0.07,
+    "dtype": "bfloat16",
+    "remat": "nothing_saveable",
+  }  # fmt: skip
+  config.objective = {"name": "pairs", "loss": "softmax", "scale_max": 100.0}
+  config.optimizer = {
+    "name": "adamw", "lr": 5e-4, "b1": 0.9, "b2": 0.98, "eps": 1e-6,
+    "weight_decay": 0.2,
+  }  # fmt: skip
+  config.schedule = {"decay": "cosine", "warmup": "2000 steps"}
+  # "All weights that are not gains or biases."
+  config.decay = [(".*/(scale|bias)|[tb]", 0.0), (".*", 1.0)]
+  config.save_every = "1000 steps"
+  config.eval_every = "5000 steps"
+  if arg.smoke:
+    common.use_smoke(config)
+    config.model.text.width = common.WIDTH["mu"]
+    config.model.text.update(mlp=128, heads=2, depth=1)
+  return config

@@ -1,0 +1,56 @@
+"""The demo: SigLIP on the embedded data set `shapes`, minutes on two cores.
+
+  make demo
+
+Compositions of colour and shape that training never sees are classified among
+all compositions. Arguments: short (a minute, for CI), smoke.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+PROMPTS = ["{c}", "a {c}", "a picture of a {c}"]
+
+
+def get_config(argument: str | None = None) -> ConfigDict:
+  """Returns the config; see the file's docstring for the argument."""
+  arg = common.parse(argument, short=False, smoke=False)
+  config = ConfigDict()
+  config.seed = 0
+  config.batch_size = 256
+  config.total = "150 steps" if arg.short else "1500 steps"
+  config.source = common.shapes("train", smoke=False)
+  config.train_image = [("random_crop", {"size": 64, "padding": 4})]
+  config.eval_image = [("resize", {"size": 64})]
+  config.tokenizer = {"kind": "bpe", "vocab_size": 512, "length": 24}
+  tower = {"width": 128, "mlp": 512, "heads": 4}
+  config.model = {
+    "image": {
+      "variant": "mu/8", "res": 64, "pool": "map", "depth": 4, **tower
+    },
+    "text": {
+      "variant": "mu", "pool": "map", "out_dim": 128, "depth": 2, **tower
+    },
+    "scale": 10.0,
+    "bias": -10.0,
+  }  # fmt: skip
+  config.objective = {"name": "pairs", "loss": "sigmoid"}
+  config.optimizer = {
+    "name": "adamw", "lr": 1e-3, "b2": 0.95, "weight_decay": 0.05, "clip": 1.0
+  }  # fmt: skip
+  config.schedule = {"decay": "cosine", "warmup": "5%"}
+  config.log_every = 50
+  config.eval_every = "500 steps"
+  config.save_every = "500 steps"
+  held_out = common.shapes("heldout", smoke=False)
+  config.evals = {
+    "held_out": {"task": "zero_shot", "source": held_out, "templates": PROMPTS},
+    "val": {"task": "retrieval", "source": common.shapes("val", smoke=False)},
+    "held_out_pictures": {"task": "gallery", "source": held_out},
+  }  # fmt: skip
+  if arg.smoke:
+    common.use_smoke(config)
+    for tower in (config.model.image, config.model.text):
+      tower.update(width=32, depth=1, mlp=128, heads=2)
+  return config

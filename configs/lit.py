@@ -1,0 +1,56 @@
+"""LiT: a pretrained image tower, locked; the text tower learns to read it.
+
+  python -m big_contrastive.train --workdir runs/lit \\
+    --config configs/lit.py:init=B_16.npz,data=my_tfds_pairs,vocab=vocab.txt
+
+arXiv:2111.07991. Arguments: variant (B/16), res (224), init (a big_vision
+.npz, or a checkpoint of ours, with the image tower), pool (tok, as the AugReg
+ViTs have it), data (a TFDS name), vocab (BERT's uncased vocab.txt), smoke.
+[M]: known from the paper; [R]: big_vision's configs/proj/image_text.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(argument: str | None = None) -> ConfigDict:
+  """Returns the config; see the file's docstring for the argument."""
+  arg = common.parse(
+    argument, variant="B/16", res=224, init="", pool="tok", data="pairs",
+    vocab="vocab.txt", smoke=False,
+  )  # fmt: skip
+  size = arg.variant.partition("/")[0]
+  config = ConfigDict()
+  config.seed = 0
+  config.batch_size = 16_384  # [M]
+  config.total = "900M examples"  # [M]
+  config.source = {"name": "tfds", "dataset": arg.data, "split": "train"}
+  config.loading = {"threads": 32}
+  config.train_image = [("resize", {"size": arg.res}), ("flip_lr", {})]
+  config.eval_image = [("resize", {"size": arg.res})]
+  config.tokenizer = {"kind": "bert", "path": arg.vocab, "length": 16}  # [R]
+  config.model = {
+    "image": {"variant": arg.variant, "res": arg.res, "pool": arg.pool},
+    "text": {
+      "variant": "B", "pool": "first", "out_dim": common.WIDTH.get(size, 0)
+    },
+    "scale": 10.0,  # [R]
+    "dtype": "bfloat16",
+  }  # fmt: skip
+  config.init = {"img": arg.init}
+  # No gradient, no optimizer state, no dropout, bits unchanged.
+  config.freeze = [("img/.*", True), (".*", False)]
+  config.objective = {"name": "pairs", "loss": "softmax"}
+  config.optimizer = {
+    "name": "adafactor", "lr": 1e-3,  # [M]
+    "weight_decay": 0.1,  # The paper's 1e-4 isn't times lr: 1e-4 / 1e-3.
+    "clip": 1.0,
+  }  # fmt: skip
+  config.schedule = {"decay": "cosine", "warmup": "10000 steps"}  # [M]
+  config.save_every = "1000 steps"
+  config.eval_every = "5000 steps"
+  if arg.smoke:
+    common.use_smoke(config)
+    config.init = {"img": arg.init} if arg.init else {}
+  return config

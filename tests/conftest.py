@@ -1,0 +1,32 @@
+"""Eight virtual CPU devices, strict shapes, one temporary home per session."""
+
+import os
+
+# Before jax starts: jax 0.9.2-0.10.2 hangs over several virtual devices on
+# few cores when its thread pool is smaller than twice their number.
+os.environ.setdefault("PJRT_NPROC", "16")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax  # noqa: E402
+import jaxtyping  # noqa: E402
+import pytest  # noqa: E402
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Shapes in signatures are checked in tests only.
+_hook = jaxtyping.install_import_hook(
+  ["big_contrastive.losses", "big_contrastive.models"], "beartype.beartype"
+)
+
+
+@pytest.fixture
+def mesh():
+  """mesh(4) or mesh(2, 2): a mesh data x fsdp x tensor on CPU devices."""
+  from big_contrastive import sharding
+
+  def make(data: int, fsdp: int = 1, tensor: int = 1):
+    devices = jax.devices()[: data * fsdp * tensor]
+    return sharding.make_mesh(fsdp=fsdp, tensor=tensor, devices=devices)
+
+  return make
