@@ -1,8 +1,7 @@
 """Tokenizers: a caption becomes a row of token ids of fixed length.
 
-A tokenizer is two things that travel together in a checkpoint: `spec`, the
-rules as JSON, and `blob`, the vocabulary file's bytes. `restore` needs
-nothing else, so a checkpoint can be evaluated where the file doesn't exist.
+A checkpoint holds its `spec`, the rules as JSON, and its `blob`, the
+vocabulary file's bytes; `restore` needs neither that file nor the captions.
 """
 
 import gzip
@@ -16,11 +15,12 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import sentencepiece
 import tokenizers
-from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
+from tokenizers.trainers import BpeTrainer
 
 from big_contrastive import errors, resolve
 
-# What PAD, EOS and BOS are called; the first of each are ours, ids 0, 1, 2.
+# What PAD, EOS and BOS are called; the first ones are ours, ids 0, 1, 2.
 _NAMES = (
   ("<pad>", "[PAD]"),
   ("<eos>", "</s>", "<|endoftext|>", "[SEP]"),
@@ -28,8 +28,7 @@ _NAMES = (
 )
 _PUNCTUATION = str.maketrans("_", " ", string.punctuation.replace("_", ""))
 _QUOTES = str.maketrans("‘’‚‛“”„‟", "''''" + '""""')
-# CLIP's vocabulary: 256 bytes twice, the file's first merges, BOS and EOS.
-_CLIP_MERGES = 49408 - 2 * 256 - 2
+_CLIP_MERGES = 49408 - 2 * 256 - 2  # The file has more; CLIP has no more.
 _CLIP_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
 
 
@@ -45,30 +44,26 @@ class _Vocabulary(NamedTuple):
 
 
 class Tokenizer:
-  """Cleans, encodes, truncates and pads; made by `build` or `restore`.
-
-  It can be pickled and called from many threads.
+  """Made by `build` or `restore`; for many threads and for pickle.
 
   Attributes:
-    length, vocab_size: ids in a row; every id is below vocab_size.
+    length, vocab_size: ids in a row, ids there are.
     pad_id: fills the row.
     bos_id, eos_id: begin and end every text; None if they don't.
     spec: keyword arguments of `build`, as JSON knows them.
     blob: the vocabulary file's content; b"" for kind="bytes".
   """
 
-  def __init__(
-    self, vocabulary: _Vocabulary, spec: dict[str, Any], blob: bytes
-  ):
-    self.length, self.pad_id = int(spec["length"]), int(spec["pad"])
-    self.vocab_size = vocabulary.size
-    self.bos_id = vocabulary.bos if spec["bos"] else None
-    self.eos_id = vocabulary.eos if spec["eos"] else None
-    self.spec, self.blob, self._vocabulary = spec, blob, vocabulary
+  def __init__(self, vocab: _Vocabulary, spec: dict[str, Any], blob: bytes):
+    self.length: int = spec["length"]
+    self.vocab_size, self.pad_id = vocab.size, int(spec["pad"])
+    self.bos_id = vocab.bos if spec["bos"] else None
+    self.eos_id = vocab.eos if spec["eos"] else None
+    self.spec, self.blob, self._vocab = spec, blob, vocab
 
   def __call__(self, text: str) -> np.ndarray:
     """Returns the caption's ids, int32 [l]."""
-    ids = self._vocabulary.encode(self.clean(text))
+    ids = self._vocab.encode(clean(text, self.spec))
     head = [] if self.bos_id is None else [self.bos_id]
     tail = [] if self.eos_id is None else [self.eos_id]
     ids = [*head, *ids[: self.length - len(head) - len(tail)], *tail]
@@ -76,20 +71,15 @@ class Tokenizer:
     row[: len(ids)] = ids
     return row
 
-  def clean(self, text: str) -> str:
-    """Returns the text as the vocabulary sees it: lower case and so on."""
-    return _clean(text, self.spec)
-
   def decode(self, ids: Sequence[int] | np.ndarray) -> str:
     """Returns the text of a row of ids, up to its EOS or padding."""
     ids = [int(i) for i in ids]
-    if self.bos_id is not None and ids[:1] == [self.bos_id]:
-      ids = ids[1:]
+    ids = ids[1:] if ids[:1] == [self.bos_id] else ids
     if self.eos_id in ids:
       ids = ids[: ids.index(self.eos_id)]
     while ids and ids[-1] == self.pad_id:
       ids.pop()
-    return self._vocabulary.decode(ids).strip()
+    return self._vocab.decode(ids).strip()
 
   def __reduce__(self):
     return restore, (self.spec, self.blob)
@@ -119,21 +109,19 @@ def build(
       "sentencepiece": a .model file. As it is for SigLIP's c4_en and mc4;
         SigLIP 2 (Gemma) and T5 take pad="pad", T5 also lower=False.
       "bert": WordPiece's vocab.txt. LiT has eos=False.
-      "clip_bpe": bpe_simple_vocab_16e6.txt.gz. Of the repairs that CLIP lets
-        ftfy do, only NFC and straight quotes are done.
+      "clip_bpe": bpe_simple_vocab_16e6.txt.gz. Of CLIP's repairs by ftfy only
+        NFC and straight quotes are done.
     length: ids in a row.
-    path: the vocabulary file.
+    path, blob: the vocabulary file, or its content.
     vocab_size: the most ids a BPE may have (8192 if None and trained here);
       otherwise the size that the vocabulary must turn out to have.
     lower: whether to lower-case.
-    canonicalize: whether to drop ASCII punctuation and superfluous white
-      space, as in SigLIP's zero-shot evaluation.
+    canonicalize: whether to drop punctuation and spare white space (SigLIP).
     bos: whether a text begins with BOS; None: yes for bert and clip_bpe.
     eos: whether a text ends with EOS, also when truncated ("sticky").
     pad: the vocabulary's "pad", its "eos", or an id; None: "eos" for
       sentencepiece, 0 for clip_bpe, else "pad".
     captions: texts to train the BPE on, read only if there is no file.
-    blob: the vocabulary file's content, in place of path.
 
   Raises:
     UserError: naming the field, for a value or a file that won't do.
@@ -146,7 +134,7 @@ def build(
     pad = {"sentencepiece": "eos", "clip_bpe": 0}.get(kind, "pad")
   spec = dict(kind=kind, length=length, lower=lower, canonicalize=canonicalize)
   if blob is None and kind == "bpe" and path is None and captions is not None:
-    cleaned = (_clean(caption, spec) for caption in captions)
+    cleaned = (clean(caption, spec) for caption in captions)
     blob = _train_bpe(cleaned, 8192 if vocab_size is None else vocab_size)
   elif blob is None:
     blob = _read(kind, path)
@@ -169,20 +157,18 @@ def _error(field: str, value: object, allowed: str, remedy: str) -> Exception:
   return errors.UserError(f"config.tokenizer.{field}", value, allowed, remedy)
 
 
-def _clean(text: str, spec: dict[str, Any]) -> str:
+def clean(text: str, spec: dict[str, Any]) -> str:
+  """Returns the text that a tokenizer with this spec encodes."""
   # JSON can hold half a surrogate pair, which no vocabulary takes.
   text = text.encode("utf-8", "replace").decode("utf-8")
   if spec["kind"] == "clip_bpe":
     text = html.unescape(html.unescape(text)).translate(_QUOTES)
     text = unicodedata.normalize("NFC", text)
-  if spec["canonicalize"]:
-    text = text.translate(_PUNCTUATION)
-  if spec["lower"]:
-    text = text.lower()
+  text = text.translate(_PUNCTUATION) if spec["canonicalize"] else text
+  text = text.lower() if spec["lower"] else text
   # SentencePiece models bring their own rule for white space.
-  if spec["kind"] == "sentencepiece" and not spec["canonicalize"]:
-    return text
-  return " ".join(text.split())
+  as_is = spec["kind"] == "sentencepiece" and not spec["canonicalize"]
+  return text if as_is else " ".join(text.split())
 
 
 def _read(kind: str, path: str | None) -> bytes:
@@ -190,8 +176,10 @@ def _read(kind: str, path: str | None) -> bytes:
   if (path is None) != (kind == "bytes"):
     remedy = {"bytes": "Leave it out.", "bpe": "Give it, or captions."}
     raise _error("path", path, file, remedy.get(kind, "Give it."))
+  if path is None:
+    return b""
   try:
-    return pathlib.Path(path).expanduser().read_bytes() if path else b""
+    return pathlib.Path(path).expanduser().read_bytes()
   except OSError as e:
     raise _error("path", path, file, f"{e.strerror}.") from e
 
@@ -199,10 +187,9 @@ def _read(kind: str, path: str | None) -> bytes:
 def _settle(spec: dict[str, Any], vocabulary: _Vocabulary) -> dict[str, int]:
   """Returns vocab_size and pad as they are; raises where they can't be."""
   size, given, pad = vocabulary.size, spec["vocab_size"], spec["pad"]
-  ceiling = spec["kind"] == "bpe"
-  if given is not None and (size > given or (size < given and not ceiling)):
-    remedy = f"The vocabulary has {size} ids: leave vocab_size out."
-    raise _error("vocab_size", given, str(size), remedy)
+  exact = spec["kind"] != "bpe"
+  if given is not None and (size > given or (exact and size < given)):
+    raise _error("vocab_size", given, str(size), "Or leave it out.")
   for name in ("bos", "eos"):
     if spec[name] and getattr(vocabulary, name) is None:
       raise _error(name, True, "False", "The vocabulary has none.")
@@ -221,29 +208,28 @@ def _train_bpe(captions: Iterable[str], vocab_size: int) -> bytes:
   """
   special = [names[0] for names in _NAMES]
   alphabet = pre_tokenizers.ByteLevel.alphabet()
-  least = len(special) + len(alphabet) + 1
+  least, remedy = len(special) + len(alphabet) + 1, 'Or use kind="bytes".'
   if vocab_size < least:
-    remedy = 'Raise it, or use kind="bytes".'
     raise _error("vocab_size", vocab_size, f"at least {least}", remedy)
   bpe = tokenizers.Tokenizer(models.BPE())
   # With a space before it, a caption's first word has the id it has inside.
   bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
   bpe.decoder = decoders.ByteLevel()
+  start = dict(special_tokens=special, initial_alphabet=alphabet)
   limits = dict(vocab_size=vocab_size, min_frequency=2, show_progress=False)
-  trainer = trainers.BpeTrainer(
-    special_tokens=special, initial_alphabet=alphabet, **limits
-  )
-  bpe.train_from_iterator(captions, trainer)
+  bpe.train_from_iterator(captions, BpeTrainer(**start, **limits))
+  if bpe.get_vocab_size() < least:
+    raise _error("captions", "too few", "text to learn from", remedy)
   return bpe.to_str().encode()
 
 
 def _bytes(blob: bytes, lower: bool) -> _Vocabulary:
-  def decode(ids: Sequence[int]) -> str:
+  return _Vocabulary(
+    lambda text: [byte + 3 for byte in text.encode()],
     # Truncation may have cut a character in two.
-    return bytes(i - 3 for i in ids if i >= 3).decode(errors="ignore")
-
-  encode = lambda text: [b + 3 for b in text.encode()]
-  return _Vocabulary(encode, decode, 256 + 3, 0, 1, 2)
+    lambda ids: bytes(i - 3 for i in ids if i >= 3).decode(errors="ignore"),
+    *(3 + 256, 0, 1, 2),
+  )
 
 
 def _bpe(blob: bytes, lower: bool) -> _Vocabulary:
@@ -265,7 +251,6 @@ def _bert(blob: bytes, lower: bool) -> _Vocabulary:
   if missing := {"[UNK]", "[CLS]", "[SEP]"} - vocab.keys():
     raise ValueError(f"no {min(missing)}")
   bert = tokenizers.Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
-  # Accents are stripped if letters are lowered.
   bert.normalizer = normalizers.BertNormalizer(lowercase=lower)
   bert.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
   bert.decoder = decoders.WordPiece()
@@ -285,8 +270,7 @@ def _clip_bpe(blob: bytes, lower: bool) -> _Vocabulary:
   vocab = {token: i for i, token in enumerate(tokens)}
   bpe = models.BPE(vocab, merges, end_of_word_suffix="</w>")
   clip = tokenizers.Tokenizer(bpe)
-  regex = tokenizers.Regex(_CLIP_WORDS)
-  words = pre_tokenizers.Split(regex, "removed", invert=True)
+  words = pre_tokenizers.Split(Regex(_CLIP_WORDS), "removed", invert=True)
   letters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
   clip.pre_tokenizer = pre_tokenizers.Sequence([words, letters])
   space = decoders.Replace("</w>", " ")
@@ -299,12 +283,12 @@ def _wrap(tokenizer: tokenizers.Tokenizer) -> _Vocabulary:
   tokenizer.no_truncation()
   tokenizer.encode_special_tokens = True  # Spelt out, they are just text.
   vocab = tokenizer.get_vocab()
-  encode = lambda text: tokenizer.encode(text, add_special_tokens=False).ids
-  decode = lambda ids: tokenizer.decode(ids, skip_special_tokens=False)
-  special = (
-    next((vocab[n] for n in names if n in vocab), None) for names in _NAMES
+  return _Vocabulary(
+    lambda text: tokenizer.encode(text, add_special_tokens=False).ids,
+    lambda ids: tokenizer.decode(ids, skip_special_tokens=False),
+    max(vocab.values()) + 1,
+    *(next((vocab[n] for n in ns if n in vocab), None) for ns in _NAMES),
   )
-  return _Vocabulary(encode, decode, max(vocab.values()) + 1, *special)
 
 
 _KINDS: dict[str, tuple[Callable[[bytes, bool], _Vocabulary], str]] = {

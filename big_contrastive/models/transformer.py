@@ -132,6 +132,7 @@ class Transformer(nnx.Module):
     self.norm = nnx.LayerNorm(width, epsilon=eps, dtype=dtype, rngs=rngs)
     self.depth, self.causal, self.dropout = depth, causal, dropout
     self.width, self.mlp_width = width, mlp
+    remat_policy(remat)  # A wrong name is told before anything is compiled.
     self.remat, self.pin = remat, pin
 
   def __call__(self, x: Sequence, keys: ExampleKeys = None) -> Sequence:

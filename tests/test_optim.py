@@ -1,0 +1,112 @@
+"""Optimizers against their formulas, schedules against closed forms."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from big_contrastive import errors, optim
+
+
+def run(tx, params, grads, steps):
+  state = tx.init(params)
+  for _ in range(steps):
+    updates, state = tx.update(grads, state, params)
+    params = {k: params[k] + updates[k] for k in params}
+  return params, state
+
+
+def build(rate, **kwargs):
+  defaults = dict(
+    weight_decay=0.0, decay={"w": 1.0, "b": 0.0},
+    lr_mult={"w": 1.0, "b": 1.0}, clip=None,
+  )  # fmt: skip
+  return optim.build(optim.adamw(), lambda _: rate, **defaults | kwargs)
+
+
+PARAMS = {"w": jnp.asarray([2.0, -3.0]), "b": jnp.asarray([0.5])}
+GRADS = {"w": jnp.asarray([0.3, 0.1]), "b": jnp.asarray([-0.7])}
+
+
+def test_adamw_is_the_papers_formula():
+  """AdamW as in PyTorch: the decay is times the learning rate."""
+  lr, wd, b1, b2, eps = 0.1, 0.3, 0.9, 0.95, 1e-8
+  got, _ = run(build(lr, weight_decay=wd), PARAMS, GRADS, 3)
+  for name, decay in (("w", 1.0), ("b", 0.0)):
+    p, g = (np.asarray(x[name], np.float64) for x in (PARAMS, GRADS))
+    m = v = 0
+    for t in range(1, 4):
+      m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g**2
+      step = (m / (1 - b1**t)) / (np.sqrt(v / (1 - b2**t)) + eps)
+      p = p - lr * (step + wd * decay * p)
+    np.testing.assert_allclose(got[name], p, rtol=1e-5)
+
+
+def test_lr_mult_scales_the_whole_update():
+  one, _ = run(build(0.1, weight_decay=0.2), PARAMS, GRADS, 1)
+  half, _ = run(
+    build(0.1, weight_decay=0.2, lr_mult={"w": 0.5, "b": 0.0}),
+    PARAMS, GRADS, 1,
+  )  # fmt: skip
+  np.testing.assert_allclose(
+    half["w"] - PARAMS["w"], (one["w"] - PARAMS["w"]) / 2, rtol=1e-5
+  )
+  np.testing.assert_array_equal(half["b"], PARAMS["b"])
+
+
+def test_clipping_bounds_the_global_norm():
+  tx = optim.build(
+    # The gradient itself as the direction.
+    optim.optax.identity(), lambda _: 1.0, weight_decay=0.0,
+    decay={"w": 0.0, "b": 0.0}, lr_mult={"w": 1.0, "b": 1.0}, clip=0.1,
+  )  # fmt: skip
+  got, _ = run(tx, PARAMS, GRADS, 1)
+  moved = {k: got[k] - PARAMS[k] for k in got}
+  np.testing.assert_allclose(optim.norm(moved), 0.1, rtol=1e-5)
+
+
+def test_adafactor_state_is_factored_with_bfloat16_momentum():
+  shape = jax.ShapeDtypeStruct((64, 128), jnp.float32)
+  state = jax.eval_shape(optim.adafactor().init, {"w": shape})
+  big = [x for x in jax.tree.leaves(state) if x.size == 64 * 128]
+  assert [x.dtype for x in big] == [jnp.bfloat16]
+  assert sum(x.size for x in jax.tree.leaves(state)) < 64 * 128 + 64 + 128 + 9
+
+
+@pytest.mark.parametrize("name", optim.OPTIMIZERS)
+def test_every_optimizer_reaches_the_minimum(name):
+  tx = optim.build(
+    optim.OPTIMIZERS[name](), lambda s: 0.2 * 0.97**s, weight_decay=0.0,
+    decay={"w": 0.0}, lr_mult={"w": 1.0}, clip=None,
+  )  # fmt: skip
+  target = jnp.asarray(np.random.default_rng(0).normal(size=(4, 40)))
+  params = {"w": jnp.zeros((4, 40))}
+  state = tx.init(params)
+  for _ in range(200):
+    updates, state = tx.update({"w": params["w"] - target}, state, params)
+    params = {"w": params["w"] + updates["w"]}
+  assert float(jnp.abs(params["w"] - target).max()) < 0.05
+
+
+def test_schedules_are_their_closed_forms():
+  kwargs = dict(peak=2.0, total=110, warmup=10)
+  cosine = optim.schedule(decay="cosine", **kwargs)
+  np.testing.assert_allclose(cosine(0), 0.2)  # Never a step for nothing.
+  np.testing.assert_allclose(cosine(9), 2.0)
+  np.testing.assert_allclose(cosine(60), 1.0, rtol=1e-6)
+  np.testing.assert_allclose(cosine(110), 0.0, atol=1e-7)
+  linear = optim.schedule(decay="linear", end=0.1, **kwargs)
+  np.testing.assert_allclose(linear(60), 2 * 0.55, rtol=1e-6)
+  np.testing.assert_allclose(linear(110), 0.2, rtol=1e-6)
+  rsqrt = optim.schedule(decay="rsqrt", timescale=30, cooldown=10, **kwargs)
+  np.testing.assert_allclose(rsqrt(100), 2 * 0.5, rtol=1e-6)
+  np.testing.assert_allclose(
+    rsqrt(105), 2 * np.sqrt(30 / 125) / 2, rtol=1e-6
+  )
+  constant = optim.schedule(decay="constant", **kwargs)
+  np.testing.assert_allclose(constant(100), 2.0)
+
+
+def test_a_warmup_longer_than_the_run_is_an_error():
+  with pytest.raises(errors.UserError, match="warmup"):
+    optim.schedule(1.0, 10, decay="cosine", warmup=11)
