@@ -108,16 +108,20 @@ def find(path: str, where: str) -> pathlib.Path:
   """
   given = pathlib.Path(path).resolve()
   for folder in (given, given / _FOLDER):
-    if ocp.is_orbax_checkpoint(folder) and (folder / "params").is_dir():
+    if _is_complete(folder):
       return folder
-    if folder.is_dir():
-      steps = [d for d in folder.iterdir() if d.name.isdigit()]
-      complete = [d for d in steps if ocp.is_orbax_checkpoint(d)]
-      if complete:
-        return max(complete, key=lambda d: int(d.name))
+    inside = folder.iterdir() if folder.is_dir() else []
+    steps = [d for d in inside if d.name.isdigit() and _is_complete(d)]
+    if steps:
+      return max(steps, key=lambda d: int(d.name))
   allowed = "a workdir, or a checkpoint in its folder checkpoints/"
   there = "holds no checkpoint" if given.exists() else "does not exist"
   raise errors.UserError(where, path, allowed, f"{given} {there}.")
+
+
+def _is_complete(directory: pathlib.Path) -> bool:
+  # Orbax renames a checkpoint to its number when all of it is written.
+  return (directory / "params").is_dir() and ocp.is_orbax_checkpoint(directory)
 
 
 def read_meta(directory: pathlib.Path) -> dict[str, Any]:
@@ -127,8 +131,7 @@ def read_meta(directory: pathlib.Path) -> dict[str, Any]:
 
 def read_blob(directory: pathlib.Path) -> bytes:
   """Returns the tokenizer's vocabulary file."""
-  loaded = ocp.load_checkpointables(directory, {"tokenizer": None})
-  return np.asarray(loaded["tokenizer"]["blob"]).tobytes()
+  return _read_host(directory, "tokenizer")["blob"].tobytes()
 
 
 def read_params(
@@ -142,8 +145,14 @@ def read_params(
 
 def read_tower(directory: pathlib.Path, tower: str) -> dict[str, Any]:
   """Returns one tower's parameters ("img", "txt") as numpy arrays."""
-  params = ocp.load_checkpointables(directory, {"params": None})["params"]
-  return jax.tree.map(np.asarray, params[tower])
+  return _read_host(directory, "params")[tower]
+
+
+def _read_host(directory: pathlib.Path, part: str) -> dict[str, Any]:
+  """One part of a checkpoint as numpy arrays, whatever wrote it."""
+  stored = ocp.checkpointables_metadata(directory).metadata[part]
+  abstract = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), stored)
+  return ocp.load_checkpointables(directory, {part: abstract})[part]
 
 
 def check_shapes(directory: pathlib.Path, abstract: dict[str, Any]) -> None:

@@ -55,9 +55,8 @@ def bind(fn: Callable, kwargs: Mapping[str, Any], where: str) -> Callable:
       remedy = errors.closest(key, taken)
       raise errors.UserError(f"{where}.{key}", value, listed, remedy)
     if key in hints and not _is_a(value, hints[key]):
-      wanted = getattr(hints[key], "__name__", str(hints[key]))
-      remedy = f"It is a {type(value).__name__} now."
-      raise errors.UserError(f"{where}.{key}", value, f"a {wanted}", remedy)
+      allowed, remedy = _describe(hints[key], value)
+      raise errors.UserError(f"{where}.{key}", value, allowed, remedy)
   return functools.partial(fn, **kwargs)
 
 
@@ -90,3 +89,13 @@ def _is_a(value: Any, hint: Any) -> bool:
   if origin in (tuple, list) or hint in (tuple, list):
     return isinstance(value, (tuple, list))
   return True
+
+
+def _describe(hint: Any, value: Any) -> tuple[str, str]:
+  """What is allowed and the remedy, where a value is not what hint says."""
+  if typing.get_origin(hint) is typing.Literal:
+    choices = typing.get_args(hint)
+    listed = "one of " + ", ".join(map(repr, choices))
+    return listed, errors.closest(value, choices)
+  wanted = hint.__name__ if isinstance(hint, type) else str(hint)
+  return wanted, f"It is of type {type(value).__name__} now."

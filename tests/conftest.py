@@ -13,6 +13,8 @@ import pytest  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Halves the time to compile, which is most of the time of the tests.
+jax.config.update("jax_disable_most_optimizations", True)
 
 # Shapes in signatures are checked in tests only.
 _hook = jaxtyping.install_import_hook(

@@ -13,6 +13,7 @@ from typing import Any
 
 import grain
 import numpy as np
+from absl import flags
 
 from big_contrastive import errors
 from big_contrastive.data import text
@@ -123,6 +124,8 @@ class Training:
     )
     data = data.batch(len(self.rows), drop_remainder=True)
     if self.workers:
+      if not flags.FLAGS.is_parsed():  # Grain reads its own from absl.
+        flags.FLAGS.mark_as_parsed()
       data = data.mp_prefetch(grain.MultiprocessingOptions(self.workers))
     for batch in data:
       bad, where = batch.pop("bad"), batch.pop("first_bad")
