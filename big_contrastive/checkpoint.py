@@ -145,7 +145,12 @@ def read_params(
 
 def read_tower(directory: pathlib.Path, tower: str) -> dict[str, Any]:
   """Returns one tower's parameters ("img", "txt") as numpy arrays."""
-  return _read_host(directory, "params")[tower]
+  return read_arrays(directory)[tower]
+
+
+def read_arrays(directory: pathlib.Path) -> dict[str, Any]:
+  """Returns all parameters as numpy arrays."""
+  return _read_host(directory, "params")
 
 
 def _read_host(directory: pathlib.Path, part: str) -> dict[str, Any]:

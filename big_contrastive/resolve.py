@@ -47,8 +47,8 @@ def bind(fn: Callable, kwargs: Mapping[str, Any], where: str) -> Callable:
   Raises:
     UserError: for a name that fn doesn't take or a value of another type.
   """
-  taken = inspect.signature(fn).parameters
-  hints = typing.get_type_hints(fn if inspect.isfunction(fn) else fn.__init__)
+  taken = _parameters(fn)
+  hints = typing.get_type_hints(_function(fn))
   for key, value in kwargs.items():
     if key not in taken:
       listed = "one of " + ", ".join(taken)
@@ -63,12 +63,23 @@ def bind(fn: Callable, kwargs: Mapping[str, Any], where: str) -> Callable:
 def call(fn: Callable, kwargs: Mapping[str, Any], where: str) -> Any:
   """Returns fn(**kwargs), checked like `bind`; missing fields are errors."""
   bound = bind(fn, kwargs, where)
-  for key, p in inspect.signature(fn).parameters.items():
+  for key, p in _parameters(fn).items():
     optional = p.default is not p.empty or p.kind in (p.VAR_KEYWORD,)
     if not optional and key not in kwargs:
       remedy = f"Set {where}.{key}."
       raise errors.UserError(f"{where}.{key}", None, "a value", remedy)
   return bound()
+
+
+def _function(fn: Callable) -> Callable:
+  return fn.__init__ if inspect.isclass(fn) else fn
+
+
+def _parameters(fn: Callable) -> dict[str, inspect.Parameter]:
+  # Of __init__ itself: a metaclass such as NNX's hides it behind *args.
+  taken = dict(inspect.signature(_function(fn)).parameters)
+  taken.pop("self", None)
+  return taken
 
 
 def _is_a(value: Any, hint: Any) -> bool:

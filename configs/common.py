@@ -62,6 +62,7 @@ def use_smoke(config: Any) -> None:
   config.tokenizer = {"kind": "bytes", "length": 32}
   config.batch_size = 16
   config.total = "8 steps"
+  config.schedule.warmup = "2 steps"
   config.log_every = 1
   config.save_every = "4 steps"
   config.loading = {"threads": 2}

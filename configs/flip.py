@@ -67,7 +67,6 @@ def get_config(argument: str | None = None) -> ConfigDict:
   config.eval_every = "5000 steps"
   if arg.smoke:
     common.use_smoke(config)
-    config.schedule.warmup = "2 steps"
     config.optimizer.lr = 1e-4 if unmasked else 1e-3
   if unmasked:
     config.init = {"all": arg.init}

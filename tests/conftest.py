@@ -32,3 +32,12 @@ def mesh():
     return sharding.make_mesh(fsdp=fsdp, tensor=tensor, devices=devices)
 
   return make
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _caches(tmp_path_factory):
+  """One data set and one compilation cache for the whole session."""
+  home = tmp_path_factory.mktemp("home")
+  os.environ.setdefault("BIG_CONTRASTIVE_DATA", str(home / "data"))
+  jax.config.update("jax_compilation_cache_dir", str(home / "compiled"))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

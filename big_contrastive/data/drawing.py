@@ -175,11 +175,11 @@ _FILL, _CLEAR = 255, 0
 _ROUND = _polygon(64)
 _BAR = _of((-1, -0.34), (1, -0.34), (1, 0.34), (-1, 0.34))
 
-# Each is drawn as polygons filled or cleared, within about one unit
-# from the centre; y points down.
+# Each is drawn as polygons filled or cleared, within about one unit from the
+# centre; y points down.
 OUTLINES = {
   "circle": [(_ROUND, _FILL)],
-  "square": [(0.88 * _of((-1, -1), (1, -1), (1, _FILL), (-1, 1)), _FILL)],
+  "square": [(0.88 * _of((-1, -1), (1, -1), (1, 1), (-1, 1)), _FILL)],
   "triangle": [(_of((0, -1), (1.05, 0.85), (-1.05, 0.85)), _FILL)],
   "diamond": [(_of((0, -1.12), (0.8, 0), (0, 1.12), (-0.8, 0)), _FILL)],
   "star": [(1.12 * _polygon(10, (1.0, 0.42)), _FILL)],

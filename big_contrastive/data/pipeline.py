@@ -108,9 +108,9 @@ class Training:
   batch_size: int
   rows: np.ndarray
   seed: int
-  max_bad: int
-  threads: int
-  workers: int
+  max_bad: int = 100
+  threads: int = 8
+  workers: int = 0
   bad: int = 0
 
   def batches(self, start: int, stop: int) -> Iterator[Batch]:

@@ -1,0 +1,177 @@
+"""The embedded data set: drawn shapes and what they are, made on first use.
+
+A TFDS data set like any other: a builder, written as array_record, read by
+tfds.data_source. Splits: see scenes.ASKED.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import io
+import logging
+import os
+import pathlib
+import re
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import tensorflow_datasets as tfds
+
+from big_contrastive import errors
+from big_contrastive.data import drawing, grammar, scenes
+from big_contrastive.data.sources import tfds as prepared
+
+_DATA_DIR = "~/.cache/big_contrastive/tfds"
+
+
+@dataclasses.dataclass
+class ShapesConfig(tfds.core.BuilderConfig):
+  """How many training scenes, of how many pixels a side, from which seed."""
+
+  name: str = ""
+  train_size: int = 20_000
+  size: int = 64
+  seed: int = 0
+
+  def __post_init__(self):
+    self.name = f"n{self.train_size}_r{self.size}_s{self.seed}"
+
+
+class Shapes(tfds.core.GeneratorBasedBuilder):
+  """Scenes of one or two shapes, with captions from a grammar."""
+
+  # A change of scenes, words or pixels is a new version.
+  VERSION = tfds.core.Version("1.0.0")
+  # Where TFDS looks for checksums of downloads, of which there are none: to
+  # find the folder, 4.9.10 needs a package that it doesn't install.
+  code_path = None
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    size = self.builder_config.size
+    features = {
+      "image": tfds.features.Image(
+        shape=(size, size, 3), encoding_format="png"
+      ),
+      "text": tfds.features.Sequence(tfds.features.Text()),
+      "label": tfds.features.Scalar(np.int32),
+      "id": tfds.features.Scalar(np.int32),
+    }
+    return tfds.core.DatasetInfo(
+      builder=self,
+      description=scenes.__doc__,
+      features=tfds.features.FeaturesDict(features),
+      disable_shuffling=True,  # Scenes are random already.
+    )
+
+  def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
+    size = self.builder_config.train_size
+    parts = {"train": 1, "val": 10, "heldout": 20, "heldout_relations": 20}
+    return {
+      split: self._generate_examples(
+        split, max(size // parts.get(split, 50), min(size, 20))
+      )
+      for split in scenes.ASKED
+    }
+
+  def _generate_examples(
+    self, split: str, count: int
+  ) -> Iterator[tuple[int, dict[str, Any]]]:
+    config = self.builder_config
+    for i in range(count):
+      yield i, example(split, i, config.size, config.seed)
+
+
+def example(split: str, index: int, size: int, seed: int) -> dict[str, Any]:
+  """Returns record `index` of a split, which depends on the arguments alone.
+
+  "image" is a PNG of size x size pixels; "text" one to three captions of the
+  same meaning; "id" numbers that meaning; "label" is -1 if there is none.
+  """
+  rng = np.random.default_rng([seed, list(scenes.ASKED).index(split), index])
+  scene = scenes.sample(split, index, rng)
+  description = grammar.describe(split, scene, rng)
+  png = io.BytesIO()
+  picture = PIL.Image.fromarray(drawing.draw(scene, size, rng))
+  picture.save(png, "PNG", compress_level=3)
+  return {
+    "image": png.getvalue(),
+    "text": grammar.captions(description, rng),
+    "label": grammar.label(split, scene),
+    "id": grammar.meaning(description),
+  }
+
+
+def source(
+  split: str,
+  *,
+  data_dir: str | None = None,
+  train_size: int = 20_000,
+  size: int = 64,
+  seed: int = 0,
+) -> prepared.Records:
+  """Returns a split, drawing the whole data set first if it isn't there.
+
+  Args:
+    split: a key of scenes.ASKED, or a slice of one. Of train_size, val is a
+      tenth, heldout and heldout_relations a twentieth each, and every other
+      a fiftieth; at least 20 scenes.
+    data_dir: where data sets are kept; None for $BIG_CONTRASTIVE_DATA, else
+      ~/.cache/big_contrastive/tfds.
+    train_size: scenes in train.
+    size: pixels a side.
+    seed: of the scenes.
+
+  Raises:
+    UserError: for a number out of range or a data_dir that can't be written.
+  """
+  for name, value, least in (
+    ("train_size", train_size, 1),
+    ("size", size, 16),
+    ("seed", seed, 0),
+  ):
+    if value < least:
+      allowed = f"at least {least}"
+      raise errors.UserError(name, value, allowed, f"Raise {name}.")
+  config = ShapesConfig(train_size=train_size, size=size, seed=seed)
+  folder = data_dir or os.environ.get("BIG_CONTRASTIVE_DATA") or _DATA_DIR
+  root = pathlib.Path(folder).expanduser()
+  try:
+    _prepare(config, root)
+  except OSError as e:
+    allowed = "a folder that can be written"
+    raise errors.UserError("data_dir", str(root), allowed, f"{e}.") from e
+  records = prepared.source(
+    split,
+    dataset=f"shapes/{config.name}:{Shapes.VERSION}",
+    data_dir=str(root),
+    id="id",
+  )
+  records.classes = grammar.classes(re.match(r"\w+", split)[0])
+  return records
+
+
+def _prepare(config: ShapesConfig, root: pathlib.Path) -> None:
+  """Makes sure that the data set is there; one process at a time makes it.
+
+  TFDS writes into a folder of another name and renames it when it is done.
+  The lock goes away with the process that holds it.
+  """
+  version = root / "shapes" / config.name / str(Shapes.VERSION)
+  if version.exists():
+    return
+  version.parent.mkdir(parents=True, exist_ok=True)
+  with open(version.parent / "lock", "w") as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    if version.exists():
+      return
+    for leftover in version.parent.glob("incomplete.*"):
+      shutil.rmtree(leftover)
+    builder = Shapes(data_dir=root, config=config, file_format="array_record")
+    logging.warning("drawing the data set shapes in %s, once", version)
+    tfds.disable_progress_bar()
+    # TFDS greets on standard output, which belongs to the command.
+    with contextlib.redirect_stdout(io.StringIO()):
+      builder.download_and_prepare()

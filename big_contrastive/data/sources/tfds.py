@@ -1,0 +1,228 @@
+"""Any TFDS data set that was prepared in array_record format.
+
+Read by tfds.data_source, without TensorFlow and without the code that
+prepared it.
+"""
+
+import dataclasses
+import fnmatch
+import functools
+import zlib
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from big_contrastive import errors
+
+_FORMAT = tfds.core.FileFormat.ARRAY_RECORD
+_INFO = "dataset_info.json"
+
+
+@dataclasses.dataclass
+class Records:
+  """Random access to one split; opened anew in every process that uses it.
+
+  Args:
+    folder: of the prepared version, with dataset_info.json.
+    split: a split or a slice of one.
+    image, text, label, id: features, "outer/inner" if nested. label and id may
+      be None.
+    classes: class names by label.
+    text_names: names by number where the text feature holds class numbers.
+  """
+
+  folder: str
+  split: str
+  image: str
+  text: str
+  label: str | None
+  id: str | None
+  classes: list[str] | None = None
+  text_names: list[str] | None = None
+
+  # Two threads that come first may both open it, which does no harm.
+  @functools.cached_property
+  def _opened(self) -> tuple[Any, Any, dict]:
+    """The serialized records, the features wanted, and their decoders."""
+    builder = tfds.builder_from_directory(self.folder)
+    data = builder.as_data_source(
+      self.split,
+      deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES,
+      file_format=_FORMAT,
+    )
+    wanted = {self.image, self.text, self.label, self.id} - {None}
+    outer = {path.split("/")[0] for path in wanted}
+    features = builder.info.features
+    needed = tfds.features.FeaturesDict({k: features[k] for k in sorted(outer)})
+    decoders = {}
+    if isinstance(_leaves(features)[self.image], tfds.features.Image):
+      decoders = tfds.decode.SkipDecoding()
+      for key in reversed(self.image.split("/")):
+        decoders = {key: decoders}
+    return data, needed, decoders
+
+  def __getstate__(self) -> dict[str, Any]:
+    return {k: v for k, v in vars(self).items() if k != "_opened"}
+
+  def __len__(self) -> int:
+    return len(self._opened[0])
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    """Returns "image" (encoded, or uint8), "text", "id", and maybe "label"."""
+    data, features, decoders = self._opened
+    record = features.deserialize_example_np(data[index], decoders=decoders)
+    out = {
+      "image": _at(record, self.image),
+      "text": _words(_at(record, self.text), self.text_names),
+      "id": index if self.id is None else _number(_at(record, self.id)),
+    }
+    if self.label is not None:
+      out["label"] = int(_at(record, self.label))
+    return out
+
+
+def source(
+  split: str,
+  *,
+  dataset: str,
+  data_dir: str | None = None,
+  image: str = "image",
+  text: str = "text",
+  label: str = "label",
+  id: str | None = None,
+) -> Records:
+  """Returns a split of a prepared data set.
+
+  Args:
+    split: "train", or a slice like "train[:90%]".
+    dataset: "name", "name/config", "name/config:version", or a folder that
+      holds a dataset_info.json. The newest version if it isn't said.
+    data_dir: where TFDS prepared it; None for TFDS's own default.
+    image, text: features; "captions/text" is the text in captions. A list of
+      texts is several captions. Without a text feature the text is the name
+      of the label.
+    label: a feature; there may be none of this name if it is "label".
+    id: a feature that says which pairs are the same; None: no two are.
+
+  Raises:
+    UserError: for what isn't there or not in array_record format.
+  """
+  folder = _find(dataset, data_dir)
+  info = tfds.builder_from_directory(folder).info
+  if _FORMAT not in info.available_file_formats():
+    found = f"{dataset} in {info.file_format.value} format"
+    remedy = f"""Convert it on a machine with TensorFlow:
+      tfds convert_format --dataset_version_dir={folder}
+      --out_file_format=array_record"""
+    raise errors.UserError("dataset", found, "array_record format", remedy)
+  _check_split(info.splits, split)
+  leaves = _leaves(info.features)
+  has_label = label != "label" or label in leaves
+  names = {k: _names(feature) for k, feature in leaves.items()}
+  if text == "text" and text not in leaves and names.get(label):
+    text = label
+  errors.choice("image", image, leaves)
+  texts = [k for k in leaves if names[k] or leaves[k].np_dtype == np.object_]
+  errors.choice("text", text, texts)
+  if has_label:
+    errors.choice("label", label, leaves)
+  if id is not None:
+    errors.choice("id", id, leaves)
+  return Records(
+    str(folder),
+    split,
+    image,
+    text,
+    label if has_label else None,
+    id,
+    classes=names.get(label),
+    text_names=names[text],
+  )
+
+
+def _find(dataset: str, data_dir: str | None) -> Any:
+  """Returns the folder of the version that is meant."""
+  root = tfds.core.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
+  name, _, version = dataset.partition(":")
+  folder = root / name  # Just name, where that is absolute.
+  if (folder / _INFO).exists():
+    return folder
+  versions = [p.parent for d in ("*/", "*/*/") for p in folder.glob(d + _INFO)]
+  versions = [
+    v
+    for v in versions
+    if fnmatch.fnmatch(v.name, version or "*")
+    and tfds.core.Version.is_valid(v.name)  # False of what is unfinished.
+  ]
+  if not versions:
+    depths = ("*/*/", "*/*/*/")
+    there = {str(p.parent) for d in depths for p in root.glob(d + _INFO)}
+    listed = ", ".join(sorted(there)) or "nothing"
+    allowed = f"what TFDS prepared in {root}: {listed}"
+    remedy = "Set data_dir, or prepare it there in array_record format."
+    raise errors.UserError("dataset", dataset, allowed, remedy)
+  if len(configs := sorted({v.parent.name for v in versions})) > 1:
+    listed = "one of " + ", ".join(f"{name}/{c}" for c in configs)
+    raise errors.UserError("dataset", dataset, listed, "Say which config.")
+  return max(versions, key=lambda v: tfds.core.Version(v.name))
+
+
+def _check_split(splits: Any, split: str) -> None:
+  allowed = (
+    f"one of {', '.join(splits)} or a part like {next(iter(splits))}[:90%]"
+  )
+  try:
+    size = splits[split].num_examples
+  except (KeyError, ValueError) as e:
+    remedy = errors.closest(split, splits)
+    raise errors.UserError("split", split, allowed, remedy) from e
+  if not size:
+    raise errors.UserError("split", split, allowed, "It has no examples.")
+
+
+def _leaves(feature: Any, path: str = "") -> dict[str, Any]:
+  """Returns the features by path: "image", "captions/text"."""
+  inner = getattr(feature, "feature", feature)  # Of a sequence, what it holds.
+  if not isinstance(inner, tfds.features.FeaturesDict):
+    return {path: feature}
+  found = {}
+  for key, value in inner.items():
+    found |= _leaves(value, f"{path}/{key}" if path else key)
+  return found
+
+
+def _names(feature: Any) -> list[str] | None:
+  """Returns a class feature's names; None if it just counts its classes."""
+  feature = getattr(feature, "feature", feature)
+  if not isinstance(feature, tfds.features.ClassLabel):
+    return None
+  numbers = [str(i) for i in range(feature.num_classes or 0)]
+  return None if feature.names == numbers else feature.names
+
+
+def _at(record: dict[str, Any], path: str) -> Any:
+  for key in path.split("/"):
+    record = record[key]
+  return record
+
+
+def _words(value: Any, names: list[str] | None) -> str | list[str]:
+  """Returns a text, or a list of texts where the record holds several."""
+  if isinstance(value, (list, np.ndarray)):
+    if not len(value):
+      raise ValueError("a record without a caption")
+    return [_words(v, names) for v in value]
+  if names is None:
+    return value.decode()
+  if value < 0:
+    raise ValueError("a record without a label to take its caption from")
+  return names[value]
+
+
+def _number(value: Any) -> int:
+  """Returns an id that fits int32: itself, or a hash of what is larger."""
+  if not isinstance(value, bytes) and -(2**31) <= value < 2**31:
+    return int(value)
+  text = value if isinstance(value, bytes) else str(value).encode()
+  return zlib.crc32(text) >> 1
