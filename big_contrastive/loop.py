@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import PIL.Image
 
 from big_contrastive import errors, metrics, sharding, step
 from big_contrastive.checkpoint import Checkpoints
@@ -51,7 +52,7 @@ def fit(experiment: Experiment, workdir: str | pathlib.Path) -> dict[str, Any]:
     run.log(done + 1, values)
   checkpoints.wait()
   checkpoints.close()
-  run.close()
+  run.close(every.total)
   return run.latest
 
 
@@ -156,15 +157,36 @@ class _Run:
       )
       values = {f"eval/{name}/{key}": value for key, value in results}
       self._tell(done, values)
-      for key, value in values.items():
-        if isinstance(value, float):
-          self.progress.say(f"step {done}  {key} {value:.4f}")
+      self.progress.say(f"step {done}  {_line(name, values)}")
     self.speed.restart()
 
   def _tell(self, done: int, values: dict[str, Any]) -> None:
     self.writer.write(done, values)
     self.latest |= values
 
-  def close(self) -> None:
+  def close(self, done: int) -> None:
+    """Prints what came out, on one screen."""
     self.progress.close()
     self.writer.close()
+    pairs = done * self.experiment.batch_size
+    say = self.progress.say
+    loss = self.latest.get("train/loss")
+    say(f"\nfinished {done} steps of {pairs:,} pairs in all, loss {loss}")
+    for name in self.experiment.evaluators:
+      begin = f"eval/{name}/"
+      found = {k: v for k, v in self.latest.items() if k.startswith(begin)}
+      say(_line(name, found))
+      for key, value in found.items():
+        if isinstance(value, PIL.Image.Image):
+          say(f"{'':34}{self.writer.picture_path(key)}")
+    say(f"everything else is in {self.writer.workdir}")
+
+
+def _line(name: str, values: dict[str, Any]) -> str:
+  """One evaluator's figures on one line."""
+  figures = [
+    f"{key.rpartition('/')[2]} {value:.4f}"
+    for key, value in values.items()
+    if isinstance(value, float)
+  ]
+  return f"{name:34}" + "  ".join(figures)

@@ -45,7 +45,7 @@ class Writer:
   """
 
   def __init__(self, workdir: pathlib.Path, step: int):
-    self._workdir, self._lines = workdir, None
+    self.workdir, self._lines = workdir, None
     if jax.process_index():
       return
     workdir.mkdir(parents=True, exist_ok=True)
@@ -71,8 +71,12 @@ class Writer:
       self._lines.write(json.dumps(numbers) + "\n")
       self._lines.flush()
 
+  def picture_path(self, name: str) -> pathlib.Path:
+    """Returns the file of the picture of that name."""
+    return self.workdir / "pictures" / f"{name}.png"
+
   def _picture(self, step: int, name: str, image: PIL.Image.Image) -> None:
-    path = self._workdir / "pictures" / f"{name}.png"
+    path = self.picture_path(name)
     path.parent.mkdir(parents=True, exist_ok=True)
     image.save(path)
     self._board.add_image(name, np.asarray(image), step, dataformats="HWC")

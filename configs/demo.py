@@ -18,19 +18,21 @@ def get_config(argument: str | None = None) -> ConfigDict:
   arg = common.parse(argument, short=False, smoke=False)
   config = ConfigDict()
   config.seed = 0
-  config.batch_size = 256
+  config.batch_size = 128
   config.total = "150 steps" if arg.short else "1500 steps"
   config.source = common.shapes("train", smoke=False)
   config.train_image = [("random_crop", {"size": 64, "padding": 4})]
   config.eval_image = [("resize", {"size": 64})]
   config.tokenizer = {"kind": "bpe", "vocab_size": 512, "length": 24}
-  tower = {"width": 128, "mlp": 512, "heads": 4}
+  tower = {"width": 96, "mlp": 384, "heads": 3}
   config.model = {
     "image": {
-      "variant": "mu/8", "res": 64, "pool": "map", "depth": 4, **tower
+      "variant": "mu/8", "res": 64, "pool": "map", "depth": 3,
+      "keep": 0.5,  # As FLIP: half of the patches for half of the time.
+      **tower,
     },
     "text": {
-      "variant": "mu", "pool": "map", "out_dim": 128, "depth": 2, **tower
+      "variant": "mu", "pool": "map", "out_dim": 96, "depth": 2, **tower
     },
     "scale": 10.0,
     "bias": -10.0,

@@ -13,7 +13,7 @@ _CHUNK = 1024  # Queries at a time: memory is chunk x candidates.
 def prepare(source: Any) -> Callable[[Callable, Callable], Iterator]:
   """Returns run(embed_images, embed_texts), which yields the recalls.
 
-  An image matches all texts with its id: its own captions, and those of
+  And chance_r1, the recall at 1 of guessing. An image matches all texts with its id: its own captions, and those of
   other images with that id. A query counts at k if one of its matches is
   among the first k; a tie counts against the model.
 
@@ -33,6 +33,7 @@ def prepare(source: Any) -> Callable[[Callable, Callable], Iterator]:
       rank = first_match(*arrays)
       for k in (1, 5, 10):
         yield f"{name}_r{k}", float(np.mean(rank < k))
+    yield "chance_r1", chance(data.id, text_id)
 
   return run
 
@@ -48,6 +49,16 @@ def distinct_texts(
   )
   texts, text_ids = zip(*pairs, strict=True)
   return list(texts), np.array(text_ids)
+
+
+def chance(ids: np.ndarray, other_ids: np.ndarray) -> float:
+  """Returns how likely one of each, drawn at random, match."""
+  found, counts = np.unique(ids, return_counts=True)
+  others = dict(zip(*np.unique(other_ids, return_counts=True), strict=True))
+  pairs = sum(
+    int(n) * int(others.get(i, 0)) for i, n in zip(found, counts, strict=True)
+  )
+  return pairs / len(ids) / len(other_ids)
 
 
 def first_match(

