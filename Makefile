@@ -2,30 +2,35 @@
 PYTHON ?= python3
 VENV ?= .venv
 DEMO_ARGS ?=
+DEMO_DIR ?= runs/demo
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-LOCK = $(shell $(PYTHON) -c 'import sys, os; \
+# A Python newer than all locks takes the newest of them.
+LOCK = $(shell $(PYTHON) -c 'import glob, os, sys; \
   own = "requirements-%d.%d.lock" % sys.version_info[:2]; \
-  print(own if os.path.exists(own) else "requirements-3.12.lock")')
+  newest = max(glob.glob("requirements-3.*.lock"), key=lambda p: (len(p), p)); \
+  print(own if os.path.exists(own) else newest)')
+PIP := pip --quiet --disable-pip-version-check
 
 .PHONY: help venv demo test test-fast lint check bench lock clean
 
 help:  ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /: /'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' \
+	  $(MAKEFILE_LIST)
 
 $(STAMP): setup.py $(wildcard requirements-*.lock)
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit( \
 	  "error: PYTHON = %s: allowed is Python 3.11 or newer. " \
 	  "Run make PYTHON=python3.12 ..." % sys.version.split()[0])'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -r $(LOCK)
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
-	touch $@
+	$(BIN)/$(PIP) install -r $(LOCK)
+	$(BIN)/$(PIP) install --no-deps -e .
+	@touch $@
 
 venv: $(STAMP)  ## make the environment
 
 demo: venv  ## train on the embedded data set, evaluate, show the result
-	$(BIN)/python -m big_contrastive.train --workdir runs/demo \
+	$(BIN)/python -m big_contrastive.train --workdir $(DEMO_DIR) \
 	  --config configs/demo.py$(if $(DEMO_ARGS),:$(DEMO_ARGS))
 
 test: venv  ## the whole suite
@@ -34,7 +39,7 @@ test: venv  ## the whole suite
 test-fast: venv  ## the suite without what is slow
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
-lint: venv  ## format, lint, types
+lint: venv  ## format, lint, types, shell scripts
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -45,12 +50,17 @@ check: lint test  ## what CI runs
 bench: venv  ## time the step; prints a table
 	$(BIN)/python -m benchmarks.step
 
-lock: venv  ## write the lock file of this Python anew
-	$(PYTHON) -m venv $(VENV)/lock
-	$(VENV)/lock/bin/pip install --quiet -e '.[test]'
-	$(VENV)/lock/bin/pip freeze --exclude-editable \
-	  > requirements-$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])').lock
-	rm -rf $(VENV)/lock
+lock:  ## write the lock file of this PYTHON anew
+	$(PYTHON) -m venv --clear $(VENV)-lock
+	$(VENV)-lock/bin/$(PIP) install --dry-run --ignore-installed \
+	  --report $(VENV)-lock/report.json '.[test]'
+	$(VENV)-lock/bin/python -c 'import json, sys; \
+	  found = json.load(open("$(VENV)-lock/report.json"))["install"]; \
+	  pins = ["{name}=={version}".format(**x["metadata"]) for x in found]; \
+	  path = "requirements-%d.%d.lock" % sys.version_info[:2]; \
+	  pins = [x + "\n" for x in sorted(pins) if "big_contrastive" not in x]; \
+	  open(path, "w").writelines(pins)'
+	rm -rf $(VENV)-lock
 
 clean:  ## remove the environment and what runs wrote
 	rm -rf $(VENV) runs build ./*.egg-info

@@ -85,6 +85,7 @@ class Checkpoints:
     self._checkpointer.wait()
 
   def close(self) -> None:
+    """Waits for what is being saved, and ends."""
     self._checkpointer.close()
 
 

@@ -122,7 +122,7 @@ def _build(
   freeze: list | tuple = ((".*", False),),
   lr_mult: list | tuple = ((".*", 1.0),),
   decay: list | tuple = ((".*/(kernel|embedding)", 1.0), (".*", 0.0)),
-  shard: list | tuple = ((".*", "fsdp"),),
+  shard: list | tuple = sharding.EVERYTHING,
   mesh: dict | None = None,
   init: dict | None = None,
   log_every: Duration = 50,

@@ -1,5 +1,6 @@
 """The loop: evaluate, save, next batch, step, log the step before."""
 
+import contextlib
 import json
 import logging
 import pathlib
@@ -29,30 +30,33 @@ def fit(experiment: Experiment, workdir: str | pathlib.Path) -> dict[str, Any]:
     The last metrics by name, those of the last evaluation included.
   """
   workdir, every = pathlib.Path(workdir), experiment.intervals
-  checkpoints = Checkpoints(
-    workdir, keep=every.keep, keep_every=every.keep_every
-  )
-  state, start = _begin(experiment, checkpoints)
-  run = _Run(experiment, workdir, start)
-  batches = experiment.training.batches(start, every.total)
-  for done in range(start, every.total + 1):
-    last = done == every.total
-    if _due(done, every.evaluate, last, start):
-      run.evaluate(done, state)
-    if done > start and _due(done, every.save, last, start):
-      run.read()  # A state that is not finite is never saved.
-      meta = experiment.meta(done)
-      checkpoints.save(done, state, meta, experiment.tokenizer.blob)
-    if last:
-      break
-    local = next(batches)
-    mesh = experiment.placed.mesh
-    batch = sharding.to_global(local, experiment.batch_size, mesh)
-    state, values = experiment.placed.update(state, batch)
-    run.log(done + 1, values)
-  checkpoints.wait()
-  checkpoints.close()
-  run.close(every.total)
+  with contextlib.ExitStack() as stack:
+    # Whatever ends the run, a checkpoint that is being written is finished.
+    checkpoints = Checkpoints(
+      workdir, keep=every.keep, keep_every=every.keep_every
+    )
+    stack.callback(checkpoints.close)
+    state, start = _begin(experiment, checkpoints)
+    run = _Run(experiment, workdir, start)
+    stack.callback(run.close)
+    batches = experiment.training.batches(start, every.total)
+    for done in range(start, every.total + 1):
+      last = done == every.total
+      if _due(done, every.evaluate, last, start):
+        run.evaluate(done, state)
+      if done > start and _due(done, every.save, last, start):
+        run.read()  # A state that is not finite is never saved.
+        meta = experiment.meta(done)
+        checkpoints.save(done, state, meta, experiment.tokenizer.blob)
+      if last:
+        break
+      local = next(batches)
+      mesh = experiment.placed.mesh
+      batch = sharding.to_global(local, experiment.batch_size, mesh)
+      state, values = experiment.placed.update(state, batch)
+      run.log(done + 1, values)
+    checkpoints.wait()
+    run.summarise(every.total)
   return run.latest
 
 
@@ -164,10 +168,12 @@ class _Run:
     self.writer.write(done, values)
     self.latest |= values
 
-  def close(self, done: int) -> None:
+  def close(self) -> None:
+    self.writer.close()
+
+  def summarise(self, done: int) -> None:
     """Prints what came out, on one screen."""
     self.progress.close()
-    self.writer.close()
     pairs = done * self.experiment.batch_size
     say = self.progress.say
     loss = self.latest.get("train/loss")

@@ -13,6 +13,9 @@ from big_contrastive import errors, tree
 # The axes over which the batch is split; "tensor" splits features.
 BATCH = ("data", "fsdp")
 
+# The rules when none are given; without fsdp devices they replicate.
+EVERYTHING = ((".*", "fsdp"),)
+
 
 def make_mesh(
   *,

@@ -40,7 +40,10 @@ class Tiny(tfds.core.GeneratorBasedBuilder):
       "mask": f.Image(shape=(4, 4, 1)),
       "text": f.Text(),
       "captions": f.Sequence({"text": f.Text(), "score": np.int32}),
-      "views": {"side": f.Image(), "pixels": f.Tensor(shape=(2, 2, 3), dtype=np.uint8)},
+      "views": {
+        "side": f.Image(),
+        "pixels": f.Tensor(shape=(2, 2, 3), dtype=np.uint8),
+      },
       "label": f.ClassLabel(names=CLASSES),
       "coarse": f.ClassLabel(num_classes=2),
       "number": f.Scalar(np.int64),
@@ -56,17 +59,23 @@ class Tiny(tfds.core.GeneratorBasedBuilder):
   def _generate_examples(self):
     for i in range(COUNT):
       captions = [{"text": f"{i} {k}", "score": k} for k in range(i % 3)]
-      yield i, {
-        "image": png(i),
-        "mask": b"not an image: it must not be decoded",
-        "text": f"naïve {i}",
-        "captions": captions,
-        "views": {"side": png(100 + i), "pixels": np.full((2, 2, 3), i, "u1")},
-        "label": i % 2 if i < 9 else -1,
-        "coarse": 0,
-        "number": i if i < 5 else 2**40 + i % 2,
-        "key": f"key {i // 2}",
-      }
+      yield (
+        i,
+        {
+          "image": png(i),
+          "mask": b"not an image: it must not be decoded",
+          "text": f"naïve {i}",
+          "captions": captions,
+          "views": {
+            "side": png(100 + i),
+            "pixels": np.full((2, 2, 3), i, "u1"),
+          },
+          "label": i % 2 if i < 9 else -1,
+          "coarse": 0,
+          "number": i if i < 5 else 2**40 + i % 2,
+          "key": f"key {i // 2}",
+        },
+      )
 
 
 @pytest.fixture(scope="module")

@@ -174,7 +174,7 @@ def test_a_table_without_the_column_is_named(monkeypatch, capsys, tmp_path):
 def test_a_checkpoint_of_another_shape_is_named(monkeypatch, capsys, tmp_path):
   from big_contrastive import experiment, loop
 
-  small = command.load_config(SIGLIP, ["--config.total=1", "--config.evals={}"])
+  small = command.load_config(SIGLIP, ["--config.total=2", "--config.evals={}"])
   loop.fit(experiment.build(small), tmp_path / "work")
   flags = ["--config.model.image.depth=3", "--config.evals={}"]
   code, err = run(monkeypatch, capsys, SIGLIP, flags, tmp_path / "work")
@@ -189,4 +189,4 @@ def test_weights_of_another_shape_are_named(monkeypatch, capsys, tmp_path):
   np.savez(file, **{"embedding/kernel": np.zeros((8, 8, 3, 768), np.float32)})
   config = f"{LIT},init={file}"
   code, err = run(monkeypatch, capsys, config, [], tmp_path / "work")
-  assert code == 2 and "img/embed" in err and not (tmp_path / "work").exists()
+  assert code == 2 and "img/cls = 'missing'" in err and not (tmp_path / "work").exists()

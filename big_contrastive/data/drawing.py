@@ -77,7 +77,7 @@ def _background(
   """Returns a gradient between two greyish tones, away from the colours."""
   tones = []
   while len(tones) < 2:
-    tone = rng.uniform(50, 215) + rng.uniform(-20, 20, 3)
+    tone = rng.uniform(60, 205) + rng.uniform(-20, 20, 3)
     if all(np.linalg.norm(tone - c) >= _CONTRAST for c in colours):
       tones.append(tone)
   angle = rng.uniform(0, 2 * np.pi)

@@ -127,6 +127,9 @@ def source(
   Raises:
     UserError: for a number out of range or a data_dir that can't be written.
   """
+  splits = {s for s in re.split(r"\[[^]]*\]|\+", split) if s} or {split}
+  for name in splits:
+    errors.choice("split", name, scenes.ASKED)
   for name, value, least in (
     ("train_size", train_size, 1),
     ("size", size, 16),
@@ -149,7 +152,8 @@ def source(
     data_dir=str(root),
     id="id",
   )
-  records.classes = grammar.classes(re.match(r"\w+", split)[0])
+  if len(splits) == 1:
+    records.classes = grammar.classes(splits.pop())
   return records
 
 
