@@ -5,59 +5,90 @@
 #
 # -n PROCESSES   how many processes (2)
 # -m DEVICES     virtual CPU devices for each of them (1)
+# -g GPUS        GPUs for each of them, instead of virtual devices
 #
 # The rest goes to python -m big_contrastive.train --distributed. PYTHON and
 # MODULE in the environment choose another interpreter and module. Output of
 # process 0 is shown; that of the others is kept, and named if one fails.
 set -euo pipefail
 
-usage() { sed -n '2,13p' "$0" | sed 's/^# \{0,1\}//'; }
+usage() { sed -n '2,12p' "$0" | sed 's/^# \{0,1\}//'; }
+
+fail() {
+  echo "error: $1" >&2
+  exit 2
+}
 
 processes=2
 devices=1
+gpus=
 while [ $# -gt 0 ]; do
   case "$1" in
-    -n) processes=$2 && shift 2 ;;
-    -m) devices=$2 && shift 2 ;;
+    -n | -m | -g)
+      [[ ${2:-} =~ ^[1-9][0-9]*$ ]] ||
+        fail "$1 = '${2:-}': allowed is a number from 1. See --help."
+      case "$1" in
+        -n) processes=$2 ;;
+        -m) devices=$2 ;;
+        -g) gpus=$2 ;;
+      esac
+      shift 2
+      ;;
     -h | --help) usage && exit 0 ;;
     --) shift && break ;;
     *) break ;;
   esac
 done
-for number in "$processes" "$devices"; do
-  if ! [[ $number =~ ^[1-9][0-9]*$ ]]; then
-    echo "error: -n or -m = '$number': allowed is a number from 1. See --help." >&2
-    exit 2
-  fi
-done
 
 python=${PYTHON:-python3}
 module=${MODULE:-big_contrastive.train}
-logs=$(mktemp -d)
 port=$("$python" -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])')
 export JAX_COORDINATOR_ADDRESS="localhost:$port" JAX_NUM_PROCESSES="$processes"
-export JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES="$devices"
-# Twice the devices at least: with fewer threads jax < 0.11 can hang.
-export PJRT_NPROC=$((devices * 2 > 16 ? devices * 2 : 16))
+if [ -z "$gpus" ]; then
+  export JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES="$devices"
+  # Twice the devices at least: with fewer threads jax < 0.11 can hang.
+  export PJRT_NPROC=$((devices * 2 > 16 ? devices * 2 : 16))
+else
+  found=$({ nvidia-smi --list-gpus 2> /dev/null || true; } | wc -l)
+  [ "$found" -ge $((processes * gpus)) ] ||
+    fail "-n x -g = $((processes * gpus)): allowed is up to $found, the GPUs here."
+fi
 
+logs=$(mktemp -d)
 pids=()
-# After jax.distributed.initialize a process ignores SIGTERM.
+# SIGKILL: after jax.distributed.initialize a process ignores SIGTERM.
 trap 'kill -KILL "${pids[@]}" 2> /dev/null || true' EXIT
 for ((i = 0; i < processes; i++)); do
-  log="$logs/$i.log"
-  if [ "$i" = 0 ]; then log=/dev/stderr; fi
-  JAX_PROCESS_ID=$i "$python" -m "$module" --distributed "$@" \
-    > >(if [ "$i" = 0 ]; then cat; else cat > "$logs/$i.out"; fi) 2> "$log" &
+  export JAX_PROCESS_ID=$i
+  if [ -n "$gpus" ]; then
+    CUDA_VISIBLE_DEVICES=$(seq -s, $((i * gpus)) $(((i + 1) * gpus - 1)))
+    export CUDA_VISIBLE_DEVICES
+  fi
+  if [ "$i" = 0 ]; then
+    "$python" -m "$module" --distributed "$@" &
+  else
+    "$python" -m "$module" --distributed "$@" > "$logs/$i" 2>&1 &
+  fi
   pids+=($!)
 done
 
-# The first that fails ends all.
-for ((i = 0; i < processes; i++)); do
-  code=0
-  wait -n "${pids[@]}" || code=$?
-  if [ "$code" != 0 ]; then
-    echo "error: a process ended with exit code $code; logs of the others: $logs" >&2
+# Polled, as `wait -n` can miss one of two that end together.
+while [ ${#pids[@]} -gt 0 ]; do
+  sleep 0.2
+  for i in "${!pids[@]}"; do
+    if kill -0 "${pids[i]}" 2> /dev/null; then continue; fi
+    code=0
+    wait "${pids[i]}" || code=$?
+    unset "pids[i]"
+    [ "$code" = 0 ] && continue
+    # The others get a moment to say what is wrong themselves.
+    for _ in {1..15}; do
+      kill -0 "${pids[@]}" 2> /dev/null || break
+      sleep 0.2
+    done
+    echo "error: process $i of $processes ended with exit code $code;" \
+      "output of the processes from 1 on: $logs" >&2
     exit "$code"
-  fi
+  done
 done
 rm -rf "$logs"

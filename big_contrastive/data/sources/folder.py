@@ -1,6 +1,8 @@
 """A folder of class folders, or of images with a .txt caption beside each."""
 
+import collections
 import dataclasses
+import os
 import pathlib
 from typing import Any
 
@@ -16,10 +18,10 @@ class Folder:
   Args:
     records: (path, caption, id, label or None).
     classes: names by label, None if there are no class folders.
-    skipped: reason -> number of files that were left out.
+    skipped: reason -> number of images that were left out.
   """
 
-  records: list[tuple[pathlib.Path, str, int, int | None]]
+  records: list[tuple[str, str, int, int | None]]
   classes: list[str] | None
   skipped: dict[str, int]
 
@@ -28,7 +30,8 @@ class Folder:
 
   def __getitem__(self, index: int) -> dict[str, Any]:
     path, text, ident, label = self.records[index]
-    record = {"image": path.read_bytes(), "text": text, "id": ident}
+    image = pathlib.Path(path).read_bytes()
+    record = {"image": image, "text": text, "id": ident}
     return record if label is None else record | {"label": label}
 
 
@@ -37,44 +40,95 @@ def source(
 ) -> Folder:
   """Returns the images below a folder, in the order of their paths.
 
+  If any image has a .txt beside it (x.jpg, x.txt), that is the caption, the
+  id is the image's number, and images without one are left out. Else the
+  folders in root are the classes: the caption is made of the class's name
+  ("_" becomes " "), label and id are its place among the sorted names.
+
   Args:
     split: a folder in root; None for root itself.
-    root: holds class folders (root/class_name/x.jpg: the caption is made of
-      the class's name, label and id are its number), or images with captions
-      (x.jpg beside x.txt: the id is the image's number).
+    root: what is hidden in it, ".x", is ignored.
     caption: template for class folders.
 
   Raises:
     UserError: for a folder that is missing or without images.
   """
-  top = pathlib.Path(root) / split if split else pathlib.Path(root)
-  if not top.is_dir():
-    remedy = f"It is not found below {pathlib.Path.cwd()}."
-    raise errors.UserError("root", str(top), "a folder that exists", remedy)
-  files = sorted(p for p in top.rglob("*") if p.suffix.lower() in _IMAGES)
-  if not files:
+  top = _folder(root, split)
+  images, texts = _files(top)
+  if not images:
     allowed = "a folder with images: " + ", ".join(sorted(_IMAGES))
-    remedy = "Check the path."
-    raise errors.UserError("root", str(top), allowed, remedy)
-  captioned = [p for p in files if p.with_suffix(".txt").is_file()]
-  if captioned:
-    records = [
-      (p, p.with_suffix(".txt").read_text().strip(), i, None)
-      for i, p in enumerate(captioned)
-    ]
-    left = len(files) - len(captioned)
-    return Folder(records, None, {"no .txt": left} if left else {})
-  in_class = [p for p in files if p.parent != top]
-  names = sorted({p.relative_to(top).parts[0] for p in in_class})
+    raise errors.UserError("root", top, allowed, "Check the path.")
+  if any(os.path.splitext(path)[0] in texts for path in images):
+    return _captioned(top, images, texts)
+  if "{class}" not in caption:
+    remedy = "Write it like 'a photo of a {class}'."
+    raise errors.UserError("caption", caption, "a text with {class}", remedy)
+  return _classified(top, images, caption)
+
+
+def _folder(root: str, split: str | None) -> str:
+  top = os.path.expanduser(root)
+  if not os.path.isdir(top):
+    remedy = f"It is not found below {os.getcwd()}."
+    raise errors.UserError("root", root, "a folder that exists", remedy)
+  if split is None:
+    return top
+  folders = next(os.walk(top))[1]
+  return os.path.join(top, errors.choice("split", split, folders))
+
+
+def _files(top: str) -> tuple[list[str], set[str]]:
+  """Relative paths of the images, sorted, and of the .txt, without suffix."""
+  images, texts = [], set()
+  for folder, inner, names in os.walk(top, followlinks=True):
+    inner[:] = [name for name in inner if not name.startswith(".")]
+    for name in names:
+      path = os.path.join(folder, name)[len(top) :].lstrip(os.sep)
+      stem, suffix = os.path.splitext(path)
+      if suffix.lower() in _IMAGES and not name.startswith("."):
+        images.append(path)
+      elif suffix == ".txt":
+        texts.add(stem)
+  return sorted(images), texts
+
+
+def _captioned(top: str, images: list[str], texts: set[str]) -> Folder:
+  skipped: collections.Counter[str] = collections.Counter()
+  records: list[tuple[str, str, int, int | None]] = []
+  for i, path in enumerate(images):
+    stem = os.path.splitext(path)[0]
+    if stem not in texts:
+      skipped["no .txt"] += 1
+      continue
+    file = pathlib.Path(top, stem + ".txt")
+    try:
+      text = file.read_text(encoding="utf-8-sig").strip()
+    except UnicodeDecodeError as e:
+      remedy = f"Convert it: {e}."
+      raise errors.UserError("root", str(file), "UTF-8", remedy) from e
+    if text:
+      records.append((os.path.join(top, path), text, i, None))
+    else:
+      skipped["empty caption"] += 1
+  if not records:
+    allowed = "a folder with captions in its .txt files"
+    raise errors.UserError("root", top, allowed, "All of them are empty.")
+  return Folder(records, None, dict(skipped))
+
+
+def _classified(top: str, images: list[str], caption: str) -> Folder:
+  within = [path for path in images if os.sep in path]
+  names = sorted({path.split(os.sep)[0] for path in within})
   if not names:
     allowed = "class folders, or a .txt caption beside each image"
     remedy = "Use the source `table` for captions in a table."
-    raise errors.UserError("root", str(top), allowed, remedy)
-  records = []
+    raise errors.UserError("root", top, allowed, remedy)
   classes = [name.replace("_", " ") for name in names]
-  for p in in_class:
-    label = names.index(p.relative_to(top).parts[0])
-    text = caption.replace("{class}", classes[label])
-    records.append((p, text, label, label))
-  left = len(files) - len(in_class)
-  return Folder(records, classes, {"no class": left} if left else {})
+  labels = {name: i for i, name in enumerate(names)}
+  texts = [caption.replace("{class}", name) for name in classes]
+  records: list[tuple[str, str, int, int | None]] = []
+  for path in within:
+    label = labels[path.split(os.sep)[0]]
+    records.append((os.path.join(top, path), texts[label], label, label))
+  left = len(images) - len(within)
+  return Folder(records, classes, {"no class folder": left} if left else {})

@@ -1,0 +1,36 @@
+"""Notebooks run from top to bottom, on a tiny checkpoint."""
+
+import base64
+import io
+import pathlib
+
+import nbclient
+import nbformat
+import numpy as np
+import PIL.Image
+import pytest
+
+from big_contrastive import command, experiment, loop
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_zero_shot_shows_a_picture_of_similarities(tmp_path, monkeypatch):
+  config = command.load_config(f"{ROOT}/configs/siglip.py:smoke", [])
+  config["evals"] = {}
+  loop.fit(experiment.build(config), tmp_path)
+  for name, value in {
+    "CHECKPOINT": str(tmp_path), "TRAIN_SIZE": "512", "SIZE": "32",
+    "PYTHONPATH": str(ROOT), "PJRT_NPROC": "16",
+  }.items():  # fmt: skip
+    monkeypatch.setenv(name, value)
+  notebook = nbformat.read(ROOT / "colabs/zero_shot.ipynb", as_version=4)
+  client = nbclient.NotebookClient(notebook, timeout=300)
+  client.execute(cwd=str(tmp_path))
+  outputs = [o for c in notebook.cells for o in c.get("outputs", [])]
+  data = [o.data["image/png"] for o in outputs if "image/png" in o.get("data", {})]
+  (picture,) = (PIL.Image.open(io.BytesIO(base64.b64decode(d))) for d in data)
+  assert np.asarray(picture.convert("L")).std() > 10
