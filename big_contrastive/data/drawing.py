@@ -16,23 +16,22 @@ PALETTE = {
   "blue": (36, 72, 214),
   "purple": (128, 44, 168),
   "pink": (247, 132, 196),
+  "gray": (124, 124, 126),
   "black": (16, 16, 18),
-  "white": (248, 248, 246),
 }
 
 # Lengths are in sides of the image.
 _RADIUS = {
-  "small": (0.135, 0.147),
-  "medium": (0.177, 0.195),
-  "large": (0.231, 0.25),
+  "small": (0.155, 0.165),
+  "medium": (0.195, 0.21),
+  "large": (0.245, 0.26),
 }
-_TWO_SCALE = 0.9  # So that two large things have room.
+_TWO_SCALE = 0.85  # So that two large things have room.
 _GRID = (0.29, 0.5, 0.71)
 _ENDS = (0.26, 0.74)
 _TEXTURE_PERIOD = 0.1
 
 _JITTER = 8  # Of colours, in 255ths.
-_CONTRAST = 110  # Least distance of a background from the things' colours.
 _SAMPLES = 4  # Along each side of a pixel.
 
 
@@ -44,7 +43,7 @@ def draw(scene: Scene, side: int, rng: np.random.Generator) -> np.ndarray:
   """
   things = scene.things
   colours = [_jittered(PALETTE[thing.colour], rng) for thing in things]
-  picture = _background(colours, side, rng)
+  picture = _background(side, rng)
   for thing, colour, centre in zip(
     things, colours, _centres(scene, rng), strict=True
   ):
@@ -71,15 +70,9 @@ def _centres(scene: Scene, rng: np.random.Generator) -> np.ndarray:
   return np.stack(pair, axis=-1)
 
 
-def _background(
-  colours: list[np.ndarray], side: int, rng: np.random.Generator
-) -> np.ndarray:
-  """Returns a gradient between two greyish tones, away from the colours."""
-  tones = []
-  while len(tones) < 2:
-    tone = rng.uniform(60, 205) + rng.uniform(-20, 20, 3)
-    if all(np.linalg.norm(tone - c) >= _CONTRAST for c in colours):
-      tones.append(tone)
+def _background(side: int, rng: np.random.Generator) -> np.ndarray:
+  """Returns a gradient between two light tints, lighter than all colours."""
+  tones = rng.uniform(205, 240, (2, 1)) + rng.uniform(-12, 12, (2, 3))
   angle = rng.uniform(0, 2 * np.pi)
   along = (np.arange(side) + 0.5) / side - 0.5
   ramp = np.cos(angle) * along + np.sin(angle) * along[:, None]
@@ -99,7 +92,7 @@ def _put(
   side, reach = len(picture), 1.2 * radius
   low = np.maximum(np.floor(centre - reach), 0).astype(int)
   high = np.minimum(np.ceil(centre + reach), side).astype(int)
-  tilt = rng.uniform(-0.17, 0.17)
+  tilt = rng.uniform(-0.12, 0.12)
   turn = radius * np.array(
     [[np.cos(tilt), np.sin(tilt)], [-np.sin(tilt), np.cos(tilt)]]
   )
@@ -125,7 +118,7 @@ def _coverage(mask: PIL.Image.Image) -> np.ndarray:
 
 def _shade(colour: np.ndarray) -> np.ndarray:
   """Returns the second colour of textures: darker, of black lighter."""
-  return colour + 100 if colour.max() < 60 else 0.45 * colour
+  return colour + 70 if colour.max() < 60 else 0.55 * colour
 
 
 def _marks(

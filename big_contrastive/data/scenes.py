@@ -16,7 +16,7 @@ SHAPES = (
 )  # fmt: skip
 COLOURS = (
   "red", "orange", "yellow", "green", "cyan",
-  "blue", "purple", "pink", "black", "white",
+  "blue", "purple", "pink", "gray", "black",
 )  # fmt: skip
 SIZES = ("small", "medium", "large")
 TEXTURES = ("solid", "striped", "dotted", "checkered")
@@ -49,7 +49,7 @@ ANSWERS = {
 }
 
 # The share of scenes with two things in train and val.
-_PAIRS = 0.3
+_PAIRS = 0.25
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,114 @@
+"""Times whole training steps side by side, in interleaved rounds.
+
+  python -m benchmarks.step [--variant Ti/16] [--batch 32] [--rounds 7]
+
+Random pairs, all devices. Prints a Markdown table: medians over the rounds,
+and each recipe's speed relative to the first, as the median of the ratios
+within a round. Machines are noisy: only the ratios travel.
+"""
+
+import argparse
+import os
+import statistics
+import time
+
+os.environ.setdefault("PJRT_NPROC", "16")
+
+import jax
+import numpy as np
+
+from big_contrastive import assemble, metrics, optim, sharding, step, tree
+from big_contrastive.data import text
+from big_contrastive.models import transformer, two_tower
+
+RECIPES = {
+  "sigmoid": {},
+  "softmax": {"loss": "softmax"},
+  "sigmoid, half of the patches": {"keep": 0.5},
+  "sigmoid, image tower frozen": {"frozen": "img"},
+  "sigmoid, bfloat16": {"dtype": "bfloat16"},
+}
+
+
+def make(mesh, variant, batch, *, loss="sigmoid", keep=1.0, frozen=None,
+         dtype="float32"):  # fmt: skip
+  """Returns (update, state, batch, FLOPs of a step) for one recipe."""
+  words = text.build("bytes", 64)
+  size = variant.partition("/")[0]
+  image = {"variant": variant, "res": 224, "keep": keep}
+  width = transformer.SIZES[size][0]
+  config = {
+    "image": image, "text": {"variant": size, "out_dim": width},
+    "scale": 10.0, "bias": -10.0 if loss == "sigmoid" else None,
+    "dtype": dtype,
+  }  # fmt: skip
+  build, abstract = assemble.model(config, words, sharding.pin(mesh))
+  _, shapes = two_tower.split(abstract)
+  names = list(tree.flatten(shapes))
+  fixed = {k: k.split("/")[0] == frozen for k in names}
+  goal = assemble.objective(
+    {"name": "pairs", "loss": loss}, abstract, mesh, fixed
+  )
+  rate, tx = assemble.optimizer(
+    {"name": "adamw", "lr": 1e-3}, {"decay": "constant"},
+    {"decay": [(".*", 1.0)], "lr_mult": [(".*", 1.0)]}, names,
+    {"batch_size": batch, "epoch": batch, "total": 1000},
+  )  # fmt: skip
+  trained = frozenset(k for k in names if not fixed[k])
+  recipe = step.Step(
+    lambda k: two_tower.split(build(k))[1], goal, tx, rate, trained, 0
+  )
+  placed = step.place(recipe, mesh, sharding.EVERYTHING)
+  r = np.random.default_rng(0)
+  host = {
+    "image": r.integers(0, 256, (batch, 224, 224, 3)).astype(np.uint8),
+    "text": r.integers(3, 259, (batch, 64)).astype(np.int32),
+    "id": np.arange(batch, dtype=np.int32),
+  }
+  pairs = sharding.to_global(host, batch, mesh)
+  return placed.update, placed.init(), pairs, batch * abstract.flops(goal.frozen)
+
+
+def main() -> None:
+  """Prints the table."""
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument("--variant", default="Ti/16")
+  parser.add_argument("--batch", type=int, default=16)
+  parser.add_argument("--rounds", type=int, default=7)
+  flags = parser.parse_args()
+  mesh = sharding.make_mesh()
+  runs, seconds = {}, {name: [] for name in RECIPES}
+  for name, kwargs in RECIPES.items():
+    update, state, pairs, flops = make(mesh, flags.variant, flags.batch, **kwargs)
+    state, _ = update(state, pairs)  # Compiles.
+    runs[name] = [update, jax.block_until_ready(state), pairs, flops]
+  for _ in range(flags.rounds):
+    for name, run in runs.items():
+      began = time.perf_counter()
+      run[1], _ = run[0](run[1], run[2])
+      jax.block_until_ready(run[1])
+      seconds[name].append(time.perf_counter() - began)
+  print_table(flags, runs, seconds)
+
+
+def print_table(flags, runs, seconds) -> None:
+  """Prints medians, MFU where the peak is known, and ratios."""
+  device = jax.devices()[0].device_kind
+  count, peak = jax.device_count(), metrics.peak_flops(device)
+  print(f"{flags.variant} at 224, batch {flags.batch}, {count} x {device}, "
+        f"jax {jax.__version__}, {flags.rounds} interleaved rounds\n")  # fmt: skip
+  print("| step | images/s | GFLOP/s | MFU | speed relative to the first |")
+  print("|---|---|---|---|---|")
+  first = next(iter(seconds.values()))
+  for name, times in seconds.items():
+    median = statistics.median(times)
+    rate = runs[name][3] / median
+    mfu = f"{rate / peak / count:.1%}" if peak else "-"
+    pairs = zip(first, times, strict=True)
+    ratio = statistics.median(a / b for a, b in pairs)
+    print(f"| {name} | {flags.batch / median:.1f} | {rate / 1e9:.0f} | {mfu} "
+          f"| {ratio:.2f} |")  # fmt: skip
+
+
+if __name__ == "__main__":
+  main()
