@@ -17,7 +17,7 @@ os.environ.setdefault("PJRT_NPROC", "16")
 import jax
 import numpy as np
 
-from big_contrastive import assemble, metrics, optim, sharding, step, tree
+from big_contrastive import assemble, metrics, sharding, step, tree
 from big_contrastive.data import text
 from big_contrastive.models import transformer, two_tower
 
@@ -66,7 +66,12 @@ def make(mesh, variant, batch, *, loss="sigmoid", keep=1.0, frozen=None,
     "id": np.arange(batch, dtype=np.int32),
   }
   pairs = sharding.to_global(host, batch, mesh)
-  return placed.update, placed.init(), pairs, batch * abstract.flops(goal.frozen)
+  return (
+    placed.update,
+    placed.init(),
+    pairs,
+    batch * abstract.flops(goal.frozen),
+  )
 
 
 def main() -> None:
@@ -79,7 +84,9 @@ def main() -> None:
   mesh = sharding.make_mesh()
   runs, seconds = {}, {name: [] for name in RECIPES}
   for name, kwargs in RECIPES.items():
-    update, state, pairs, flops = make(mesh, flags.variant, flags.batch, **kwargs)
+    update, state, pairs, flops = make(
+      mesh, flags.variant, flags.batch, **kwargs
+    )
     state, _ = update(state, pairs)  # Compiles.
     runs[name] = [update, jax.block_until_ready(state), pairs, flops]
   for _ in range(flags.rounds):
@@ -95,8 +102,10 @@ def print_table(flags, runs, seconds) -> None:
   """Prints medians, MFU where the peak is known, and ratios."""
   device = jax.devices()[0].device_kind
   count, peak = jax.device_count(), metrics.peak_flops(device)
-  print(f"{flags.variant} at 224, batch {flags.batch}, {count} x {device}, "
-        f"jax {jax.__version__}, {flags.rounds} interleaved rounds\n")  # fmt: skip
+  print(
+    f"{flags.variant} at 224, batch {flags.batch}, {count} x {device}, "
+    f"jax {jax.__version__}, {flags.rounds} interleaved rounds\n"
+  )
   print("| step | images/s | GFLOP/s | MFU | speed relative to the first |")
   print("|---|---|---|---|---|")
   first = next(iter(seconds.values()))

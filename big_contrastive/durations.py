@@ -30,9 +30,8 @@ def steps(
     epoch: examples in an epoch, if known.
     total: steps in the whole run, if it is not what is being asked.
   """
-  if isinstance(duration, int) and not isinstance(duration, bool):
-    if duration >= 0:
-      return duration
+  if type(duration) is int and duration >= 0:
+    return duration
   found = _PATTERN.fullmatch(duration) if isinstance(duration, str) else None
   if found is None:
     remedy = 'Write it like "1000 steps", "12.8B examples" or "2%".'

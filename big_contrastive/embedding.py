@@ -58,9 +58,7 @@ class Embedder:
     self._embed_image = jax.jit(embed_image, out_shardings=whole)
     self._embed_text = jax.jit(embed_text, out_shardings=whole)
 
-  def images(
-    self, params: dict[str, Any], source: pipeline.Source
-  ) -> Embedded:
+  def images(self, params: dict[str, Any], source: pipeline.Source) -> Embedded:
     """Returns the embeddings of all records, in the source's order."""
     size, rows = self._batch_size, self._rows()
     batches = pipeline.evaluation(

@@ -14,8 +14,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from big_contrastive import assemble, checkpoint, command, embedding, errors
-from big_contrastive import sharding
+from big_contrastive import (
+  assemble,
+  checkpoint,
+  command,
+  embedding,
+  errors,
+  sharding,
+)
 from big_contrastive.data import image
 from big_contrastive.models import two_tower
 
@@ -98,9 +104,7 @@ def _pairs(rest: list[str]) -> dict[str, Any]:
   if len(keys) != len(values) or not all(k.startswith("--") for k in keys):
     remedy = "See --help."
     raise errors.UserError("arguments", " ".join(rest), "--KEY=VALUE", remedy)
-  return {
-    k[2:]: command.literal(v) for k, v in zip(keys, values, strict=True)
-  }
+  return {k[2:]: command.literal(v) for k, v in zip(keys, values, strict=True)}
 
 
 if __name__ == "__main__":

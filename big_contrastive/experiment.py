@@ -8,8 +8,6 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import flax.nnx as nnx
-
 from big_contrastive import (
   assemble,
   durations,
@@ -183,7 +181,11 @@ def _build(
     },
     tokenizer=words,
     intervals=_intervals(
-      unit, keep, log=log_every, evaluate=eval_every, save=save_every,
+      unit,
+      keep,
+      log=log_every,
+      evaluate=eval_every,
+      save=save_every,
       keep_every=keep_every,
     ),  # fmt: skip
     batch_size=batch_size,
@@ -197,9 +199,7 @@ def split(model: two_tower.TwoTower) -> dict[str, Any]:
   return two_tower.split(model)[1]
 
 
-def _intervals(
-  unit: dict[str, int], keep: int, **every: Duration
-) -> Intervals:
+def _intervals(unit: dict[str, int], keep: int, **every: Duration) -> Intervals:
   fields = {"keep_every": "keep_every"}
   in_steps = {
     name: durations.steps(
@@ -212,7 +212,7 @@ def _intervals(
   return Intervals(total=unit["total"], keep=keep, **in_steps)
 
 
-def _ops(ops: list, name: str, abstract: nnx.Module) -> Callable:
+def _ops(ops: list, name: str, abstract: two_tower.TwoTower) -> Callable:
   """Parsed preprocessing, whose size is what the image tower takes."""
   where = f"config.{name}"
   parsed = image.parse(ops, where, train=name == "train_image")

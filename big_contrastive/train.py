@@ -14,7 +14,9 @@ def run() -> None:
   """Parses the flags, builds the experiment and trains."""
   parser = command.parser(__doc__)
   parser.add_argument("--config", required=True, help="FILE.py[:ARGUMENT]")
-  parser.add_argument("--workdir", required=True, help="for all that is written")
+  parser.add_argument(
+    "--workdir", required=True, help="for all that is written"
+  )
   flags, overrides = parser.parse_known_args()
   config = command.load_config(flags.config, overrides)
   command.start(flags.distributed)

@@ -1,7 +1,7 @@
 """CLIP: softmax loss, from scratch (arXiv:2103.00020).
 
   python -m big_contrastive.train --workdir runs/clip \\
-    --config configs/clip.py:data=my_tfds_pairs,vocab=bpe_simple_vocab_16e6.txt.gz
+    --config configs/clip.py:data=my_pairs,vocab=bpe_simple_vocab_16e6.txt.gz
 
 Arguments: variant (B/16), res (224), data (a TFDS name), vocab (CLIP's BPE
 file), smoke. Numbers: the paper's tables 19 and 20 unless marked; [M] known

@@ -75,4 +75,3 @@ def use_smoke(config: Any) -> None:
   config.evals = {
     "shapes": {"task": "retrieval", "source": shapes("heldout", smoke=True)}
   }
-

@@ -7,7 +7,8 @@ Arguments, the first two required: images (folders or tars, with commas),
 captions (JSONL, CSV or TSV), image (column of file names, or "{key}.png"),
 caption (column), id (column whose equal values are one concept), where
 (column=value), join (second table:column); res, patch, width, depth, length
-(tokens), steps, batch, lr; eval_images, eval_where (retrieval on other images or rows); smoke.
+(tokens), steps, batch, lr; eval_images, eval_where (retrieval on other images
+or rows); smoke.
 """
 
 import math

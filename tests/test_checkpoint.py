@@ -5,8 +5,8 @@ import functools
 import jax
 import numpy as np
 import pytest
-import tiny
 
+import tiny
 from big_contrastive import checkpoint, errors, step, tree
 
 META = {"config": {"model": [1, {"a": None}]}, "position": {"examples": 48}}

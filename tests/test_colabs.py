@@ -31,6 +31,8 @@ def test_zero_shot_shows_a_picture_of_similarities(tmp_path, monkeypatch):
   client = nbclient.NotebookClient(notebook, timeout=300)
   client.execute(cwd=str(tmp_path))
   outputs = [o for c in notebook.cells for o in c.get("outputs", [])]
-  data = [o.data["image/png"] for o in outputs if "image/png" in o.get("data", {})]
+  data = [
+    o.data["image/png"] for o in outputs if "image/png" in o.get("data", {})
+  ]
   (picture,) = (PIL.Image.open(io.BytesIO(base64.b64decode(d))) for d in data)
   assert np.asarray(picture.convert("L")).std() > 10

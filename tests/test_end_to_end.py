@@ -7,7 +7,14 @@ import jax
 import numpy as np
 import pytest
 
-from big_contrastive import checkpoint, command, evaluate, experiment, loop, tree
+from big_contrastive import (
+  checkpoint,
+  command,
+  evaluate,
+  experiment,
+  loop,
+  tree,
+)
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 

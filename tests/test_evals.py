@@ -144,9 +144,13 @@ def test_the_gallery_is_a_picture_with_right_in_green_and_wrong_in_red():
   source = Source(["aaa", "bbb"], [0, 1])
   texts = {"aaa": [1, 0], "bbb": [0.9, 0.1]}
   run = gallery.prepare(source, rows=1, columns=2)
-  ((name, sheet),) = run(embed_images([[1, 0], [1, 0]], source), embed_texts(texts))
+  ((name, sheet),) = run(
+    embed_images([[1, 0], [1, 0]], source), embed_texts(texts)
+  )
   assert isinstance(sheet, PIL.Image.Image)
   pixels = np.asarray(sheet).reshape(-1, 3).astype(int)
-  green = (pixels[:, 1] > pixels[:, 0] + 60) & (pixels[:, 1] > pixels[:, 2] + 60)
+  green = (pixels[:, 1] > pixels[:, 0] + 60) & (
+    pixels[:, 1] > pixels[:, 2] + 60
+  )
   red = (pixels[:, 0] > pixels[:, 1] + 60) & (pixels[:, 0] > pixels[:, 2] + 60)
   assert green.any() and red.any()

@@ -277,12 +277,15 @@ def test_random_resized_crop_of_a_strip_has_an_allowed_aspect(monkeypatch):
   monkeypatch.setattr(
     PIL.Image.Image, "resize", lambda i, s, m, box: boxes.append(box) or i
   )
-  for size in ((500, 10), (10, 500), (1, 1), (1, 700)):
+  for size, part in (
+    ((500, 10), (13, 10)), ((10, 500), (10, 13)), ((1, 1), (1, 1)),
+    ((1, 700), (1, 1)),
+  ):  # fmt: skip
     picture = PIL.Image.new("RGB", size)
     image.random_resized_crop(picture, RNG(0), size=8)
     left, top, right, bottom = boxes[-1]
     assert 0 <= left < right <= size[0] and 0 <= top < bottom <= size[1]
-    assert 0.7 < (right - left) / (bottom - top) < 1.4
+    assert (right - left, bottom - top) == part
 
 
 def test_the_whole_area_and_aspect_one_is_a_plain_resize():
@@ -331,6 +334,7 @@ def test_hue_turns_colours_and_leaves_grey_and_brightness():
   found = np.array([run(*ops, data=red, seed=s)[0, 0] for s in range(40)])
   assert (found.max(axis=1) == 200).all() and (found.min(axis=1) == 0).all()
   assert set(found.argmax(axis=1)) == {0, 1, 2}
+  assert (found[:, 0] == 0).any()  # More than a third of a turn.
   few = [("resize", {"size": 4}), ("color_jitter", {"hue": 0.02})]
   found = np.array([run(*few, data=red, seed=s)[0, 0] for s in range(40)])
   assert set(found.argmax(axis=1)) == {0} and found[:, 1:].max() <= 30
@@ -416,7 +420,15 @@ def test_a_jpeg_is_never_decoded_to_less_than_twice_what_is_needed():
     (("resize_shortest", {"size": 74}), 148),
     (("random_crop", {"size": 30}), 300),
     (("center_crop", {"size": 30}), 300),
-    (("random_resized_crop", {"size": 8, "area": (0.01, 1)}), 150),
+    (("random_resized_crop", {"size": 8, "area": (0.01, 1)}), 160),
+    (("random_resized_crop", {"size": 8, "area": (0.2, 1)}), 36),
+    (
+      (
+        "random_resized_crop",
+        {"size": 8, "area": (0.1, 1), "aspect": (0.1, 10)},
+      ),
+      160,
+    ),
   ):
     pipeline = image.parse([op, ("resize", {"size": 8})], "ops")
     assert min(image.decode(data, pipeline.least).size) >= least, op

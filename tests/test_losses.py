@@ -179,7 +179,9 @@ def test_softmax_survives_any_scale():
   eye = jnp.eye(8, dtype=jnp.float32)
   far = jnp.roll(eye, 1, axis=0)  # Every pair orthogonal.
   for t in (1.0, 100.0, 1000.0):
-    run = jax.value_and_grad(lambda z, t=t: softmax(z, far, scale=jnp.float32(t)))
+    run = jax.value_and_grad(
+      lambda z, t=t: softmax(z, far, scale=jnp.float32(t))
+    )
     value, grad = run(eye)
     assert np.isfinite(value) and np.isfinite(grad).all()
     want = np.log(np.exp(t - t) + 7 * np.exp(-t)) + t

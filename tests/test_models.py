@@ -150,10 +150,15 @@ def test_flip_drops_nothing_in_evaluation():
 def test_flip_is_the_tower_on_the_patches_that_are_kept():
   tower = image_tower(keep=0.5, pool="gap")
   kept = np.asarray(vit.draw_patches(keys(), 16, 0.5))
-  x = tower.embed(vit.patchify(tower._normalise(images()), 8)) + tower.pos[...][None]
+  x = (
+    tower.embed(vit.patchify(tower._normalise(images()), 8))
+    + tower.pos[...][None]
+  )
   x = jnp.take_along_axis(x, jnp.asarray(kept)[:, :, None], axis=1)
   want = tower.encoder(x).mean(axis=1)
-  np.testing.assert_allclose(tower(images(), keys()), want, rtol=1e-4, atol=1e-5)
+  np.testing.assert_allclose(
+    tower(images(), keys()), want, rtol=1e-4, atol=1e-5
+  )
 
 
 def test_an_example_draws_the_same_wherever_it_lies_in_the_batch():

@@ -100,9 +100,7 @@ def test_schedules_are_their_closed_forms():
   np.testing.assert_allclose(linear(110), 0.2, rtol=1e-6)
   rsqrt = optim.schedule(decay="rsqrt", timescale=30, cooldown=10, **kwargs)
   np.testing.assert_allclose(rsqrt(100), 2 * 0.5, rtol=1e-6)
-  np.testing.assert_allclose(
-    rsqrt(105), 2 * np.sqrt(30 / 125) / 2, rtol=1e-6
-  )
+  np.testing.assert_allclose(rsqrt(105), 2 * np.sqrt(30 / 125) / 2, rtol=1e-6)
   constant = optim.schedule(decay="constant", **kwargs)
   np.testing.assert_allclose(constant(100), 2.0)
 

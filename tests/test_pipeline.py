@@ -41,9 +41,7 @@ def training(source, batch=8, rows=None, seed=0, **kwargs):
   examples = pipeline.Examples(source, image, WORDS)
   rows = np.arange(batch) if rows is None else np.asarray(rows)
   defaults = {"max_bad": 0, "threads": 2, "workers": 0}
-  return pipeline.Training(
-    examples, batch, rows, seed, **defaults | kwargs
-  )
+  return pipeline.Training(examples, batch, rows, seed, **defaults | kwargs)
 
 
 def ids(batches):
@@ -126,9 +124,7 @@ def test_data_that_are_all_bad_stop_at_once():
 
 
 def test_evaluation_has_every_record_once_in_order_and_pads():
-  found = list(
-    pipeline.evaluation(Source(), image, 8, np.arange(8), threads=2)
-  )
+  found = list(pipeline.evaluation(Source(), image, 8, np.arange(8), threads=2))
   real = np.concatenate([b["id"][:n] for b, n in found])
   assert real.tolist() == list(range(20))
   assert [n for _, n in found] == [8, 8, 4]

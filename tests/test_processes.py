@@ -67,16 +67,18 @@ def test_a_run_killed_by_sigkill_resumes_bit_for_bit(tmp_path):
     if line.startswith(b"step 9/"):
       run.kill()
   assert run.wait() == -9
-  found = [int(d.name) for d in (broken / "checkpoints").iterdir() if d.name.isdigit()]
+  found = [
+    int(d.name) for d in (broken / "checkpoints").iterdir() if d.name.isdigit()
+  ]
   assert found and max(found) < 40
   subprocess.run([*command, broken], cwd=ROOT, check=True, capture_output=True)
   rows = []
   for folder in (whole, broken):
     text = (folder / "metrics.jsonl").read_text()
     values = [json.loads(line) for line in text.splitlines()]
-    rows.append([
-      {k: v for k, v in row.items() if k[:5] != "perf/"} for row in values
-    ])
+    rows.append(
+      [{k: v for k, v in row.items() if k[:5] != "perf/"} for row in values]
+    )
   assert rows[0] == rows[1]
 
 

@@ -198,7 +198,7 @@ def test_ids_are_equal_where_the_meaning_is_and_only_there():
   found = {(parse(r["text"][0]), r["id"]) for r in records}
   meanings, ids = zip(*found, strict=True)
   assert len(found) == len(set(meanings)) == len(set(ids)) < 1400
-  assert 0 <= min(ids) and max(ids) < 2**31
+  assert min(ids) >= 0 and max(ids) < 2**31
 
 
 def test_captions_vary_in_words():

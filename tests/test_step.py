@@ -6,11 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
 
+import tiny
 from big_contrastive import sharding, step, tree
 from big_contrastive.models import two_tower
-
 
 # Each mesh and recipe is compiled once for all tests of this file.
 train = functools.cache(tiny.train)
@@ -89,7 +88,9 @@ def test_the_state_is_donated(mesh):
 
 
 def test_init_never_holds_unsharded_weights(mesh):
-  placed = step.place(tiny.make_step(mesh(1, 8))[0], mesh(1, 8), [(".*", "fsdp")])
+  placed = step.place(
+    tiny.make_step(mesh(1, 8))[0], mesh(1, 8), [(".*", "fsdp")]
+  )
   plan = placed.init.lower().compile().memory_analysis()
   whole = sum(
     leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(placed.abstract)
@@ -107,7 +108,9 @@ def test_a_frozen_tower_keeps_every_bit_and_has_no_optimizer_state(
   )
   before = jax.device_get(placed.init().params)
   _, state, _ = tiny.train(mesh(2), **kwargs)
-  jax.tree.map(np.testing.assert_array_equal, before["img"], state.params["img"])
+  jax.tree.map(
+    np.testing.assert_array_equal, before["img"], state.params["img"]
+  )
   assert not np.array_equal(before["txt"]["pos"], state.params["txt"]["pos"])
   paths = jax.tree_util.tree_flatten_with_path(state.opt)[0]
   assert not [p for p, _ in paths if "img/" in jax.tree_util.keystr(p)]
@@ -115,7 +118,9 @@ def test_a_frozen_tower_keeps_every_bit_and_has_no_optimizer_state(
 
 def test_a_frozen_tower_has_no_backward_and_no_dropout(mesh):
   """Its dropout would be 50 %: the same embedding each step says it's off."""
-  locked, graph = tiny.make_step(mesh(1), freeze=("img",), keep=1.0, dropout=0.5)
+  locked, graph = tiny.make_step(
+    mesh(1), freeze=("img",), keep=1.0, dropout=0.5
+  )
   free, _ = tiny.make_step(mesh(1), keep=1.0, dropout=0.5)
 
   def dots(recipe):

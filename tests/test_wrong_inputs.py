@@ -165,7 +165,9 @@ def test_a_table_without_the_column_is_named(monkeypatch, capsys, tmp_path):
   (tmp_path / "photos").mkdir()
   table = tmp_path / "t.tsv"
   table.write_text("image\ttitle\na.png\ta cat\n")
-  config = f"{CONFIGS}/own_data.py:smoke,images={tmp_path}/photos,captions={table}"
+  config = (
+    f"{CONFIGS}/own_data.py:smoke,images={tmp_path}/photos,captions={table}"
+  )
   code, err = run(monkeypatch, capsys, config, [], tmp_path / "work")
   assert code == 2 and "'caption'" in err and "title" in err
   assert not (tmp_path / "work").exists()
@@ -189,4 +191,8 @@ def test_weights_of_another_shape_are_named(monkeypatch, capsys, tmp_path):
   np.savez(file, **{"embedding/kernel": np.zeros((8, 8, 3, 768), np.float32)})
   config = f"{LIT},init={file}"
   code, err = run(monkeypatch, capsys, config, [], tmp_path / "work")
-  assert code == 2 and "img/cls = 'missing'" in err and not (tmp_path / "work").exists()
+  assert (
+    code == 2
+    and "img/cls = 'missing'" in err
+    and not (tmp_path / "work").exists()
+  )

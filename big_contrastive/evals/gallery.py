@@ -34,7 +34,9 @@ def prepare(
     ztxt = embed_texts(texts)
     count = min(rows * columns, len(data.zimg))
     chosen = np.random.default_rng(seed).permutation(len(data.zimg))[:count]
-    sheet = PIL.Image.new("RGB", (columns * _WIDTH, rows * (_SIDE + 8)), "white")
+    sheet = PIL.Image.new(
+      "RGB", (columns * _WIDTH, rows * (_SIDE + 8)), "white"
+    )
     for cell, i in enumerate(chosen):
       nearest = np.argsort(-(data.zimg[i] @ ztxt.T), kind="stable")[:3]
       found = [(texts[j], text_id[j] == data.id[i]) for j in nearest]

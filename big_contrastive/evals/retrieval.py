@@ -13,9 +13,10 @@ _CHUNK = 1024  # Queries at a time: memory is chunk x candidates.
 def prepare(source: Any) -> Callable[[Callable, Callable], Iterator]:
   """Returns run(embed_images, embed_texts), which yields the recalls.
 
-  And chance_r1, the recall at 1 of guessing. An image matches all texts with its id: its own captions, and those of
-  other images with that id. A query counts at k if one of its matches is
-  among the first k; a tie counts against the model.
+  And chance_r1, the recall at 1 of guessing. An image matches all texts with
+  its id: its own captions, and those of other images with that id. A query
+  counts at k if one of its matches is among the first k; a tie counts against
+  the model.
 
   Args:
     source: records with one or several captions each.

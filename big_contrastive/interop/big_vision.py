@@ -96,6 +96,5 @@ def _translate(name: str, table: dict[str, str]) -> str:
   return name if prefix is None else table[prefix] + name[len(prefix) :]
 
 
-
 def _under(name: str, prefix: str) -> bool:
   return name == prefix or name.startswith(prefix + "/")

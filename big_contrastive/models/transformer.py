@@ -150,7 +150,6 @@ class Transformer(nnx.Module):
     x, _ = jax.lax.scan(layer, x, (self.blocks, jnp.arange(self.depth)))
     return self.norm(self.pin(x))
 
-
   def flops(self, length: int) -> float:
     """Returns forward FLOPs of one sequence, two per multiply-add."""
     matmuls = 4 * self.width**2 + 2 * self.width * self.mlp_width

@@ -142,7 +142,9 @@ class ImageTower(nnx.Module):
   def _normalise(self, image):
     if image.dtype != jnp.uint8:
       return image.astype(self.dtype)
-    mean, std = (jnp.asarray(v).reshape(1, 1, 1, 3) for v in (self.mean, self.std))
+    mean, std = (
+      jnp.asarray(v).reshape(1, 1, 1, 3) for v in (self.mean, self.std)
+    )
     return ((image / jnp.float32(255) - mean) / std).astype(self.dtype)
 
 
