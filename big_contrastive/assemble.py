@@ -1,6 +1,7 @@
 """Makes the parts of an experiment from the sections of its config."""
 
 import itertools
+import logging
 import math
 import types
 import typing
@@ -35,7 +36,10 @@ def source(config: dict[str, Any], where: str) -> pipeline.Source:
   kwargs = dict(config)
   name = kwargs.pop("name", "")
   module = resolve.module("data.sources", name, f"{where}.name")
-  return resolve.call(module.source, kwargs, where)
+  data = resolve.call(module.source, kwargs, where)
+  for reason, count in getattr(data, "skipped", {}).items():
+    logging.warning("%s: %d rows left out: %s", where, count, reason)
+  return data
 
 
 def tokenizer(config: dict[str, Any], data: pipeline.Source) -> text.Tokenizer:

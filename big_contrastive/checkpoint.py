@@ -62,13 +62,16 @@ class Checkpoints:
       {
         "params": state.params,
         "training": _training(state),
-        "tokenizer": {"blob": np.frombuffer(blob or b"\0", np.uint8)},
+        # Orbax stores no empty array: a byte more, which reading drops.
+        "tokenizer": {"blob": np.frombuffer(blob + b"\0", np.uint8)},
       },
       custom_metadata=meta,
     )
 
-  def restore(self, step: int, abstract: State) -> tuple[State, dict[str, Any]]:
-    """Returns the state of a step, on abstract's shardings, and its meta.
+  def restore(
+    self, step: int, abstract: State
+  ) -> tuple[State, dict[str, Any], bytes]:
+    """Returns the state of a step, on abstract's shardings; meta; blob.
 
     Raises:
       UserError: where the checkpoint's shapes are not the model's.
@@ -78,7 +81,8 @@ class Checkpoints:
     parts = {"params": abstract.params, "training": _training(abstract)}
     loaded = self._checkpointer.load_checkpointables(step, parts)
     training = {"extra": {}} | loaded["training"]
-    return State(params=loaded["params"], **training), read_meta(directory)
+    state = State(params=loaded["params"], **training)
+    return state, read_meta(directory), read_blob(directory)
 
   def wait(self) -> None:
     """Returns when everything that was saved is on disk."""
@@ -132,7 +136,7 @@ def read_meta(directory: pathlib.Path) -> dict[str, Any]:
 
 def read_blob(directory: pathlib.Path) -> bytes:
   """Returns the tokenizer's vocabulary file."""
-  return _read_host(directory, "tokenizer")["blob"].tobytes()
+  return _read_host(directory, "tokenizer")["blob"].tobytes()[:-1]
 
 
 def read_params(

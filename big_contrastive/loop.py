@@ -72,20 +72,31 @@ def _begin(
   newest = checkpoints.newest()
   if newest is None:
     return experiment.load(experiment.placed.init()), 0
-  state, meta = checkpoints.restore(newest, experiment.placed.abstract)
-  check_resume(experiment, meta)
+  state, meta, blob = checkpoints.restore(newest, experiment.placed.abstract)
+  check_resume(experiment, meta, blob)
   experiment.training.bad = meta["position"]["bad"]
   logging.info("resumed from step %d", newest)
   return state, newest
 
 
-def check_resume(experiment: Experiment, meta: dict[str, Any]) -> None:
+def check_resume(
+  experiment: Experiment, meta: dict[str, Any], blob: bytes
+) -> None:
   """Raises UserError where going on would be another experiment.
 
   Args:
     experiment: as the config says now.
     meta: of the checkpoint.
+    blob: its tokenizer's vocabulary file.
   """
+  if blob != experiment.tokenizer.blob:
+    raise errors.UserError(
+      "config.tokenizer",
+      "another vocabulary",
+      "that of the checkpoint in this workdir",
+      "Were the captions changed that it was trained on? Put them back, set "
+      'it to {"kind": "checkpoint", "path": WORKDIR}, or begin in another.',
+    )
   now = experiment.meta(0)
   changes = {
     "config.tokenizer": (meta["tokenizer"], now["tokenizer"]),

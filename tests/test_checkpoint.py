@@ -34,11 +34,11 @@ def test_a_state_comes_back_bit_for_bit_on_another_mesh(shape, mesh, tmp_path):
   state = trained(mesh(4))
   checkpoints = save(tmp_path, state, 1)
   abstract = placed(mesh(*shape)).abstract
-  found, meta = checkpoints.restore(1, abstract)
+  found, meta, blob = checkpoints.restore(1, abstract)
   jax.tree.map(np.testing.assert_array_equal, state, found)
   where = jax.tree.map(lambda x: x.sharding, found)
   assert where == jax.tree.map(lambda x: x.sharding, abstract)
-  assert meta == META
+  assert meta == META and blob == b"vocabulary"
 
 
 def test_the_newest_and_every_nth_are_kept(mesh, tmp_path):
