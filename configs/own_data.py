@@ -39,8 +39,11 @@ def get_config(argument: str | None = None) -> ConfigDict:
   config.source = table | {"images": arg.images}
   config.train_image = [
     # Nothing is mirrored: captions may say left and right.
-    ("random_resized_crop", {"size": arg.res, "area": (0.6, 1.0)}),
-    ("color_jitter", {"brightness": 0.3, "contrast": 0.3, "saturation": 0.3}),
+    (
+      "random_resized_crop",
+      {"size": arg.res, "area": (0.8, 1.0), "aspect": (0.9, 1.1)},
+    ),
+    ("color_jitter", {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2}),
   ]
   config.eval_image = [("resize", {"size": arg.res})]
   config.tokenizer = {"kind": "bpe", "vocab_size": 4096, "length": arg.length}
