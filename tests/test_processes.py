@@ -62,11 +62,13 @@ def test_a_run_killed_by_sigkill_resumes_bit_for_bit(tmp_path):
   command += ["--config.save_every=2 steps", "--config.evals={}", "--workdir"]
   whole, broken = tmp_path / "whole", tmp_path / "broken"
   subprocess.run([*command, whole], cwd=ROOT, check=True, capture_output=True)
-  run = subprocess.Popen([*command, broken], cwd=ROOT, stderr=subprocess.PIPE)
-  for line in run.stderr:
-    if line.startswith(b"step 9/"):
-      run.kill()
-  assert run.wait() == -9
+  with subprocess.Popen(
+    [*command, broken], cwd=ROOT, stderr=subprocess.PIPE
+  ) as run:
+    for line in run.stderr:
+      if line.startswith(b"step 9/"):
+        run.kill()
+  assert run.returncode == -9
   found = [
     int(d.name) for d in (broken / "checkpoints").iterdir() if d.name.isdigit()
   ]
