@@ -21,7 +21,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
   config = ConfigDict()
   config.seed = 0
   config.batch_size = 128
-  config.total = "150 steps" if arg.short else "1500 steps"
+  config.total = "150 steps" if arg.short else "1200 steps"
   config.source = common.shapes("train", smoke=False)
   config.train_image = [
     ("resize", {"size": 48}), ("random_crop", {"size": 48, "padding": 3}),
@@ -47,8 +47,8 @@ def get_config(argument: str | None = None) -> ConfigDict:
   }  # fmt: skip
   config.schedule = {"decay": "cosine", "warmup": "5%"}
   config.log_every = 50
-  config.eval_every = "500 steps"
-  config.save_every = "500 steps"
+  config.eval_every = "600 steps"
+  config.save_every = "300 steps"
   held_out = common.shapes("heldout", smoke=False)
   config.evals = {
     "held_out": {"task": "zero_shot", "source": held_out, "templates": PROMPTS},

@@ -22,12 +22,11 @@ PALETTE = {
 
 # Lengths are in sides of the image.
 _RADIUS = {
-  "small": (0.155, 0.165),
-  "medium": (0.195, 0.21),
+  "small": (0.185, 0.195),
   "large": (0.245, 0.26),
 }
 _TWO_SCALE = 0.85  # So that two large things have room.
-_GRID = (0.29, 0.5, 0.71)
+_GRID = (0.3, 0.5, 0.7)
 _ENDS = (0.26, 0.74)
 _TEXTURE_PERIOD = 0.1
 

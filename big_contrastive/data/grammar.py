@@ -26,7 +26,6 @@ _ADJECTIVES = {
   "cyan": ("cyan", "turquoise"),
   "purple": ("purple", "violet"),
   "small": ("small", "little", "tiny"),
-  "medium": ("medium", "medium-sized"),
   "large": ("large", "big", "huge"),
   "solid": ("solid", "plain"),
   "dotted": ("dotted", "spotted"),
@@ -69,9 +68,9 @@ _FRAMES = (
 )
 
 # How often an attribute is said of a single thing, and of each of two.
-_SAID = {"shape": 0.9, "colour": 0.9, "size": 0.4, "texture": 0.4}
+_SAID = {"shape": 0.95, "colour": 0.9, "size": 0.3, "texture": 0.3}
 _SAID_OF_TWO = {"shape": 1.0, "colour": 1.0, "size": 0.15, "texture": 0.15}
-_SAID_PLACE = 0.4
+_SAID_PLACE = 0.3
 _WORDINGS = 3
 
 

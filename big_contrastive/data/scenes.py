@@ -18,7 +18,7 @@ COLOURS = (
   "red", "orange", "yellow", "green", "cyan",
   "blue", "purple", "pink", "gray", "black",
 )  # fmt: skip
-SIZES = ("small", "medium", "large")
+SIZES = ("small", "large")
 TEXTURES = ("solid", "striped", "dotted", "checkered")
 POSITIONS = (
   "top left", "top", "top right",
@@ -49,7 +49,7 @@ ANSWERS = {
 }
 
 # The share of scenes with two things in train and val.
-_PAIRS = 0.25
+_PAIRS = 0.2
 
 
 @dataclasses.dataclass(frozen=True)

@@ -44,7 +44,7 @@ class Shapes(tfds.core.GeneratorBasedBuilder):
   """Scenes of one or two shapes, with captions from a grammar."""
 
   # A change of scenes, words or pixels is a new version.
-  VERSION = tfds.core.Version("1.1.0")
+  VERSION = tfds.core.Version("1.2.0")
   # Where TFDS looks for checksums of downloads, of which there are none: to
   # find the folder, 4.9.10 needs a package that it doesn't install.
   code_path = None
