@@ -53,7 +53,9 @@ def get_config(argument: str | None = None) -> ConfigDict:
   config.evals = {
     "held_out": {"task": "zero_shot", "source": held_out, "templates": PROMPTS},
     "val": {"task": "retrieval", "source": common.shapes("val", smoke=False)},
-    "held_out_pictures": {"task": "gallery", "source": held_out},
+    "held_out_pictures": {
+      "task": "gallery", "source": held_out, "texts": "classes"
+    },
   }  # fmt: skip
   if arg.smoke:
     common.use_smoke(config)

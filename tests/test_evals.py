@@ -154,3 +154,18 @@ def test_the_gallery_is_a_picture_with_right_in_green_and_wrong_in_red():
   )
   red = (pixels[:, 0] > pixels[:, 1] + 60) & (pixels[:, 0] > pixels[:, 2] + 60)
   assert green.any() and red.any()
+
+
+def test_the_gallery_looks_among_class_names_if_asked():
+  source = Source(["x", "y"], [0, 0], [1, 0], ["cat", "dog"])
+  asked = []
+
+  def texts(names):
+    asked.extend(names)
+    return np.array([[1, 0], [0, 1]], np.float32)
+
+  run = gallery.prepare(source, rows=1, columns=2, texts="classes")
+  list(run(embed_images([[1, 0], [1, 0]], source), texts))
+  assert asked == ["cat", "dog"]
+  with pytest.raises(errors.UserError, match="texts"):
+    gallery.prepare(Source(["x"], [0]), texts="classes")

@@ -1,13 +1,14 @@
 """A picture of what the model retrieves: right in green, wrong in red."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import PIL.Image
 import PIL.ImageDraw
 import PIL.ImageFont
 
+from big_contrastive import errors
 from big_contrastive.data import image
 from big_contrastive.evals import retrieval
 
@@ -15,23 +16,42 @@ _SIDE, _WIDTH, _LINE = 96, 330, 16  # Pixels.
 
 
 def prepare(
-  source: Any, *, rows: int = 8, columns: int = 3, seed: int = 0
+  source: Any,
+  *,
+  texts: Literal["captions", "classes"] = "captions",
+  rows: int = 8,
+  columns: int = 3,
+  seed: int = 0,
 ) -> Callable[[Callable, Callable], Iterator[tuple[str, PIL.Image.Image]]]:
   """Returns run(embed_images, embed_texts), which yields one picture.
 
-  Each cell shows an image, its caption, and the three captions of the whole
-  source that are nearest to the image.
+  Each cell shows an image, its caption, and the three texts that are nearest
+  to the image.
 
   Args:
     source: records with captions.
+    texts: among which to look: the captions of the whole source, right if
+      they have the image's id, or its class names, right if the image's own.
     rows, columns: of the grid.
     seed: chooses the images.
   """
 
+  if texts == "classes" and not source.classes:
+    remedy = 'Set it to "captions", or give a source with class names.'
+    raise errors.UserError("texts", texts, "captions", remedy)
+
   def run(embed_images: Callable, embed_texts: Callable) -> Iterator:
     data = embed_images(source)
-    texts, text_id = retrieval.distinct_texts(source, data.id)
-    ztxt = embed_texts(texts)
+    if texts == "classes":
+      names, right, own = (
+        source.classes,
+        np.arange(len(source.classes)),
+        data.label,
+      )
+    else:
+      names, right = retrieval.distinct_texts(source, data.id)
+      own = data.id
+    ztxt = embed_texts(names)
     count = min(rows * columns, len(data.zimg))
     chosen = np.random.default_rng(seed).permutation(len(data.zimg))[:count]
     sheet = PIL.Image.new(
@@ -39,10 +59,10 @@ def prepare(
     )
     for cell, i in enumerate(chosen):
       nearest = np.argsort(-(data.zimg[i] @ ztxt.T), kind="stable")[:3]
-      found = [(texts[j], text_id[j] == data.id[i]) for j in nearest]
+      found = [(names[j], right[j] == own[i]) for j in nearest]
       row, column = divmod(cell, columns)
       _cell(sheet, column * _WIDTH, row * (_SIDE + 8), source[int(i)], found)
-    yield "nearest_captions", sheet
+    yield "nearest_texts", sheet
 
   return run
 
