@@ -168,8 +168,7 @@ def _read_host(directory: pathlib.Path, part: str) -> dict[str, Any]:
 def check_shapes(directory: pathlib.Path, abstract: dict[str, Any]) -> None:
   """Raises UserError where a checkpoint's parameters are not the model's."""
   stored = ocp.checkpointables_metadata(directory).metadata["params"]
-  stored = {k: tuple(v.shape) for k, v in tree.flatten(dict(stored)).items()}
-  wanted = {k: tuple(v.shape) for k, v in tree.flatten(abstract).items()}
+  stored, wanted = tree.shapes(dict(stored)), tree.shapes(abstract)
   compare_shapes(str(directory), stored, wanted)
 
 

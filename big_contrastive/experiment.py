@@ -29,9 +29,9 @@ class Intervals:
   """When the loop does what, in steps; 0 for only at the end."""
 
   total: int
-  log: int
-  evaluate: int
-  save: int
+  log_every: int
+  eval_every: int
+  save_every: int
   keep: int
   keep_every: int
 
@@ -183,11 +183,11 @@ def _build(
     intervals=_intervals(
       unit,
       keep,
-      log=log_every,
-      evaluate=eval_every,
-      save=save_every,
+      log_every=log_every,
+      eval_every=eval_every,
+      save_every=save_every,
       keep_every=keep_every,
-    ),  # fmt: skip
+    ),
     batch_size=batch_size,
     flops=abstract.flops(goal.frozen),
     table=tree.table(shapes, {"frozen": frozen}),
@@ -200,11 +200,8 @@ def split(model: two_tower.TwoTower) -> dict[str, Any]:
 
 
 def _intervals(unit: dict[str, int], keep: int, **every: Duration) -> Intervals:
-  fields = {"keep_every": "keep_every"}
   in_steps = {
-    name: durations.steps(
-      value, f"config.{fields.get(name, name + '_every')}", **unit
-    )
+    name: durations.steps(value, f"config.{name}", **unit)
     for name, value in every.items()
   }
   if keep < 1:

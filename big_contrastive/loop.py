@@ -42,9 +42,9 @@ def fit(experiment: Experiment, workdir: str | pathlib.Path) -> dict[str, Any]:
     batches = experiment.training.batches(start, every.total)
     for done in range(start, every.total + 1):
       last = done == every.total
-      if _due(done, every.evaluate, last, start):
+      if _due(done, every.eval_every, last, start):
         run.evaluate(done, state)
-      if done > start and _due(done, every.save, last, start):
+      if done > start and _due(done, every.save_every, last, start):
         run.read()  # A state that is not finite is never saved.
         meta = experiment.meta(done)
         checkpoints.save(done, state, meta, experiment.tokenizer.blob)
@@ -134,7 +134,7 @@ class _Run:
 
   def log(self, done: int, values: dict[str, jax.Array]) -> None:
     """Takes a step's metrics, and writes those of the step before if due."""
-    every, total = self.intervals.log, self.intervals.total
+    every, total = self.intervals.log_every, self.intervals.total
     if self.pending:
       before = self.pending[0]
       if before in (self.start + 1, total) or before % every == 0:

@@ -37,18 +37,14 @@ def loader(
 
 def _reader(name: str, path: str, abstract: dict[str, Any]) -> Callable:
   if name == "img" and path.endswith(".npz"):
-    shapes = {k: v.shape for k, v in tree.flatten(abstract["img"]).items()}
-    tower = big_vision.read_image_tower(path, shapes)
+    tower = big_vision.read_image_tower(path, tree.shapes(abstract["img"]))
     return lambda: _put(tower, abstract["img"])
   directory = checkpoint.find(path, f"config.init.{name}")
   if name == "all":
     checkpoint.check_shapes(directory, abstract)
     return lambda: checkpoint.read_params(directory, abstract)
   tower = checkpoint.read_tower(directory, name)
-  shapes = [
-    {f"{name}/{k}": tuple(v.shape) for k, v in tree.flatten(part).items()}
-    for part in (tower, abstract[name])
-  ]
+  shapes = [tree.shapes({name: part}) for part in (tower, abstract[name])]
   checkpoint.compare_shapes(str(directory), *shapes)
   return lambda: _put(tower, abstract[name])
 

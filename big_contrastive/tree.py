@@ -21,6 +21,11 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
   return flat
 
 
+def shapes(tree: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+  """Returns each leaf's shape by flat name."""
+  return {name: tuple(leaf.shape) for name, leaf in flatten(tree).items()}
+
+
 def unflatten(flat: dict[str, Any]) -> dict[str, Any]:
   """Returns the nested dict of which `flatten` gives `flat`."""
   tree: dict[str, Any] = {}

@@ -138,7 +138,7 @@ class Training:
       raise errors.UserError(
         "unreadable records",
         self.bad,
-        f"at most config.data.max_bad = {self.max_bad}",
+        f"at most config.loading.max_bad = {self.max_bad}",
         f"Mend the data (the last was record {where}) or raise the limit.",
       )
 

@@ -94,6 +94,6 @@ def _listed(value: str | list | tuple, where: str) -> list[str]:
     return list(content[errors.choice(where, key, content)])
   if key:
     rows = files.read_table(path)
-    errors.choice(where, key, rows[0])
+    files.column(rows, key, where)
     return [row[key] for row in rows]
   return pathlib.Path(path).read_text().splitlines()
