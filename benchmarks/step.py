@@ -30,24 +30,36 @@ RECIPES = {
 }
 
 
-def make(mesh, variant, batch, *, loss="sigmoid", keep=1.0, frozen=None,
-         dtype="float32"):  # fmt: skip
-  """Returns (update, state, batch, FLOPs of a step) for one recipe."""
-  words = text.build("bytes", 64)
+def recipe(
+  mesh,
+  variant,
+  batch,
+  *,
+  loss="sigmoid",
+  keep=1.0,
+  frozen=None,
+  dtype="float32",
+  remat="none",
+  parts=(1, 1),
+  tile=None,
+  length=64,
+):
+  """Returns a step at 224 pixels, and the model FLOPs of a batch."""
+  words = text.build("bytes", length)
   size = variant.partition("/")[0]
   image = {"variant": variant, "res": 224, "keep": keep}
   width = transformer.SIZES[size][0]
   config = {
     "image": image, "text": {"variant": size, "out_dim": width},
     "scale": 10.0, "bias": -10.0 if loss == "sigmoid" else None,
-    "dtype": dtype,
+    "dtype": dtype, "remat": remat,
   }  # fmt: skip
   build, abstract = assemble.model(config, words, sharding.pin(mesh))
   _, shapes = two_tower.split(abstract)
   names = list(tree.flatten(shapes))
   fixed = {k: k.split("/")[0] == frozen for k in names}
   goal = assemble.objective(
-    {"name": "pairs", "loss": loss}, abstract, mesh, fixed
+    {"name": "pairs", "loss": loss, "tile": tile}, abstract, mesh, fixed, parts
   )
   rate, tx = assemble.optimizer(
     {"name": "adamw", "lr": 1e-3}, {"decay": "constant"},
@@ -55,23 +67,37 @@ def make(mesh, variant, batch, *, loss="sigmoid", keep=1.0, frozen=None,
     {"batch_size": batch, "epoch": batch, "total": 1000},
   )  # fmt: skip
   trained = frozenset(k for k in names if not fixed[k])
-  recipe = step.Step(
+  made = step.Step(
     lambda k: two_tower.split(build(k))[1], goal, tx, rate, trained, 0
   )
-  placed = step.place(recipe, mesh, sharding.EVERYTHING)
+  return made, batch * abstract.flops(goal.frozen)
+
+
+def shapes(batch, mesh, length=64):
+  """Returns the batch of `recipe` as shapes with shardings."""
+  where = sharding.batch(mesh)
+  fields = {
+    "image": ((batch, 224, 224, 3), np.uint8),
+    "text": ((batch, length), np.int32),
+    "id": ((batch,), np.int32),
+  }
+  return {
+    k: jax.ShapeDtypeStruct(*v, sharding=where) for k, v in fields.items()
+  }
+
+
+def make(mesh, variant, batch, **kwargs):
+  """Returns (update, state, batch, FLOPs of a step) for one recipe."""
+  made, flops = recipe(mesh, variant, batch, **kwargs)
+  placed = step.place(made, mesh, sharding.EVERYTHING)
   r = np.random.default_rng(0)
   host = {
-    "image": r.integers(0, 256, (batch, 224, 224, 3)).astype(np.uint8),
-    "text": r.integers(3, 259, (batch, 64)).astype(np.int32),
-    "id": np.arange(batch, dtype=np.int32),
+    k: r.integers(3, 256, x.shape).astype(x.dtype)
+    for k, x in shapes(batch, mesh).items()
   }
+  host["id"] = np.arange(batch, dtype=np.int32)
   pairs = sharding.to_global(host, batch, mesh)
-  return (
-    placed.update,
-    placed.init(),
-    pairs,
-    batch * abstract.flops(goal.frozen),
-  )
+  return placed.update, placed.init(), pairs, flops
 
 
 def main() -> None:

@@ -1,7 +1,6 @@
 """Makes the parts of an experiment from the sections of its config."""
 
 import itertools
-import logging
 import math
 import types
 import typing
@@ -14,11 +13,14 @@ import optax
 from jax.sharding import Mesh
 
 from big_contrastive import (
+  catalog,
   checkpoint,
   durations,
   errors,
+  health,
   optim,
   resolve,
+  sourcing,
   tree,
 )
 from big_contrastive.data import pipeline, text
@@ -31,17 +33,6 @@ Evaluator = Callable[[Callable, Callable], Any]
 MakeModel = Callable[[jax.Array], TwoTower]
 
 
-def source(config: dict[str, Any], where: str) -> pipeline.Source:
-  """Returns the source of {"name": ..., arguments of its function}."""
-  kwargs = dict(config)
-  name = kwargs.pop("name", "")
-  module = resolve.module("data.sources", name, f"{where}.name")
-  data = resolve.call(module.source, kwargs, where)
-  for reason, count in getattr(data, "skipped", {}).items():
-    logging.warning("%s: %d rows left out: %s", where, count, reason)
-  return data
-
-
 def tokenizer(config: dict[str, Any], data: pipeline.Source) -> text.Tokenizer:
   """Returns the tokenizer; a BPE without a file is trained on the captions.
 
@@ -50,9 +41,10 @@ def tokenizer(config: dict[str, Any], data: pipeline.Source) -> text.Tokenizer:
   kwargs = dict(config)
   if kwargs.get("kind") == "checkpoint":
     where = "config.tokenizer.path"
-    return stored_tokenizer(checkpoint.find(kwargs.get("path", ""), where))
+    return stored_tokenizer(catalog.find(kwargs.get("path", ""), where))
   if kwargs.get("kind") == "bpe" and not kwargs.get("path"):
-    kwargs["captions"] = itertools.chain.from_iterable(pipeline.captions(data))
+    texts = pipeline.captions(data, skip_bad=True)
+    kwargs["captions"] = itertools.chain.from_iterable(texts)
   return resolve.call(text.build, kwargs, "config.tokenizer")
 
 
@@ -64,10 +56,12 @@ def stored_tokenizer(directory: Any) -> text.Tokenizer:
 
 def evaluator(config: dict[str, Any], where: str) -> Evaluator:
   """Returns run(embed_images, embed_texts) of {"task", "source", ...}."""
-  kwargs = dict(config)
+  kwargs = resolve.section(config, where)
   task = kwargs.pop("task", "")
   module = resolve.module("evals", task, f"{where}.task")
-  kwargs["source"] = source(kwargs.get("source", {}), f"{where}.source")
+  kwargs["source"] = sourcing.source(
+    kwargs.get("source", {}), f"{where}.source"
+  )
   return resolve.call(module.prepare, kwargs, where)
 
 
@@ -80,14 +74,17 @@ def model(
 
   Args:
     config: the section config.model, see `_towers`.
-    words: sets the text tower's vocabulary, length and EOS.
+    words: sets the text tower's length, and its vocabulary, positions and
+      EOS where config.model.text does not state them.
     pin: see sharding.pin.
   """
   parts = resolve.call(_towers, config, "config.model")
+  _check_padding(parts["text"], words)
   from_words = {
-    "vocab_size": words.vocab_size,
+    "vocab_size": _rows(parts["text"], "vocab_size", words.vocab_size),
+    "positions": _rows(parts["text"], "positions", words.length),
     "length": words.length,
-    "eos_id": words.eos_id,
+    "eos_id": parts["text"].get("eos_id", words.eos_id),
   }
 
   def make(key: jax.Array) -> TwoTower:
@@ -111,6 +108,24 @@ def model(
   return make, abstract
 
 
+def _rows(section: dict[str, Any], name: str, least: int) -> int:
+  """Rows of a table of tokens: foreign ones are longer than is asked for."""
+  given = section.get(name)
+  if given is not None and given < least:
+    allowed = f"at least the tokenizer's {least}"
+    remedy = "Leave it out, or take the tokenizer that the weights had."
+    raise errors.UserError(f"config.model.text.{name}", given, allowed, remedy)
+  return given or least
+
+
+def _check_padding(section: dict[str, Any], words: text.Tokenizer) -> None:
+  given = section.get("pad_id")
+  if given is not None and given != words.pad_id:
+    allowed = f"the tokenizer's, {words.pad_id}, or None"
+    remedy = "Another token would be masked in place of the padding."
+    raise errors.UserError("config.model.text.pad_id", given, allowed, remedy)
+
+
 def _towers(
   *,
   image: dict,
@@ -121,11 +136,25 @@ def _towers(
   remat: str = "none",
 ) -> dict[str, Any]:
   """The fields of config.model: towers, exp(t) and b at first, both's dtype."""
-  if scale <= 0:
+  _check_sizes(image, "config.model.image")
+  _check_sizes(text, "config.model.text")
+  if not 0 < scale < math.inf:
     remedy = "SigLIP begins with 10, CLIP with 1 / 0.07."
     raise errors.UserError("config.model.scale", scale, "> 0", remedy)
   shared = {"dtype": dtype, "remat": remat}
   return dict(image=image, text=text, scale=scale, bias=bias, shared=shared)
+
+
+def _check_sizes(tower: dict[str, Any], where: str) -> None:
+  for key in ("res", "width", "depth", "mlp", "heads", "out_dim"):
+    value = tower.get(key)
+    if isinstance(value, int) and value < 1:
+      remedy = "Leave it out for that of the variant."
+      raise errors.UserError(f"{where}.{key}", value, ">= 1", remedy)
+  dropout = tower.get("dropout", 0)
+  if isinstance(dropout, int | float) and not 0 <= dropout < 1:
+    remedy = "0 is off."
+    raise errors.UserError(f"{where}.dropout", dropout, "0 to 1", remedy)
 
 
 def optimizer(
@@ -150,7 +179,7 @@ def optimizer(
     f"{where}.name", kwargs.pop("name", ""), optim.OPTIMIZERS
   )
   lr = kwargs.pop("lr", None)
-  if not isinstance(lr, int | float) or lr < 0:
+  if type(lr) not in (int, float) or not 0 <= lr < math.inf:
     raise errors.UserError(f"{where}.lr", lr, "a number >= 0", "Set it: 1e-3.")
   common = {"weight_decay": 0.0, "clip": None}
   common |= {k: kwargs.pop(k) for k in common if k in kwargs}
@@ -177,6 +206,7 @@ def objective(
   abstract: TwoTower,
   mesh: Mesh,
   frozen: dict[str, bool],
+  parts: tuple[int, int] = (1, 1),
 ) -> Any:
   """Returns the objective, told which towers are frozen as a whole.
 
@@ -185,6 +215,7 @@ def objective(
     abstract: the model with shapes for arrays.
     mesh: from sharding.make_mesh.
     frozen: by flat parameter name.
+    parts: micro-batches of the image and the text tower.
   """
   kwargs, where = dict(config), "config.objective"
   name, loss_name = kwargs.pop("name", ""), kwargs.pop("loss", "")
@@ -205,7 +236,35 @@ def objective(
     raise errors.UserError("config.model.bias", "a number", allowed, remedy)
   graph, _ = two_tower.split(abstract)
   build = resolve.bind(module.build, kwargs, where)
-  return build(graph, loss, mesh, whole)
+  return build(graph, loss, mesh, whole, parts)
+
+
+def limits(
+  config: dict[str, Any],
+  goal: Any,
+  schedule: dict[str, Any],
+  unit: dict[str, int],
+  skip_nonfinite: bool,
+) -> health.Limits:
+  """Returns what a run's figures are held against.
+
+  Args:
+    config: config.objective.
+    goal: the objective made of it.
+    schedule: config.schedule.
+    unit: batch_size, epoch and total for durations.
+    skip_nonfinite: of the config.
+  """
+  loss = resolve.module("losses", config["loss"], "config.objective.loss")
+  chance = getattr(loss, "chance", None)
+  warmup = schedule.get("warmup", 0)
+  return health.Limits(
+    chance=chance and chance(unit["batch_size"]),
+    warmup=durations.steps(warmup, "config.schedule.warmup", **unit),
+    t_max=getattr(goal, "t_max", None),
+    mask_ids=getattr(goal, "mask_ids", True),
+    skip_nonfinite=skip_nonfinite,
+  )
 
 
 def _all_under(tower: str, frozen: dict[str, bool]) -> bool:

@@ -2,20 +2,29 @@
 
 A checkpoint is a directory DIR/checkpoints/STEP that somebody else can
 evaluate without knowing how it was made. Orbax writes it in the background,
-sharded, under a temporary name that becomes the real one when all is there.
+sharded, as STEP.saving; when all of it is on disk, checksums included, it
+becomes STEP, and only then older ones go. So whatever has a number for a name
+is whole, and what a killed run leaves behind has not.
 """
 
+import concurrent.futures
+import logging
 import pathlib
+import re
+import shutil
+import time
 from typing import Any
 
 import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from big_contrastive import errors, tree
+from big_contrastive import agreement, catalog, errors, manifest, tree
+from big_contrastive.interop.portable import Portable
 from big_contrastive.step import State
 
-_FOLDER = "checkpoints"
+# What a killed run leaves: of a save, or of the removal of an old one.
+_LEFT = re.compile(r"\d+\.(saving|deleting|orbax-checkpoint-tmp)")
 
 
 class Checkpoints:
@@ -23,28 +32,51 @@ class Checkpoints:
 
   Args:
     workdir: checkpoints lie in its folder "checkpoints".
-    keep: the newest so many are kept.
+    keep: the newest so many are kept; with 2 there is one to fall back to.
     keep_every: and those whose step is a multiple of this; 0 for none.
   """
 
   def __init__(
-    self, workdir: str | pathlib.Path, *, keep: int = 1, keep_every: int = 0
+    self, workdir: str | pathlib.Path, *, keep: int = 2, keep_every: int = 0
   ):
-    policies = ocp.training.preservation_policies
-    kept = [policies.LatestN(keep)]
-    if keep_every:
-      kept.append(policies.EveryNSteps(keep_every))
-    self._checkpointer = ocp.training.Checkpointer(
-      pathlib.Path(workdir).resolve() / _FOLDER,
-      save_decision_policy=_always(),
-      preservation_policy=policies.AnyPreservationPolicy(kept),
-      cleanup_tmp_directories=True,
-    )
+    self.folder = pathlib.Path(workdir).resolve() / catalog.FOLDER
+    self._keep, self._keep_every = keep, keep_every
+    self._thread = concurrent.futures.ThreadPoolExecutor(1)
+    self._saving: tuple[int, concurrent.futures.Future] | None = None
+    if jax.process_index() == 0:
+      self.folder.mkdir(parents=True, exist_ok=True)
+      for left in self.folder.iterdir():
+        if _LEFT.match(left.name):
+          shutil.rmtree(left, ignore_errors=True)
 
   def newest(self) -> int | None:
-    """Returns the newest step that is complete, None if there is none."""
-    latest = self._checkpointer.latest
-    return None if latest is None else latest.step
+    """Returns the newest sound step, None if there is no checkpoint at all.
+
+    Every process reads its share of the files. A damaged checkpoint is named,
+    put aside as STEP.damaged, and the one before is looked at.
+
+    Raises:
+      UserError: where all are damaged; beginning anew would bury them.
+    """
+    damaged = []
+    for step in reversed(agreement.of_first(catalog.steps(self.folder))):
+      part = jax.process_index(), jax.process_count()
+      wrong = catalog.damage(self.folder / str(step), part)
+      if not agreement.on_any(wrong is not None):
+        return step
+      wrong = wrong or "another process found a file damaged"
+      logging.warning("checkpoint %d is damaged: %s", step, wrong)
+      damaged.append(step)
+      if jax.process_index() == 0:
+        _replace(self.folder / str(step), ".damaged")
+    if damaged:
+      raise errors.UserError(
+        f"checkpoints in {self.folder}",
+        f"all damaged: {damaged}",
+        "one that is as it was written",
+        "Copy one back from elsewhere, or begin in another workdir.",
+      )
+    return None
 
   def save(
     self, step: int, state: State, meta: dict[str, Any], blob: bytes
@@ -56,17 +88,88 @@ class Checkpoints:
       state: may be donated to the next step as soon as this returns.
       meta: JSON: config, tokenizer, preprocessing, data position.
       blob: the tokenizer's vocabulary file.
+
+    Raises:
+      UserError: where the save before could not be written.
     """
-    self._checkpointer.save_checkpointables_async(
-      step,
-      {
-        "params": state.params,
-        "training": _training(state),
-        # Orbax stores no empty array: a byte more, which reading drops.
-        "tokenizer": {"blob": np.frombuffer(blob + b"\0", np.uint8)},
-      },
-      custom_metadata=meta,
+    self.wait()
+    parts = {
+      "params": state.params,
+      "training": _training(state),
+      # Orbax stores no empty array: a byte more, which reading drops.
+      "tokenizer": {"blob": np.frombuffer(blob + b"\0", np.uint8)},
+    }
+    path = self.folder / f"{step}.saving"
+    try:
+      writing = ocp.save_checkpointables_async(
+        path, parts, custom_metadata=meta
+      )
+    except (OSError, ValueError) as e:
+      raise self._not_written(step, e) from e
+    self._saving = step, self._thread.submit(self._finish, step, writing)
+
+  def check(self) -> None:
+    """Raises UserError if a save has failed; doesn't wait."""
+    if self._saving and self._saving[1].done():
+      self.wait()
+
+  def wait(self) -> None:
+    """Returns when everything that was saved is on disk.
+
+    Raises:
+      UserError: where it could not be written.
+    """
+    if self._saving is None:
+      return
+    (step, done), self._saving = self._saving, None
+    try:
+      done.result()
+    except Exception as e:  # TensorStore has its own for a full disk.
+      raise self._not_written(step, e) from e
+
+  def close(self) -> None:
+    """Waits for what is being saved, and ends."""
+    try:
+      self.wait()
+    finally:
+      self._thread.shutdown()
+
+  def _finish(self, step: int, writing: Any) -> None:
+    """Waits, then makes it a checkpoint; in the background."""
+    writing.result()
+    if jax.process_index():
+      return
+    saving = self.folder / f"{step}.saving"
+    manifest.write(saving)
+    saving.rename(self.folder / str(step))
+    manifest.sync_folder(self.folder)
+    every = self._keep_every
+    for old in catalog.steps(self.folder)[: -self._keep]:
+      if not every or old % every:
+        _replace(self.folder / str(old), ".deleting")
+        shutil.rmtree(self.folder / f"{old}.deleting")
+
+  def _not_written(self, step: int, cause: Exception) -> errors.UserError:
+    if jax.process_index() == 0:
+      self._remove(f"{step}.saving*")
+    sound = catalog.steps(self.folder)
+    kept = f"{sound[-1]} and those before are" if sound else "nothing else was"
+    first = next(iter(str(cause).strip().splitlines()), "")
+    return errors.UserError(
+      f"checkpoint {step} in {self.folder}",
+      f"not written: {type(cause).__name__}: {first[:300]}",
+      "a disk with room for it that can be written to",
+      f"Mend that and run again; {kept} intact.",
     )
+
+  def _remove(self, pattern: str) -> None:
+    """Removes folders, into which Orbax's other threads may still write."""
+    for _ in range(100):
+      for folder in (left := list(self.folder.glob(pattern))):
+        shutil.rmtree(folder, ignore_errors=True)
+      if not left:
+        return
+      time.sleep(0.05)
 
   def restore(
     self, step: int, abstract: State
@@ -76,57 +179,25 @@ class Checkpoints:
     Raises:
       UserError: where the checkpoint's shapes are not the model's.
     """
-    directory = self._checkpointer.directory / str(step)
+    directory = self.folder / str(step)
     check_shapes(directory, abstract.params)
     parts = {"params": abstract.params, "training": _training(abstract)}
-    loaded = self._checkpointer.load_checkpointables(step, parts)
+    loaded = ocp.load_checkpointables(directory, parts)
     training = {"extra": {}} | loaded["training"]
     state = State(params=loaded["params"], **training)
     return state, read_meta(directory), read_blob(directory)
 
-  def wait(self) -> None:
-    """Returns when everything that was saved is on disk."""
-    self._checkpointer.wait()
 
-  def close(self) -> None:
-    """Waits for what is being saved, and ends."""
-    self._checkpointer.close()
-
-
-def _always():
-  # The loop decides when to save.
-  return ocp.training.save_decision_policies.FixedIntervalPolicy(1)
+def _replace(folder: pathlib.Path, suffix: str) -> None:
+  """Renames a folder; first removes what has the new name."""
+  new = folder.with_name(folder.name + suffix)
+  shutil.rmtree(new, ignore_errors=True)
+  folder.rename(new)
 
 
 def _training(state: State) -> dict[str, Any]:
   parts = {"step": state.step, "opt": state.opt}
   return parts | ({"extra": state.extra} if state.extra else {})
-
-
-def find(path: str, where: str) -> pathlib.Path:
-  """Returns the directory of one checkpoint.
-
-  Args:
-    path: a workdir, its folder "checkpoints" (the newest is taken), or one
-      checkpoint in it.
-    where: the flag or config field, for the error.
-  """
-  given = pathlib.Path(path).resolve()
-  for folder in (given, given / _FOLDER):
-    if _is_complete(folder):
-      return folder
-    inside = folder.iterdir() if folder.is_dir() else []
-    steps = [d for d in inside if d.name.isdigit() and _is_complete(d)]
-    if steps:
-      return max(steps, key=lambda d: int(d.name))
-  allowed = "a workdir, or a checkpoint in its folder checkpoints/"
-  there = "holds no checkpoint" if given.exists() else "does not exist"
-  raise errors.UserError(where, path, allowed, f"{given} {there}.")
-
-
-def _is_complete(directory: pathlib.Path) -> bool:
-  # Orbax renames a checkpoint to its number when all of it is written.
-  return (directory / "params").is_dir() and ocp.is_orbax_checkpoint(directory)
 
 
 def read_meta(directory: pathlib.Path) -> dict[str, Any]:
@@ -148,9 +219,16 @@ def read_params(
   return loaded["params"]
 
 
-def read_tower(directory: pathlib.Path, tower: str) -> dict[str, Any]:
-  """Returns one tower's parameters ("img", "txt") as numpy arrays."""
-  return read_arrays(directory)[tower]
+def read_model(directory: pathlib.Path) -> Portable:
+  """Returns the model, its parameters as numpy arrays."""
+  meta = read_meta(directory)
+  return Portable(
+    model=meta["config"]["model"],
+    params=read_arrays(directory),
+    tokenizer=meta["tokenizer"],
+    blob=read_blob(directory),
+    image=meta["config"]["eval_image"],
+  )
 
 
 def read_arrays(directory: pathlib.Path) -> dict[str, Any]:
@@ -177,12 +255,17 @@ def compare_shapes(
   stored: dict[str, tuple[int, ...]],
   wanted: dict[str, tuple[int, ...]],
 ) -> None:
-  """Raises UserError naming the first parameter that is not the same."""
-  for name in sorted(stored.keys() | wanted.keys()):
-    if stored.get(name) != wanted.get(name):
-      raise errors.UserError(
-        f"parameter {name} of {source}",
-        stored.get(name, "missing"),
-        f"{wanted.get(name, 'no such parameter')}, as config.model asks",
-        "Change config.model, or begin in another workdir.",
-      )
+  """Raises UserError naming every parameter that is not the same."""
+  differ = [
+    f"{name} {stored.get(name, 'missing')} for "
+    f"{wanted.get(name, 'no such parameter')}"
+    for name in sorted(stored.keys() | wanted.keys())
+    if stored.get(name) != wanted.get(name)
+  ]
+  if differ:
+    raise errors.UserError(
+      f"parameters of {source}",
+      "; ".join(differ),
+      "the shapes that config.model asks for",
+      "Change config.model, or begin in another workdir.",
+    )

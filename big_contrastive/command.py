@@ -1,36 +1,61 @@
 """What the commands share: flags, config files, and how errors are told."""
 
 import argparse
-import ast
+import errno
 import importlib.util
 import logging
 import os
 import pathlib
 import sys
+import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 
-from big_contrastive import errors
+from big_contrastive import errors, peers
+from big_contrastive.data import spec as specs
 
 Config = dict[str, Any]
 
 
 def main(run: Callable[[], Any]) -> None:
-  """Runs a command: exit code 0 when it finished, 2 for a user's error.
+  """Runs a command: exit code 0 when it finished, see `errors` for others.
 
-  A UserError is printed as one line, without a traceback.
+  What a user can mend is printed as one line, without a traceback.
   """
   logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING)
   logging.getLogger("absl").setLevel(logging.ERROR)
   try:
     run()
   except errors.UserError as e:
-    print(f"error: {e}", file=sys.stderr, flush=True)
-    if jax.distributed.is_initialized():
-      os._exit(2)  # Without the barrier that a normal exit waits at.
-    sys.exit(2)
+    _end(f"error: {e}", errors.WRONG_INPUT)
+  except errors.RunError as e:
+    _end(f"error: {e}", e.code)
+  except OSError as e:
+    if e.errno not in _FULL:
+      raise
+    _end(f"error: {e}. Make room and run again.", errors.WRONG_INPUT)
+  except Exception as e:
+    if not jax.distributed.is_initialized():
+      raise
+    collective = isinstance(e, jax.errors.JaxRuntimeError)
+    dead = peers.suspect() if collective else None
+    if dead:
+      _end(f"error: {dead}. {peers.REMEDY}", errors.PROCESS_DIED)
+    traceback.print_exc()
+    _end(f"error: {type(e).__name__}: {e}", 1)
+
+
+# The disk is full, the quota used up, the file too large.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def _end(line: str, code: int) -> NoReturn:
+  print(line, file=sys.stderr, flush=True)
+  if jax.distributed.is_initialized():
+    peers.leave(line, code)
+  sys.exit(code)
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -56,7 +81,10 @@ def start(distributed: bool) -> None:
       "num_processes": _number("JAX_NUM_PROCESSES"),
       "process_id": _number("JAX_PROCESS_ID"),
     }
+    # SIGTERM is heard by agreement.Wishes; before that it ends the process.
+    jax.config.update("jax_enable_preemption_service", False)
     jax.distributed.initialize(**given)
+    peers.start()
 
 
 def _number(variable: str) -> int | None:
@@ -88,7 +116,9 @@ def load_config(flag: str, overrides: list[str]) -> Config:
       remedy = "See --help."
       allowed = "--config.FIELD=VALUE or a flag of this command"
       raise errors.UserError("argument", override, allowed, remedy)
-    _set(config, name.removeprefix("--config.").split("."), literal(value))
+    _set(
+      config, name.removeprefix("--config.").split("."), specs.literal(value)
+    )
   return config
 
 
@@ -128,13 +158,3 @@ def _set(config: Config, keys: list[str], value: Any) -> None:
       )
     config = config[key]
   config[last] = value
-
-
-def literal(value: str) -> Any:
-  """Returns a Python literal's value, or the string itself."""
-  try:
-    return ast.literal_eval(value)
-  except (ValueError, SyntaxError):
-    return {"true": True, "false": False, "none": None}.get(
-      value.lower(), value
-    )

@@ -58,25 +58,43 @@ class Embedder:
     self._embed_image = jax.jit(embed_image, out_shardings=whole)
     self._embed_text = jax.jit(embed_text, out_shardings=whole)
 
-  def images(self, params: dict[str, Any], source: pipeline.Source) -> Embedded:
-    """Returns the embeddings of all records, in the source's order."""
+  def images(
+    self,
+    params: dict[str, Any],
+    source: pipeline.Source,
+    before: Callable[[], None] = lambda: None,
+  ) -> Embedded:
+    """Returns the embeddings of all records, in the source's order.
+
+    Args:
+      params: of the model.
+      source: its records.
+      before: called before each batch, on every process.
+    """
     size, rows = self._batch_size, self._rows()
     batches = pipeline.evaluation(
       source, self._image, size, rows, self._threads
     )
     parts = []
     for batch, real in batches:
+      before()
       batch = sharding.to_global(batch, size, self._mesh)
       result = jax.device_get(self._embed_image(params, batch))
       parts.append([x[:real] for x in result])
     return Embedded(*map(np.concatenate, zip(*parts, strict=True)))
 
-  def texts(self, params: dict[str, Any], texts: list[str]) -> np.ndarray:
-    """Returns the unit embeddings [len(texts), d], float32."""
+  def texts(
+    self,
+    params: dict[str, Any],
+    texts: list[str],
+    before: Callable[[], None] = lambda: None,
+  ) -> np.ndarray:
+    """Returns the unit embeddings [len(texts), d], float32; see `images`."""
     size, rows = self._batch_size, self._rows()
     parts = []
     for start in range(0, len(texts), size):
-      tokens = [self._tokenizer(t) for t in texts[start : start + size]]
+      before()
+      tokens = self._tokenizer.rows(texts[start : start + size])
       local = pipeline.pad(tokens, size)[rows]
       tokens_on_mesh = sharding.to_global(local, size, self._mesh)
       z = jax.device_get(self._embed_text(params, tokens_on_mesh))

@@ -1,4 +1,4 @@
-"""What the user is told when something they gave is wrong."""
+"""What the user is told when something they gave is wrong, or a run ends."""
 
 import difflib
 from collections.abc import Iterable
@@ -12,8 +12,33 @@ class UserError(ValueError):
   """
 
   def __init__(self, thing: str, value: object, allowed: str, remedy: str):
+    self._parts = thing, value, allowed, remedy
     text = f"{thing} = {value!r}: allowed is {allowed}. {remedy}"
     super().__init__(" ".join(text.split()))
+
+  def __reduce__(self) -> tuple:  # From a worker process to its parent.
+    return UserError, self._parts
+
+
+# Exit codes of the commands, besides 0 and 1. Beginning again helps after all
+# but WRONG_INPUT and BAD_NUMBERS.
+WRONG_INPUT = 2
+BAD_NUMBERS = 3
+PROCESS_DIED = 4
+SAVED_AT_SIGTERM = 75  # EX_TEMPFAIL of sysexits.h: try again.
+
+
+class RunError(RuntimeError):
+  """A run that ends before its end; printed as one line.
+
+  Args:
+    message: what happened, and what to do.
+    code: the exit code.
+  """
+
+  def __init__(self, message: str, code: int):
+    super().__init__(message)
+    self.code = code
 
 
 def closest(word: str, allowed: Iterable[str]) -> str:

@@ -8,14 +8,18 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+from jax.sharding import Mesh
+
 from big_contrastive import (
   assemble,
   durations,
   embedding,
   errors,
+  health,
   pretrained,
   resolve,
   sharding,
+  sourcing,
   step,
   tree,
 )
@@ -26,12 +30,16 @@ from big_contrastive.models import two_tower
 
 @dataclasses.dataclass(frozen=True)
 class Intervals:
-  """When the loop does what, in steps; 0 for only at the end."""
+  """When the loop does what, in steps; 0 for only at the end.
+
+  It saves after save_minutes since the last save, too; 0 for never.
+  """
 
   total: int
   log_every: int
   eval_every: int
   save_every: int
+  save_minutes: float
   keep: int
   keep_every: int
 
@@ -49,6 +57,7 @@ class Experiment:
     evaluators: run functions by name.
     tokenizer: of the text tower.
     intervals: when to log, evaluate, save and stop.
+    limits: what the figures are held against.
     batch_size: pairs a step.
     flops: model FLOPs of training on one pair.
     table: one line a parameter.
@@ -62,6 +71,7 @@ class Experiment:
   evaluators: dict[str, assemble.Evaluator]
   tokenizer: text.Tokenizer
   intervals: Intervals
+  limits: health.Limits
   batch_size: int
   flops: float
   table: str
@@ -76,7 +86,7 @@ class Experiment:
     return {
       "config": self.config,
       "tokenizer": self.tokenizer.spec,
-      "position": {"examples": examples, "bad": self.training.bad},
+      "position": {"examples": examples, "bad": self.training.counts(done)},
     }
 
 
@@ -84,30 +94,32 @@ def build(config: Any) -> Experiment:
   """Returns the experiment that a config describes.
 
   Args:
-    config: a ConfigDict or dict; its fields are `_build`'s arguments.
+    config: a ConfigDict or dict; its fields are `_build`'s arguments. Where
+      init is a path, model says only what is to differ from the model there,
+      and tokenizer may be {"kind": "init"}.
 
   Raises:
     UserError: for the first thing that is wrong with it.
   """
-  config = plain(config)
-  built = resolve.call(_build, config, "config")
+  config = resolve.plain(config)
+  read = {}
+  if isinstance(config.get("init"), str):
+    source = pretrained.whole(config["init"])
+    config["model"] = source.model_with(config.get("model", {}))
+    read["init"] = source
+    words = config.get("tokenizer", {"kind": "init"})
+    if words.get("kind") == "init":
+      read["tokenizer"] = source.tokenizer_with(words)
+  built = resolve.call(_build, config | read, "config")
   return dataclasses.replace(built, config=config)
-
-
-def plain(config: Any) -> Any:
-  """Returns a config as dicts, lists and scalars, as JSON would."""
-  if hasattr(config, "items"):
-    return {str(k): plain(v) for k, v in config.items()}
-  if isinstance(config, list | tuple):
-    return [plain(v) for v in config]
-  return config
 
 
 def _build(
   *,
   total: Duration,
   batch_size: int,
-  source: dict,
+  micro_batch: int | dict | None = None,
+  source: dict | str,
   train_image: list,
   eval_image: list,
   tokenizer: dict,
@@ -122,18 +134,20 @@ def _build(
   decay: list | tuple = ((".*/(kernel|embedding)", 1.0), (".*", 0.0)),
   shard: list | tuple = sharding.EVERYTHING,
   mesh: dict | None = None,
-  init: dict | None = None,
+  init: dict | pretrained.Whole | None = None,
   log_every: Duration = 50,
   eval_every: Duration = 0,
   save_every: Duration = 1000,
-  keep: int = 1,
+  save_minutes: float = 30.0,
+  keep: int = 2,
   keep_every: Duration = 0,
+  skip_nonfinite: bool = False,
   evals: dict | None = None,
 ) -> Experiment:
   """The fields of a config; what each holds is said where it is used."""
   devices = resolve.call(sharding.make_mesh, mesh or {}, "config.mesh")
   sharding.check_batch(batch_size, devices, "config.batch_size")
-  data = assemble.source(source, "config.source")
+  data = sourcing.source(source, "config.source")
   unit = {"batch_size": batch_size, "epoch": len(data)}
   unit["total"] = durations.steps(total, "config.total", **unit)
   if not unit["total"]:
@@ -149,11 +163,17 @@ def _build(
     raise errors.UserError("config.freeze", freeze, "not everything", remedy)
   rules = {"decay": decay, "lr_mult": lr_mult}
   rate, tx = assemble.optimizer(optimizer, schedule, rules, names, unit)
-  goal = assemble.objective(objective, abstract, devices, frozen)
-  recipe = step.Step(lambda k: split(make(k)), goal, tx, rate, trained, seed)
+  parts = _parts(micro_batch, batch_size, devices)
+  goal = assemble.objective(objective, abstract, devices, frozen, parts)
+  recipe = step.Step(
+    lambda k: split(make(k)), goal, tx, rate, trained, seed, skip_nonfinite
+  )
   placed = step.place(recipe, devices, shard)
   train_ops = _ops(train_image, "train_image", abstract)
   eval_ops = _ops(eval_image, "eval_image", abstract)
+  for i, own in enumerate(getattr(data, "ops", ())):
+    if own:
+      _check_size(own, f"config.source.mixture[{i}].train_image", abstract)
   training = resolve.call(
     pipeline.Training,
     {
@@ -161,6 +181,7 @@ def _build(
       "batch_size": batch_size,
       "rows": sharding.local_rows(batch_size, devices),
       "seed": seed,
+      "gather": sharding.sum_over_processes,
       **(loading or {}),
     },
     "config.loading",
@@ -173,25 +194,31 @@ def _build(
     embedder=embedding.Embedder(
       graph, devices, words, eval_ops, batch_size, training.threads
     ),
-    evaluators={
-      f"{kwargs.get('task')}/{name}": assemble.evaluator(
-        kwargs, f"config.evals.{name}"
-      )
-      for name, kwargs in (evals or {}).items()
-    },
+    evaluators=_evaluators(evals or {}),
     tokenizer=words,
     intervals=_intervals(
       unit,
       keep,
+      save_minutes,
       log_every=log_every,
       eval_every=eval_every,
       save_every=save_every,
       keep_every=keep_every,
     ),
+    limits=assemble.limits(objective, goal, schedule, unit, skip_nonfinite),
     batch_size=batch_size,
     flops=abstract.flops(goal.frozen),
     table=tree.table(shapes, {"frozen": frozen}),
   )
+
+
+def _evaluators(evals: dict) -> dict[str, assemble.Evaluator]:
+  found = {}
+  for name, kwargs in evals.items():
+    where = f"config.evals.{name}"
+    task = resolve.section(kwargs, where).get("task")
+    found[f"{task}/{name}"] = assemble.evaluator(kwargs, where)
+  return found
 
 
 def split(model: two_tower.TwoTower) -> dict[str, Any]:
@@ -199,23 +226,66 @@ def split(model: two_tower.TwoTower) -> dict[str, Any]:
   return two_tower.split(model)[1]
 
 
-def _intervals(unit: dict[str, int], keep: int, **every: Duration) -> Intervals:
+def _parts(
+  micro_batch: int | dict | None, batch_size: int, mesh: Mesh
+) -> tuple[int, int]:
+  """Micro-batches of the image and of the text tower."""
+  where = "config.micro_batch"
+  if not isinstance(micro_batch, dict):
+    micro_batch = {"image": micro_batch, "text": micro_batch}
+  image, text = resolve.call(_both, micro_batch, where)
+  n = sharding.ring_size(mesh)
+  for size in (image, text):
+    if size is not None and (size < 1 or batch_size % size or size % n):
+      allowed = f"a divisor of batch_size = {batch_size}, a multiple of {n}"
+      remedy = f"{n} devices share each micro-batch. None is no micro-batches."
+      raise errors.UserError(where, size, allowed, remedy)
+  return batch_size // (image or batch_size), batch_size // (text or batch_size)
+
+
+def _both(
+  *, image: int | None = None, text: int | None = None
+) -> tuple[int | None, int | None]:
+  return image, text
+
+
+def _intervals(
+  unit: dict[str, int], keep: int, minutes: float, **every: Duration
+) -> Intervals:
   in_steps = {
     name: durations.steps(value, f"config.{name}", **unit)
     for name, value in every.items()
   }
   if keep < 1:
     raise errors.UserError("config.keep", keep, ">= 1", "Keep the newest.")
-  return Intervals(total=unit["total"], keep=keep, **in_steps)
+  if not minutes >= 0:
+    remedy = "0 is for never."
+    raise errors.UserError("config.save_minutes", minutes, ">= 0", remedy)
+  if not in_steps["log_every"]:
+    remedy = "1 logs each step."
+    raise errors.UserError("config.log_every", 0, "a step or more", remedy)
+  return Intervals(
+    total=unit["total"], keep=keep, save_minutes=minutes, **in_steps
+  )
 
 
 def _ops(ops: list, name: str, abstract: two_tower.TwoTower) -> Callable:
   """Parsed preprocessing, whose size is what the image tower takes."""
   where = f"config.{name}"
   parsed = image.parse(ops, where, train=name == "train_image")
-  res = abstract.img.res
-  if tuple(parsed.size) != (res, res):
-    allowed = f"images of {res} x {res}, as config.model.image.res asks"
-    remedy = "Change the last resize or crop."
-    raise errors.UserError(where, parsed.size, allowed, remedy)
+  _check_size(parsed, where, abstract)
   return parsed
+
+
+def _check_size(
+  ops: image.Pipeline, where: str, abstract: two_tower.TwoTower
+) -> None:
+  tower = abstract.img
+  if tuple(ops.size) != tower.takes:
+    allowed = f"images of {tower.res} x {tower.res}, as config.model.image asks"
+    remedy = "Change the last resize or crop."
+    if tower.max_patches is not None:
+      how = {"patch": tower.patch, "most": tower.max_patches}
+      allowed = f'("naflex", {how}) at the end'
+      remedy = "config.model.image has max_patches."
+    raise errors.UserError(where, ops.size, allowed, remedy)

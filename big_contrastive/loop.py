@@ -1,18 +1,16 @@
 """The loop: evaluate, save, next batch, step, log the step before."""
 
 import contextlib
-import json
 import logging
 import pathlib
 from typing import Any
 
 import jax
-import numpy as np
-import PIL.Image
 
-from big_contrastive import errors, metrics, sharding, step
+from big_contrastive import errors, lock, step
 from big_contrastive.checkpoint import Checkpoints
 from big_contrastive.experiment import Experiment
+from big_contrastive.run import Begin, Run
 
 
 def fit(experiment: Experiment, workdir: str | pathlib.Path) -> dict[str, Any]:
@@ -22,61 +20,58 @@ def fit(experiment: Experiment, workdir: str | pathlib.Path) -> dict[str, Any]:
   and the position in the data agree. A step's metrics are read one step
   later, when the device is busy with the next: the host never makes it wait.
 
+  SIGTERM has it end the step that is running, or the next, or the batch of an
+  evaluation, save, and stop.
+
   Args:
     experiment: from experiment.build.
     workdir: for checkpoints/, metrics.jsonl, tensorboard/, pictures/.
 
   Returns:
     The last metrics by name, those of the last evaluation included.
+
+  Raises:
+    UserError: where the workdir is in use, of another experiment, or full.
+    RunError: for numbers that are not finite, and after SIGTERM.
   """
   workdir, every = pathlib.Path(workdir), experiment.intervals
   with contextlib.ExitStack() as stack:
+    stack.enter_context(lock.held(workdir))
     # Whatever ends the run, a checkpoint that is being written is finished.
     checkpoints = Checkpoints(
       workdir, keep=every.keep, keep_every=every.keep_every
     )
     stack.callback(checkpoints.close)
-    state, start = _begin(experiment, checkpoints)
-    run = _Run(experiment, workdir, start)
+    state, begin = _begin(experiment, checkpoints)
+    run = Run(experiment, workdir, begin)
     stack.callback(run.close)
-    batches = experiment.training.batches(start, every.total)
-    for done in range(start, every.total + 1):
-      last = done == every.total
-      if _due(done, every.eval_every, last, start):
-        run.evaluate(done, state)
-      if done > start and _due(done, every.save_every, last, start):
-        run.read()  # A state that is not finite is never saved.
-        meta = experiment.meta(done)
-        checkpoints.save(done, state, meta, experiment.tokenizer.blob)
-      if last:
-        break
-      local = next(batches)
-      mesh = experiment.placed.mesh
-      batch = sharding.to_global(local, experiment.batch_size, mesh)
-      state, values = experiment.placed.update(state, batch)
-      run.log(done + 1, values)
+    stack.enter_context(run.wishes.listening())
+    batches = experiment.training.batches(begin.step, every.total, run.place)
+    for done in range(begin.step, every.total):
+      run.between(done, state, checkpoints)
+      local, batch = next(batches)
+      state, values = experiment.placed.update(state, run.wishing(batch))
+      run.log(done + 1, values, local)
+    if begin.step < every.total or not begin.evaluated:
+      run.between(every.total, state, checkpoints)
     checkpoints.wait()
     run.summarise(every.total)
   return run.latest
 
 
-def _due(done: int, every: int, last: bool, start: int) -> bool:
-  """Whether it is time: at each multiple, and once at the end."""
-  return last or (every > 0 and done > start and done % every == 0)
-
-
 def _begin(
   experiment: Experiment, checkpoints: Checkpoints
-) -> tuple[step.State, int]:
+) -> tuple[step.State, Begin]:
   """The state to begin with, and its step."""
   newest = checkpoints.newest()
   if newest is None:
-    return experiment.load(experiment.placed.init()), 0
+    return experiment.load(experiment.placed.init()), Begin(0)
   state, meta, blob = checkpoints.restore(newest, experiment.placed.abstract)
   check_resume(experiment, meta, blob)
-  experiment.training.bad = meta["position"]["bad"]
-  logging.info("resumed from step %d", newest)
-  return state, newest
+  experiment.training.restore(meta["position"]["bad"])
+  if jax.process_index() == 0:
+    logging.warning("resumed from step %d", newest)
+  return state, Begin(newest, **meta.get("run", {}))
 
 
 def check_resume(
@@ -114,96 +109,3 @@ def check_resume(
       allowed = f"{before!r}, as the checkpoint in this workdir has it"
       remedy = "Change it back, or begin in another workdir."
       raise errors.UserError(name, after, allowed, remedy)
-
-
-class _Run:
-  """What one run tells: metrics, progress, speed."""
-
-  def __init__(self, experiment: Experiment, workdir: pathlib.Path, start: int):
-    self.experiment, self.latest = experiment, {}
-    self.writer = metrics.Writer(workdir, start)
-    self.progress = metrics.Progress(experiment.intervals.total, start)
-    self.speed = metrics.Speed(experiment.batch_size, experiment.flops)
-    self.intervals, self.start = experiment.intervals, start
-    self.pending: tuple[int, dict[str, jax.Array]] | None = None
-    if jax.process_index() == 0:
-      config = json.dumps(experiment.config, indent=2)
-      (workdir / "config.json").write_text(config + "\n")
-    if not start:
-      self.progress.say(experiment.table)
-
-  def log(self, done: int, values: dict[str, jax.Array]) -> None:
-    """Takes a step's metrics, and writes those of the step before if due."""
-    every, total = self.intervals.log_every, self.intervals.total
-    if self.pending:
-      before = self.pending[0]
-      if before in (self.start + 1, total) or before % every == 0:
-        self.read()
-      else:
-        self.speed.step()
-    self.pending = (done, values)
-
-  def read(self) -> None:
-    """Writes the last step's metrics, which waits for it."""
-    if self.pending is None:
-      return
-    (done, values), self.pending = self.pending, None
-    read = {f"train/{k}": float(v) for k, v in jax.device_get(values).items()}
-    self.speed.step()
-    if done == self.start + 1:
-      self.speed.restart()  # The first step's time is the compiler's.
-    read |= self.speed.read()
-    read["data/bad_records"] = float(self.experiment.training.bad)
-    self._tell(done, read)
-    shown = ("train/loss", "perf/images_per_s", "perf/mfu")
-    self.progress.show(done, {k: read[k] for k in shown if k in read})
-    if not np.isfinite(read["train/loss"]):
-      remedy = "Lower the learning rate or look at the data."
-      raise FloatingPointError(f"step {done}: the loss is not finite. {remedy}")
-
-  def evaluate(self, done: int, state: step.State) -> None:
-    """Runs all evaluators."""
-    self.read()
-    embedder = self.experiment.embedder
-    for name, run in self.experiment.evaluators.items():
-      results = run(
-        lambda source: embedder.images(state.params, source),
-        lambda texts: embedder.texts(state.params, texts),
-      )
-      values = {f"eval/{name}/{key}": value for key, value in results}
-      self._tell(done, values)
-      self.progress.say(f"step {done}  {_line(name, values)}")
-    self.speed.restart()
-
-  def _tell(self, done: int, values: dict[str, Any]) -> None:
-    self.writer.write(done, values)
-    self.latest |= values
-
-  def close(self) -> None:
-    self.writer.close()
-
-  def summarise(self, done: int) -> None:
-    """Prints what came out, on one screen."""
-    self.progress.close()
-    pairs = done * self.experiment.batch_size
-    say = self.progress.say
-    loss = self.latest.get("train/loss")
-    say(f"\nfinished {done} steps of {pairs:,} pairs in all, loss {loss}")
-    for name in self.experiment.evaluators:
-      begin = f"eval/{name}/"
-      found = {k: v for k, v in self.latest.items() if k.startswith(begin)}
-      say(_line(name, found))
-      for key, value in found.items():
-        if isinstance(value, PIL.Image.Image):
-          say(f"{'':34}{self.writer.picture_path(key)}")
-    say(f"everything else is in {self.writer.workdir}")
-
-
-def _line(name: str, values: dict[str, Any]) -> str:
-  """One evaluator's figures on one line."""
-  figures = [
-    f"{key.rpartition('/')[2]} {value:.4f}"
-    for key, value in values.items()
-    if isinstance(value, float)
-  ]
-  return f"{name:34}" + "  ".join(figures)

@@ -1,10 +1,13 @@
 """Where figures go: metrics.jsonl, TensorBoard, the terminal; and MFU."""
 
+import contextlib
 import json
 import logging
+import os
 import pathlib
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -42,15 +45,22 @@ class Writer:
     workdir: where.
     step: the run begins or goes on here: lines of later steps, left by a
       run that was killed after its last checkpoint, are removed.
+    evaluated: whether the evaluation of that step is over; if not, its lines
+      are removed as well.
+
+  `latest` has the last value of each name in the lines that stay.
   """
 
-  def __init__(self, workdir: pathlib.Path, step: int):
+  def __init__(self, workdir: pathlib.Path, step: int, evaluated: bool = True):
     self.workdir, self._lines = workdir, None
+    self.latest: dict[str, Any] = {}
     if jax.process_index():
       return
     workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / "metrics.jsonl"
-    _drop_after(path, step)
+    for row in _drop_after(path, step, evaluated):
+      self.latest |= row
+    self.latest.pop("step", None)
     self._lines = path.open("a")
     self._board = tensorboardX.SummaryWriter(
       str(workdir / "tensorboard"), purge_step=step + 1 if step else None
@@ -65,11 +75,19 @@ class Writer:
       if isinstance(value, PIL.Image.Image):
         self._picture(step, name, value)
       else:
-        numbers[name] = float(value)
-        self._board.add_scalar(name, numbers[name], step)
+        number = float(value)
+        # JSON has no NaN.
+        numbers[name] = number if np.isfinite(number) else None
+        self._board.add_scalar(name, number, step)
     if len(numbers) > 1:
-      self._lines.write(json.dumps(numbers) + "\n")
-      self._lines.flush()
+      with _naming(self._lines.name):
+        self._lines.write(json.dumps(numbers) + "\n")
+        self._lines.flush()
+
+  def sync(self) -> None:
+    """Forces the lines to disk: a checkpoint must not outlive them."""
+    if self._lines is not None:
+      os.fsync(self._lines.fileno())
 
   def picture_path(self, name: str) -> pathlib.Path:
     """Returns the file of the picture of that name."""
@@ -83,23 +101,46 @@ class Writer:
 
   def close(self) -> None:
     if self._lines is not None:
-      self._lines.close()
+      with _naming(self._lines.name):  # It tries again what didn't fit.
+        self._lines.close()
       self._board.close()
 
 
-def _drop_after(path: pathlib.Path, step: int) -> None:
-  """Keeps the lines of a metrics file up to a step, and no torn last line."""
-  if not path.exists():
-    return
+@contextlib.contextmanager
+def _naming(path: str) -> Iterator[None]:
+  """Gives errors of writing, a full disk's, the name that they lack."""
+  try:
+    yield
+  except OSError as e:
+    e.filename = path
+    raise
+
+
+def _drop_after(
+  path: pathlib.Path, step: int, evaluated: bool
+) -> list[dict[str, Any]]:
+  """Keeps a metrics file's lines up to a step, and no torn one."""
   kept = []
-  for line in path.read_text().splitlines():
+  for line in path.read_text().splitlines() if path.exists() else []:
     try:
-      if json.loads(line)["step"] <= step:
-        kept.append(line + "\n")
+      row = json.loads(line)
     except ValueError:
       logging.warning("dropped a torn line of %s: %r", path, line)
-  new = path.with_suffix(".new")
-  new.write_text("".join(kept))
+      continue
+    undone = not evaluated and any(name[:5] == "eval/" for name in row)
+    if row["step"] < step or (row["step"] == step and not undone):
+      kept.append(row)
+  replace(path, "".join(json.dumps(row) + "\n" for row in kept))
+  return kept
+
+
+def replace(path: pathlib.Path, text: str) -> None:
+  """Writes a file so that a kill leaves the old or the new one."""
+  new = path.with_name(path.name + ".new")
+  with new.open("w") as f:
+    f.write(text)
+    f.flush()
+    os.fsync(f.fileno())
   new.replace(path)
 
 

@@ -157,6 +157,10 @@ def build(
 
 def norm(tree: Any) -> jax.Array:
   """Returns the global L2 norm, float32."""
-  leaves = jax.tree.leaves(tree)
-  squares = [jnp.sum(jnp.square(x.astype(jnp.float32))) for x in leaves]
+  squares = [square(x) for x in jax.tree.leaves(tree)]
   return jnp.sqrt(sum(squares, start=np.float32(0)))
+
+
+def square(x: jax.Array) -> jax.Array:
+  """Returns the sum of squares, float32."""
+  return jnp.sum(jnp.square(x.astype(jnp.float32)))

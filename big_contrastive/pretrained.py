@@ -1,26 +1,101 @@
 """Weights to begin with: from checkpoints of ours, or from other projects."""
 
+import logging
+import pathlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
-from big_contrastive import checkpoint, errors, step, tree
-from big_contrastive.interop import big_vision
+from big_contrastive import catalog, checkpoint, errors, step
+from big_contrastive.interop import big_vision, portable, resample
+
+Load = Callable[[step.State], step.State]
+_SIZE = ("width", "depth", "mlp", "heads")
 
 
-def loader(
-  init: dict[str, str], abstract: dict[str, Any]
-) -> Callable[[step.State], step.State]:
+class Whole(NamedTuple):
+  """A whole model to begin with.
+
+  Args:
+    path: as config.init has it.
+    model: the section config.model that it was made with.
+    params: nested, numpy.
+    tokenizer, blob: see text.restore; {} where the file holds none.
+  """
+
+  path: str
+  model: dict[str, Any]
+  params: dict[str, Any]
+  tokenizer: dict[str, Any]
+  blob: bytes
+
+  def model_with(self, changes: dict[str, Any]) -> dict[str, Any]:
+    """Returns its config.model with the fields that changes has.
+
+    Fields inside image and text are changed one by one. Of another variant
+    no size is taken over, so that the weights are found not to fit.
+    """
+    merged = self.model | changes
+    for tower in {"image", "text"} & self.model.keys() & changes.keys():
+      ours, theirs = changes[tower], dict(self.model[tower])
+      if ours.get("variant", theirs.get("variant")) != theirs.get("variant"):
+        theirs = {k: v for k, v in theirs.items() if k not in _SIZE}
+      for name in ours.keys() & theirs.keys():
+        if ours[name] != theirs[name]:
+          said = "config.model.%s.%s is %r; %s has %r"
+          logging.info(said, tower, name, ours[name], self.path, theirs[name])
+      merged[tower] = theirs | ours
+    return merged
+
+  def tokenizer_with(self, changes: dict[str, Any]) -> dict[str, Any]:
+    """Returns a config.tokenizer: its own, with the fields of changes."""
+    if not self.tokenizer:
+      remedy = f"{self.path} holds no tokenizer: say which it was trained with."
+      thing, allowed = "config.tokenizer.kind", "a tokenizer's own kind"
+      raise errors.UserError(thing, "init", allowed, remedy)
+    changes = {k: v for k, v in changes.items() if k != "kind"}
+    return self.tokenizer | {"blob": self.blob} | changes
+
+
+def whole(path: str, where: str = "config.init") -> Whole:
+  """Returns the model at a path, in whatever format it is.
+
+  Args:
+    path: of a checkpoint of ours, or what interop.portable reads.
+    where: the config field that has it, for the error.
+  """
+  _check_there(path, where)
+  directory = catalog.search(path)
+  if directory is None:
+    found = portable.read(path, where=where)
+  else:
+    found = checkpoint.read_model(directory)
+  return Whole(path, found.model, found.params, found.tokenizer, found.blob)
+
+
+def _check_there(path: str, where: str) -> None:
+  if not pathlib.Path(path).exists():
+    allowed = "a checkpoint, a Hugging Face or OpenCLIP directory, or an .npz"
+    raise errors.UserError(where, path, allowed, "No such file or directory.")
+
+
+def loader(init: Whole | dict[str, str], abstract: dict[str, Any]) -> Load:
   """Returns state -> state with the weights that config.init names.
 
   What is named is found, and its shapes are checked, before this returns.
 
   Args:
-    init: path by "img" or "txt", one tower from a checkpoint of ours or, for
-      img, from a big_vision .npz; or by "all", every parameter.
+    init: a whole model; or path by "img" or "txt", one tower, from whatever
+      `whole` takes; or by "all", every parameter of a checkpoint of ours.
     abstract: the model's parameters: shapes, dtypes, shardings.
   """
+  if isinstance(init, Whole):
+    return _load_whole(init, abstract)
+  if not isinstance(init, dict):
+    allowed = "a path, or a dict of paths by tower"
+    remedy = 'Write "PATH" or {"img": "PATH"}.'
+    raise errors.UserError("config.init", init, allowed, remedy)
   readers = {}
   for name, path in init.items():
     errors.choice("config.init", name, ("img", "txt", "all"))
@@ -35,18 +110,37 @@ def loader(
   return load
 
 
+def _load_whole(source: Whole, abstract: dict[str, Any]) -> Load:
+  given = dict(source.params)
+  if "b" in given and "b" not in abstract:
+    logging.warning("%s: its bias is left out: config.model", source.path)
+    del given["b"]
+  wanted = {k: v for k, v in abstract.items() if k in given or k != "b"}
+  if wanted.keys() != abstract.keys():
+    logging.warning("%s has no bias: b is config.model.bias", source.path)
+  read = resample.fit(given, wanted, source.path)
+  return lambda state: state._replace(
+    params=state.params | _put(read(), wanted)
+  )
+
+
 def _reader(name: str, path: str, abstract: dict[str, Any]) -> Callable:
+  wanted = {name: abstract[name]} if name in abstract else abstract
+  _check_there(path, f"config.init.{name}")
   if name == "img" and path.endswith(".npz"):
-    tower = big_vision.read_image_tower(path, tree.shapes(abstract["img"]))
-    return lambda: _put(tower, abstract["img"])
-  directory = checkpoint.find(path, f"config.init.{name}")
-  if name == "all":
+    stored = big_vision.read_image_tower(pathlib.Path(path)).params
+  elif name == "all":
+    directory = catalog.find(path, f"config.init.{name}")
     checkpoint.check_shapes(directory, abstract)
     return lambda: checkpoint.read_params(directory, abstract)
-  tower = checkpoint.read_tower(directory, name)
-  shapes = [tree.shapes({name: part}) for part in (tower, abstract[name])]
-  checkpoint.compare_shapes(str(directory), *shapes)
-  return lambda: _put(tower, abstract[name])
+  else:
+    stored = {name: whole(path, f"config.init.{name}").params[name]}
+  stored = {name: dict(stored[name])}
+  if "project" in stored[name] and "project" not in wanted[name]:
+    logging.warning("%s: its last linear layer is left out", path)
+    del stored[name]["project"]
+  read = resample.fit(stored, wanted, path)
+  return lambda: _put(read(), wanted)[name]
 
 
 def _put(tower: dict[str, Any], abstract: dict[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,8 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 from big_contrastive import errors
 
 
@@ -71,6 +73,23 @@ def call(fn: Callable, kwargs: Mapping[str, Any], where: str) -> Any:
   return bound()
 
 
+def section(value: Any, where: str) -> dict[str, Any]:
+  """Returns a copy of a config's section, or raises UserError."""
+  if not isinstance(value, Mapping):
+    allowed, remedy = _describe(dict, value)
+    raise errors.UserError(where, value, allowed, remedy)
+  return dict(value)
+
+
+def plain(value: Any) -> Any:
+  """Returns a config as JSON knows it: dicts, lists and scalars."""
+  if hasattr(value, "items"):
+    return {str(k): plain(v) for k, v in value.items()}
+  if isinstance(value, list | tuple):
+    return [plain(v) for v in value]
+  return value.item() if isinstance(value, np.generic) else value
+
+
 def _function(fn: Callable) -> Callable:
   return fn.__init__ if inspect.isclass(fn) else fn
 
@@ -97,6 +116,8 @@ def _is_a(value: Any, hint: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
   if hint in (str, bool):
     return isinstance(value, hint)
+  if origin is dict or hint is dict:
+    return isinstance(value, Mapping)
   if origin in (tuple, list) or hint in (tuple, list):
     return isinstance(value, (tuple, list))
   return True
@@ -108,5 +129,7 @@ def _describe(hint: Any, value: Any) -> tuple[str, str]:
     choices = typing.get_args(hint)
     listed = "one of " + ", ".join(map(repr, choices))
     return listed, errors.closest(value, choices)
+  if hint is dict:
+    return "a section with fields", "Give it fields, or leave it out."
   wanted = hint.__name__ if isinstance(hint, type) else str(hint)
   return wanted, f"It is of type {type(value).__name__} now."

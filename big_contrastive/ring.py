@@ -1,12 +1,24 @@
-"""The walk of text chunks round the ring of devices: the only ppermute."""
+"""Every tile of the B x B matrix of pairs, each on one device, none kept.
 
+A device keeps its b = B/n rows. The columns, in n chunks, go round the ring of
+devices; at each hop a device walks over the tiles of its block. Sums over
+columns stay with the rows, sums over rows travel with the chunk and come home.
+Memory is O(b d), time is that of the B x b products. The only ppermute.
+"""
+
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 Axis = str | tuple[str, ...] | None
+
+# The most rows of a tile, by backend. Larger tiles make larger products and
+# fewer trips to memory, and no difference beyond these.
+TILE = {"cpu": 4096, "gpu": 4096, "tpu": 2048}
 
 
 def size(axis: Axis) -> int:
@@ -14,51 +26,159 @@ def size(axis: Axis) -> int:
   return 1 if axis is None else jax.lax.axis_size(axis)
 
 
-def fold(
-  block: Callable[[Any, Any, Any, jax.Array], tuple[Any, Any]],
-  carry: Any,
-  visitor: Any,
-  luggage: Any,
-  axis: Axis,
-) -> tuple[Any, Any]:
-  """Folds `block` over the chunks of all devices, one hop at a time.
+def index(axis: Axis) -> jax.Array | int:
+  """Returns this device's place on the ring."""
+  return 0 if axis is None else jax.lax.axis_index(axis)
 
-  Each device's chunk visits every device and comes home. The block is
-  recomputed in the backward pass, so that no hop's logits are kept.
+
+def side(b: int, d: int, live: int, backend: str | None = None) -> int:
+  """Returns the rows of a tile that takes the memory of embeddings [b, d].
 
   Args:
-    block: (carry, visitor, luggage, hop) -> (carry, luggage). At hop 0 the
-      visitor is the device's own.
-    carry: what stays on this device from hop to hop.
-    visitor: the travelling chunk, which no block changes: it is sent on
-      before the block is computed, so that a device can do both at once.
-    luggage: what travels with the chunk and is added to on the way.
-    axis: mesh axis name or names inside shard_map; None for one device.
+    b, d: pairs on this device, their width.
+    live: arrays of the size of a tile that are alive at a time.
+    backend: that it is compiled for; None for JAX's default.
+  """
+  most = TILE.get(backend or jax.default_backend(), 1024)
+  return min(most, max(1, math.isqrt(b * d // live)))
+
+
+def mean(value: jax.Array, axis: Axis) -> jax.Array:
+  """Returns the mean over the devices of a scalar."""
+  return value if axis is None else jax.lax.pmean(value, axis)
+
+
+def varying(tree: Any, axis: Axis) -> Any:
+  """Returns the arrays marked as different on each device.
+
+  What is the same everywhere and enters here gets its gradient summed over
+  the devices.
+  """
+  if axis is None:
+    return tree
+  axes = (axis,) if isinstance(axis, str) else axis
+
+  def mark(x: jax.Array) -> jax.Array:
+    seen = jax.typeof(x).manual_axis_type.varying
+    missing = tuple(a for a in axes if a not in seen)
+    return jax.lax.pcast(x, missing, to="varying") if missing else x
+
+  return jax.tree.map(mark, tree)
+
+
+def sweep(
+  tile: Callable[[jax.Array, Any, Any, Any, Any], tuple[Any, Any]],
+  ids: jax.Array,
+  rows: Any,
+  columns: Any,
+  row_sums: Any,
+  column_sums: Any,
+  *,
+  merge: Callable[[Any, Any], Any],
+  axis: Axis,
+  side: int,
+) -> tuple[Any, Any]:
+  """Shows each tile of the global matrix of pairs to `tile`, once.
+
+  Args:
+    tile: (negative, rows, columns, row_sums, column_sums) -> (row_sums,
+      column_sums), all of them slices of c pairs; negative is bool [c, c]:
+      what is False must not count. A row may come a second time with negative
+      False.
+    ids: int32 [b], of this device's pairs. Equal ids are no negatives.
+    rows: arrays [b, ...] that stay.
+    columns: arrays [b, ...] that visit every device.
+    row_sums: arrays [b, ...] that start at these values, and stay.
+    column_sums: arrays [..., b] that travel, as they are before any tile: what
+      `merge` takes for nothing.
+    merge: (column_sums, column_sums) -> column_sums, from different devices.
+    axis: mesh axis name(s) inside shard_map; None for one device.
+    side: largest number of rows of a tile.
 
   Returns:
-    carry, and this device's own luggage back from the round trip.
+    row_sums and column_sums over all B columns and B rows.
   """
-  block = jax.checkpoint(block, prevent_cse=False)
-  if axis is None:
-    return block(carry, visitor, luggage, jnp.zeros((), jnp.int32))
+
+  def block(row_sums: Any, visitor: Any) -> tuple[Any, Any]:
+    their_ids, columns = visitor
+    return _tiles(
+      tile, (ids, rows), (their_ids, columns), row_sums, column_sums, side
+    )
+
+  row_sums, column_sums = varying((row_sums, column_sums), axis)
   n = size(axis)
+  if n == 1:
+    return block(row_sums, (ids, columns))
 
   def send(tree: Any) -> Any:
     to_next = [(i, (i + 1) % n) for i in range(n)]
     return jax.tree.map(lambda x: jax.lax.ppermute(x, axis, to_next), tree)
 
-  def hop(state: Any, index: jax.Array) -> tuple[Any, None]:
-    carry, visitor, luggage = state
-    following = send(visitor)
-    carry, luggage = block(carry, visitor, luggage, index)
-    return (carry, following, send(luggage)), None
+  def hop(state: Any, _: None) -> tuple[Any, None]:
+    row_sums, visitor, waiting = state
+    # Both are under way while the block is computed: the chunk to the next
+    # device, and what the previous device summed for the chunk that is here.
+    following, arriving = send(visitor), send(waiting)
+    row_sums, added = block(row_sums, visitor)
+    return (row_sums, following, merge(arriving, added)), None
 
-  hops = jnp.arange(n, dtype=jnp.int32)
-  (carry, _, luggage), _ = jax.lax.scan(hop, (carry, visitor, luggage), hops)
-  return carry, luggage
+  state = (row_sums, (ids, columns), column_sums)
+  (row_sums, _, waiting), _ = jax.lax.scan(hop, state, length=n)
+  return row_sums, send(waiting)
 
 
-def mean(values: jax.Array, axis: Axis) -> jax.Array:
-  """Returns the mean of [b] values over the global batch, a scalar."""
-  average = values.mean()
-  return average if axis is None else jax.lax.pmean(average, axis)
+def _tiles(
+  tile: Callable[..., tuple[Any, Any]],
+  rows: Any,
+  columns: Any,
+  row_sums: Any,
+  column_sums: Any,
+  side: int,
+) -> tuple[Any, Any]:
+  """Walks over the tiles of one block, all of one size."""
+  b = rows[0].shape[0]
+  count = math.ceil(b / side)
+  c = math.ceil(b / count)
+  if count == 1:
+    negative = rows[0][:, None] != columns[0][None, :]
+    return tile(negative, rows[1], columns[1], row_sums, column_sums)
+  # The last tile begins early rather than reach beyond the block; what it
+  # has in common with the one before is masked. So nothing is padded.
+  new = np.arange(count, dtype=np.int32) * c
+  places = np.stack([np.minimum(new, b - c), new], axis=1)
+
+  def cut(tree: Any, start: jax.Array, dim: int = 0) -> Any:
+    def slice_(x: jax.Array) -> jax.Array:
+      return jax.lax.dynamic_slice_in_dim(x, start, c, dim % x.ndim)
+
+    return jax.tree.map(slice_, tree)
+
+  def paste(tree: Any, part: Any, start: jax.Array, dim: int = 0) -> Any:
+    def put(x: jax.Array, y: jax.Array) -> jax.Array:
+      return jax.lax.dynamic_update_slice_in_dim(x, y, start, dim % x.ndim)
+
+    return jax.tree.map(put, tree, part)
+
+  def row_of_tiles(sums: Any, place: jax.Array) -> tuple[Any, None]:
+    row_sums, column_sums = sums
+    i, new_i = place
+    row_ids, row = cut(rows, i)
+
+    def one(sums: Any, place: jax.Array) -> tuple[Any, None]:
+      row_sum, column_sums = sums
+      j, new_j = place
+      column_ids, column = cut(columns, j)
+      negative = row_ids[:, None] != column_ids[None, :]
+      if count * c != b:
+        at = jnp.arange(c)
+        negative &= (i + at >= new_i)[:, None] & (j + at >= new_j)[None, :]
+      row_sum, column_sum = tile(
+        negative, row, column, row_sum, cut(column_sums, j, -1)
+      )
+      return (row_sum, paste(column_sums, column_sum, j, -1)), None
+
+    inside = (cut(row_sums, i), column_sums)
+    (row_sum, column_sums), _ = jax.lax.scan(one, inside, places)
+    return (paste(row_sums, row_sum, i), column_sums), None
+
+  return jax.lax.scan(row_of_tiles, (row_sums, column_sums), places)[0]

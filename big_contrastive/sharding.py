@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from big_contrastive import errors, tree
@@ -32,7 +33,7 @@ def make_mesh(
   """
   devices = jax.devices() if devices is None else devices
   for name, size in (("fsdp", fsdp), ("tensor", tensor)):
-    if size < 1 or len(devices) % (fsdp * tensor):
+    if size < 1 or len(devices) % (fsdp * max(1, tensor)):
       allowed = f"a divisor of the {len(devices)} devices"
       remedy = "fsdp x tensor must divide them."
       raise errors.UserError(f"config.mesh.{name}", size, allowed, remedy)
@@ -100,6 +101,62 @@ def to_global(local: Any, size: int, mesh: Mesh) -> Any:
     return jax.make_array_from_callback(shape, batch(mesh), part)
 
   return jax.tree.map(place, local)
+
+
+def sum_over_processes(counts: np.ndarray) -> np.ndarray:
+  """Returns the sum of each process's counts; all processes must call it."""
+  if jax.process_count() == 1:
+    return counts
+  return multihost_utils.process_allgather(counts).sum(0)
+
+
+def largest(x: jax.Array, mesh: Mesh) -> jax.Array:
+  """Returns the largest rows of [ring, k] as [k], over all devices.
+
+  Of each device its own row is taken, also where the sharding says that
+  others hold the same: what processes put there may differ.
+  """
+
+  def over_all(rows: jax.Array) -> jax.Array:
+    return jax.lax.pmax(rows.max(axis=0), mesh.axis_names)
+
+  return jax.shard_map(
+    over_all, mesh=mesh, in_specs=PartitionSpec(BATCH),
+    out_specs=PartitionSpec(), check_vma=False,
+  )(x)  # fmt: skip
+
+
+def split_batch(batch_: Any, parts: int, mesh: Mesh) -> Any:
+  """Returns arrays [B, ...] as [parts, B / parts, ...], nothing moved.
+
+  Each device's rows are cut into `parts`, so each part lies on all devices;
+  its rows are not neighbours in the batch.
+  """
+
+  def cut(x: jax.Array) -> jax.Array:
+    return x.reshape(parts, x.shape[0] // parts, *x.shape[1:])
+
+  where = PartitionSpec(BATCH), PartitionSpec(None, BATCH)
+  return _locally(cut, mesh, *where)(batch_)
+
+
+def join_batch(parts: Any, mesh: Mesh) -> Any:
+  """Returns arrays [parts, B / parts, ...] as [B, ...]: undoes split_batch."""
+
+  def join(x: jax.Array) -> jax.Array:
+    return x.reshape(-1, *x.shape[2:])
+
+  where = PartitionSpec(None, BATCH), PartitionSpec(BATCH)
+  return _locally(join, mesh, *where)(parts)
+
+
+def _locally(
+  f: Callable, mesh: Mesh, came: PartitionSpec, goes: PartitionSpec
+) -> Callable[[Any], Any]:
+  def on_tree(arrays: Any) -> Any:
+    return jax.tree.map(f, arrays)
+
+  return jax.shard_map(on_tree, mesh=mesh, in_specs=came, out_specs=goes)
 
 
 def params(rules: tree.Rules, abstract: dict[str, Any], mesh: Mesh) -> Any:

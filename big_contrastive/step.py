@@ -37,6 +37,8 @@ class Step:
     rate: step -> learning rate, for the metrics.
     trained: flat names of what is trained; the rest stays as it is.
     seed: of the initialisation and of every step.
+    skip_nonfinite: whether a step whose loss, gradients or updates are not
+      finite changes nothing but its number.
   """
 
   init_params: Callable[[jax.Array], dict[str, Any]]
@@ -45,6 +47,12 @@ class Step:
   rate: optim.Schedule
   trained: frozenset[str]
   seed: int
+  skip_nonfinite: bool = False
+
+  def checked(self) -> list[str]:
+    """Returns what each entry of metrics["finite"] is about."""
+    grads = [f"the gradient of {name}" for name in sorted(self.trained)]
+    return ["the loss", "the update", *grads]
 
   def init(self) -> State:
     """Returns the first state."""
@@ -56,7 +64,10 @@ class Step:
   def update(
     self, state: State, batch: dict[str, jax.Array]
   ) -> tuple[State, Metrics]:
-    """Returns the state after one step, and metrics of the state before it."""
+    """Returns the state after one step, and metrics of the state before it.
+
+    metrics["finite"] is bool [n]: see `checked`.
+    """
     rng = jax.random.fold_in(jax.random.key(self.seed), state.step)
     trained, frozen = self._split(state.params)
 
@@ -69,13 +80,22 @@ class Step:
     trained = optax.apply_updates(trained, updates)
     params = self.objective.project(tree.unflatten(frozen | trained))
     metrics |= {k: state.params[k] for k in ("t", "b") if k in state.params}
+    squares = [optim.square(grads[name]) for name in sorted(grads)]
+    update_norm = optim.norm(updates)
+    finite = jnp.isfinite(jnp.stack([metrics["loss"], update_norm, *squares]))
     metrics |= {
       "learning_rate": self.rate(state.step),
-      "grad_norm": optim.norm(grads),
+      "grad_norm": jnp.sqrt(sum(squares)),
       "param_norm": optim.norm(state.params),
-      "update_norm": optim.norm(updates),
+      "update_norm": update_norm,
+      "finite": finite,
     }
-    return State(state.step + 1, params, opt, extra), metrics
+    after = State(state.step + 1, params, opt, extra)
+    if self.skip_nonfinite:
+      same = state._replace(step=after.step)
+      fine = finite.all()
+      after = jax.tree.map(lambda a, b: jnp.where(fine, a, b), after, same)
+    return after, metrics
 
   def _split(self, params: dict[str, Any]) -> tuple[dict, dict]:
     """Flat dicts of what is trained and what is frozen."""
@@ -89,10 +109,13 @@ class Placed:
   """A Step compiled for a mesh, with its state sharded by rules.
 
   Nothing unsharded is ever made: `init` runs under the same shardings.
+  `update` also takes batch["wishes"], int32 [ring, k], from each device its
+  process's, and gives metrics["wishes"], int32 [k]: the largest of all.
   """
 
   mesh: Mesh
   abstract: State  # Shapes, dtypes and shardings.
+  checked: list[str]  # What metrics["finite"] is about.
   init: Callable[[], State]
   update: Callable[[State, Any], tuple[State, Metrics]]
 
@@ -115,12 +138,21 @@ def place(step: Step, mesh: Mesh, rules: tree.Rules) -> Placed:
   def with_sharding(leaf: Any, at: NamedSharding) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at)
 
+  def update(state: State, batch: Any) -> tuple[State, Metrics]:
+    batch = dict(batch)
+    wishes = batch.pop("wishes", None)
+    after, metrics = step.update(state, batch)
+    if wishes is not None:
+      metrics["wishes"] = sharding.largest(wishes, mesh)
+    return after, metrics
+
   return Placed(
     mesh=mesh,
     abstract=jax.tree.map(with_sharding, abstract, where),
+    checked=step.checked(),
     init=jax.jit(step.init, out_shardings=where),
     update=jax.jit(
-      step.update,
+      update,
       in_shardings=(where, sharding.batch(mesh)),
       out_shardings=(where, whole),
       donate_argnums=0,

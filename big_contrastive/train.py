@@ -7,7 +7,9 @@ Any field of the config can be set by --config.FIELD=VALUE. The same command
 again resumes from the newest checkpoint in the workdir.
 """
 
-from big_contrastive import command, experiment, loop
+import sys
+
+from big_contrastive import bottleneck, command, experiment, loop
 
 
 def run() -> None:
@@ -17,10 +19,20 @@ def run() -> None:
   parser.add_argument(
     "--workdir", required=True, help="for all that is written"
   )
+  parser.add_argument(
+    "--profile-input",
+    action="store_true",
+    help="don't train: tell whether the input or the device is slower",
+  )
   flags, overrides = parser.parse_known_args()
   config = command.load_config(flags.config, overrides)
   command.start(flags.distributed)
-  loop.fit(experiment.build(config), flags.workdir)
+  built = experiment.build(config)
+  if flags.profile_input:
+    rates = bottleneck.measure(built)
+    print(bottleneck.verdict(rates, built.batch_size), file=sys.stderr)
+    return
+  loop.fit(built, flags.workdir)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
       **tower,
     },
     "text": {
-      "variant": "mu", "pool": "map", "out_dim": 96, "depth": 2, **tower
+      "variant": "mu", "pool": "last", "out_dim": 96, "depth": 2, **tower
     },
     "scale": 10.0,
     # The best constant logit for a pair in so many: -10 is right for 22,000.
@@ -43,7 +43,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
   }  # fmt: skip
   config.objective = {"name": "pairs", "loss": "sigmoid"}
   config.optimizer = {
-    "name": "adamw", "lr": 2e-3, "b2": 0.95, "weight_decay": 0.05, "clip": 1.0
+    "name": "adamw", "lr": 1e-3, "b2": 0.95, "weight_decay": 0.05, "clip": 1.0
   }  # fmt: skip
   config.schedule = {"decay": "cosine", "warmup": "5%"}
   config.log_every = 50

@@ -69,6 +69,6 @@ def get_config(argument: str | None = None) -> ConfigDict:
     common.use_smoke(config)
     config.optimizer.lr = 1e-4 if unmasked else 1e-3
   if unmasked:
-    config.init = {"all": arg.init}
-    config.tokenizer = {"kind": "checkpoint", "path": arg.init}
+    config.init = arg.init
+    config.tokenizer = {"kind": "init"}
   return config

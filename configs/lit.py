@@ -1,4 +1,4 @@
-"""LiT: a pretrained image tower, locked; the text tower learns to read it.
+"""LiT: a pretrained image tower, locked; BERT learns to read it.
 
   python -m big_contrastive.train --workdir runs/lit \\
     --config configs/lit.py:init=B_16.npz,data=my_tfds_pairs,vocab=vocab.txt
@@ -6,6 +6,7 @@
 arXiv:2111.07991. Arguments: variant (B/16), res (224), init (a big_vision
 .npz, or a checkpoint of ours, with the image tower), pool (tok, as the AugReg
 ViTs have it), data (a TFDS name), vocab (BERT's uncased vocab.txt), smoke.
+The paper's BERT is pretrained; --config.init.txt takes that of a LiT-*.npz.
 [M]: known from the paper; [R]: big_vision's configs/proj/image_text.
 """
 
@@ -29,11 +30,14 @@ def get_config(argument: str | None = None) -> ConfigDict:
   config.loading = {"threads": 32}
   config.train_image = [("resize", {"size": arg.res}), ("flip_lr", {})]
   config.eval_image = [("resize", {"size": arg.res})]
-  config.tokenizer = {"kind": "bert", "path": arg.vocab, "length": 16}  # [R]
+  config.tokenizer = {  # [R]
+    "kind": "bert", "path": arg.vocab, "length": 16, "eos": False
+  }  # fmt: skip
   config.model = {
     "image": {"variant": arg.variant, "res": arg.res, "pool": arg.pool},
     "text": {
-      "variant": "B", "pool": "first", "out_dim": common.WIDTH.get(size, 0)
+      "variant": "B", "out_dim": common.WIDTH.get(size, 0),
+      "norm": "post", "segments": 2, "pad_id": 0, "eps": 1e-12, "pool": "first",
     },
     "scale": 10.0,  # [R]
     "dtype": "bfloat16",

@@ -1,14 +1,19 @@
-"""SigLIP on your own images and captions: folders or tars, and a table.
+"""SigLIP on your own images and captions.
 
   python -m big_contrastive.train --workdir runs/mine --config \\
     "configs/own_data.py:images=photos,captions=captions.tsv,image=path,caption=text"
+  python -m big_contrastive.train --workdir runs/mine --config \\
+    "configs/own_data.py:data=wds:shards/{000..012}.tar,eval_data=wds:val.tar"
 
-Arguments, the first two required: images (folders or tars, with commas),
-captions (JSONL, CSV or TSV), image (column of file names, or "{key}.png"),
-caption (column), id (column whose equal values are one concept), where
-(column=value), join (second table:column); res, patch, width, depth, length
-(tokens), steps, batch, lr; eval_images, eval_where (retrieval on other images
-or rows); smoke.
+Where the pairs are: images (folders or tars, with commas) and captions (JSONL,
+CSV or TSV) with image (column of file names, or "{key}.png"), where
+(column=value) and join (second table:column); or data (wds:TARS,
+parquet:FILES, tfds:NAME, folder:PHOTOS, ...). Of both: caption (column, or
+what the source calls so), id (column whose equal values are one concept),
+split. Sizes: res, patch, width, depth (of the text tower: half), pool, length
+(tokens), steps, batch, lr. Retrieval on other pairs: eval_images, eval_where,
+eval_data, eval_split. And smoke. The towers are small, for thousands of pairs
+and a laptop.
 """
 
 import math
@@ -21,22 +26,16 @@ from configs import common
 def get_config(argument: str | None = None) -> ConfigDict:
   """Returns the config; see the file's docstring for the argument."""
   arg = common.parse(
-    argument, images="", captions="", image="image", caption="caption", id="",
-    where="", join="", res=64, patch=8, width=128, depth=4, length=16,
-    steps=1500, batch=128, lr=2e-3, eval_images="", eval_where="", smoke=False,
+    argument, images="", captions="", data="", image="", caption="", id="",
+    where="", join="", split="", res=32, patch=8, width=128, depth=3,
+    pool="gap", length=16, steps=3000, batch=128, lr=1e-3, eval_images="",
+    eval_where="", eval_data="", eval_split="", smoke=False,
   )  # fmt: skip
-  if not arg.images or not arg.captions:
-    raise ValueError("Give images=FOLDER and captions=TABLE.")
   config = ConfigDict()
   config.seed = 0
   config.batch_size = arg.batch
   config.total = f"{arg.steps} steps"
-  optional = {"id": arg.id, "where": arg.where, "join": arg.join}
-  table = {
-    "name": "table", "captions": arg.captions, "image": arg.image,
-    "caption": arg.caption, **{k: v for k, v in optional.items() if v},
-  }  # fmt: skip
-  config.source = table | {"images": arg.images}
+  config.source = _source(arg, arg.data, arg.images, arg.where, arg.split)
   config.train_image = [
     # Nothing is mirrored: captions may say left and right.
     (
@@ -51,8 +50,8 @@ def get_config(argument: str | None = None) -> ConfigDict:
   tower = {"width": arg.width, "mlp": 4 * arg.width, "heads": heads}
   config.model = {
     "image": {
-      "variant": f"mu/{arg.patch}", "res": arg.res, "pool": "map",
-      "depth": arg.depth, **tower,
+      "variant": f"mu/{arg.patch}", "res": arg.res, "pool": arg.pool,
+      "out_dim": arg.width, "depth": arg.depth, **tower,
     },
     "text": {
       "variant": "mu", "pool": "map", "out_dim": arg.width,
@@ -69,13 +68,33 @@ def get_config(argument: str | None = None) -> ConfigDict:
   config.schedule = {"decay": "cosine", "warmup": "5%"}
   config.log_every = 50
   config.save_every = "500 steps"
-  if arg.eval_images or arg.eval_where:
-    other = {"images": arg.eval_images or arg.images}
-    other |= {"where": arg.eval_where} if arg.eval_where else {}
-    source = table | other
+  if arg.eval_images or arg.eval_where or arg.eval_data or arg.eval_split:
+    source = _source(
+      arg, arg.eval_data or arg.data, arg.eval_images or arg.images,
+      arg.eval_where or arg.where,
+      arg.eval_split,
+    )  # fmt: skip
     config.evals = {"own": {"task": "retrieval", "source": source}}
     config.eval_every = "500 steps"
   if arg.smoke:
     config.batch_size, config.total = 16, "4 steps"
     config.log_every = 1
   return config
+
+
+def _source(arg, data, images, where, split):
+  """The table and its images, or data with what else is known of it."""
+  given = {"image": arg.image, "caption": arg.caption, "id": arg.id}
+  given["split"] = split
+  if data:
+    if arg.images or arg.captions or arg.where or arg.join:
+      raise ValueError("Give data, or images and captions, not both.")
+    more = [f"{k}={v}" for k, v in given.items() if v]
+    between = "," if ":" in data else ":"
+    return between.join([data, ",".join(more)]) if more else data
+  if not images or not arg.captions:
+    raise ValueError("Give images=FOLDER and captions=TABLE, or data=SOURCE.")
+  given |= {"where": where, "join": arg.join, "captions": arg.captions}
+  return {"name": "table", "images": images} | {
+    k: v for k, v in given.items() if v
+  }

@@ -63,8 +63,8 @@ case "${1:-}" in
       >> train.log 2>&1 < /dev/null &"
     ;;
   logs) tpu ssh "$name" --worker=0 --command="tail -f big_contrastive/train.log" ;;
-  # SIGKILL: after jax.distributed.initialize a process ignores SIGTERM.
-  stop) everywhere "pkill -KILL -f '$ours'" ;;
+  # SIGTERM: it saves first.
+  stop) everywhere "pkill -TERM -f '$ours'" ;;
   delete) tpu delete "$name" --quiet ;;
   *)
     usage

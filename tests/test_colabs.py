@@ -3,6 +3,7 @@
 import base64
 import io
 import pathlib
+import re
 
 import nbclient
 import nbformat
@@ -21,9 +22,10 @@ ROOT = pathlib.Path(__file__).parents[1]
 def test_zero_shot_shows_a_picture_of_similarities(tmp_path, monkeypatch):
   config = command.load_config(f"{ROOT}/configs/siglip.py:smoke", [])
   config["evals"] = {}
+  config["model"]["dtype"] = "float32"  # As what is exported computes.
   loop.fit(experiment.build(config), tmp_path)
   for name, value in {
-    "CHECKPOINT": str(tmp_path), "TRAIN_SIZE": "512", "SIZE": "32",
+    "MODEL": str(tmp_path), "TRAIN_SIZE": "512", "SIZE": "32",
     "PYTHONPATH": str(ROOT), "PJRT_NPROC": "16",
   }.items():  # fmt: skip
     monkeypatch.setenv(name, value)
@@ -36,3 +38,8 @@ def test_zero_shot_shows_a_picture_of_similarities(tmp_path, monkeypatch):
   ]
   (picture,) = (PIL.Image.open(io.BytesIO(base64.b64decode(d))) for d in data)
   assert np.asarray(picture.convert("L")).std() > 10
+  (exported,) = (
+    o.data["text/plain"] for o in notebook.cells[-1].get("outputs", [])
+    if "data" in o
+  )  # fmt: skip
+  assert float(re.search(r"\((.+)\)", exported)[1]) < 1e-4

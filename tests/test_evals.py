@@ -169,3 +169,25 @@ def test_the_gallery_looks_among_class_names_if_asked():
   assert asked == ["cat", "dog"]
   with pytest.raises(errors.UserError, match="texts"):
     gallery.prepare(Source(["x"], [0]), texts="classes")
+
+
+def test_mean_per_class_recall_weighs_classes_alike():
+  """Three of four right in one class, none in another, a third is absent."""
+  right = np.array([True, True, False, True, False])
+  label = np.array([0, 0, 0, 0, 2])
+  assert zero_shot.per_class(right, label) == pytest.approx((0.75 + 0) / 2)
+
+
+@pytest.mark.parametrize(
+  ("content", "said"),
+  [
+    ("[1, 2]", "It holds a list"),
+    ('{"a": [1]}', "Under 'a' it has something else"),
+    ('{"a": "b"}', "Under 'a' it has something else"),
+    ("{", "can't be read"),
+  ],
+)
+def test_a_file_of_names_in_another_form_is_told(content, said, tmp_path):
+  (tmp_path / "names.json").write_text(content)
+  with pytest.raises(errors.UserError, match=said):
+    zero_shot.prepare(None, classes=f"{tmp_path}/names.json:a")

@@ -122,5 +122,5 @@ def test_captions_that_say_nothing_are_named(make, tmp_path):
   with pytest.raises(errors.UserError, match=r"root = .*empty"):
     folder.source(root=root)
   (tmp_path / "root" / "1.txt").write_bytes(b"caf\xe9")
-  with pytest.raises(errors.UserError, match=r"1\.txt.*UTF-8"):
+  with pytest.raises(errors.UserError, match=r"root = .*not UTF-8': 1"):
     folder.source(root=root)

@@ -9,7 +9,7 @@ import PIL.Image
 import pytest
 
 from big_contrastive import errors
-from big_contrastive.data import image
+from big_contrastive.data import decode, image
 
 RNG = np.random.default_rng
 NOISE = RNG(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
@@ -105,8 +105,8 @@ def test_grey_and_black_and_white_become_rgb(mode):
   assert found.shape == (2, 2, 3) and (found == 255).all()
 
 
-@pytest.mark.parametrize("least", [0, 8])
-def test_exif_orientation_is_applied(least):
+@pytest.mark.parametrize("spare", [None, lambda whole: 4])
+def test_exif_orientation_is_applied(spare):
   upright = smooth(64, 32)
   for orientation, stored in (
     (1, upright),
@@ -118,7 +118,7 @@ def test_exif_orientation_is_applied(least):
     exif = PIL.Image.Exif()
     exif[0x112] = orientation
     data = encoded(stored, "JPEG", exif=exif.tobytes(), quality=95)
-    found = image.decode(data, least)
+    found = image.decode(data, spare)
     want = np.asarray(upright.resize(found.size, reducing_gap=None), int)
     assert found.height == 2 * found.width
     assert np.abs(np.asarray(found, int) - want).mean() < 6, orientation
@@ -155,6 +155,87 @@ def test_flipped_bytes_give_an_image_or_a_value_error():
         assert image.decode(data.tobytes()).mode == "RGB"
       except ValueError as e:
         assert "no image" in str(e)
+
+
+def by_pil(data):
+  return np.asarray(PIL.Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
+@pytest.mark.parametrize("kwargs", [{}, {"progressive": True}, {"quality": 30}])
+def test_pixels_of_a_jpeg_are_those_of_pil(subsampling, kwargs, monkeypatch):
+  wanted = {}
+  for size in ((1, 1), (7, 5), (33, 100), (60, 40)):
+    picture = smooth(*size)
+    for made in (picture, picture.convert("L")):
+      data = encoded(made, "JPEG", subsampling=subsampling, **kwargs)
+      wanted[data] = by_pil(data)
+  monkeypatch.setattr(decode, "decode", None)  # It is the fast decoder's work.
+  for data, want in wanted.items():
+    np.testing.assert_array_equal(decode.pixels(data), want)
+
+
+def test_pixels_of_all_else_are_what_decode_gives():
+  exif = PIL.Image.Exif()
+  exif[0x0112] = 6
+  cmyk = PIL.Image.new("CMYK", (8, 8), (0, 255, 255, 0))
+  for data in (
+    encoded(NOISE), encoded(cmyk, "JPEG"), NOISE, NOISE[..., :1], NOISE[..., 0],
+    encoded(smooth(16, 32), "JPEG", exif=exif.tobytes()),
+    encoded(NOISE, "JPEG", keep_rgb=True),
+    encoded(NOISE, "JPEG", icc_profile=b"x" * 70000),
+  ):  # fmt: skip
+    np.testing.assert_array_equal(decode.pixels(data), image.decode(data))
+
+
+def test_orientation_is_found_behind_other_segments():
+  upright = encoded(smooth(16, 32), "JPEG", comment=b"\xff\xda" * 9)
+  exif = PIL.Image.Exif()
+  exif[0x0112] = 6
+  turned = encoded(smooth(16, 32), "JPEG", exif=exif.tobytes())
+  at = turned.index(b"\xff\xe1")
+  length = int.from_bytes(turned[at + 2 : at + 4], "big")
+  segment = turned[at : at + 2 + length]
+  tables = upright.index(b"\xff\xdb")
+  data = upright[:tables] + segment + upright[tables:]
+  assert decode.pixels(upright).shape == (16, 32, 3)
+  assert decode.pixels(data).shape == (32, 16, 3)
+
+
+def outcome(function, data):
+  """The pixels, or the kind and reason of what is bad."""
+  try:
+    return np.asarray(function(data)).tolist()
+  except decode.BadRecord as e:
+    return e.kind, str(e)
+
+
+def test_a_jpeg_that_pil_refuses_is_refused_for_the_same_reason():
+  """Cut anywhere, and with a byte changed anywhere behind its tables."""
+  refused = 0
+  for kwargs in ({}, {"progressive": True}):
+    data = encoded(smooth(40, 48), "JPEG", **kwargs)
+    scan = data.index(b"\xff\xda")
+    broken = [data[:n] for n in range(0, len(data), 7)]
+    for i in range(scan, len(data), 5):
+      broken.append(data[:i] + bytes([data[i] ^ 0x55]) + data[i + 1 :])
+    for case in broken:
+      want = outcome(image.decode, case)
+      assert outcome(decode.pixels, case) == want
+      refused += isinstance(want, tuple)
+  assert refused > 100
+
+
+def test_what_is_wrong_is_said_alike_each_time():
+  said = [outcome(image.decode, b"neither\xff\xd8 nor") for _ in range(2)]
+  assert said[0] == said[1] == ("image", "no image: of no known format")
+
+
+def test_a_bomb_is_refused_before_it_is_decoded(monkeypatch):
+  monkeypatch.setattr(decode, "MAX_PIXELS", 60 * 40 - 1)
+  with pytest.raises(decode.BadRecord, match="at most 2,399") as e:
+    decode.pixels(encoded(NOISE, "JPEG"))
+  assert e.value.kind == "bomb"
 
 
 # Operations.
@@ -234,6 +315,20 @@ def test_random_crop_reaches_every_place_and_nothing_else():
     x, y, _ = crop(gradient(40, 41), RNG(seed))[0, 0]
     seen.add((int(x), int(y)))
   assert seen == {(x, y) for x in range(4) for y in range(3)}
+
+
+def test_a_crop_of_a_jpeg_is_the_crop_of_its_pixels():
+  data = encoded(smooth(40, 60), "JPEG")
+  for padding in (0, 3):
+    op = ("random_crop", {"size": 32, "padding": padding})
+    for rest in ([], ["flip_lr"]):
+      for seed in range(5):
+        found = run(op, *rest, data=data, seed=seed)
+        want = run(op, *rest, data=by_pil(data), seed=seed)
+        np.testing.assert_array_equal(found, want)
+        whole = PIL.Image.fromarray(by_pil(data))
+        cut = image.random_crop(whole, RNG(seed), size=32, padding=padding)
+        assert rest or (np.asarray(cut) == found).all()
 
 
 def test_random_crop_repeats_the_edge_where_it_pads():
@@ -405,33 +500,73 @@ def test_a_large_jpeg_is_decoded_smaller_in_training_only():
   picture = smooth(300, 400)
   data, ops = encoded(picture, "JPEG", quality=95), [("resize", {"size": 32})]
   train, whole = image.parse(ops, "ops"), image.parse(ops, "ops", train=False)
-  assert image.decode(data, train.least).size == (100, 75)
-  assert image.decode(data, whole.least).size == (400, 300)
+  assert decoded(train, data) == [(100, 75)]
+  assert decoded(whole, data) == [(400, 300)]
   want = np.asarray(image.decode(data).resize((32, 32), 3))
   np.testing.assert_array_equal(whole(data), want)
   assert np.abs(train(data).astype(int) - want).mean() < 1.5
 
 
-def test_a_jpeg_is_never_decoded_to_less_than_twice_what_is_needed():
+def test_a_jpeg_is_never_decoded_to_less_than_is_needed():
+  """One and a half times the side of the result, of the part that is cut."""
   data = encoded(smooth(300, 400), "JPEG")
-  for op, least in (
-    (("resize", {"size": 74}), 148),
-    (("resize", {"size": (74, 76)}), 152),
-    (("resize_shortest", {"size": 74}), 148),
-    (("random_crop", {"size": 30}), 300),
-    (("center_crop", {"size": 30}), 300),
-    (("random_resized_crop", {"size": 8, "area": (0.01, 1)}), 160),
-    (("random_resized_crop", {"size": 8, "area": (0.2, 1)}), 36),
+  for op, sizes in (
+    (("resize", {"size": 100}), {150}),
+    (("resize", {"size": (100, 101)}), {300}),
+    (("resize_shortest", {"size": 50}), {75}),
+    (("random_crop", {"size": 30}), {300}),
+    (("center_crop", {"size": 30}), {300}),
+    # Parts of 300 x 300 and of about 30 x 30.
     (
       (
         "random_resized_crop",
-        {"size": 8, "area": (0.1, 1), "aspect": (0.1, 10)},
+        {"size": 99, "area": (0.74, 0.75), "aspect": (1, 1)},
       ),
-      160,
+      {150},
+    ),
+    (
+      (
+        "random_resized_crop",
+        {"size": 16, "area": (0.007, 0.008), "aspect": (1, 1)},
+      ),
+      {300},
     ),
   ):
     pipeline = image.parse([op, ("resize", {"size": 8})], "ops")
-    assert min(image.decode(data, pipeline.least).size) >= least, op
+    found = {min(s) for _ in range(5) for s in decoded(pipeline, data)}
+    assert found <= sizes, op
+
+
+@pytest.mark.parametrize("turned", [1, 6])
+def test_a_crop_of_a_shrunk_jpeg_is_the_crop_of_the_whole(turned):
+  """The same part for the same rng, but for what shrinking costs: 36 dB."""
+  exif = PIL.Image.Exif()
+  exif[0x0112] = turned
+  data = encoded(smooth(600, 400), "JPEG", quality=95, exif=exif)
+  ops = [("random_resized_crop", {"size": 48, "area": (0.3, 1)})]
+  pipeline = image.parse(ops, "ops")
+  assert max(decoded(pipeline, data)[0]) < 600
+  for seed in range(20):
+    want = pipeline.ops[0](image.decode(data), RNG(seed))
+    error = pipeline(data, RNG(seed)).astype(float) - np.asarray(want)
+    assert 10 * np.log10(255**2 / (error**2).mean()) > 36
+
+
+def decoded(pipeline, data):
+  """Sizes of the images that the decoder gives to a pipeline."""
+  found, load = [], decode._load
+
+  def spy(*args):
+    made = load(*args)
+    found.append(made.size)
+    return made
+
+  decode._load = spy
+  try:
+    pipeline(data, RNG(0))
+  finally:
+    decode._load = load
+  return found
 
 
 R = ("resize", {"size": 8})

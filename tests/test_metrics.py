@@ -41,6 +41,34 @@ def test_lines_after_the_last_checkpoint_are_dropped_on_restart(tmp_path):
   assert found == [(1, 1), (2, 2), (3, 30)]
 
 
+def test_an_evaluation_that_was_not_finished_leaves_no_line(tmp_path):
+  writer = metrics.Writer(tmp_path, 0)
+  writer.write(1, {"eval/a": 1.0})
+  writer.write(2, {"train/loss": 2.0})
+  writer.write(2, {"eval/a": 2.0})
+  writer.close()
+  again = metrics.Writer(tmp_path, 2)
+  again.close()
+  assert again.latest == {"train/loss": 2.0, "eval/a": 2.0}
+  undone = metrics.Writer(tmp_path, 2, evaluated=False)
+  undone.close()
+  assert undone.latest == {"train/loss": 2.0, "eval/a": 1.0}
+  assert [row["step"] for row in lines(tmp_path)] == [1, 2]
+
+
+def test_what_is_not_finite_is_still_json(tmp_path):
+  writer = metrics.Writer(tmp_path, 0)
+  writer.write(1, {"a": float("nan"), "b": float("-inf"), "c": 1.0})
+  writer.close()
+  text = (tmp_path / "metrics.jsonl").read_text()
+
+  def refuse(constant):
+    raise AssertionError(constant)
+
+  row = json.loads(text, parse_constant=refuse)
+  assert row == {"step": 1, "a": None, "b": None, "c": 1.0}
+
+
 @pytest.mark.parametrize(
   ("kind", "peak"),
   [

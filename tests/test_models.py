@@ -230,6 +230,7 @@ def test_flops_of_b16_are_the_published_ones():
     (lambda: image_tower(width=6, heads=2, pos="sincos2d"), "width"),
     (lambda: image_tower(remat="everything"), "remat"),
     (lambda: text_tower(pool="eos", eos_id=None), "pool"),
+    (lambda: text_tower(pool="last", pad_id=0), "pool"),
   ],
 )
 def test_a_wrong_field_is_named(build, field):

@@ -40,7 +40,7 @@ def image(pixels, rng):
 def training(source, batch=8, rows=None, seed=0, **kwargs):
   examples = pipeline.Examples(source, image, WORDS)
   rows = np.arange(batch) if rows is None else np.asarray(rows)
-  defaults = {"max_bad": 0, "threads": 2, "workers": 0}
+  defaults = {"max_bad": 0, "bad_floor": 0, "threads": 2}
   return pipeline.Training(examples, batch, rows, seed, **defaults | kwargs)
 
 
@@ -89,6 +89,19 @@ def test_worker_processes_change_nothing():
     same(a, b)
 
 
+@pytest.mark.parametrize("other", [(1, 1, 3), (4, 5, 3), float])
+def test_images_of_several_kinds_are_no_batch(other):
+  def uneven(pixels, rng):
+    if pixels[0, 0, 0] != 3:
+      return pixels
+    return pixels.astype(float) if other is float else np.zeros(other, np.uint8)
+
+  run = training(Source())
+  run.examples.image = uneven
+  with pytest.raises(ValueError, match="images of kinds .* in a batch"):
+    list(run.batches(0, 3))
+
+
 def test_crops_differ_between_epochs():
   seen: dict[int, set] = {}
   for batch in training(Source()).batches(0, 10):
@@ -105,21 +118,62 @@ def test_each_of_several_captions_is_drawn():
 
 
 def test_a_bad_record_is_replaced_by_the_next_and_counted():
-  whole = training(Source(broken=[4, 5]), max_bad=10)
+  whole = training(Source(broken=[4, 5]), max_bad=1)
   order = ids(whole.batches(0, 5))[:20]
   assert sorted(order) == sorted([*range(4), 6, 6, *range(6, 20)])
-  assert whole.bad == 2 * 2 * 2 - 2  # Two epochs; 4 tries 5, too: 3 each.
+  # Two epochs, in which 4 tries 5, too: 3 each.
+  assert whole.counts(5) == {"read": 6}
 
 
-def test_too_many_bad_records_stop_the_run():
-  run = training(Source(broken=[4]), max_bad=1)
-  with pytest.raises(errors.UserError, match=r"max_bad = 1.*record 4"):
+def test_counts_are_those_of_the_steps_asked_for_however_far_one_has_read():
+  """So that metrics and checkpoints agree, whenever they are written."""
+  by_step = []
+  for stop in range(1, 6):
+    run = training(Source(broken=[4, 5]), max_bad=1)
+    list(run.batches(0, stop))
+    by_step.append(run.counts(stop).get("read", 0))
+  whole = training(Source(broken=[4, 5]), max_bad=1)
+  list(whole.batches(0, 5))
+  assert [whole.counts(s).get("read", 0) for s in range(1, 6)] == by_step
+  half = training(Source(broken=[4, 5]), max_bad=1)
+  half.restore({"read": by_step[1]})
+  list(half.batches(2, 5))
+  assert half.counts(5) == {"read": 6}
+
+
+def test_counts_of_checkpoints_without_kinds_are_kept():
+  run = training(Source())
+  run.restore(3)
+  run.restore({"image": 2, "a kind of the future": 1})
+  assert run.counts(0) == {"other": 4, "image": 2}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_too_many_bad_records_stop_the_run(workers):
+  run = training(Source(broken=[4]), max_bad=0.01, workers=workers)
+  with pytest.raises(errors.UserError, match=r"max_bad = 0.01.*record 4"):
     list(run.batches(0, 20))
 
 
-def test_data_that_are_all_bad_stop_at_once():
-  run = training(Source(size=30, broken=range(30)), max_bad=10**6)
-  with pytest.raises(Exception, match="unreadable"):
+def test_a_few_bad_records_of_few_never_stop_a_run():
+  run = training(Source(broken=[4]), max_bad=0.0, bad_floor=1)
+  assert len(list(run.batches(0, 2))) == 2
+  with pytest.raises(errors.UserError, match="bad records among.*= 2"):
+    list(run.batches(2, 8))
+
+
+def test_the_first_few_bad_records_are_named_with_the_reason(caplog):
+  run = training(Source(broken=range(1, 10)), bad_floor=10**6)
+  list(run.batches(0, 20))
+  said = [r.getMessage() for r in caplog.records]
+  assert len(said) == 5 and run.counts(20)["read"] > 50
+  assert all("(read): record" in s and "truncated" in s for s in said)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_data_that_are_all_bad_stop_at_once(workers):
+  run = training(Source(size=30, broken=range(30)), max_bad=1, workers=workers)
+  with pytest.raises(errors.UserError, match="unreadable.*truncated"):
     list(run.batches(0, 1))
 
 

@@ -55,36 +55,6 @@ def test_two_processes_of_two_devices_are_one_of_four(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_killed_by_sigkill_resumes_bit_for_bit(tmp_path):
-  """And what it has written by then is complete checkpoints only."""
-  command = [sys.executable, "-m", "big_contrastive.train", "--config"]
-  command += ["configs/siglip.py:smoke", "--config.total=40 steps"]
-  command += ["--config.save_every=2 steps", "--config.evals={}", "--workdir"]
-  whole, broken = tmp_path / "whole", tmp_path / "broken"
-  subprocess.run([*command, whole], cwd=ROOT, check=True, capture_output=True)
-  with subprocess.Popen(
-    [*command, broken], cwd=ROOT, stderr=subprocess.PIPE
-  ) as run:
-    for line in run.stderr:
-      if line.startswith(b"step 9/"):
-        run.kill()
-  assert run.returncode == -9
-  found = [
-    int(d.name) for d in (broken / "checkpoints").iterdir() if d.name.isdigit()
-  ]
-  assert found and max(found) < 40
-  subprocess.run([*command, broken], cwd=ROOT, check=True, capture_output=True)
-  rows = []
-  for folder in (whole, broken):
-    text = (folder / "metrics.jsonl").read_text()
-    values = [json.loads(line) for line in text.splitlines()]
-    rows.append(
-      [{k: v for k, v in row.items() if k[:5] != "perf/"} for row in values]
-    )
-  assert rows[0] == rows[1]
-
-
-@pytest.mark.slow
 def test_an_error_in_one_process_ends_all_with_its_exit_code(tmp_path):
   run = local(
     2, 1, "--config", "configs/siglip.py:smoke", "--workdir", tmp_path / "x",
@@ -94,17 +64,53 @@ def test_an_error_in_one_process_ends_all_with_its_exit_code(tmp_path):
   assert "config.batch_size = 15" in run.stderr
 
 
+def launch(tmp_path, code, *flags, timeout):
+  """Runs two processes of the code."""
+  (tmp_path / "toy.py").write_text(code)
+  environment = os.environ | {
+    "PYTHON": sys.executable, "MODULE": "toy", "PYTHONPATH": str(tmp_path)
+  }  # fmt: skip
+  return subprocess.run(
+    [ROOT / "launch/local.sh", "-n", "2", *flags], env=environment,
+    capture_output=True, text=True, timeout=timeout, check=False,
+  )  # fmt: skip
+
+
 def test_a_failing_process_kills_the_others(tmp_path):
-  (tmp_path / "toy.py").write_text(
+  code = (
     "import os, sys, time\n"
     "if os.environ['JAX_PROCESS_ID'] == '1': sys.exit(7)\n"
     "time.sleep(60)\n"
   )
-  environment = os.environ | {
-    "PYTHON": sys.executable, "MODULE": "toy", "PYTHONPATH": str(tmp_path)
-  }  # fmt: skip
-  run = subprocess.run(
-    [ROOT / "launch/local.sh", "-n", "2"], env=environment, timeout=30,
-    capture_output=True, text=True, check=False,
-  )  # fmt: skip
+  run = launch(tmp_path, code, timeout=30)
   assert run.returncode == 7 and "exit code 7" in run.stderr
+
+
+def toy(tmp_path, codes, *flags):
+  """Runs two processes; process 1 ends with one code after the other."""
+  code = (
+    "import os, pathlib, sys, time\n"
+    f"codes, tries = {codes}, pathlib.Path(__file__).with_suffix('.tries')\n"
+    "if os.environ['JAX_PROCESS_ID'] == '1':\n"
+    "  done = len(tries.read_text()) if tries.exists() else 0\n"
+    "  tries.write_text('x' * (done + 1))\n"
+    "  sys.exit(codes[done])\n"
+    "if 0 not in codes: time.sleep(60)\n"
+  )
+  run = launch(tmp_path, code, *flags, timeout=60)
+  return run, len((tmp_path / "toy.tries").read_text())
+
+
+def test_the_launcher_starts_again_only_when_it_helps(tmp_path):
+  run, tries = toy(tmp_path, [1, 75, 0], "--restart")
+  assert (run.returncode, tries) == (0, 3), run.stderr
+  assert run.stderr.count("starting again") == 2
+
+
+@pytest.mark.parametrize(
+  ("codes", "flags"), [([2], ["--restart"]), ([3], ["--restart"]), ([1], [])]
+)
+def test_the_launcher_gives_up_when_it_would_not_help(codes, flags, tmp_path):
+  run, tries = toy(tmp_path, codes, *flags)
+  assert (run.returncode, tries) == (codes[0], 1)
+  assert "starting again" not in run.stderr

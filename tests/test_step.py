@@ -98,6 +98,46 @@ def test_init_never_holds_unsharded_weights(mesh):
   assert plan.output_size_in_bytes < whole / 4
 
 
+def gradients(mesh, **kwargs):
+  recipe, _ = tiny.make_step(mesh, **kwargs)
+  flat = tree.flatten(recipe.init_params(jax.random.key(1)))
+
+  def value(trained):
+    params = tree.unflatten(flat | trained)
+    return recipe.objective(params, {}, tiny.batch(mesh, 0), jax.random.key(2))
+
+  run = jax.jit(jax.value_and_grad(value, has_aux=True))
+  (loss, _), grads = run({k: flat[k] for k in recipe.trained})
+  return loss, jax.device_get(grads)
+
+
+@pytest.mark.parametrize(
+  ("loss", "frozen", "parts"),
+  [
+    ("sigmoid", (), [(1, (2, 2)), (1, (8, 1)), (2, (2, 8))]),
+    ("softmax", (), [(2, (8, 2))]),
+    ("sigmoid", ("img",), [(1, (8, 2))]),
+    ("softmax", ("txt",), [(2, (2, 8))]),
+  ],
+)
+def test_micro_batches_have_the_gradients_of_the_whole_batch(
+  loss, frozen, parts, mesh
+):
+  """Masked patches, dropout, t and b included; each tower on its own."""
+  kwargs = dict(loss=loss, freeze=frozen, keep=1.0 if frozen else 0.5)
+  whole, whole_grads = gradients(mesh(1), **kwargs)
+  # In the max norm of the whole gradient: some of its parts are all but 0.
+  most = max(np.abs(grad).max() for grad in whole_grads.values())
+  for devices, k in parts:
+    value, grads = gradients(mesh(devices), parts=k, **kwargs)
+    np.testing.assert_allclose(value, whole, rtol=1e-6)
+    assert "t" in grads and ("b" in grads) == (loss == "sigmoid")
+    for name, grad in grads.items():
+      np.testing.assert_allclose(
+        grad, whole_grads[name], rtol=0, atol=1e-6 * most, err_msg=name
+      )
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
 def test_a_frozen_tower_keeps_every_bit_and_has_no_optimizer_state(
   optimizer, mesh
@@ -140,7 +180,7 @@ def test_a_frozen_tower_has_no_backward_and_no_dropout(mesh):
     return jax.lax.psum((zimg * ztxt).sum(), kwargs["axis"])
 
   objective = type(locked.objective)(
-    graph, spy, mesh(1), frozenset(["img"]), False, None
+    graph, spy, mesh(1), frozenset(["img"]), mask_ids=False
   )
   loss = lambda: objective(state.params, {}, batch, jax.random.key(1))  # noqa: E731
   jax.block_until_ready(jax.jit(loss)())

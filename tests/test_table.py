@@ -379,16 +379,34 @@ def test_text_that_is_not_utf8_is_named(make, tmp_path):
     make(captions=f"{tmp_path}/latin.tsv")
 
 
-@pytest.mark.parametrize("kind", ["gz", "xz", "cut", "no tar", "empty"])
+def test_of_a_tar_that_is_cut_the_whole_members_are_read(
+  make, tmp_path, caplog
+):
+  path = tmp_path / "images.tar"
+  tar(path, {"a.png": b"x" * 5000, "b.png": b"y" * 5000})
+  path.write_bytes(path.read_bytes()[:7000])
+  source = make(images=str(path))
+  assert texts(source) == ['"big" apple']
+  assert source.skipped == {"no image file": 2}
+  assert "truncated at byte 7,000, within b.png" in caplog.text
+
+
+def test_a_path_in_a_table_does_not_lead_out_of_the_folder(make, tmp_path):
+  (tmp_path / "secret.png").write_bytes(b"secret")
+  rows = f"key\tname\n../secret\tup\n{tmp_path}/secret\ttop\na\tgood\n"
+  source = make(rows)
+  assert texts(source) == ["good"] and source.skipped == {"no image file": 2}
+  inside = make(f"key\tname\n{tmp_path}/photos/a\tabsolute\n")
+  assert texts(inside) == ["absolute"]
+
+
+@pytest.mark.parametrize("kind", ["gz", "xz", "no tar", "empty"])
 def test_a_tar_that_cannot_be_indexed_is_named(kind, make, tmp_path):
   path = tmp_path / "images.tar"
   if kind in ("gz", "xz"):
     tar(path, FILES, f"w:{kind}")
   else:
-    tar(path, {"a.png": b"x" * 5000, "b.png": b"y" * 5000})
-    whole = path.read_bytes()
-    parts = {"cut": whole[:7000], "no tar": b"GIF89a" * 500, "empty": b""}
-    path.write_bytes(parts[kind])
+    path.write_bytes({"no tar": b"GIF89a" * 500, "empty": b""}[kind])
   with pytest.raises(errors.UserError, match=r"images = .*uncompressed tar"):
     make(images=str(path))
 

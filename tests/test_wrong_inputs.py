@@ -6,7 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from big_contrastive import command, train
+import mutate
+from big_contrastive import command, errors, experiment, resolve, train
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 compilations: list[str] = []
@@ -43,6 +44,15 @@ WRONG = {
   ),
   "batch that does not divide": (
     SIGLIP, ["--config.batch_size=30"], "config.batch_size = 30.*nearest is 32"
+  ),
+  "micro-batch that does not divide": (
+    SIGLIP, ["--config.micro_batch=6"], "config.micro_batch = 6.*divisor of"
+  ),
+  "micro-batch of no tower": (
+    SIGLIP, ["--config.micro_batch.img=8"], "micro_batch.img.*'image'"
+  ),
+  "empty tile": (
+    SIGLIP, ["--config.objective.tile=0"], "config.objective.tile = 0"
   ),
   "unknown loss": (
     SIGLIP, ["--config.objective.loss=sigmoyd"], "Did you mean 'sigmoid'"
@@ -174,7 +184,7 @@ def test_a_table_without_the_column_is_named(monkeypatch, capsys, tmp_path):
 
 
 def test_a_checkpoint_of_another_shape_is_named(monkeypatch, capsys, tmp_path):
-  from big_contrastive import experiment, loop
+  from big_contrastive import loop
 
   small = command.load_config(SIGLIP, ["--config.total=2", "--config.evals={}"])
   loop.fit(experiment.build(small), tmp_path / "work")
@@ -193,6 +203,83 @@ def test_weights_of_another_shape_are_named(monkeypatch, capsys, tmp_path):
   code, err = run(monkeypatch, capsys, config, [], tmp_path / "work")
   assert (
     code == 2
-    and "img/cls = 'missing'" in err
+    and "img/pos_embedding" in err
+    and "'missing'" in err
     and not (tmp_path / "work").exists()
   )
+
+
+def sweep():
+  """Every field of a config: misspelt, and of a type that no field has."""
+  optional = {
+    "micro_batch": None, "mesh": {"fsdp": 1, "tensor": 1}, "init": {},
+    "seed": 0, "keep": 2, "keep_every": 0, "save_minutes": 30.0,
+    "eval_every": 0, "skip_nonfinite": False, "freeze": [[".*", False]],
+    "lr_mult": [[".*", 1.0]], "decay": [[".*", 1.0]], "shard": [[".*", "fsdp"]],
+  }  # fmt: skip
+  config = resolve.plain(optional | command.load_config(SIGLIP, []))
+  for i, path in enumerate(mutate.fields(config)):
+    if path != ("evals", "shapes"):  # An evaluator's name is its user's.
+      yield ".".join(path), "misspelt", mutate.misspelt(config, path)
+    value = mutate.NEVER[i % len(mutate.NEVER)]
+    yield ".".join(path), value, mutate.changed(config, path, value)
+
+
+def test_every_field_misspelt_or_of_another_type_is_a_users_error(
+  tmp_path, monkeypatch
+):
+  """Nothing but a UserError, which names the field; nothing is written."""
+  experiment.build(command.load_config(SIGLIP, []))  # Draws the data set.
+  monkeypatch.chdir(tmp_path)
+  compilations.clear()
+  tried, wrong = 0, []
+  for field, value, config in sweep():
+    tried += 1
+    try:
+      experiment.build(config)
+      wrong.append((field, value, "was taken"))
+    except errors.UserError as e:
+      section = field.split(".")[0]
+      if f"config.{section}" not in str(e) and value != "misspelt":
+        wrong.append((field, value, str(e)))
+      if "\n" in str(e) or "allowed is" not in str(e):
+        wrong.append((field, value, str(e)))
+    except Exception as e:
+      wrong.append((field, value, f"{type(e).__name__}: {e}"))
+  assert not wrong
+  assert tried >= 100
+  assert not compilations and not list(tmp_path.iterdir())
+
+
+ODD = [
+  ("batch_size", 0), ("batch_size", -16), ("batch_size", 16.0),
+  ("batch_size", True), ("total", 0), ("total", "-3 steps"), ("total", []),
+  ("total", float("nan")), ("log_every", 0), ("keep", 0), ("keep", -1),
+  ("save_minutes", -1), ("save_minutes", float("nan")),
+  ("save_every", "10 parsecs"), ("skip_nonfinite", "yes"),
+  ("mesh.tensor", 0), ("mesh.fsdp", -1), ("optimizer.lr", float("nan")),
+  ("optimizer.lr", float("inf")), ("optimizer.lr", True),
+  ("optimizer.lr", "1e-3"), ("model.scale", 0), ("model.scale", float("inf")),
+  ("model.text.out_dim", 0), ("model.text.out_dim", -1),
+  ("model.image.width", 0), ("model.image.depth", -1),
+  ("model.text.heads", 0), ("model.image.mlp", 0), ("model.image.res", 0),
+  ("model.image.dropout", 1.0), ("model.text.dropout", -0.1),
+  ("model.image.variant", "mu/0"), ("model.image.variant", ""),
+  ("source.name", None), ("evals", []), ("evals", {"a": None}),
+  ("evals", {"a": {"task": "retrieval", "source": None}}),
+  ("freeze", [[".*"]]), ("freeze", [["(", True]]), ("decay", []),
+  ("shard", [[".*", ["data"]]]), ("schedule.warmup", "200%"),
+  ("tokenizer.length", 0), ("objective.loss", "../secret"),
+  ("objective.name", ""), ("train_image", []), ("train_image", [None]),
+  ("eval_image", [["resize", {"size": -1}]]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("field", "value"), ODD)
+def test_an_odd_value_is_a_users_error_that_names_its_field(field, value):
+  path = tuple(field.split("."))
+  config = command.load_config(SIGLIP, [])
+  config = mutate.changed({"mesh": {}} | config, path, value)
+  with pytest.raises(errors.UserError, match="config") as e:
+    experiment.build(config)
+  assert f"config.{path[0]}" in str(e.value)

@@ -1,21 +1,30 @@
-"""A tiny step for tests: two towers, random pairs, any mesh."""
+"""Tiny things for tests: configs, a step over two towers, random pairs."""
+
+import pathlib
 
 import flax.nnx as nnx
 import jax
 import numpy as np
 
-from big_contrastive import optim, resolve, sharding, step, tree
+from big_contrastive import command, optim, resolve, sharding, step, tree
 from big_contrastive.models import two_tower
 from big_contrastive.models.text import TextTower
 from big_contrastive.models.vit import ImageTower
 from big_contrastive.objectives import pairs
 
 BATCH = 16
+CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
+
+
+def load(name, argument, *overrides):
+  """Returns the config configs/<name>.py:<argument>."""
+  path = f"{CONFIGS}/{name}.py:{argument}"
+  return command.load_config(path, list(overrides))
 
 
 def make_step(
   mesh, *, loss="sigmoid", freeze=(), optimizer="adamw", keep=0.5,
-  dropout=0.1, dtype="float32", lr=1e-3, **objective,
+  dropout=0.1, dtype="float32", lr=1e-3, text=None, **objective,
 ) -> tuple[step.Step, nnx.GraphDef]:  # fmt: skip
   """Returns a step over towers of two blocks, and the model's structure."""
 
@@ -25,7 +34,8 @@ def make_step(
       dtype=dtype,
     )  # fmt: skip
     img = ImageTower("mu/8", 32, keep=keep, **shared)
-    txt = TextTower("mu", vocab_size=64, length=8, out_dim=32, **shared)
+    words = dict(vocab_size=64, length=8, out_dim=32) | (text or {})
+    txt = TextTower("mu", **words, **shared)
     bias = -10.0 if loss == "sigmoid" else None
     return two_tower.TwoTower(img, txt, t=2.3, b=bias)
 

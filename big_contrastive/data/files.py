@@ -3,14 +3,15 @@
 import csv
 import glob
 import json
+import logging
 import os
 import pathlib
 import posixpath
-import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TextIO
 
 from big_contrastive import errors
+from big_contrastive.data import tars
 
 Row = dict[str, Any]
 
@@ -24,7 +25,11 @@ class Folder:
     self.path = path
 
   def __contains__(self, name: str) -> bool:
-    return os.path.isfile(os.path.join(self.path, name))
+    root = os.path.abspath(self.path)
+    full = os.path.normpath(os.path.join(root, name))
+    # A table from elsewhere must not lead out of the folder.
+    inside = os.path.commonpath([root, full]) == root and "\0" not in name
+    return inside and os.path.isfile(full)
 
   def read(self, name: str) -> bytes:
     return pathlib.Path(self.path, name).read_bytes()
@@ -42,22 +47,21 @@ class Tar:
 
   The index is made once; a copy in another process opens the file anew.
 
+  Of a damaged one it has what comes before the damage, and says so.
+
   Raises:
-    UserError: for a file that is no tar, is compressed or ends too early.
+    UserError: for a file that is no tar or is compressed.
   """
 
   def __init__(self, path: str):
     self.path, self._file = path, -1
-    try:
-      with tarfile.open(path, "r:") as tar:
-        files = [m for m in tar if m.isfile()]
-    except tarfile.ReadError as e:
-      allowed = "a folder, or a whole, uncompressed tar"
-      remedy = "Unpack it, or decompress it with gunzip or unzstd."
-      raise errors.UserError("images", path, allowed, remedy) from e
-    self._index = {
-      posixpath.normpath(m.name): (m.offset_data, m.size) for m in files
-    }
+    with open(path, "rb") as file:
+      members = tars.Members(file, path, "images", os.path.getsize(path))
+      self._index = {
+        posixpath.normpath(m.name): (m.offset_data, m.size) for m in members
+      }
+    if members.damage:
+      logging.warning("%s is damaged: %s", path, members.damage)
     self._file = os.open(path, os.O_RDONLY)
 
   def __contains__(self, name: str) -> bool:

@@ -7,13 +7,11 @@ image. A size is the side of a square or (height, width). Values stay uint8;
 normalisation happens on the device.
 """
 
-import contextlib
 import dataclasses
 import functools
 import inspect
-import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -22,49 +20,15 @@ import PIL.ImageEnhance
 import PIL.ImageOps
 
 from big_contrastive import errors, resolve
+from big_contrastive.data import crops, patches
+from big_contrastive.data.decode import decode as decode
+from big_contrastive.data.decode import pixels
 
 Image = PIL.Image.Image
 Rng = Any  # np.random.Generator; None in evaluation.
 Method = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+Rounding = Literal["nearest", "down"]
 Size = int | tuple | list
-
-
-def decode(data: bytes | np.ndarray, least: int = 0) -> Image:
-  """Returns an RGB image; alpha is laid on white, EXIF rotation is applied.
-
-  Args:
-    data: an encoded image, or uint8 [h, w], [h, w, 1], [h, w, 3], [h, w, 4].
-    least: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, which is
-      faster, if both sides stay that long; 0 for the whole.
-
-  Raises:
-    ValueError: for what is no image, with the decoder's reason.
-  """
-  try:
-    if isinstance(data, np.ndarray):
-      grey = data.ndim == 3 and data.shape[-1] == 1
-      image = PIL.Image.fromarray(data[..., 0] if grey else data)
-    else:
-      image = PIL.Image.open(io.BytesIO(data))
-      if least:
-        image.draft("RGB", (least, least))
-      image.load()
-      with contextlib.suppress(Exception):  # Garbage in EXIF: a good image.
-        PIL.ImageOps.exif_transpose(image, in_place=True)
-    return _rgb(image)
-  except Exception as e:  # Decoders raise all kinds on broken bytes.
-    raise ValueError(f"no image: {type(e).__name__}: {e}") from e
-
-
-def _rgb(image: Image) -> Image:
-  if image.mode.startswith("I"):  # 16 bits: PIL would clip, not scale.
-    scaled = np.asarray(image, np.float32) / 257
-    image = PIL.Image.fromarray(scaled.clip(0, 255).astype(np.uint8))
-  if image.mode.endswith("A") or "transparency" in image.info:
-    image = image.convert("RGBA")
-    white = PIL.Image.new("RGBA", image.size, "white")
-    image = PIL.Image.alpha_composite(white, image)
-  return image.convert("RGB")
 
 
 def resize(
@@ -84,18 +48,32 @@ def resize(
 
 
 def resize_shortest(
-  image: Image, rng: Rng, *, size: int, method: Method = "bicubic"
+  image: Image,
+  rng: Rng,
+  *,
+  size: int,
+  method: Method = "bicubic",
+  rounding: Rounding = "nearest",
 ) -> Image:
-  """Resizes so that the shorter side is `size`, antialiased."""
-  scale = size / min(image.size)
-  w, h = (max(size, round(side * scale)) for side in image.size)
+  """Resizes so that the shorter side is `size`, antialiased.
+
+  The longer side is rounded: "down" by torchvision and transformers.
+  """
+  least, integer = min(image.size), _ROUNDING[rounding]
+  w, h = (max(size, integer(size * side / least)) for side in image.size)
   return image.resize((w, h), _resampling(method))
 
 
-def center_crop(image: Image, rng: Rng, *, size: Size) -> Image:
-  """Cuts the size out of the middle; a smaller image is padded black."""
+def center_crop(
+  image: Image, rng: Rng, *, size: Size, rounding: Rounding = "down"
+) -> Image:
+  """Cuts the size out of the middle; a smaller image is padded black.
+
+  The corner is rounded: "nearest", and half to even, by torchvision.
+  """
   h, w = _pair(size)
-  left, top = (image.width - w) // 2, (image.height - h) // 2
+  left = _ROUNDING[rounding]((image.width - w) / 2)
+  top = _ROUNDING[rounding]((image.height - h) / 2)
   return image.crop((left, top, left + w, top + h))
 
 
@@ -103,13 +81,8 @@ def random_crop(
   image: Image, rng: Rng, *, size: Size, padding: int = 0
 ) -> Image:
   """Cuts the size out of anywhere; padding, also of small ones, is the edge."""
-  h, w = _pair(size)
-  x = max(padding, -((image.width - w) // 2))
-  y = max(padding, -((image.height - h) // 2))
-  if x or y:
-    padded = np.pad(np.asarray(image), ((y, y), (x, x), (0, 0)), "edge")
-    image = PIL.Image.fromarray(padded)
-  return image.crop(_anywhere(image, rng, w, h))
+  found = crops.cut(np.asarray(image), rng, _pair(size), padding)
+  return PIL.Image.fromarray(found)
 
 
 def random_resized_crop(
@@ -126,18 +99,7 @@ def random_resized_crop(
   Its part of the area and its width / height are drawn between the bounds. If
   ten draws don't fit, it is the largest part with an allowed width / height.
   """
-  width, height = image.size
-  for _ in range(10):
-    pixels = width * height * rng.uniform(*area)
-    ratio = math.exp(rng.uniform(*map(math.log, aspect)))
-    w, h = round(math.sqrt(pixels * ratio)), round(math.sqrt(pixels / ratio))
-    if 0 < w <= width and 0 < h <= height:
-      break
-  else:
-    ratio = min(max(width / height, aspect[0]), aspect[1])
-    w = max(1, min(width, round(height * ratio)))
-    h = max(1, min(height, round(width / ratio)))
-  box = _anywhere(image, rng, w, h)
+  box = crops.part(image.size, rng, area, aspect)
   return image.resize(_pair(size)[::-1], _resampling(method), box)
 
 
@@ -173,18 +135,41 @@ def color_jitter(
   return image
 
 
+def naflex(
+  image: Image,
+  rng: Rng,
+  *,
+  patch: int,
+  most: int,
+  method: Method = "bilinear",
+) -> np.ndarray:
+  """Keeps the shape: resizes to at most so many patches, and cuts them out.
+
+  The last operation, for config.model.image.max_patches = most (SigLIP 2's
+  NaFlex, arXiv:2502.14786): uint8 [most + 1, patch * patch, 3].
+  """
+  w, h = patches.fit(image.size, patch, most)
+  resized = image.resize((w * patch, h * patch), _resampling(method))
+  return patches.pack(np.asarray(resized), patch, most)
+
+
 def grayscale(image: Image, rng: Rng, *, p: float = 0.2) -> Image:
   """Takes the colour away with probability p."""
   return image.convert("L").convert("RGB") if rng.random() < p else image
 
 
-_FIXED = (resize, resize_shortest, center_crop)
+_ROUNDING: dict[str, Callable[[float], int]] = {
+  "nearest": round,
+  "down": math.floor,
+}
+_FIXED = (resize, resize_shortest, center_crop, naflex)
 _RANDOM = (random_crop, random_resized_crop, flip_lr, color_jitter, grayscale)
 _OPS = {op.__name__: op for op in (*_FIXED, *_RANDOM)}
 _BOUNDS = {
   "size": (1, 2**15), "padding": (0, 2**15), "area": (1e-4, 1),
   "aspect": (1e-2, 1e2), "hue": (0, 0.5), "p": (0, 1),
   "brightness": (0, 1), "contrast": (0, 1), "saturation": (0, 1),
+  "patch": (2, 2**8), "most": (1, 2**14),
 }  # fmt: skip
 
 
@@ -192,12 +177,6 @@ def _turn_hue(image: Image, turn: int) -> Image:
   h, s, v = image.convert("HSV").split()
   h = h.point([(i + turn) % 256 for i in range(256)])
   return PIL.Image.merge("HSV", (h, s, v)).convert("RGB")
-
-
-def _anywhere(image: Image, rng: Rng, w: int, h: int) -> tuple[int, ...]:
-  left = int(rng.integers(image.width - w + 1))
-  top = int(rng.integers(image.height - h + 1))
-  return left, top, left + w, top + h
 
 
 def _pair(size: Size) -> tuple[int, int]:
@@ -211,17 +190,40 @@ def _resampling(method: str) -> PIL.Image.Resampling:
 
 @dataclasses.dataclass(frozen=True)
 class Pipeline:
-  """(bytes or uint8 array, rng) -> uint8 [size[0], size[1], 3]; see parse."""
+  """(bytes or uint8 array, rng) -> uint8 [h, w, 3], or patches; see parse."""
 
   ops: tuple[functools.partial, ...]
-  size: tuple[int, int]
-  least: int = 0
+  size: tuple[int, ...]  # As models/vit.py's `takes`.
+  scaled: bool = False
 
   def __call__(self, data: bytes | np.ndarray, rng: Rng = None) -> np.ndarray:
-    image = decode(data, self.least)
-    for op in self.ops:
+    image, ops = self._decoded(data, rng) if self.scaled else (
+      decode(data), self.ops
+    )  # fmt: skip
+    for op in ops:
+      if isinstance(image, np.ndarray):
+        image = PIL.Image.fromarray(image)
       image = op(image, rng)
     return np.asarray(image)
+
+  def _decoded(
+    self, data: bytes | np.ndarray, rng: Rng
+  ) -> tuple[Image | np.ndarray, Sequence[functools.partial]]:
+    """The image, as small as the first operation allows, and what is left."""
+    first, *rest = self.ops
+    kwargs = (first.func.__kwdefaults__ or {}) | first.keywords
+    if first.func is random_crop:
+      size, padding = _pair(kwargs["size"]), kwargs["padding"]
+      return crops.cut(pixels(data), rng, size, padding), rest
+    if first.func is random_resized_crop:
+      method = _resampling(kwargs.pop("method"))
+      return crops.while_decoding(
+        data, rng, _pair(kwargs.pop("size")), method, **kwargs
+      ), rest
+    if first.func in (resize, resize_shortest):
+      side = crops.SPARE * max(_pair(kwargs["size"]))
+      return decode(data, lambda whole: min(whole) / side), self.ops
+    return decode(data), self.ops
 
 
 def parse(ops: Sequence[Any], where: str, train: bool = True) -> Pipeline:
@@ -231,7 +233,7 @@ def parse(ops: Sequence[Any], where: str, train: bool = True) -> Pipeline:
     ops: as in a config, or as JSON gives it back.
     where: the config field, for errors.
     train: False for evaluation, where nothing may be random. In training, a
-      JPEG is decoded at a part of its size if twice what is needed is left.
+      JPEG is decoded at a part of its size if enough is left: see crops.
 
   Raises:
     UserError: for a name, an argument or a value that is not allowed, and for
@@ -240,24 +242,20 @@ def parse(ops: Sequence[Any], where: str, train: bool = True) -> Pipeline:
   bound, size = [], None
   for i, op in enumerate(ops):
     bound.append(_bind(op, f"{where}[{i}]", train))
-    if given := bound[-1].keywords.get("size"):
+    kwargs = bound[-1].keywords
+    if bound[-1].func is naflex:
+      size = kwargs["most"], kwargs["patch"], kwargs["patch"]
+      if i + 1 < len(ops):
+        allowed = "the last operation"
+        raise errors.UserError(f"{where}[{i}]", "naflex", allowed, "Move it.")
+    elif given := kwargs.get("size"):
       size = None if bound[-1].func is resize_shortest else _pair(given)
   if size is None:
     allowed = "operations that make all images equally large"
     named = [op.func.__name__ for op in bound]
     remedy = "Add a resize or a crop behind it."
     raise errors.UserError(where, named, allowed, remedy)
-  return Pipeline(tuple(bound), size, _least(bound[0]) if train else 0)
-
-
-def _least(op: functools.partial) -> int:
-  """The side of an image that op, the first one, shrinks to half or less."""
-  side = 2 * max(_pair(op.keywords.get("size", 0)))
-  if op.func is random_resized_crop:
-    kwargs = op.func.__kwdefaults__ | op.keywords
-    part = kwargs["area"][0] * min(kwargs["aspect"][0], 1 / kwargs["aspect"][1])
-    return math.ceil(side / math.sqrt(part))
-  return side if op.func in (resize, resize_shortest) else 0
+  return Pipeline(tuple(bound), size, scaled=train)
 
 
 def _bind(op: Any, at: str, train: bool) -> functools.partial:
@@ -277,7 +275,8 @@ def _bind(op: Any, at: str, train: bool) -> functools.partial:
     errors.choice(at, key, known)
   resolve.bind(function, kwargs, at)
   bound = functools.partial(function, **kwargs)
-  kwargs = {"size": None} | kwargs if "size" in known else kwargs
+  needed = {"size", "patch", "most"} & set(known)
+  kwargs = dict.fromkeys(needed) | kwargs
   for key, value in kwargs.items():
     if allowed := _wrong(key, value, kwargs):
       remedy = f"Write it like ({name!r}, {{{key!r}: ...}})."
@@ -292,7 +291,8 @@ def _wrong(key: str, value: Any, kwargs: dict[str, Any]) -> str:
     return "True with lanczos" if lanczos and value is False else ""
   low, high = _BOUNDS[key]
   numbers = list(value) if isinstance(value, tuple | list) else [value] * 2
-  kinds = (int,) if key in ("size", "padding") else (int, float)
+  whole = ("size", "padding", "patch", "most")
+  kinds = (int,) if key in whole else (int, float)
   good = all(type(n) in kinds and low <= n <= high for n in numbers)
   good = good and len(numbers) == 2
   pair = "two numbers, ascending, " if key in ("area", "aspect") else ""

@@ -16,78 +16,17 @@ import numpy as np
 from absl import flags
 
 from big_contrastive import errors
-from big_contrastive.data import text
+from big_contrastive.data import bad, order, parts
+from big_contrastive.data.examples import Examples, name
 
-Source = Any  # len(source), source[i] -> record: see data/sources.
-Batch = dict[str, np.ndarray]
-
-# A record that can't be read is replaced by the one behind it; so many in a
-# row mean that the data are not what they were said to be.
-_TRIES = 20
+Source = order.Source
+Batch = order.Batch
 
 
-@dataclasses.dataclass
-class Examples:
-  """Makes examples of records; a bad record is replaced by the next one.
-
-  Args:
-    source: random access to records.
-    image: from image.parse: (bytes or uint8, rng) -> uint8 [h, w, 3].
-    tokenizer: str -> int32 [l].
-  """
-
-  source: Source
-  image: Callable[[Any, np.random.Generator | None], np.ndarray]
-  tokenizer: text.Tokenizer
-
-  def __call__(self, index: int, rng: np.random.Generator) -> Batch:
-    """Returns "image", "text", "id", and "bad": records that were replaced.
-
-    Of several captions one is drawn.
-    """
-    first_bad = -1
-    for tries in range(_TRIES):
-      at = (index + tries) % len(self.source)
-      try:
-        record = self.source[at]
-        image = self.image(record["image"], rng)
-      except (OSError, ValueError, SyntaxError) as e:
-        logging.warning("record %d can't be read: %s", at, e)
-        first_bad = at if first_bad < 0 else first_bad
-        continue
-      caption = record["text"]
-      if not isinstance(caption, str):
-        caption = caption[rng.integers(len(caption))]
-      return {
-        "image": image,
-        "text": self.tokenizer(caption),
-        "id": np.int32(record["id"]),
-        "bad": np.int32(tries),
-        "first_bad": np.int64(first_bad),
-      }
-    raise errors.UserError(
-      f"records {first_bad} to {first_bad + _TRIES - 1} of the training data",
-      "unreadable",
-      "images that can be decoded",
-      "See the log for what is wrong with each.",
-    )
-
-
-class _Rows:
-  """The rows of the global batches from `start` to `stop` of one process."""
-
-  def __init__(self, stream, rows, batch_size: int, start: int, stop: int):
-    self.stream, self.rows = stream, rows
-    self.batch_size, self.start, self.stop = batch_size, start, stop
-
-  def __len__(self) -> int:
-    return (self.stop - self.start) * len(self.rows)
-
-  def __getitem__(self, k: int) -> Batch:
-    step, row = divmod(k, len(self.rows))
-    return self.stream[
-      (self.start + step) * self.batch_size + int(self.rows[row])
-    ]
+def _read(source: Any, threads: int, ahead: int) -> grain.IterDataset:
+  """Elements in order, made by threads, some ahead of time."""
+  options = grain.ReadOptions(threads, max(2 * threads, ahead))
+  return grain.MapDataset.source(source).to_iter_dataset(options)
 
 
 @dataclasses.dataclass
@@ -99,47 +38,122 @@ class Training:
     batch_size: of the global batch.
     rows: which rows of it this process loads, see sharding.local_rows.
     seed: of order, augmentation and choice of captions.
-    max_bad: more bad records than that, on this process, stop the run.
+    max_bad: the part of all examples that may be bad; more stops the run.
+    bad_floor: so many bad records never stop it.
     threads: that read and decode.
     workers: processes that do, instead; 0 for none.
+    ahead: batches that are put together, and put in place, ahead of time.
+    gather: counts of this process -> of all processes, summed.
   """
 
   examples: Examples
   batch_size: int
   rows: np.ndarray
   seed: int
-  max_bad: int = 100
+  max_bad: float = 0.01
+  bad_floor: int = 20
   threads: int = 8
   workers: int = 0
-  bad: int = 0
+  ahead: int = 2
+  gather: Callable[[np.ndarray], np.ndarray] = np.asarray
 
-  def batches(self, start: int, stop: int) -> Iterator[Batch]:
-    """Yields this process's rows of the batches of steps start..stop-1."""
-    stream = grain.MapDataset.range(len(self.examples.source))
-    stream = stream.seed(self.seed).shuffle().repeat()
-    stream = stream.random_map(self.examples)
-    rows = _Rows(stream, self.rows, self.batch_size, start, stop)
-    data = grain.MapDataset.source(rows).to_iter_dataset(
-      grain.ReadOptions(self.threads, max(16, 2 * len(self.rows)))
+  def __post_init__(self):
+    for field, low, high in (
+      ("max_bad", 0, 1), ("bad_floor", 0, 2**31), ("threads", 1, 4096),
+      ("workers", 0, 4096), ("ahead", 0, 4096),
+    ):  # fmt: skip
+      value = getattr(self, field)
+      if not low <= value <= high:
+        allowed = f"from {low} to {high}"
+        remedy = "max_bad is a part of all examples." * (field == "max_bad")
+        thing = f"config.loading.{field}"
+        raise errors.UserError(thing, value, allowed, remedy)
+    self._tally = bad.Tally()
+
+  def batches(
+    self,
+    start: int,
+    stop: int,
+    put: Callable[[Batch], Any] = lambda batch: batch,
+  ) -> Iterator[Any]:
+    """Yields this process's rows of the batches of steps start..stop-1.
+
+    Args:
+      start, stop: steps.
+      put: what is done to each batch ahead of time: to lay it on devices.
+    """
+    data = self._dataset(start, stop)
+
+    def place(batch: Batch) -> tuple[np.ndarray, np.ndarray, Any]:
+      return batch.pop("bad"), batch.pop("index"), put(batch)
+
+    ahead = data.map(place)
+    if self.ahead:
+      ahead = grain.experimental.ThreadPrefetchIterDataset(
+        ahead, prefetch_buffer_size=self.ahead
+      )
+    seen = start * self.batch_size
+    for step, (kinds, index, batch) in enumerate(ahead, start):
+      seen += len(kinds)
+      self._count(step, seen, kinds, index)
+      yield batch
+
+  def _dataset(self, start: int, stop: int) -> grain.IterDataset:
+    """Batches with "bad" and "index"."""
+    # An element is a part of a batch: it is cheaper to hand over than single
+    # examples, and Grain deals elements out to worker processes in turn, each
+    # of which would make batches of its own.
+    made = parts.Parts(
+      self.examples, self.batch_size, self.rows, self.seed, start, stop
     )
-    data = data.batch(len(self.rows), drop_remainder=True)
+    ahead, join = 2 * made.per_batch, parts.join
     if self.workers:
       if not flags.FLAGS.is_parsed():  # Grain reads its own from absl.
         flags.FLAGS.mark_as_parsed()
-      data = data.mp_prefetch(grain.MultiprocessingOptions(self.workers))
-    for batch in data:
-      bad, where = batch.pop("bad"), batch.pop("first_bad")
-      self._count(int(bad.sum()), int(where.max()))
-      yield batch
+      options = grain.MultiprocessingOptions(self.workers)
+      data = _read(made, self.threads, ahead).mp_prefetch(options)
+    else:
+      written = parts.InPlace(made)
+      data, join = _read(written, self.threads, ahead), written.taken
+    return data.batch(made.per_batch, drop_remainder=True, batch_fn=join)
 
-  def _count(self, bad: int, where: int) -> None:
-    self.bad += bad
-    if self.bad > self.max_bad:
+  def counts(self, done: int) -> dict[str, int]:
+    """Returns how many records were bad, by kind, in the first steps.
+
+    With several processes all of them must call it.
+
+    Args:
+      done: steps, not fewer than in the call before.
+    """
+    return self._tally.upto(done, self.gather)
+
+  def restore(self, counts: dict[str, int] | int) -> None:
+    """Takes up the counts of a checkpoint.
+
+    Args:
+      counts: by kind; older checkpoints have their sum alone.
+    """
+    self._tally.restore(counts)
+
+  def _count(
+    self, step: int, seen: int, kinds: np.ndarray, index: np.ndarray
+  ) -> None:
+    """Counts, names and limits what was bad in a batch."""
+    if not kinds.any():
+      return
+    for kind, at in self._tally.add(step, kinds, index, self.examples.after):
+      said = kind, self.examples.name(at), self.examples.why(at)
+      logging.warning("bad record (%s): %s: %s", *said)
+    found = self._tally.all()
+    total = sum(found.values())
+    if total > max(self.bad_floor, self.max_bad * seen):
+      last = int(index[kinds.any(-1)][-1])
+      said = f"{self.examples.name(last)}: {self.examples.why(last)}"
       raise errors.UserError(
-        "unreadable records",
-        self.bad,
-        f"at most config.loading.max_bad = {self.max_bad}",
-        f"Mend the data (the last was record {where}) or raise the limit.",
+        f"bad records among {seen:,}",
+        total,
+        f"config.loading.max_bad = {self.max_bad} of them",
+        f"They are {found}, the last is {said}. Mend the data or raise it.",
       )
 
 
@@ -160,13 +174,13 @@ def evaluation(
   batches = -(-size // batch_size)
 
   def example(index: int) -> Batch:
-    index = min(index, size - 1)
+    index = min(int(index), size - 1)
     try:
       record = source[index]
       pixels = image(record["image"], None)
     except (OSError, ValueError, SyntaxError) as e:
       raise errors.UserError(
-        f"record {index} of the evaluation data",
+        f"{name(source, index)} of the evaluation data",
         "unreadable",
         "an image that can be decoded",
         f"{e}.",
@@ -174,19 +188,29 @@ def evaluation(
     label = np.int32(record.get("label", -1))
     return {"image": pixels, "label": label, "id": np.int32(record["id"])}
 
-  stream = grain.MapDataset.range(batches * batch_size).map(example)
-  view = _Rows(stream, rows, batch_size, 0, batches)
-  data = grain.MapDataset.source(view).to_iter_dataset(
-    grain.ReadOptions(threads, max(16, 2 * len(rows)))
-  )
+  rows = np.asarray(rows)
+  places = np.arange(batches)[:, None] * batch_size + rows
+  stream = grain.MapDataset.source(places.ravel()).map(example)
+  data = _read(stream, threads, 2 * len(rows))
   for i, batch in enumerate(data.batch(len(rows), drop_remainder=True)):
     yield batch, min(batch_size, size - i * batch_size)
 
 
-def captions(source: Source) -> Iterator[list[str]]:
-  """Yields each record's captions, as a list."""
+def captions(source: Source, skip_bad: bool = False) -> Iterator[list[str]]:
+  """Yields each record's captions, as a list.
+
+  Args:
+    source: random access to records.
+    skip_bad: leave out records that can't be read; else they are errors.
+  """
   for i in range(len(source)):
-    caption = source[i]["text"]
+    try:
+      caption = source[i]["text"]
+    except (OSError, ValueError) as e:
+      if skip_bad and bad.kind(e):
+        continue
+      thing, allowed = name(source, i), "a record with a caption"
+      raise errors.UserError(thing, "unreadable", allowed, f"{e}.") from e
     yield [caption] if isinstance(caption, str) else list(caption)
 
 

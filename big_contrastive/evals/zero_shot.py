@@ -21,7 +21,9 @@ def prepare(
 ) -> Callable[[Callable, Callable], Result]:
   """Returns run(embed_images, embed_texts), which yields top1 and top5.
 
-  And chance, the top1 of guessing.
+  And mean_per_class_recall, the mean over the classes that occur of the top1
+  among their images, and chance, the top1 of guessing: CLIP_benchmark's
+  definitions of acc1, acc5 and mean_per_class_recall.
 
   A class's vector is the mean of its prompts' unit embeddings, made unit
   again (CLIP, arXiv:2103.00020, section 3.1.4).
@@ -55,6 +57,7 @@ def prepare(
     ahead = ranks(data.zimg @ ztxt.T, data.label)
     yield "top1", float(np.mean(ahead < 1))
     yield "top5", float(np.mean(ahead < 5))
+    yield "mean_per_class_recall", per_class(ahead < 1, data.label)
     yield "chance", 1 / len(names)
 
   return run
@@ -68,6 +71,12 @@ def ranks(scores: np.ndarray, label: np.ndarray) -> np.ndarray:
   """
   right = np.take_along_axis(scores, label[:, None], axis=1)
   return (scores >= right).sum(axis=1) - 1
+
+
+def per_class(right: np.ndarray, label: np.ndarray) -> float:
+  """Returns the mean over classes of the mean within each class."""
+  _, place, count = np.unique(label, return_inverse=True, return_counts=True)
+  return float(np.mean(np.bincount(place, weights=right) / count))
 
 
 def check_labels(label: np.ndarray, names: list[str]) -> None:
@@ -90,10 +99,29 @@ def _listed(value: str | list | tuple, where: str) -> list[str]:
     remedy = "Give a list, a file, table.tsv:column or file.json:key."
     raise errors.UserError(where, value, "a file that exists", remedy)
   if path.endswith(".json"):
-    content = json.loads(pathlib.Path(path).read_text())
-    return list(content[errors.choice(where, key, content)])
+    return _of_json(pathlib.Path(path), key, where)
   if key:
     rows = files.read_table(path)
     files.column(rows, key, where)
     return [row[key] for row in rows]
   return pathlib.Path(path).read_text().splitlines()
+
+
+def _of_json(path: pathlib.Path, key: str, where: str) -> list[str]:
+  """The list under a key, as in CLIP_benchmark's files."""
+  allowed = '{"NAME": ["text", ...], ...}'
+  try:
+    content = json.loads(path.read_text())
+  except ValueError as e:
+    remedy = f"It can't be read: {e}."
+    raise errors.UserError(where, str(path), allowed, remedy) from e
+  if not isinstance(content, dict):
+    remedy = f"It holds a {type(content).__name__}."
+    raise errors.UserError(where, str(path), allowed, remedy)
+  listed = content[errors.choice(where, key, content)]
+  if not isinstance(listed, list) or not all(
+    isinstance(x, str) for x in listed
+  ):
+    remedy = f"Under {key!r} it has something else."
+    raise errors.UserError(where, str(path), allowed, remedy)
+  return listed

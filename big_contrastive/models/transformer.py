@@ -1,4 +1,4 @@
-"""The pre-norm transformer that both towers share, and its published sizes."""
+"""The transformer that both towers share, and its published sizes."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -6,7 +6,7 @@ from typing import Literal
 import flax.nnx as nnx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Key
 
 from big_contrastive import errors
 
@@ -36,6 +36,7 @@ ACTIVATIONS: dict[str, Callable] = {
 Activation = Literal["gelu_tanh", "gelu", "quick_gelu"]
 ExampleKeys = Key[Array, "b"] | None
 Sequence = Float[Array, "b l w"]
+Mask = Bool[Array, "b l"] | None  # True where a token is attended; None: all.
 
 _xavier = nnx.initializers.xavier_uniform()
 
@@ -83,32 +84,49 @@ class Attention(nnx.Module):
     queries: Float[Array, "b q w"],
     x: Sequence,
     causal: bool = False,
+    mask: Mask = None,
   ) -> Float[Array, "b q w"]:
     query, key, value = self.query(queries), self.key(x), self.value(x)
-    y = jax.nn.dot_product_attention(query, key, value, is_causal=causal)
+    y = jax.nn.dot_product_attention(
+      query, key, value, is_causal=causal,
+      mask=None if mask is None else mask[:, None, None, :],
+    )  # fmt: skip
     return self.out(y)
 
 
 class Block(nnx.Module):
-  """x + attention(norm x), then x + mlp(norm x)."""
+  """x + attention(norm x), then x + mlp(norm x); post-norm: norms of sums."""
 
-  def __init__(self, width, mlp, heads, *, activation, eps, dtype, rngs):
+  def __init__(
+    self, width, mlp, heads, *, post_norm, activation, eps, dtype, rngs
+  ):
     norm = dict(epsilon=eps, dtype=dtype, rngs=rngs)
     self.norm1 = nnx.LayerNorm(width, **norm)
     self.attention = Attention(width, heads, dtype, rngs)
     self.norm2 = nnx.LayerNorm(width, **norm)
     self.mlp = Mlp(width, mlp, activation, dtype, rngs)
+    self.post_norm = post_norm
 
   def __call__(
-    self, x: Sequence, causal: bool, drop: Callable[[Sequence, int], Sequence]
+    self,
+    x: Sequence,
+    causal: bool,
+    drop: Callable[[Sequence, int], Sequence],
+    mask: Mask = None,
   ) -> Sequence:
+    if self.post_norm:
+      x = self.norm1(x + drop(self.attention(x, x, causal, mask), 0))
+      return self.norm2(x + drop(self.mlp(x), 1))
     y = self.norm1(x)
-    x = x + drop(self.attention(y, y, causal), 0)
+    x = x + drop(self.attention(y, y, causal, mask), 0)
     return x + drop(self.mlp(self.norm2(x)), 1)
 
 
 class Transformer(nnx.Module):
   """Blocks stacked on a leading layer axis and scanned, then a layer norm.
+
+  Or before them: post-norm blocks (arXiv:1706.03762, BERT) end with a norm of
+  their own and want their input normalised.
 
   Args:
     width, depth, mlp, heads: the size, see `SIZES`.
@@ -118,37 +136,42 @@ class Transformer(nnx.Module):
       the name of a jax.checkpoint policy, such as "nothing_saveable".
     pin: what ties activations to the mesh's batch axes; without it FSDP asks
       for many times the memory (research/jax.md 3.3).
+    post_norm: whether norms follow the sums.
   """
 
   def __init__(
     self, width, depth, mlp, heads, *, causal, activation, eps, dropout,
-    remat, dtype, pin: Callable, rngs: nnx.Rngs,
+    remat, dtype, pin: Callable, rngs: nnx.Rngs, post_norm: bool = False,
   ):  # fmt: skip
     def block(key):
       kwargs = dict(activation=activation, eps=eps, dtype=dtype)
-      return Block(width, mlp, heads, **kwargs, rngs=nnx.Rngs(key))
+      kwargs |= dict(post_norm=post_norm, rngs=nnx.Rngs(key))
+      return Block(width, mlp, heads, **kwargs)
 
     self.blocks = jax.vmap(block)(jax.random.split(rngs.params(), depth))
     self.norm = nnx.LayerNorm(width, epsilon=eps, dtype=dtype, rngs=rngs)
     self.depth, self.causal, self.dropout = depth, causal, dropout
     self.width, self.mlp_width = width, mlp
     remat_policy(remat)  # A wrong name is told before anything is compiled.
-    self.remat, self.pin = remat, pin
+    self.remat, self.pin, self.post_norm = remat, pin, post_norm
 
-  def __call__(self, x: Sequence, keys: ExampleKeys = None) -> Sequence:
+  def __call__(
+    self, x: Sequence, keys: ExampleKeys = None, mask: Mask = None
+  ) -> Sequence:
     def layer(x, block_and_index):
       block, index = block_and_index
 
       def drop(y, place):
         return dropout(y, self.dropout, keys, 2 * index + place)
 
-      return block(self.pin(x), self.causal, drop), None
+      return block(self.pin(x), self.causal, drop, mask), None
 
     if self.remat != "none":
       policy = remat_policy(self.remat)
       layer = jax.checkpoint(layer, policy=policy, prevent_cse=False)
+    x = self.norm(x) if self.post_norm else x
     x, _ = jax.lax.scan(layer, x, (self.blocks, jnp.arange(self.depth)))
-    return self.norm(self.pin(x))
+    return x if self.post_norm else self.norm(self.pin(x))
 
   def flops(self, length: int) -> float:
     """Returns forward FLOPs of one sequence, two per multiply-add."""
@@ -183,8 +206,8 @@ class MapHead(nnx.Module):
     self.norm = nnx.LayerNorm(width, epsilon=eps, dtype=dtype, rngs=rngs)
     self.mlp = Mlp(width, mlp, activation, dtype, rngs)
 
-  def __call__(self, x: Sequence) -> Float[Array, "b w"]:
+  def __call__(self, x: Sequence, mask: Mask = None) -> Float[Array, "b w"]:
     shape = (x.shape[0], *self.probe.shape)
     probe = jnp.broadcast_to(self.probe[...].astype(x.dtype), shape)
-    y = self.attention(probe, x)
+    y = self.attention(probe, x, mask=mask)
     return (y + self.mlp(self.norm(y)))[:, 0]

@@ -1,6 +1,7 @@
 """Image-text pairs: two towers, one pair loss. SigLIP, CLIP, LiT and FLIP."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
-from big_contrastive import sharding
+from big_contrastive import errors, sharding
 from big_contrastive.models import two_tower
 
 
@@ -23,6 +24,7 @@ class Objective:
     loss: a pair loss, see losses/.
     mesh: over whose batch axes the loss runs.
     frozen: towers ("img", "txt") that are only evaluated: no dropout.
+    parts: micro-batches of ("img", "txt"), see `in_parts`.
     mask_ids: whether pairs with equal batch["id"] are no negatives.
     t_max: largest log-temperature, kept by `project`; None for no limit.
   """
@@ -31,6 +33,7 @@ class Objective:
   loss: Callable[..., jax.Array]
   mesh: Mesh
   frozen: frozenset[str] = frozenset()
+  parts: tuple[int, int] = (1, 1)
   mask_ids: bool = True
   t_max: float | None = None
 
@@ -59,8 +62,10 @@ class Objective:
       if tower not in self.frozen:
         tower_rng = jax.random.fold_in(rng, i)
         keys[tower] = example_keys(tower_rng, batch["id"].shape[0], self.mesh)
-    zimg = model.embed_image(batch["image"], keys["img"])
-    ztxt = model.embed_text(batch["text"], keys["txt"])
+    embed_image = in_parts(model.embed_image, self.parts[0], self.mesh)
+    embed_text = in_parts(model.embed_text, self.parts[1], self.mesh)
+    zimg = embed_image(batch["image"], keys["img"])
+    ztxt = embed_text(batch["text"], keys["txt"])
     scale = jnp.exp(params["t"])
     bias = params.get("b")
     ids = batch["id"] if self.mask_ids else None
@@ -83,6 +88,30 @@ def example_keys(rng: jax.Array, size: int, mesh: Mesh) -> jax.Array:
   """
   keys = jax.vmap(lambda i: jax.random.fold_in(rng, i))(jnp.arange(size))
   return jax.lax.with_sharding_constraint(keys, sharding.batch(mesh))
+
+
+def in_parts(
+  embed: Callable[..., jax.Array], parts: int, mesh: Mesh
+) -> Callable[..., jax.Array]:
+  """Returns `embed` over one micro-batch after the other.
+
+  All embeddings are kept, the activations of one micro-batch only: the
+  backward pass computes them again. Same embeddings, same gradients. The
+  inputs are [B, ...] and B is a multiple of parts times the mesh's ring.
+  """
+  if parts == 1:
+    return embed
+
+  def one(inputs: tuple[jax.Array, ...]) -> jax.Array:
+    return embed(*inputs)
+
+  def every(*inputs: jax.Array) -> jax.Array:
+    cut = sharding.split_batch(inputs, parts, mesh)
+    # Inside a loop XLA can't undo the recomputation by sharing.
+    found = jax.lax.map(jax.checkpoint(one, prevent_cse=False), cut)
+    return sharding.join_batch(found, mesh)
+
+  return every
 
 
 def over_mesh(loss: Callable[..., jax.Array], mesh: Mesh) -> Callable:
@@ -118,16 +147,23 @@ def build(
   loss: Callable[..., jax.Array],
   mesh: Mesh,
   frozen: frozenset[str],
+  parts: tuple[int, int] = (1, 1),
   *,
   mask_ids: bool = True,
   scale_max: float | None = None,
+  tile: int | None = None,
 ) -> Objective:
   """Returns the objective that config.objective asks for.
 
   Args:
-    graph, loss, mesh, frozen: see `Objective`.
+    graph, loss, mesh, frozen, parts: see `Objective`.
     mask_ids: whether pairs with the same id are not each other's negatives.
     scale_max: largest exp(t): 100 in CLIP.
+    tile: rows of logits alive at a time on a device; None for ring.side's.
   """
+  if tile is not None and tile < 1:
+    remedy = "Leave it out for the default."
+    raise errors.UserError("config.objective.tile", tile, ">= 1", remedy)
   t_max = None if scale_max is None else math.log(scale_max)
-  return Objective(graph, loss, mesh, frozen, mask_ids, t_max)
+  loss = functools.partial(loss, tile=tile)
+  return Objective(graph, loss, mesh, frozen, parts, mask_ids, t_max)

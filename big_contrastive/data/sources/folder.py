@@ -2,12 +2,14 @@
 
 import collections
 import dataclasses
+import logging
 import os
 import pathlib
 from typing import Any
 
 from big_contrastive import errors
 
+MAIN = "root"
 _IMAGES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"}
 
 
@@ -103,16 +105,18 @@ def _captioned(top: str, images: list[str], texts: set[str]) -> Folder:
     file = pathlib.Path(top, stem + ".txt")
     try:
       text = file.read_text(encoding="utf-8-sig").strip()
-    except UnicodeDecodeError as e:
-      remedy = f"Convert it: {e}."
-      raise errors.UserError("root", str(file), "UTF-8", remedy) from e
+    except UnicodeDecodeError:
+      logging.warning("%s is not UTF-8", file)
+      skipped["caption not UTF-8"] += 1
+      continue
     if text:
       records.append((os.path.join(top, path), text, i, None))
     else:
       skipped["empty caption"] += 1
   if not records:
     allowed = "a folder with captions in its .txt files"
-    raise errors.UserError("root", top, allowed, "All of them are empty.")
+    remedy = f"Left out are: {dict(skipped)}."
+    raise errors.UserError("root", top, allowed, remedy)
   return Folder(records, None, dict(skipped))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from big_contrastive import errors
 from big_contrastive.data import files
 
+MAIN = "captions"
 _FIELD = re.compile(r"\{([^{}]+)\}")
 _INTEGER = re.compile(r"-?[0-9]+")
 

@@ -4,17 +4,20 @@ Read by tfds.data_source, without TensorFlow and without the code that
 prepared it.
 """
 
+import contextlib
 import dataclasses
 import fnmatch
 import functools
-import zlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from big_contrastive import errors
+from big_contrastive.data import bad, records
 
+MAIN = "dataset"
 _FORMAT = tfds.core.FileFormat.ARRAY_RECORD
 _INFO = "dataset_info.json"
 
@@ -73,11 +76,16 @@ class Records:
     data, features, decoders = self._opened
     if not 0 <= index < len(data):
       raise IndexError(index)
-    record = features.deserialize_example_np(data[index], decoders=decoders)
+    try:
+      record = features.deserialize_example_np(data[index], decoders=decoders)
+    except Exception as e:  # Whatever broken bytes make of C++ and protobuf.
+      raise bad.BadRecord("read", f"{type(e).__name__}: {e}") from e
     out = {
       "image": _at(record, self.image),
       "text": _words(_at(record, self.text), self.text_names),
-      "id": int(index) if self.id is None else _number(_at(record, self.id)),
+      "id": int(index)
+      if self.id is None
+      else records.number(_at(record, self.id)),
     }
     if self.label is not None:
       out["label"] = int(_at(record, self.label))
@@ -111,7 +119,10 @@ def source(
     UserError: for what isn't there or not in array_record format.
   """
   folder = _find(dataset, data_dir)
-  info = tfds.builder_from_directory(folder).info
+  with _whole(folder):
+    info = tfds.builder_from_directory(folder).info
+    leaves = _leaves(info.features)
+    names = {k: _names(feature) for k, feature in leaves.items()}
   if _FORMAT not in info.available_file_formats():
     found = f"{dataset} in {info.file_format.value} format"
     remedy = f"""Convert it on a machine with TensorFlow:
@@ -119,9 +130,7 @@ def source(
       --out_file_format=array_record"""
     raise errors.UserError("dataset", found, "array_record format", remedy)
   _check_split(info.splits, split)
-  leaves = _leaves(info.features)
   has_label = label != "label" or label in leaves
-  names = {k: _names(feature) for k, feature in leaves.items()}
   if text == "text" and text not in leaves and names.get(label):
     text = label
   errors.choice("image", image, leaves)
@@ -131,7 +140,7 @@ def source(
     errors.choice("label", label, leaves)
   if id is not None:
     errors.choice("id", id, leaves)
-  return Records(
+  opened = Records(
     str(folder),
     split,
     image,
@@ -141,6 +150,20 @@ def source(
     classes=names.get(label),
     text_names=names[text],
   )
+  with _whole(folder):
+    len(opened)  # Opens the files.
+  return opened
+
+
+@contextlib.contextmanager
+def _whole(folder: Any) -> Iterator[None]:
+  """Makes one clear error of what TFDS raises on a damaged data set."""
+  try:
+    yield
+  except Exception as e:
+    allowed = "a whole data set that TFDS prepared"
+    remedy = f"{type(e).__name__}: {str(e)[:300]}."
+    raise errors.UserError("dataset", str(folder), allowed, remedy) from e
 
 
 def _find(dataset: str, data_dir: str | None) -> Any:
@@ -213,18 +236,11 @@ def _words(value: Any, names: list[str] | None) -> str | list[str]:
   """Returns a text, or a list of texts where the record holds several."""
   if isinstance(value, (list, np.ndarray)):
     if not len(value):
-      raise ValueError("a record without a caption")
+      raise bad.BadRecord("caption", "a record without a caption")
     return [_words(v, names) for v in value]
   if names is None:
     return value.decode()
   if value < 0:
-    raise ValueError("a record without a label to take its caption from")
+    said = "a record without a label to take its caption from"
+    raise bad.BadRecord("caption", said)
   return names[value]
-
-
-def _number(value: Any) -> int:
-  """Returns an id that fits int32: itself, or a hash of what is larger."""
-  if not isinstance(value, bytes) and -(2**31) <= value < 2**31:
-    return int(value)
-  text = value if isinstance(value, bytes) else str(value).encode()
-  return zlib.crc32(text) >> 1

@@ -1,0 +1,108 @@
+"""The same two losses as others compute them: for tests and benchmarks only.
+
+Each function has the arguments of those in big_contrastive/losses, without
+ids and tile: zimg, ztxt [b, d], scale, bias, axis.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from big_contrastive import ring
+
+
+def _logits(zimg, ztxt, scale, bias):
+  zimg, ztxt = zimg.astype(jnp.float32), ztxt.astype(jnp.float32)
+  cosine = jnp.einsum("id,jd->ij", zimg, ztxt, precision="highest")
+  return scale * cosine + (0.0 if bias is None else bias)
+
+
+def dense(kind, zimg, ztxt, *, scale, bias=None, axis=None):
+  """All B x B logits on every device: what the formula says."""
+  if axis is not None:
+    zimg, ztxt = (jax.lax.all_gather(z, axis, tiled=True) for z in (zimg, ztxt))
+  logits = _logits(zimg, ztxt, scale, bias)
+  if kind == "sigmoid":
+    sign = 2 * jnp.eye(logits.shape[0]) - 1
+    value = -jax.nn.log_sigmoid(sign * logits).sum() / logits.shape[0]
+  else:
+    rows, columns = (jax.nn.logsumexp(logits, axis=k) for k in (1, 0))
+    value = ((rows + columns) / 2 - jnp.diag(logits)).mean()
+  return ring.mean(value, axis)
+
+
+def gathered(kind, zimg, ztxt, *, scale, bias=None, axis=None):
+  """Strips b x B of the local rows against all that was gathered.
+
+  One strip for sigmoid, one each way for softmax: OpenCLIP with local_loss and
+  gather_with_grad, DisCo-CLIP (arXiv:2304.08480).
+  """
+  b = zimg.shape[0]
+  first = ring.index(axis) * b
+  diagonal = jnp.arange(b), first + jnp.arange(b)
+
+  def gather(z):
+    return z if axis is None else jax.lax.all_gather(z, axis, tiled=True)
+
+  def strip(z, others):
+    return _logits(z, gather(others), scale, bias)
+
+  logits = strip(zimg, ztxt)
+  if kind == "sigmoid":
+    sign = jnp.full(logits.shape, -1.0).at[diagonal].set(1.0)
+    return ring.mean(-jax.nn.log_sigmoid(sign * logits).sum() / b, axis)
+  back = strip(ztxt, zimg)
+  lse = jax.nn.logsumexp(logits, axis=1) + jax.nn.logsumexp(back, axis=1)
+  return ring.mean((lse / 2 - logits[diagonal]).mean(), axis)
+
+
+def around(kind, zimg, ztxt, *, scale, bias=None, axis=None, recompute=False):
+  """A ring of text chunks, differentiated by JAX: every hop's block is kept.
+
+  With `recompute`, jax.checkpoint drops the block and keeps the chunks.
+  """
+  b, n = zimg.shape[0], ring.size(axis)
+  eye = jnp.eye(b, dtype=bool)
+
+  def block(carry, ztxt, columns, hop):
+    rows, positive = carry
+    logits = _logits(zimg, ztxt, scale, bias)
+    own = eye & (hop == 0)
+    if kind == "sigmoid":
+      terms = jax.nn.softplus(jnp.where(own, -logits, logits))
+      return (rows + terms.sum(axis=1), positive), columns
+    positive += jnp.where(own, logits, 0.0).sum(axis=1)
+    rows = jnp.logaddexp(rows, jax.nn.logsumexp(logits, axis=1))
+    columns = jnp.logaddexp(columns, jax.nn.logsumexp(logits, axis=0))
+    return (rows, positive), columns
+
+  if recompute:
+    block = jax.checkpoint(block, prevent_cse=False)
+
+  def send(tree):
+    if axis is None:
+      return tree
+    to_next = [(i, (i + 1) % n) for i in range(n)]
+    return jax.tree.map(lambda x: jax.lax.ppermute(x, axis, to_next), tree)
+
+  def hop(state, index):
+    carry, ztxt, columns = state
+    carry, columns = block(carry, ztxt, columns, index)
+    return (carry, send(ztxt), send(columns)), None
+
+  zeros = jnp.zeros_like(zimg[:, 0], jnp.float32)
+  start = zeros if kind == "sigmoid" else zeros - 1e30
+  state = ((start, zeros), ztxt, start)
+  ((rows, positive), _, columns), _ = jax.lax.scan(hop, state, jnp.arange(n))
+  if kind == "sigmoid":
+    return ring.mean(rows.mean(), axis)
+  return ring.mean(((rows + columns) / 2 - positive).mean(), axis)
+
+
+BASELINES = {
+  "dense": dense,
+  "gathered strips": gathered,
+  "ring, all kept": around,
+  "ring, checkpoint": functools.partial(around, recompute=True),
+}

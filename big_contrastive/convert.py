@@ -1,0 +1,254 @@
+"""Converts a model between our checkpoints and other projects' files.
+
+  python -m big_contrastive.convert --from runs/demo --to exported
+
+A Hugging Face directory, an OpenCLIP directory and a big_vision .npz are read
+and written, and so are checkpoints of ours. Then random images and texts are
+embedded by the source, by what was written, and by transformers or OpenCLIP
+where they are installed. DST appears only when all of them agree.
+"""
+
+import contextlib
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import flax.nnx as nnx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from big_contrastive import (
+  assemble,
+  command,
+  errors,
+  exchange,
+  resolve,
+)
+from big_contrastive.data import image, spec, text
+from big_contrastive.interop import judges, portable
+from big_contrastive.interop.portable import Portable
+from big_contrastive.models import naflex, two_tower
+from big_contrastive.models.vit import ImageTower
+
+_PAIRS = 4
+_WORDS = (
+  "a",
+  "photo of",
+  "the",
+  "red",
+  "Dog's",
+  "2 small",
+  "cats,",
+  "(grass)!",
+)
+# Unit embeddings by "image" and "text", and "logits" over exp(t).
+Embedded = dict[str, np.ndarray]
+
+
+def convert(
+  source: str,
+  target: str,
+  format: str | None = None,
+  from_format: str | None = None,
+  tokenizer: dict[str, Any] | None = None,
+  tolerance: float = 1e-5,
+) -> dict[str, float]:
+  """Converts a model, and returns the largest differences found.
+
+  Args:
+    source: its file or directory.
+    target: where nothing is yet, or an empty directory.
+    format: of the target, one of exchange.FORMATS; None: big_vision for
+      *.npz, else checkpoint from other projects and hugging_face from ours.
+    from_format: of the source; None finds out from the files.
+    tokenizer: as config.tokenizer, in place of the source's.
+    tolerance: the largest difference allowed.
+
+  Returns:
+    By what was compared, the largest difference of unit embeddings and of
+    logits over exp(t).
+
+  Raises:
+    UserError: for a source that can't be read, a model that the target's
+      format can't hold, or a difference above the tolerance.
+  """
+  path = _free(target)
+  if from_format is None and pathlib.Path(source).exists():
+    from_format = exchange.recognise(source)
+  model = exchange.read(source, from_format)
+  format = format or _default(path, from_format)
+  if tokenizer is not None:
+    words = resolve.call(text.build, tokenizer, "--tokenizer")
+    fields = {"tokenizer": words.spec, "blob": words.blob}
+    model = Portable(**(vars(model) | fields))
+  with _appears_whole(path) as new:
+    exchange.write(model, new, format)
+    images, tokens = _inputs(model)
+    ours = _embed(model, images, tokens)
+    again = _embed(exchange.read(new, format), images, tokens)
+    others = {f"{format}, read back": again}
+    if "text" in ours:
+      arguments = _arguments(model, images)
+      for name, place in ((from_format, pathlib.Path(source)), (format, new)):
+        found = judges.embed(name, place, arguments, tokens)
+        if found is not None:
+          which = "source" if place != new else "target"
+          others[f"{which}, in its own library"] = found
+    told = {
+      f"{thing}: {part}": float(np.abs(ours[part] - z[part]).max())
+      for thing, z in others.items()
+      for part in ours
+    }
+    _check(told, tolerance)
+  return told
+
+
+def _free(target: str) -> pathlib.Path:
+  path = pathlib.Path(target).resolve()
+  if path.is_file() or (path.is_dir() and any(path.iterdir())):
+    remedy = "Remove it yourself, or choose another."
+    raise errors.UserError("--to", target, "a path where nothing is", remedy)
+  if not path.parent.is_dir():
+    remedy = f"{path.parent} does not exist."
+    raise errors.UserError("--to", target, "a path in a directory", remedy)
+  return path
+
+
+def _default(path: pathlib.Path, from_format: str | None) -> str:
+  if path.suffix == ".npz":
+    return "big_vision"
+  return "hugging_face" if from_format == exchange.OURS else exchange.OURS
+
+
+@contextlib.contextmanager
+def _appears_whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
+  """Gives a path to write to, which is renamed if nothing goes wrong."""
+  folder = tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent)
+  try:
+    new = pathlib.Path(folder) / path.name
+    yield new
+    if path.is_dir():
+      path.rmdir()  # Empty: it was looked at.
+    new.rename(path)
+  finally:
+    shutil.rmtree(folder)
+
+
+def _inputs(model: Portable) -> tuple[np.ndarray, np.ndarray | None]:
+  """Random uint8 images, and ids of random texts."""
+  r = np.random.default_rng(0)
+  res = model.model["image"]["res"]
+  images = r.integers(0, 256, (_PAIRS, res, res, 3)).astype(np.uint8)
+  if model.model["image"].get("max_patches") is not None:
+    prepare = image.parse(model.image, "image", train=False)
+    images = np.stack(
+      [prepare(x[: (i + 1) * res // 4]) for i, x in enumerate(images)]
+    )
+  if "txt" not in model.params:
+    return images, None
+  words = exchange.Words(model)
+  if not model.tokenizer:
+    last = words.vocab_size - 1 if words.eos_id is None else words.eos_id
+    ids = r.integers(0, last, (_PAIRS, words.length)).astype(np.int32)
+    ids[:, -1] = last
+    return images, ids
+  texts = [" ".join(r.choice(_WORDS, n)) for n in (1, 5, 9, 40)]
+  return images, exchange.tokenizer(model).rows(texts)
+
+
+def _embed(
+  model: Portable, images: np.ndarray, tokens: np.ndarray | None
+) -> Embedded:
+  """What our towers make of it, in float32."""
+  if tokens is None:
+    tower = nnx.eval_shape(
+      lambda: resolve.call(
+        ImageTower, model.model["image"] | {"rngs": nnx.Rngs(0)}, "image"
+      )
+    )
+    structure, _ = nnx.split(tower)
+
+    @jax.jit
+    def embed_image(params, images):
+      return two_tower.unit(nnx.merge(structure, nnx.State(params))(images))
+
+    return {"image": np.asarray(embed_image(model.params["img"], images))}
+  sections = model.model | {"dtype": "float32", "remat": "none"}
+  _, abstract = assemble.model(sections, exchange.Words(model))
+  graph, _ = two_tower.split(abstract)
+
+  @jax.jit
+  def embed(params, images, tokens):
+    towers = two_tower.merge(graph, params)
+    return towers.embed_image(images), towers.embed_text(tokens)
+
+  with jax.default_matmul_precision("highest"):
+    zimg, ztxt = map(np.asarray, embed(model.params, images, tokens))
+  over = np.exp(-model.params["t"]) * model.params.get("b", 0.0)
+  return {"image": zimg, "text": ztxt, "logits": zimg @ ztxt.T + over}
+
+
+def _arguments(model: Portable, images: np.ndarray) -> dict[str, np.ndarray]:
+  """What transformers takes for images that our towers take."""
+  if model.model["image"].get("max_patches") is None:
+    pixels = _normalised(model, images).transpose(0, 3, 1, 2)
+    return {"pixel_values": pixels}
+  patches, grid = naflex.unpack(jnp.asarray(images))
+  mask = naflex.real(grid, patches.shape[1])
+  pixels = _normalised(model, np.asarray(patches)).reshape(*mask.shape, -1)
+  return {
+    "pixel_values": pixels,
+    "pixel_attention_mask": np.asarray(mask, np.int32),
+    "spatial_shapes": np.asarray(grid, np.int64),
+  }
+
+
+def _normalised(model: Portable, images: np.ndarray) -> np.ndarray:
+  given = portable.defaults("image") | model.model["image"]
+  mean, std = np.float32(given["mean"]), np.float32(given["std"])
+  return ((images / np.float32(255) - mean) / std).astype(np.float32)
+
+
+def _check(told: dict[str, float], tolerance: float) -> None:
+  name, worst = max(
+    told.items(), key=lambda item: np.nan_to_num(item[1], nan=np.inf)
+  )
+  if not worst <= tolerance:
+    raise errors.UserError(
+      f"largest difference, {name}",
+      worst,
+      f"<= {tolerance:g}",
+      "Nothing was written. Is the activation the one it was trained with?",
+    )
+
+
+def run() -> None:
+  """Parses the flags, converts, and prints the differences."""
+  parser = command.parser(__doc__)
+  parser.add_argument("--from", required=True, dest="source", metavar="SRC")
+  parser.add_argument("--to", required=True, dest="target", metavar="DST")
+  listed = ", ".join(exchange.FORMATS)
+  parser.add_argument("--format", help=f"of DST: {listed}")
+  parser.add_argument("--from_format", help="of SRC, if its files don't say it")
+  parser.add_argument(
+    "--tokenizer", type=spec.literal,
+    help="""for a SRC without one: "{'kind': 'sentencepiece', 'path': ...}", """
+    "as config.tokenizer",
+  )  # fmt: skip
+  parser.add_argument(
+    "--tolerance", type=float, default=1e-5,
+    help="largest difference of unit embeddings, and of logits over exp(t)",
+  )  # fmt: skip
+  flags = vars(parser.parse_args())
+  flags.pop("distributed")
+  told = convert(**flags)
+  print(f"{flags['source']} -> {flags['target']}: largest differences")
+  for name, value in told.items():
+    print(f"  {name:45} {value:.1e}")
+
+
+if __name__ == "__main__":
+  command.main(run)

@@ -1,0 +1,177 @@
+"""Encoded images to RGB: all that is decodable is, and the rest has a kind."""
+
+import contextlib
+import io
+import math
+from collections.abc import Callable
+
+import numpy as np
+import PIL.Image
+import PIL.ImageOps
+import simplejpeg
+
+from big_contrastive.data.bad import BadRecord
+
+Image = PIL.Image.Image
+Spare = Callable[[tuple[int, int]], float]
+
+# 8,192 x 8,192, 200 MB in RGB; of what is decoded, so a larger JPEG passes
+# where a part of its size is enough.
+MAX_PIXELS = 2**26
+
+PIL.Image.init()
+# Without the formats that run programs (EPS) or that nobody has in a data set.
+_WANTED = (
+  "JPEG",
+  "PNG",
+  "WEBP",
+  "GIF",
+  "BMP",
+  "TIFF",
+  "PPM",
+  "MPO",
+  "JPEG2000",
+  "AVIF",
+  "ICO",
+  "TGA",
+)
+_FORMATS = [name for name in _WANTED if name in PIL.Image.OPEN]
+
+
+def decode(data: bytes | np.ndarray, spare: Spare | None = None) -> Image:
+  """Returns an RGB image; alpha is laid on white, EXIF rotation is applied.
+
+  Of an animation it is the first frame, of 16 bits the upper ones.
+
+  Args:
+    data: an encoded image, or uint8 [h, w], [h, w, 1], [h, w, 3], [h, w, 4].
+    spare: (width, height) of the whole -> how many times smaller its sides may
+      become. A JPEG is then decoded at 1/2, 1/4 or 1/8 of them, which is
+      faster and, unlike skipping pixels, no aliasing.
+
+  Raises:
+    BadRecord: for what is no image, with the decoder's reason.
+  """
+  with _reasons():
+    if isinstance(data, np.ndarray):
+      grey = data.ndim == 3 and data.shape[-1] == 1
+      image = PIL.Image.fromarray(data[..., 0] if grey else data)
+      if spare:
+        spare(image.size)
+    else:
+      image = _load(_open(data), spare)
+    return _rgb(image)
+
+
+def pixels(data: bytes | np.ndarray) -> np.ndarray:
+  """Returns decode's pixels, uint8 [h, w, 3]; faster for an ordinary JPEG.
+
+  Args:
+    data: see decode. uint8 [h, w, 3] is returned itself.
+
+  Raises:
+    BadRecord: see decode.
+  """
+  if isinstance(data, np.ndarray):
+    if data.dtype == np.uint8 and data.ndim == 3 and data.shape[-1] == 3:
+      return data
+  elif isinstance(data, bytes) and data.startswith(b"\xff\xd8\xff"):
+    # What may be turned, and all that the fast decoder doubts, is for PIL: it
+    # alone says what is bad, and why.
+    with contextlib.suppress(ValueError):
+      if _plain(data):
+        h, w, colours, _ = simplejpeg.decode_jpeg_header(data)
+        if h * w <= MAX_PIXELS and colours in ("YCbCr", "Gray", "RGB"):
+          return simplejpeg.decode_jpeg(data)
+  return np.asarray(decode(data))
+
+
+def _plain(jpeg: bytes) -> bool:
+  """Whether there is nothing in the head that could note an orientation."""
+  at = 2
+  while at + 4 <= len(jpeg) and jpeg[at] == 0xFF:
+    kind, length = jpeg[at + 1], (jpeg[at + 2] << 8) + jpeg[at + 3]
+    if kind == 0xDA:  # The scan, behind which nobody looks for one.
+      return True
+    if kind == 0xE1 or not 0xC0 <= kind <= 0xFE or 0xD0 <= kind <= 0xD9:
+      return False
+    at += 2 + length
+  return False
+
+
+def size(data: bytes | np.ndarray) -> tuple[int, int]:
+  """Returns (width, height) as decode gives them, from the header alone."""
+  if isinstance(data, np.ndarray):
+    return data.shape[1], data.shape[0]
+  with _reasons():
+    return _upright(_open(data))
+
+
+def _upright(image: Image) -> tuple[int, int]:
+  turned = False
+  with contextlib.suppress(Exception):
+    turned = (
+      _noted(image) and image.getexif().get(0x0112, 1) >= 5
+    )  # Orientation.
+  return image.size[::-1] if turned else image.size
+
+
+def _open(data: bytes) -> Image:
+  if not isinstance(data, bytes | bytearray | memoryview):
+    raise BadRecord("type", f"no image: {type(data).__name__}, not bytes")
+  if not len(data):
+    raise BadRecord("missing", "no image: 0 bytes")
+  return PIL.Image.open(io.BytesIO(data), formats=_FORMATS)
+
+
+def _load(image: Image, spare: Spare | None) -> Image:
+  if spare:
+    times = max(1.0, spare(_upright(image)))
+    image.draft("RGB", tuple(math.ceil(side / times) for side in image.size))
+  if image.width * image.height > MAX_PIXELS:
+    said = f"no image: {image.width} x {image.height} pixels"
+    raise BadRecord("bomb", f"{said}, at most {MAX_PIXELS:,}")
+  image.load()
+  if _noted(image):
+    with contextlib.suppress(Exception):  # Garbage in EXIF: a good image.
+      PIL.ImageOps.exif_transpose(image, in_place=True)
+  return image
+
+
+def _noted(image: Image) -> bool:
+  """Whether there may be an orientation; to look for one takes time."""
+  return image.format != "JPEG" or bool(image.info.keys() & {"exif", "xmp"})
+
+
+@contextlib.contextmanager
+def _reasons():
+  """Makes a BadRecord of what decoders raise on broken bytes: all kinds."""
+  try:
+    yield
+  except BadRecord:
+    raise
+  except Exception as e:
+    bombs = (
+      PIL.Image.DecompressionBombError,
+      PIL.Image.DecompressionBombWarning,
+      MemoryError,
+    )
+    kind = "bomb" if isinstance(e, bombs) else "image"
+    kind = "truncated" if "truncated" in str(e).lower() else kind
+    said = f"{type(e).__name__}: {e}"
+    if isinstance(e, PIL.UnidentifiedImageError):  # Tells a memory address.
+      said = "of no known format"
+    raise BadRecord(kind, f"no image: {said}") from e
+
+
+def _rgb(image: Image) -> Image:
+  if image.mode == "RGB" and "transparency" not in image.info:
+    return image
+  if image.mode.startswith("I"):  # 16 bits: PIL would clip, not scale.
+    scaled = np.asarray(image, np.float32) / 257
+    image = PIL.Image.fromarray(scaled.clip(0, 255).astype(np.uint8))
+  if image.mode.endswith("A") or "transparency" in image.info:
+    image = image.convert("RGBA")
+    white = PIL.Image.new("RGBA", image.size, "white")
+    image = PIL.Image.alpha_composite(white, image)
+  return image.convert("RGB")

@@ -1,0 +1,107 @@
+"""From a record to an example: read, decode, augment, choose, tokenize."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from big_contrastive import errors
+from big_contrastive.data import bad, order, text
+
+# A record that can't be read is replaced by the one behind it; so many in a
+# row mean that the data are not what they were said to be.
+_TRIES = 20
+
+
+@dataclasses.dataclass
+class Examples:
+  """Makes examples of records; a bad record is replaced by the next one.
+
+  Args:
+    source: random access to records.
+    image: from image.parse: (bytes or uint8, rng) -> uint8 [h, w, 3]. Parts of
+      a mixture may have their own: source.preprocess(index).
+    tokenizer: str -> int32 [l].
+  """
+
+  source: order.Source
+  image: Callable[[Any, np.random.Generator | None], np.ndarray]
+  tokenizer: text.Tokenizer
+
+  def __call__(self, index: int, rng: np.random.Generator) -> order.Batch:
+    """Returns "image", "text", "id", and what was wrong.
+
+    "bad" int8 [_TRIES] are the kinds, plus 1, of the records from number
+    "index" on that were replaced. Of several captions one is drawn.
+    """
+    kinds, at = np.zeros(_TRIES, np.int8), int(index)
+    for tries in range(_TRIES):
+      try:
+        made = self._example(at, rng)
+      except (OSError, ValueError, SyntaxError) as e:
+        kinds[tries] = 1 + bad.KINDS.index(bad.kind(e))
+        at = self.after(at)
+        continue
+      return made | {"bad": kinds, "index": np.int64(index)}
+    raise errors.UserError(
+      f"{_TRIES} records of the training data from {self.name(index)} on",
+      "unreadable",
+      "images that can be decoded, with captions",
+      f"The first: {self.why(index)}.",
+    )
+
+  def _example(self, index: int, rng: np.random.Generator) -> order.Batch:
+    record = self.source[index]
+    image = self._preprocess(index)(record["image"], rng)
+    caption = _caption(record["text"], rng)
+    return {
+      "image": image,
+      "text": self.tokenizer(caption),
+      "id": np.int32(record["id"]),
+    }
+
+  def _preprocess(self, index: int) -> Callable[[Any, Any], np.ndarray]:
+    own = getattr(self.source, "preprocess", lambda index: None)(index)
+    return own or self.image
+
+  def after(self, index: int) -> int:
+    """Returns the record that replaces a bad one: of the same part."""
+    if hasattr(self.source, "after"):
+      return self.source.after(index)
+    return (index + 1) % len(self.source)
+
+  def name(self, index: int) -> str:
+    """Returns what a person finds the record by."""
+    return name(self.source, index)
+
+  def why(self, index: int) -> str:
+    """Returns what is wrong with a bad record, by reading it again."""
+    try:
+      self._example(index, np.random.default_rng(0))
+    except (OSError, ValueError, SyntaxError) as e:
+      return " ".join(str(e).split())[:200]
+    return "it could be read now"
+
+
+def name(source: order.Source, index: int) -> str:
+  """Returns "FILE:KEY" where the source knows it, else "record NUMBER"."""
+  if hasattr(source, "name"):
+    return source.name(index)
+  return f"record {index}"
+
+
+def _caption(texts: Any, rng: np.random.Generator) -> str:
+  several = [texts] if isinstance(texts, str) else texts
+  if not isinstance(several, list | tuple | np.ndarray):
+    raise bad.BadRecord("type", f"a caption of type {type(texts).__name__}")
+  for caption in several:
+    if not isinstance(caption, str):
+      said = type(caption).__name__
+      raise bad.BadRecord("type", f"a caption of type {said}")
+  several = [caption for caption in several if caption.strip()]
+  if not several:
+    raise bad.BadRecord("caption", "no caption, or an empty one")
+  if isinstance(texts, str):
+    return texts
+  return several[rng.integers(len(several))]

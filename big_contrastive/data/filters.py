@@ -1,0 +1,146 @@
+"""A source without the records that one doesn't want."""
+
+import collections
+import dataclasses
+from collections.abc import Callable
+from concurrent import futures
+from typing import Any
+
+import numpy as np
+
+from big_contrastive import errors
+from big_contrastive.data import bad, decode, examples, order, paths
+
+
+@dataclasses.dataclass
+class Filtered:
+  """The records of a source that are kept, with the captions that are.
+
+  Args:
+    source: random access to records.
+    kept: int64, their numbers, ascending.
+    fits: whether a caption is kept.
+    skipped: reason -> number of records that were left out.
+  """
+
+  source: order.Source
+  kept: np.ndarray
+  fits: Callable[[str], bool]
+  skipped: dict[str, int]
+
+  def __post_init__(self):
+    self.classes = getattr(self.source, "classes", None)
+    blocks = getattr(self.source, "blocks", None)
+    if blocks is not None:
+      ends = np.searchsorted(self.kept, np.cumsum(blocks))
+      sizes = np.diff(ends, prepend=0)
+      self.blocks, self.window = sizes[sizes > 0], self.source.window
+
+  def __len__(self) -> int:
+    return len(self.kept)
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    record = self.source[int(self.kept[index])]
+    if isinstance(record["text"], str):
+      return record
+    return record | {"text": [t for t in record["text"] if self.fits(t)]}
+
+  def name(self, index: int) -> str:
+    """Returns what a person finds the record by."""
+    return examples.name(self.source, int(self.kept[index]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Length:
+  """Whether a caption has from `least` to `most` characters."""
+
+  least: int
+  most: int
+
+  def __call__(self, caption: str) -> bool:
+    return self.least <= len(caption.strip()) <= self.most
+
+
+def apply(
+  source: order.Source,
+  *,
+  min_side: int = 0,
+  max_aspect: float = 0.0,
+  min_caption: int = 1,
+  max_caption: int = 10**9,
+  keep: str | None = None,
+) -> Filtered:
+  """Returns the records that pass; epochs and evaluation are over these.
+
+  But for `keep` it reads every record once, and of each image the header.
+  Records that can't be read stay: training counts them as bad.
+
+  Args:
+    source: random access to records.
+    min_side: pixels that the shorter side has at least.
+    max_aspect: longer through shorter side at most; 0 for any.
+    min_caption, max_caption: characters; other captions are dropped, and
+      records without any left.
+    keep: a file with the records to keep, one a line: their names as the log
+      has them ("a.tar:000123"), the part behind the last ":", or their ids.
+
+  Raises:
+    UserError: if nothing is left.
+  """
+  skipped: collections.Counter[str] = collections.Counter()
+  chosen = np.arange(len(source))
+  if keep is not None:
+    chosen = _listed(source, keep)
+    skipped["not in the list of kept ones"] = len(source) - len(chosen)
+  fits = Length(min_caption, max_caption)
+  if (min_side, max_aspect, fits) != (0, 0.0, Length(1, 10**9)):
+
+    def reason(index: int) -> str:
+      return _reason(source, int(index), min_side, max_aspect, fits)
+
+    with futures.ThreadPoolExecutor(8) as pool:
+      reasons = list(pool.map(reason, chosen, chunksize=64))
+    skipped.update(r for r in reasons if r)
+    chosen = chosen[[not r for r in reasons]]
+  if not len(chosen):
+    remedy = f"Left out are: {dict(skipped)}. Allow more."
+    raise errors.UserError("filter", "nothing left", "some records", remedy)
+  return Filtered(source, chosen, fits, {k: n for k, n in skipped.items() if n})
+
+
+def _reason(
+  source: order.Source,
+  index: int,
+  min_side: int,
+  max_aspect: float,
+  fits: Length,
+) -> str:
+  """Why a record is left out; "" if it stays."""
+  try:
+    record = source[index]
+    texts = record["text"]
+    if not any(map(fits, [texts] if isinstance(texts, str) else texts)):
+      return "length of the caption"
+    if min_side or max_aspect:
+      short, long = sorted(decode.size(record["image"]))
+      if short < min_side:
+        return "short side"
+      if max_aspect and long > max_aspect * short:
+        return "aspect"
+  except (OSError, ValueError, SyntaxError) as e:
+    bad.kind(e)
+  return ""
+
+
+def _listed(source: order.Source, keep: str) -> np.ndarray:
+  with paths.open_file(paths.find(keep, "filter.keep")[0], "keep") as file:
+    lines = file.read().decode("utf-8-sig").splitlines()
+  wanted = {line.strip() for line in lines}
+
+  def is_kept(index: int) -> bool:
+    name = examples.name(source, index)
+    if name in wanted or name.rpartition(":")[2] in wanted:
+      return True
+    return not hasattr(source, "name") and str(source[index]["id"]) in wanted
+
+  return np.flatnonzero([is_kept(i) for i in range(len(source))])

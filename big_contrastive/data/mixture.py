@@ -1,0 +1,62 @@
+"""Several sources as one, each with its weight and its own preprocessing."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from big_contrastive.data import examples, order, records
+
+
+@dataclasses.dataclass
+class Mixture:
+  """The records of all parts, one part after the other.
+
+  Training takes the parts in turn, by weight, each in epochs of its own: see
+  order.stream. Evaluation has every record once. A label is what its part
+  says, so parts with labels should mean the same by them.
+
+  Args:
+    parts: sources.
+    weights: positive; the shares of training examples.
+    ops: preprocessing of each part in training, None for the config's.
+    shared: whether equal ids of different parts mean the same; if not, they
+      are moved apart.
+  """
+
+  parts: Sequence[order.Source]
+  weights: Sequence[float]
+  ops: Sequence[Callable[[Any, Any], np.ndarray] | None]
+  shared: bool = False
+
+  def __post_init__(self):
+    self._ends = np.cumsum(list(map(len, self.parts)))
+    classes = [getattr(part, "classes", None) for part in self.parts]
+    same = all(names == classes[0] for names in classes)
+    self.classes = classes[0] if same else None
+
+  def __len__(self) -> int:
+    return int(self._ends[-1])
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    part, own = records.place(index, self._ends)
+    record = self.parts[part][own]
+    if self.shared:
+      return record
+    step = 2**31 // len(self.parts)
+    return record | {"id": (record["id"] + part * step) % 2**31}
+
+  def preprocess(self, index: int) -> Callable[[Any, Any], np.ndarray] | None:
+    """Returns the preprocessing of a record's part, None for the usual."""
+    return self.ops[records.place(index, self._ends)[0]]
+
+  def after(self, index: int) -> int:
+    """Returns the record that replaces a bad one: the next of its part."""
+    part, own = records.place(index, self._ends)
+    return index - own + (own + 1) % len(self.parts[part])
+
+  def name(self, index: int) -> str:
+    """Returns what a person finds the record by."""
+    part, own = records.place(index, self._ends)
+    return f"source {part}, {examples.name(self.parts[part], own)}"

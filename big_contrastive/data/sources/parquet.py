@@ -1,0 +1,276 @@
+"""Parquet, and Hugging Face data sets as Parquet: rows in any order.
+
+An image is bytes, a path, or a struct of the two, {bytes, path}; a caption is
+a string or a list of strings.
+"""
+
+import collections
+import os
+import posixpath
+import threading
+from concurrent import futures
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from big_contrastive import errors
+from big_contrastive.data import bad, columns, paths, records
+
+MAIN = "files"
+_IMAGES = ("image", "img", "images", "jpg", "bytes")
+_CAPTIONS = ("caption", "captions", "text", "texts", "sentence", "sentences")
+
+
+class Rows:
+  """Random access to rows; keeps some row groups in memory.
+
+  Args:
+    files: their paths, with one schema.
+    groups: (file, row group) of each block of rows.
+    blocks: int64, rows of each.
+    columns: what "image", "text", "label", "id" are in the files.
+    root: where paths of images begin; None: in their file's folder.
+    classes: names by label.
+    text_names: names by number where the captions are class numbers.
+    cache: bytes of row groups kept.
+    window: rows that fit into half of that: the order stays within so many
+      for a while, see order.Blocks.
+  """
+
+  def __init__(
+    self,
+    files: list[str],
+    groups: list[tuple[int, int]],
+    blocks: np.ndarray,
+    columns: dict[str, str],
+    root: str | None,
+    classes: list[str] | None,
+    text_names: list[str] | None,
+    cache: int,
+    window: int,
+  ):
+    self.files, self.groups, self.blocks = files, groups, blocks
+    self.columns, self.root, self.classes = columns, root, classes
+    self.text_names, self.cache, self.window = text_names, cache, window
+    self.skipped: dict[str, int] = {}
+    self._ends = np.cumsum(blocks)
+    self._begin()
+
+  def _begin(self) -> None:
+    self._lock = threading.Lock()
+    self._kept: collections.OrderedDict[int, futures.Future] = (
+      collections.OrderedDict()
+    )
+    self._open = threading.local()
+
+  def __getstate__(self) -> dict[str, Any]:
+    left = ("_lock", "_kept", "_open")
+    return {k: v for k, v in vars(self).items() if k not in left}
+
+  def __setstate__(self, state: dict[str, Any]) -> None:
+    vars(self).update(state)
+    self._begin()
+
+  def __len__(self) -> int:
+    return int(self._ends[-1])
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    """Returns "image" (encoded), "text", "id", and maybe "label"."""
+    block, row = records.place(index, self._ends)
+    table = self._block(block)
+    cells = {k: table[c][row].as_py() for k, c in self.columns.items()}
+    text = cells["text"]
+    if self.text_names is not None:
+      text = self.text_names[records.label(text, self.text_names)]
+    record = {
+      "image": self._image(cells["image"], self.groups[block][0]),
+      "text": records.one_or_several(records.caption(text)),
+      "id": records.number(index if "id" not in cells else _id(cells["id"])),
+    }
+    if "label" in cells:
+      record["label"] = records.label(cells["label"], self.classes)
+    return record
+
+  def name(self, index: int) -> str:
+    """Returns what a person finds the row by: "a.parquet:row 17"."""
+    block, row = records.place(index, self._ends)
+    file, group = self.groups[block]
+    first = sum(
+      int(n)
+      for (f, g), n in zip(self.groups, self.blocks)
+      if f == file and g < group
+    )
+    return f"{self.files[file]}:row {first + row}"
+
+  def _block(self, block: int) -> pa.Table:
+    """A row group; threads that want the same one wait for the first."""
+    with self._lock:
+      kept = self._kept.get(block)
+      if mine := kept is None:
+        kept = self._kept[block] = futures.Future()
+      self._kept.move_to_end(block)
+    if not mine:
+      return kept.result()
+    try:
+      kept.set_result(self._read(block))
+    except BaseException as e:
+      with self._lock:
+        self._kept.pop(block, None)
+      kept.set_exception(e)
+      raise
+    self._forget()
+    return kept.result()
+
+  def _forget(self) -> None:
+    with self._lock:
+      done = [(b, f) for b, f in self._kept.items() if f.done()]
+      size = sum(f.result().nbytes for _, f in done)
+      for block, future in done[:-1]:
+        if size <= self.cache:
+          break
+        size -= future.result().nbytes
+        del self._kept[block]
+
+  def _read(self, block: int) -> pa.Table:
+    file, group = self.groups[block]
+    try:
+      opened = self._opened(file)
+      wanted = sorted(set(self.columns.values()))
+      table = opened.read_row_group(group, wanted, use_threads=False)
+    except (pa.ArrowException, OSError) as e:
+      said = " ".join(str(e).split())[:200]
+      where = f"{self.files[file]}, row group {group}"
+      raise bad.BadRecord("read", f"{where}: {said}") from e
+    if len(table) != self.blocks[block]:
+      raise bad.BadRecord("read", f"{self.files[file]} has changed")
+    return table.combine_chunks()
+
+  def _opened(self, file: int) -> pq.ParquetFile:
+    """The file, opened once by each thread, which keeps the last it used."""
+    if getattr(self._open, "number", None) != file:
+      self._open.file = _open(self.files[file])
+      self._open.number = file
+    return self._open.file
+
+  def _image(self, value: Any, file: int) -> bytes:
+    path = None
+    if isinstance(value, dict):
+      value, path = value.get("bytes"), value.get("path")
+    elif isinstance(value, str):
+      value, path = None, value
+    if value is None and path is None:
+      raise bad.BadRecord("missing", "no image: null")
+    if isinstance(value, bytes):
+      return value
+    if value is not None or not isinstance(path, str):
+      raise bad.BadRecord("type", f"an image of type {type(value).__name__}")
+    root = self.root or posixpath.dirname(self.files[file])
+    full = posixpath.join(root, records.inside(path))
+    with paths.open_file(full, "image") as opened:
+      return opened.read()
+
+
+def _id(value: Any) -> Any:
+  if value is None or isinstance(value, dict | list):
+    raise bad.BadRecord("missing", "no id")
+  return value
+
+
+def _open(path: str) -> pq.ParquetFile:
+  """Raises OSError or ArrowException for what is no Parquet."""
+  if not paths.remote(path):
+    return pq.ParquetFile(path)
+  return pq.ParquetFile(paths.open_file(path, MAIN))
+
+
+def source(
+  split: str | None = None,
+  *,
+  files: str,
+  image: str | None = None,
+  caption: str | None = None,
+  label: str | None = None,
+  id: str | None = None,
+  root: str | None = None,
+  cache_mb: int = 1024,
+) -> Rows:
+  """Returns the rows of Parquet files, in the order of the files' names.
+
+  Row groups are read whole, so they should be small (Hugging Face writes 100
+  rows with images), and the order of training stays for a while within as
+  many as fit into half of cache_mb.
+
+  Args:
+    split: of a folder, the files "SPLIT-*" or "SPLIT/*", as `datasets` names
+      them; in files, what "{split}" stands for.
+    files: a folder, or paths and URLs with braces and globs; several with ","
+      or "::" between them.
+    image, caption, label, id: columns. An image column has bytes, paths or
+      structs of the two; a caption column has strings, lists of them, or
+      numbers of classes. By default the usual names; no label; no two rows
+      have the same id. Rows with equal ids are not each other's negatives.
+    root: the folder where paths of images begin; by default the file's.
+    cache_mb: memory for row groups, in each process that reads.
+
+  Raises:
+    UserError: for what isn't there, is no Parquet or has other columns.
+  """
+  if cache_mb < 1:
+    raise errors.UserError("cache_mb", cache_mb, "at least 1", "Raise it.")
+  found = _find(files, split)
+  with futures.ThreadPoolExecutor(8) as pool:
+    heads = list(pool.map(_head, found))
+  schema = heads[0].schema.to_arrow_schema()
+  columns.check_same(found, [h.schema.to_arrow_schema() for h in heads])
+  chosen = {
+    "image": columns.column("image", image, _IMAGES, schema),
+    "text": columns.column("caption", caption, _CAPTIONS, schema),
+  }
+  for name, given in (("label", label), ("id", id)):
+    if given is not None:
+      chosen[name] = columns.column(name, given, (), schema)
+  names = columns.names(schema)
+  text_names = names.get(chosen["text"])
+  columns.check_types(schema, chosen, text_names)
+  groups = [
+    (f, g) for f, h in enumerate(heads) for g in range(h.num_row_groups)
+  ]
+  rows = [heads[f].row_group(g).num_rows for f, g in groups]
+  taken = [i for i, n in enumerate(rows) if n]
+  blocks = np.array([rows[i] for i in taken], np.int64)
+  if not len(blocks):
+    raise errors.UserError(MAIN, files, "files with rows", "They have none.")
+  groups, cache = [groups[i] for i in taken], cache_mb * 2**20
+  window = columns.rows_in(heads, groups, set(chosen.values()), cache // 2)
+  return Rows(
+    found, groups, blocks, chosen, root and os.path.expanduser(root),
+    names.get(chosen.get("label", "")), text_names, cache, window,
+  )  # fmt: skip
+
+
+def _find(files: str, split: str | None) -> list[str]:
+  whole = files.replace("{split}", split or "")
+  folder = os.path.expanduser(whole)
+  if paths.remote(whole) or not os.path.isdir(folder):
+    return paths.find(whole, MAIN)
+  every = paths.find(f"{folder}/**/*.parquet", MAIN)
+  if split is None:
+    return every
+  splits: dict[str, list[str]] = collections.defaultdict(list)
+  for path in every:
+    own, file = os.path.split(os.path.relpath(path, folder))
+    for name in {os.path.basename(own), file.split("-")[0].split(".")[0]}:
+      splits[name].append(path)
+  return splits[errors.choice("split", split, splits)]
+
+
+def _head(path: str) -> pq.FileMetaData:
+  try:
+    file = _open(path)
+  except (pa.ArrowException, OSError) as e:
+    said = " ".join(str(e).split())[:200]
+    raise errors.UserError(MAIN, path, "Parquet files", f"{said}.") from e
+  with file:
+    return file.metadata

@@ -1,0 +1,53 @@
+"""Sources in one string: "wds:shards/{000..123}.tar,caption=json:text"."""
+
+import ast
+from typing import Any
+
+from big_contrastive import errors, resolve
+
+_SHORT = {"wds": "webdataset"}
+
+
+def parse(spec: str, where: str) -> dict[str, Any]:
+  """Returns {"name": ..., argument: value} of "NAME:MAIN,KEY=VALUE,...".
+
+  A first piece without "=" is the source's main argument: urls of wds, files
+  of parquet, dataset of tfds, root of folder, captions of table, split of
+  shapes. A piece that is no KEY=VALUE goes on with the value before it.
+
+  Args:
+    spec: as a user writes it.
+    where: the flag or field that holds it, for errors.
+  """
+  name, _, rest = spec.partition(":")
+  name = _SHORT.get(name, name)
+  errors.choice(where, name, [*resolve.names("data.sources"), *_SHORT])
+  config: dict[str, Any] = {"name": name}
+  texts: dict[str, str] = {}
+  key = None
+  for piece in rest.split(",") if rest else []:
+    before, equals, value = piece.partition("=")
+    if equals and before.strip().isidentifier():
+      key = before.strip()
+      texts[key] = value
+    elif key is None:
+      key = main(name)
+      texts[key] = piece
+    else:
+      texts[key] += "," + piece
+  return config | {k: literal(v) for k, v in texts.items()}
+
+
+def main(name: str) -> str:
+  """Returns the argument of a source that needs no name in a string."""
+  module = resolve.module("data.sources", name, "source")
+  return getattr(module, "MAIN", "split")
+
+
+def literal(value: str) -> Any:
+  """Returns a Python literal's value, or the string itself."""
+  try:
+    return ast.literal_eval(value)
+  except (ValueError, SyntaxError, MemoryError, RecursionError):
+    known = {"true": True, "false": False, "none": None}
+    return known.get(value.lower(), value)

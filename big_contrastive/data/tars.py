@@ -1,0 +1,259 @@
+"""What is where in a tar: an index that is made once and verified."""
+
+import contextlib
+import dataclasses
+import hashlib
+import logging
+import os
+import pathlib
+import tarfile
+import tempfile
+import zipfile
+from typing import Any
+
+import numpy as np
+
+from big_contrastive import errors
+from big_contrastive.data import bad, paths, records
+
+_VERSION = 1
+_CACHE = "~/.cache/big_contrastive/tars"
+# Bytes that a gzip, bzip2, xz or zstd file begins with.
+_PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
+
+
+@dataclasses.dataclass
+class Index:
+  """The samples of a tar: members whose paths agree up to the first dot.
+
+  Args:
+    keys: of the samples, in order: "folder/000123".
+    kinds: the endings that occur, lower case: "jpg", "txt", "seg.png".
+    sample, kind, start, size: int64 [m], of each member: which sample, which
+      of `kinds`, where its bytes begin and how many they are.
+    skipped: reason -> number of members that were left out.
+    damage: what is wrong with the tar, "" if nothing is.
+  """
+
+  keys: list[str]
+  kinds: list[str]
+  sample: np.ndarray
+  kind: np.ndarray
+  start: np.ndarray
+  size: np.ndarray
+  skipped: dict[str, int]
+  damage: str
+
+
+def load(path: str, thing: str, folder: str | None = None) -> Index:
+  """Returns the index of a tar, from a file if that is still true.
+
+  Args:
+    path: an uncompressed tar, or a URL of one.
+    thing: the argument that holds the path, for errors.
+    folder: for the indices; by default the tar's own where that can be
+      written, else ~/.cache/big_contrastive/tars.
+
+  Raises:
+    UserError: for a file that is no tar or is compressed.
+  """
+  version = [_VERSION, *paths.version(path, thing)]
+  places = _places(path, folder)
+  for place in places:
+    with contextlib.suppress(OSError):
+      index = _read(place, version)
+      if index is not None:
+        return index
+  index = scan(path, thing)
+  for place in places:
+    try:
+      _write(place, index, version)
+      break
+    except OSError as e:
+      logging.debug("no index at %s: %s", place, e)
+  return index
+
+
+def _places(path: str, folder: str | None) -> list[pathlib.Path]:
+  own = f"{pathlib.PurePosixPath(path).name}.index.npz"
+  digest = hashlib.sha256(
+    (path if paths.remote(path) else os.path.abspath(path)).encode()
+  ).hexdigest()[:16]
+  if folder is not None:
+    return [pathlib.Path(folder).expanduser() / f"{digest}.{own}"]
+  cached = pathlib.Path(_CACHE).expanduser() / f"{digest}.{own}"
+  beside = [] if paths.remote(path) else [pathlib.Path(path).parent / own]
+  return [*beside, cached]
+
+
+def _read(place: pathlib.Path, version: list[Any]) -> Index | None:
+  """The index in a file; None if it is of another tar, or damaged."""
+  if not place.exists():
+    return None
+  try:
+    with open(place, "rb") as raw, np.load(raw, allow_pickle=False) as file:
+      if file["version"].tolist() != list(map(str, version)):
+        return None
+      texts = {k: file[k].tobytes().decode() for k in ("keys", "kinds")}
+      index = Index(
+        keys=_lines(texts["keys"]),
+        kinds=_lines(texts["kinds"]),
+        skipped={
+          str(k): int(n) for k, n in zip(file["reasons"], file["counts"])
+        },
+        damage=str(file["damage"]),
+        **{k: file[k] for k in ("sample", "kind", "start", "size")},
+      )
+  except (ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    return None
+  return index if _sound(index, int(version[1])) else None
+
+
+def _sound(index: Index, size: int) -> bool:
+  """Whether nothing in an index points elsewhere."""
+  columns = [index.sample, index.kind, index.start, index.size]
+  if len({len(c) for c in columns}) != 1 or any(c.ndim != 1 for c in columns):
+    return False
+  if not len(index.sample):
+    return True
+  return bool(
+    all(c.dtype.kind == "i" and c.min() >= 0 for c in columns)
+    and index.sample.max() < len(index.keys)
+    and index.kind.max() < len(index.kinds)
+    and (index.start + index.size).max() <= size
+  )
+
+
+def _lines(text: str) -> list[str]:
+  return text.split("\n")[:-1]
+
+
+def _write(place: pathlib.Path, index: Index, version: list[Any]) -> None:
+  place.parent.mkdir(parents=True, exist_ok=True)
+  texts = {
+    name: np.frombuffer("".join(f"{x}\n" for x in lines).encode(), np.uint8)
+    for name, lines in (("keys", index.keys), ("kinds", index.kinds))
+  }
+  handle, name = tempfile.mkstemp(dir=place.parent, suffix=".new")
+  try:
+    with os.fdopen(handle, "wb") as file:
+      np.savez(
+        file,
+        version=np.array(list(map(str, version))),
+        damage=np.array(index.damage),
+        reasons=np.array(list(index.skipped), np.str_),
+        counts=np.array(list(index.skipped.values()), np.int64),
+        sample=index.sample,
+        kind=index.kind,
+        start=index.start,
+        size=index.size,
+        **texts,
+      )
+    os.replace(name, place)  # Whole, or not there at all.
+  except BaseException:
+    os.unlink(name)
+    raise
+
+
+def scan(path: str, thing: str) -> Index:
+  """Returns the index of a tar by reading its headers."""
+  total = paths.version(path, thing)[0]
+  rows: list[tuple[int, int, int, int]] = []
+  keys: dict[str, int] = {}
+  kinds: dict[str, int] = {}
+  seen: set[tuple[int, int]] = set()
+  skipped: dict[str, int] = {}
+  with paths.open_file(path, thing) as file:
+    members = Members(file, path, thing, total)
+    for member in members:
+      try:
+        key, kind = split(records.inside(member.name))
+      except bad.BadRecord:
+        reason = "path that leads out of the tar"
+        skipped[reason] = skipped.get(reason, 0) + 1
+        continue
+      sample = keys.setdefault(key, len(keys))
+      of_kind = kinds.setdefault(kind, len(kinds))
+      if (sample, of_kind) in seen:
+        reason = "second member of the same name"
+        skipped[reason] = skipped.get(reason, 0) + 1
+        continue
+      seen.add((sample, of_kind))
+      rows.append((sample, of_kind, member.offset_data, member.size))
+  columns = np.array(rows, np.int64).reshape(-1, 4).T
+  names = ("sample", "kind", "start", "size")
+  return Index(
+    keys=list(keys),
+    kinds=list(kinds),
+    skipped=skipped,
+    damage=members.damage,
+    **{k: np.ascontiguousarray(c) for k, c in zip(names, columns)},
+  )
+
+
+def split(name: str) -> tuple[str, str]:
+  """Returns key and ending of "folder/000.seg.PNG": folder/000, seg.png."""
+  folder, slash, file = name.rpartition("/")
+  stem, _, kind = file.partition(".")
+  # A line break would end a key in the index's file.
+  return (folder + slash + stem).replace("\n", " "), kind.lower().strip()
+
+
+class Members:
+  """The plain files of a tar, up to where it is damaged."""
+
+  def __init__(self, file: Any, path: str, thing: str, total: int):
+    self.damage = ""
+    self._file, self._path, self._thing = file, path, thing
+    self._total = total
+
+  def __iter__(self):
+    head = self._file.read(6)
+    self._file.seek(0)
+    if head.startswith(_PACKED):
+      self._raise("It is compressed: decompress it with gunzip or unzstd.")
+    if not self._total:
+      self._raise("It is empty.")
+    try:
+      tar = tarfile.TarFile(fileobj=self._file, errors="backslashreplace")
+    except (tarfile.TarError, ValueError, OverflowError, RecursionError) as e:
+      self._raise(f"{e}.")
+    with tar:
+      yield from self._walk(tar)
+
+  def _walk(self, tar: tarfile.TarFile):
+    last = -1
+    while True:
+      before = tar.offset
+      try:
+        member = tar.next()
+      except (tarfile.TarError, ValueError, OverflowError, RecursionError) as e:
+        self.damage = f"broken header at byte {before:,}: {e}"
+        return
+      tar.members = []  # type: ignore[attr-defined]  # All of them would stay in memory.
+      if member is None:
+        self._check_end(tar.offset)
+        return
+      end = member.offset_data + member.size
+      if member.size < 0 or member.offset <= last:  # It would never end.
+        self.damage = f"broken header at byte {member.offset:,}"
+        return
+      last = member.offset
+      if member.isreg() and end > self._total:
+        self.damage = f"truncated at byte {self._total:,}, within {member.name}"
+        return
+      if member.isreg() and not member.issparse():
+        yield member
+
+  def _check_end(self, offset: int) -> None:
+    """A whole tar ends in zeros; tarfile ends at any damage, silently."""
+    self._file.seek(min(offset, self._total))
+    block = self._file.read(512)
+    if len(block) < 512:
+      self.damage = f"truncated at byte {self._total:,}"
+    elif block.strip(b"\0"):
+      self.damage = f"broken header at byte {offset:,} of {self._total:,}"
+
+  def _raise(self, remedy: str) -> None:
+    allowed = "uncompressed tars"
+    raise errors.UserError(self._thing, self._path, allowed, remedy)

@@ -1,0 +1,155 @@
+"""OpenCLIP directories: its own CLIP, and SigLIP with an image tower of timm.
+
+A directory has open_clip_config.json and open_clip_model.safetensors, or
+another file of weights that OpenCLIP would find; OpenCLIP loads it as
+"local-dir:PATH".
+"""
+
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from big_contrastive import errors, tree
+from big_contrastive.interop import (
+  layout,
+  open_clip_config,
+  open_clip_rows,
+  portable,
+  surroundings,
+  tensors,
+)
+
+_CONFIG, _WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
+
+
+def recognise(path: pathlib.Path) -> bool:
+  """Whether it is a directory with open_clip_config.json."""
+  return (path / _CONFIG).is_file()
+
+
+def read(path: pathlib.Path) -> portable.Portable:
+  """Returns the model of a directory.
+
+  Raises:
+    UserError: for towers that ours can't compute, tensors that don't fit the
+      config, a broken file.
+  """
+  config = tensors.read_json(path / _CONFIG)
+  own = config.get("model_cfg", {})
+  if not {"embed_dim", "vision_cfg", "text_cfg"} <= own.keys():
+    allowed = "embed_dim, vision_cfg and text_cfg"
+    remedy = "It is no pair of an image and a text tower."
+    raise errors.UserError(f"{path}: model_cfg", sorted(own), allowed, remedy)
+  stored = {
+    k: v for k, v in _weights(path).items() if not k.endswith("attn_mask")
+  }
+  custom = any(k.startswith("text.") for k in stored)
+  model, rows, shapes = _plan(own, custom, "logit_bias" in stored)
+  flat = layout.read(rows, stored, shapes, str(path))
+  model["text"]["vocab_size"], _ = shapes["txt/embed/embedding"]
+  res = model["image"]["res"]
+  section, fields = surroundings.read_open_clip(path, config, res)
+  return portable.assembled(model, flat, section, **fields)
+
+
+def names(own: dict[str, Any], custom: bool) -> layout.Shapes:
+  """Returns shapes of OpenCLIP's tensors by name; nothing is allocated.
+
+  Args:
+    own: model_cfg.
+    custom: whether it is a CustomTextCLIP.
+  """
+  _, rows, shapes = _plan(own, custom, own.get("init_logit_bias") is not None)
+  return layout.names(rows, shapes)
+
+
+def _plan(
+  own: dict[str, Any], custom: bool, bias: bool
+) -> tuple[dict[str, Any], list[layout.Row], dict[str, tuple[int, ...]]]:
+  """config.model, the table, and our parameters' shapes, of a model_cfg."""
+  vision, text = own["vision_cfg"], own["text_cfg"]
+  timm = bool(vision.get("timm_model_name"))
+  model: dict[str, Any] = {
+    "image": open_clip_config.read_image_timm(own, vision)
+    if timm
+    else open_clip_config.read_image_native(own, vision),
+    "text": open_clip_config.read_text(own, text),
+  }
+  rows = open_clip_rows.table(timm, custom, text.get("proj_bias", False))
+  vocab, length = text.get("vocab_size", 49408), text.get("context_length", 77)
+  return model, rows, portable.shapes(model, vocab, length, bias)
+
+
+def _weights(path: pathlib.Path) -> dict[str, np.ndarray]:
+  found = [
+    p
+    for ending in ("safetensors", "pt", "pth", "bin")
+    for p in sorted(path.glob(f"*.{ending}"))
+  ]
+  if not found:
+    raise errors.UserError(
+      "weights", str(path), _WEIGHTS, "Is the download complete?"
+    )
+  named = [p for p in found if p.name == _WEIGHTS]
+  chosen = (named or found)[0]
+  if chosen.suffix == ".safetensors":
+    return tensors.read_safetensors(chosen)
+  return tensors.read_torch(chosen)
+
+
+def write(model: portable.Portable, path: pathlib.Path) -> None:
+  """Writes config, weights and the tokenizer's files.
+
+  Args:
+    model: a CLIP, or a SigLIP of a size that timm has.
+    path: a directory that exists and is empty.
+
+  Raises:
+    UserError: for a model that OpenCLIP can't build.
+  """
+  image = portable.defaults("image") | model.model["image"]
+  text = portable.defaults("text") | model.model["text"]
+  flat = tree.flatten(model.params)
+  timm = image["pool"] == "map"
+  vision, own = (
+    open_clip_config.write_image_timm
+    if timm
+    else open_clip_config.write_image_native
+  )(image)
+  act = text["activation"]
+  if (act == "quick_gelu") != own.get("quick_gelu", False):
+    allowed = "the image tower's: quick_gelu is for both"
+    raise errors.UserError(
+      "config.model.text.activation", act, allowed, "OpenCLIP can't mix them."
+    )
+  if "b" in flat:
+    own["init_logit_bias"] = float(flat["b"])
+  own |= {
+    "embed_dim": text["out_dim"] or flat["txt/pos"].shape[1],
+    "vision_cfg": vision,
+    "text_cfg": open_clip_config.write_text(text, flat),
+    # Older versions of the plain class pool by argmax whatever is asked.
+    "custom_text": timm or text["pool"] != "argmax",
+  }  # fmt: skip
+  rows = open_clip_rows.table(timm, own["custom_text"], text["out_bias"])
+  arrays = layout.write(rows, flat, "an OpenCLIP model")
+  config = {
+    "model_cfg": own,
+    "preprocess_cfg": surroundings.open_clip_processor(model),
+  }
+  if model.tokenizer and model.tokenizer["kind"] != "clip_bpe":
+    surroundings.write_tokenizer(model, path)
+    own["text_cfg"] |= {
+      "hf_tokenizer_name": ".",
+      "tokenizer_kwargs": {"clean": _cleaning(model.tokenizer)},
+    }
+  (path / _CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+  tensors.write_safetensors(arrays, path / _WEIGHTS)
+
+
+def _cleaning(spec: dict[str, Any]) -> str:
+  if spec.get("canonicalize"):
+    return "canonicalize"
+  return "lower" if spec.get("lower") else "whitespace"

@@ -1,0 +1,214 @@
+"""OpenCLIP's model_cfg <-> the section config.model."""
+
+import logging
+import re
+from typing import Any
+
+from big_contrastive import errors
+from big_contrastive.interop import portable
+
+CONFIG = "open_clip_config.json"
+TIMM = re.compile(
+  r"vit_(base|large|so400m|giantopt)_patch(\d+)_siglip_(\d+)(\.\w+)?"
+)
+SIZES = {"base": "B", "large": "L", "so400m": "So400m", "giantopt": "g-opt"}
+# Sizes, by patch side and resolution, to which timm gives exact gelu; the
+# others have tanh. big_vision, whose weights they are, has tanh everywhere.
+EXACT: dict[str, set[tuple[int, int]]] = {
+  "base": {(16, 224), (16, 256), (16, 384), (16, 512)},
+  "large": {(16, 256), (16, 384)},
+  "so400m": {(14, 224), (14, 378), (14, 384)},
+  "giantopt": set(),
+}
+TANH = {
+  "base": {(32, 256)},
+  "large": {(16, 512)},
+  "so400m": {(16, 256), (16, 384), (16, 512)},
+  "giantopt": {(16, 256), (16, 384)},
+}
+# Fields with another value change what the towers compute.
+_IMAGE_PLAIN: dict[str, Any] = {
+  "ls_init_value": None, "attentional_pool": False, "no_ln_pre": False,
+  "pos_embed_type": "learnable", "final_ln_after_pool": False,
+  "pool_type": "tok", "block_type": None, "qk_norm": False,
+  "scaled_cosine_attn": False, "scale_heads": False,
+  "scale_attn_inner": False, "scale_attn": False, "scale_fc": False,
+}  # fmt: skip
+_TEXT_PLAIN: dict[str, Any] = {
+  "ls_init_value": None, "embed_cls": False, "final_ln_after_pool": False,
+  "block_type": None, "qk_norm": False,
+  "scaled_cosine_attn": False, "scale_heads": False,
+  "scale_attn_inner": False, "scale_attn": False, "scale_fc": False,
+  "hf_model_name": None,
+}  # fmt: skip
+_POOLS = {"argmax": "argmax", "eos": "eos", "last": "last", "first": "first"}
+
+
+def _activation(own: dict[str, Any], section: dict[str, Any]) -> str:
+  if own.get("quick_gelu"):
+    return "quick_gelu"
+  approximate = (section.get("act_kwargs") or {}).get("approximate", "none")
+  where = "act_kwargs.approximate"
+  names = {"none": "gelu", "tanh": "gelu_tanh"}
+  return names[errors.choice(where, approximate, names)]
+
+
+def _plain(section: dict[str, Any], needed: dict[str, Any], where: str) -> None:
+  for name, value in needed.items():
+    if section.get(name, value) != value:
+      remedy = "Our towers have no such part."
+      thing = f"{CONFIG}: {where}.{name}"
+      raise errors.UserError(thing, section[name], repr(value), remedy)
+
+
+def _eps(section: dict[str, Any]) -> float:
+  return (section.get("norm_kwargs") or {}).get("eps", 1e-5)
+
+
+def read_image_native(
+  own: dict[str, Any], cfg: dict[str, Any]
+) -> dict[str, Any]:
+  _plain(cfg, _IMAGE_PLAIN, "vision_cfg")
+  width, patch = cfg.get("width", 768), cfg.get("patch_size", 16)
+  depth, res = cfg.get("layers", 12), cfg.get("image_size", 224)
+  if not isinstance(depth, int):
+    remedy = "ResNets are not read."
+    raise errors.UserError("vision_cfg.layers", depth, "a number", remedy)
+  mlp = int(width * cfg.get("mlp_ratio", 4.0))
+  section = portable.size(width, depth, mlp, width // cfg.get("head_width", 64))
+  section["variant"] += f"/{patch}"
+  return section | {
+    "res": res, "remainder": bool(res % patch), "pool": "tok",
+    "cls_pos": True, "pre_norm": True, "patch_bias": False,
+    "out_dim": own["embed_dim"], "eps": _eps(cfg),
+    "activation": _activation(own, cfg),
+  }  # fmt: skip
+
+
+def read_image_timm(own: dict[str, Any], cfg: dict[str, Any]) -> dict[str, Any]:
+  name = cfg["timm_model_name"]
+  match = TIMM.fullmatch(name)
+  head = cfg.get("timm_pool"), cfg.get("timm_proj")
+  if not match or head != ("map", "none"):
+    allowed = "vit_*_patch*_siglip_*, timm_pool = map and timm_proj = none"
+    remedy = "Of timm's towers only SigLIP's are read."
+    raise errors.UserError("timm_model_name", (name, *head), allowed, remedy)
+  size, patch, res = match[1], int(match[2]), int(match[3])
+  res = cfg.get("image_size", res)
+  exact = (patch, int(match[3])) in EXACT[size]
+  act = (cfg.get("timm_model_kwargs") or {}).get("act_layer")
+  act = act or ("gelu" if exact else "gelu_tanh")
+  return {
+    "variant": f"{SIZES[size]}/{patch}", "res": res, "pool": "map",
+    "remainder": bool(res % patch), "activation": act,
+  }  # fmt: skip
+
+
+def read_text(own: dict[str, Any], cfg: dict[str, Any]) -> dict[str, Any]:
+  _plain(cfg, _TEXT_PLAIN, "text_cfg")
+  width, heads = cfg.get("width", 512), cfg.get("heads", 8)
+  mlp = int(width * cfg.get("mlp_ratio", 4.0))
+  where = "text_cfg.pool_type"
+  pool = errors.choice(where, cfg.get("pool_type", "argmax"), _POOLS)
+  eos = {"eos_id": cfg.get("eos_id", 2)} if pool == "eos" else {}
+  where, given = "text_cfg.proj_type", cfg.get("proj_type", "linear")
+  none = errors.choice(where, given, ("linear", "none")) == "none"
+  return portable.size(width, cfg.get("layers", 12), mlp, heads) | eos | {
+    "pool": pool, "causal": not cfg.get("no_causal_mask", False),
+    "out_dim": None if none else own["embed_dim"],
+    "out_bias": cfg.get("proj_bias", False),
+    "eps": _eps(cfg), "activation": _activation(own, cfg),
+  }  # fmt: skip
+
+
+def write_image_native(
+  image: dict[str, Any],
+) -> tuple[dict[str, Any], dict[str, Any]]:
+  """vision_cfg, and what model_cfg has besides."""
+  needed = {
+    "pool": "tok", "cls_pos": True, "pos": "learned", "pre_norm": True,
+    "patch_bias": False, "out_bias": False,
+  }  # fmt: skip
+  portable.require("image", image, needed)
+  size = portable.sizes(image, "config.model.image.variant")
+  config = _shared(image, size) | {
+    "image_size": image["res"],
+    "patch_size": portable.patch(image),
+    "head_width": size["width"] // size["heads"],
+  }
+  own = {"quick_gelu": True} if image["activation"] == "quick_gelu" else {}
+  return config, own
+
+
+def write_image_timm(
+  image: dict[str, Any],
+) -> tuple[dict[str, Any], dict[str, Any]]:
+  needed = {
+    "pos": "learned", "pre_norm": False, "patch_bias": True, "out_dim": None,
+    "eps": 1e-6, "activation": ("gelu", "gelu_tanh"), "max_patches": None,
+  }  # fmt: skip
+  portable.require("image", image, needed)
+  size = portable.sizes(image, "config.model.image.variant")
+  variant, _, patch = image["variant"].partition("/")
+  names = {ours: theirs for theirs, ours in SIZES.items()}
+  name = f"vit_{names.get(variant)}_patch{patch}_siglip_{image['res']}"
+  if not TIMM.fullmatch(name) or not _known(name, size, variant):
+    allowed = "a size that timm has with SigLIP's head: B, L, So400m, g-opt"
+    remedy = "Choose another format for the destination."
+    thing = "config.model.image.variant"
+    raise errors.UserError(thing, image["variant"], allowed, remedy)
+  config = {
+    "image_size": image["res"], "timm_model_name": name,
+    "timm_model_pretrained": False, "timm_pool": "map", "timm_proj": "none",
+  }  # fmt: skip
+  if read_image_timm({}, config)["activation"] != image["activation"]:
+    config["timm_model_kwargs"] = {"act_layer": image["activation"]}
+    logging.warning(
+      "timm's %s has another gelu than this model: the config asks for %s, "
+      "which OpenCLIP takes from version 4 on",
+      name,
+      image["activation"],
+    )
+  return config, {}
+
+
+def _known(name: str, size: dict[str, int], variant: str) -> bool:
+  """Whether timm has it, in these sizes."""
+  _, patch, res = TIMM.fullmatch(name).groups()[:3]  # type: ignore[union-attr]
+  own = portable.sizes({"variant": variant}, "variant")
+  key = next(k for k, v in SIZES.items() if v == variant)
+  both = EXACT[key] | TANH[key]
+  return own == size and (int(patch), int(res)) in both
+
+
+def _shared(section: dict[str, Any], size: dict[str, int]) -> dict[str, Any]:
+  """Fields that the image and the text tower share."""
+  # Half a unit more: their int(width * ratio) must not round down.
+  half = 0.5 if size["mlp"] % size["width"] else 0
+  config: dict[str, Any] = {
+    "width": size["width"],
+    "layers": size["depth"],
+    "mlp_ratio": (size["mlp"] + half) / size["width"],
+    "norm_kwargs": {"eps": section["eps"]},
+  }
+  if section["activation"] == "gelu_tanh":
+    config["act_kwargs"] = {"approximate": "tanh"}
+  return config
+
+
+def write_text(text: dict[str, Any], flat: dict[str, Any]) -> dict[str, Any]:
+  needed = portable.PLAIN_TEXT | {"pool": tuple(_POOLS)}
+  portable.require("text", text, needed)
+  size = portable.sizes(text, "config.model.text.variant")
+  config = _shared(text, size) | {
+    "context_length": flat["txt/pos"].shape[0],
+    "vocab_size": flat["txt/embed/embedding"].shape[0],
+    "heads": size["heads"],
+    "no_causal_mask": not text["causal"],
+    "proj_bias": text["out_bias"],
+    "pool_type": text["pool"],
+    "proj_type": "linear" if text["out_dim"] else "none",
+  }
+  if text["pool"] == "eos":
+    config["eos_id"] = text["eos_id"]
+  return config

@@ -1,0 +1,97 @@
+"""Learned positions for another resolution or another text length.
+
+Where the sources differ, ours is what SigLIP 2 does: images bilinear with
+antialiasing. big_vision's ViT zooms bilinearly from corner to corner, without
+antialiasing; OpenCLIP and timm take bicubic with, transformers bicubic
+without. Texts are cut, as in transformers; none of them has positions for
+longer ones, and OpenCLIP's stretching moves every position that was learned.
+"""
+
+import logging
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from big_contrastive import errors, tree
+
+Shape = tuple[int, ...]
+
+
+def fit(
+  stored: dict[str, Any], wanted: dict[str, Any], source: str
+) -> Callable[[], dict[str, Any]]:
+  """Returns a function that returns stored, nested, in the shapes of wanted.
+
+  What can't be brought into shape is told before this returns, all at once;
+  nothing is computed before the function is called.
+
+  Args:
+    stored: arrays by our names, nested.
+    wanted: arrays or shapes, nested.
+    source: the path, for errors and the log.
+
+  Raises:
+    UserError: naming every parameter that is missing, unknown or misshapen.
+  """
+  flat, shapes = tree.flatten(stored), tree.shapes(wanted)
+  found = {k: tuple(v.shape) for k, v in flat.items()}
+  wrong = [
+    f"{k} {found.get(k, 'missing')} for {shapes.get(k, 'no such parameter')}"
+    for k in sorted(found.keys() | shapes.keys())
+    if found.get(k) != shapes.get(k)
+    and not (k in found and k in shapes and _can(k, found[k], shapes[k]))
+  ]
+  if wrong:
+    allowed = "the parameters that config.model asks for"
+    remedy = (
+      "Change config.model to the variant, res, pool and text length that it "
+      "was made with. Positions of images are resampled, those of texts cut."
+    )
+    raise errors.UserError(
+      f"weights of {source}", "; ".join(wrong), allowed, remedy
+    )
+
+  def read() -> dict[str, Any]:
+    return tree.unflatten(
+      {k: positions(k, flat[k], shape, source) for k, shape in shapes.items()}
+    )
+
+  return read
+
+
+def positions(
+  name: str, array: np.ndarray, shape: Shape, source: str
+) -> np.ndarray:
+  """Returns the array itself, or positions in another shape, and logs it."""
+  if array.shape == shape:
+    return array
+  told = "%s: %s, learned for %d positions, %s for %d"
+  if name.startswith("txt/"):
+    logging.warning(told, source, name, len(array), "cut", shape[0])
+    return array[: shape[0]]
+  logging.warning(told, source, name, len(array), "resampled", shape[0])
+  side, rows = math.isqrt(shape[0]), math.isqrt(len(array))
+  # A class token's position comes first and stays.
+  first, rest = array[: len(array) - rows**2], array[len(array) - rows**2 :]
+  return np.concatenate([first, grid(rest, side)])
+
+
+def grid(array: np.ndarray, side: int) -> np.ndarray:
+  """Returns [side * side, w] of [rows * rows, w]: bilinear, antialiased."""
+  rows, width = math.isqrt(len(array)), array.shape[1]
+  square = array.reshape(rows, rows, width).astype(np.float32)
+  resized = jax.image.resize(square, (side, side, width), "linear")
+  return np.asarray(resized).reshape(side * side, width)
+
+
+def _can(name: str, found: Shape, shape: Shape) -> bool:
+  """Whether these are positions that can be brought into that shape."""
+  if len(found) != 2 or len(shape) != 2 or found[1] != shape[1]:
+    return False
+  if name == "txt/pos":
+    return shape[0] <= found[0]
+  extra = {n - math.isqrt(n) ** 2 for n in (found[0], shape[0])}
+  return name == "img/pos" and extra in ({0}, {1})

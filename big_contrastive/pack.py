@@ -1,0 +1,179 @@
+"""Writes any source as WebDataset tars or as Parquet.
+
+  python -m big_contrastive.pack --data folder:photos --out packed/photos.tar
+  python -m big_contrastive.pack --data table:captions.tsv,images=photos \\
+    --out packed/train.parquet --per_file 1000
+
+--data is SOURCE:VALUE,KEY=VALUE,...: a file of data/sources and its arguments.
+Of --out's name NAME.tar the files are NAME-00000.tar, NAME-00001.tar, ...;
+image bytes are not touched. Read them by
+
+  wds:NAME-*.tar,caption=json:captions,id=json:id,label=json:label
+  parquet:NAME-*.parquet,id=id,label=label
+
+(label if the source has it). Records that can't be read are left out, counted
+and named; more than a hundredth of them is an error, and nothing is left.
+"""
+
+import io
+import json
+import pathlib
+import sys
+import tarfile
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import PIL.Image
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from big_contrastive import command, errors, sourcing
+from big_contrastive.data import bad, examples, pipeline
+
+_GROUP = 100  # Rows in a row group: so few, that one can be read for one row.
+
+
+def run() -> None:
+  """Parses the flags and writes."""
+  parser = command.parser(__doc__)
+  parser.add_argument("--data", required=True, help="SOURCE:VALUE,...")
+  parser.add_argument("--out", required=True, help="NAME.tar or NAME.parquet")
+  parser.add_argument("--per_file", type=int, default=10_000)
+  flags = parser.parse_args()
+  source = sourcing.source(flags.data, "--data")
+  pack(source, flags.out, flags.per_file)
+
+
+def pack(source: pipeline.Source, out: str, per_file: int) -> list[str]:
+  """Returns the files written, all of them or none.
+
+  Args:
+    source: random access to records.
+    out: a path that ends in .tar or .parquet.
+    per_file: records in each file.
+
+  Raises:
+    UserError: for another ending, files that exist, or too many bad records.
+  """
+  path = pathlib.Path(out).expanduser()
+  writers: dict[str, Callable] = {".tar": _tar, ".parquet": _parquet}
+  if path.suffix not in writers:
+    allowed = "a name that ends in .tar or .parquet"
+    raise errors.UserError("--out", out, allowed, "Add the ending.")
+  if per_file < 1:
+    raise errors.UserError("--per_file", per_file, "at least 1", "Raise it.")
+  path.parent.mkdir(parents=True, exist_ok=True)
+  if there := sorted(path.parent.glob(f"{path.stem}-?????{path.suffix}")):
+    remedy = "Remove them or choose another name."
+    raise errors.UserError("--out", str(there[0]), "a new name", remedy)
+  records, files = _Good(source), []
+  try:
+    while not records.done:
+      name = path.with_name(f"{path.stem}-{len(files):05}{path.suffix}")
+      files.append(name.with_name(name.name + ".new"))
+      writers[path.suffix](files[-1], records.take(per_file), source)
+    records.check()
+  except BaseException:
+    for file in files:
+      file.unlink(missing_ok=True)
+    raise
+  names = [str(file.rename(file.with_suffix(""))) for file in files]
+  left = f", {sum(records.bad.values())} left out {records.bad}"
+  print(
+    f"{records.good} records in {len(names)} files{left * bool(records.bad)}",
+    file=sys.stderr,
+  )
+  return names
+
+
+class _Good:
+  """The records that can be read, one after the other."""
+
+  def __init__(self, source: pipeline.Source):
+    self.source, self.at, self.good = source, 0, 0
+    self.bad: dict[str, int] = {}
+
+  @property
+  def done(self) -> bool:
+    return self.at >= len(self.source)
+
+  def take(self, count: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yields up to so many (number, record), "text" always a list."""
+    while count and not self.done:
+      at, self.at = self.at, self.at + 1
+      try:
+        record = self.source[at]
+        texts = record["text"]
+        record["text"] = [texts] if isinstance(texts, str) else list(texts)
+        record["image"] = _bytes(record["image"])
+      except (OSError, ValueError) as e:
+        kind, name = bad.kind(e), examples.name(self.source, at)
+        self.bad[kind] = self.bad.get(kind, 0) + 1
+        print(f"left out ({kind}): {name}: {e}", file=sys.stderr)
+        continue
+      count, self.good = count - 1, self.good + 1
+      yield at, record
+
+  def check(self) -> None:
+    count = sum(self.bad.values())
+    if not self.good or count > max(20, self.at / 100):
+      raise errors.UserError(
+        "--data", f"{count} bad records of {self.at}", "at most a hundredth",
+        f"They are {self.bad}: mend the data.",
+      )  # fmt: skip
+
+
+def _bytes(image: Any) -> bytes:
+  if isinstance(image, bytes):
+    return image
+  file = io.BytesIO()
+  PIL.Image.fromarray(image).save(file, "PNG")
+  return file.getvalue()
+
+
+def _ending(image: bytes) -> str:
+  """Of a name for an encoded image."""
+  known = {b"\xff\xd8": "jpg", b"\x89PNG": "png", b"GIF8": "gif"}
+  found = [end for start, end in known.items() if image.startswith(start)]
+  return found[0] if found else "webp" if image[8:12] == b"WEBP" else "jpg"
+
+
+def _tar(path: pathlib.Path, records: Iterator, source: Any) -> None:
+  with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+    for number, record in records:
+      about = {"captions": record["text"], "id": record["id"]}
+      about |= {k: record[k] for k in ("label",) if k in record}
+      text = json.dumps(about, ensure_ascii=False).encode()
+      for kind, data in (
+        (_ending(record["image"]), record["image"]),
+        ("json", text),
+      ):
+        member = tarfile.TarInfo(f"{number:09}.{kind}")
+        member.size = len(data)
+        tar.addfile(member, io.BytesIO(data))
+
+
+def _parquet(path: pathlib.Path, records: Iterator, source: Any) -> None:
+  rows = [record for _, record in records]
+  numbers = [n for n in ("id", "label") if rows and n in rows[0]]
+  images = [{"bytes": row["image"], "path": None} for row in rows]
+  struct = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+  columns = {
+    "image": pa.array(images, struct),
+    "captions": pa.array([r["text"] for r in rows], pa.list_(pa.string())),
+    **{n: pa.array([int(r[n]) for r in rows], pa.int64()) for n in numbers},
+  }
+  # What Hugging Face's `datasets` reads: which column is an image.
+  features: dict[str, Any] = {"image": {"_type": "Image"}}
+  string = {"dtype": "string", "_type": "Value"}
+  features["captions"] = {"feature": string, "_type": "List"}
+  features |= {n: {"dtype": "int64", "_type": "Value"} for n in numbers}
+  if "label" in numbers and getattr(source, "classes", None):
+    features["label"] = {"names": source.classes, "_type": "ClassLabel"}
+  note = json.dumps({"info": {"features": features}})
+  table = pa.table(columns).replace_schema_metadata({"huggingface": note})
+  pq.write_table(table, path, row_group_size=_GROUP, compression="none")
+
+
+if __name__ == "__main__":
+  command.main(run)

@@ -1,0 +1,158 @@
+"""Several processes: when one dies, the others end soon, and say which.
+
+A collective waits for a dead process for minutes or for ever. So each process
+tells that it lives every few seconds, by jax.distributed's key-value store;
+process 0 listens to all, all others to process 0 alone: traffic grows with
+the number of processes, not with its square.
+"""
+
+import os
+import socket
+import sys
+import threading
+import time
+from typing import NoReturn
+
+import jax
+from jax._src import distributed  # The only door to the key-value store.
+
+from big_contrastive import errors
+
+_BEAT = 2.0  # Seconds.
+_PATIENCE = 60.0  # As long may a process be silent: a stalled disk, a swap.
+_SUSPICION = 15.0  # So long, once a collective has failed.
+_GRACE = 2 * _BEAT  # To say by itself what is wrong.
+
+REMEDY = "The same command again goes on from the newest checkpoint."
+
+_watch: "_Watch | None" = None
+
+
+def start() -> None:
+  """Begins to tell and to listen; after jax.distributed.initialize."""
+  global _watch
+  _watch = _Watch()
+  for run in (_watch.beat, _watch.guard):
+    threading.Thread(target=run, daemon=True).start()
+
+
+def leave(line: str, code: int) -> NoReturn:
+  """Ends this process with an exit code, once the others can know why.
+
+  Without the barrier of a normal exit, where the dead would be waited for.
+  """
+  if _watch:
+    _watch.ended(line, code)
+  os._exit(code)
+
+
+def suspect() -> str | None:
+  """Returns who is dead, None if all live; after a failed collective."""
+  if _watch is None:
+    return None
+  until = time.monotonic() + _SUSPICION + 3 * _BEAT
+  _watch.patience = _SUSPICION
+  while _watch.verdict is None and time.monotonic() < until:
+    time.sleep(0.2)
+  return _watch.verdict
+
+
+class _Watch:
+  """What this process knows of the others.
+
+  Keys: alive/I "BEAT PID HOST"; ended/I "CODE LINE"; verdict/line.
+  """
+
+  def __init__(self):
+    self.index, self.count = jax.process_index(), jax.process_count()
+    self.client = distributed.global_state.client
+    self.patience, self.verdict = _PATIENCE, None
+    self.leaving, self.beats = False, 0
+    now = time.monotonic()
+    self.answered = now  # When process 0 last did.
+    self.changed = {str(i): ("", now) for i in range(self.count)}
+
+  def beat(self) -> None:
+    """Tells and hears, for ever."""
+    while True:
+      self.tell()
+      time.sleep(_BEAT)
+
+  def tell(self) -> None:
+    """Tells that this process lives, and hears what there is."""
+    self.beats += 1
+    who = f"{os.getpid()} {socket.gethostname()}"
+    try:
+      self._set(f"alive/{self.index}", f"{self.beats} {who}")
+      if self.index == 0:
+        self._listen()
+      for _, line in self.client.key_value_dir_get("verdict/"):
+        self.verdict = self.verdict or line
+      self.answered = time.monotonic()
+    except Exception:
+      pass  # Silence is what `guard` looks at.
+
+  def _listen(self) -> None:
+    """Process 0: finds who is silent or has ended with an error."""
+    now = time.monotonic()
+    for key, value in self.client.key_value_dir_get("alive/"):
+      index = key.rpartition("/")[2]
+      if value != self.changed[index][0]:
+        self.changed[index] = (value, now)
+    ended = {
+      key.rpartition("/")[2]: value
+      for key, value in self.client.key_value_dir_get("ended/")
+    }
+    for index, value in ended.items():
+      code, _, line = value.partition(" ")
+      if int(code) != errors.SAVED_AT_SIGTERM and index != "0":
+        self._decide(f"{self._name(index)} ended with exit code {code}: {line}")
+    for index, (_, since) in self.changed.items():
+      if index not in ended and now - since > self.patience:
+        told = f"is silent for {now - since:.0f} s: it has died or hangs"
+        self._decide(f"{self._name(index)} {told}")
+
+  def _name(self, index: str) -> str:
+    _, pid, host = (*self.changed[index][0].split(" "), "?", "?")[:3]
+    return f"process {index} of {self.count} (pid {pid} on {host})"
+
+  def _decide(self, line: str) -> None:
+    if self.verdict is None:
+      self._set("verdict/line", line)
+      self.verdict = line
+
+  def guard(self) -> None:
+    """Ends this process when there is a verdict, or process 0 is silent."""
+    while self.verdict is None:
+      time.sleep(0.2)
+      silent = time.monotonic() - self.answered
+      if silent > self.patience:
+        self.verdict = (
+          f"process 0 of {self.count} is silent for {silent:.0f} s: it has "
+          "died or hangs"
+        )
+    time.sleep(_GRACE)
+    if not self.leaving:
+      told = f"error: {self.verdict}. {REMEDY}"
+      print(told, file=sys.stderr, flush=True)
+      leave(told, errors.PROCESS_DIED)
+
+  def ended(self, line: str, code: int) -> None:
+    """Tells the others; process 0, whose end is theirs, goes last."""
+    self.leaving = True
+    try:
+      self._set(f"ended/{self.index}", f"{code} {line}")
+      if self.index == 0 and code != errors.SAVED_AT_SIGTERM:
+        self._decide(f"{self._name('0')} ended with exit code {code}: {line}")
+    except Exception:
+      return  # Nobody is left to be told.
+    # Until all have heard it, and have had their grace.
+    until = time.monotonic() + 3 * _BEAT + _GRACE
+    while self.index == 0 and time.monotonic() < until:
+      if len(self.client.key_value_dir_get("ended/")) == self.count:
+        time.sleep(0.5)
+        return
+      time.sleep(0.2)
+
+  def _set(self, key: str, value: str) -> None:
+    self.client.key_value_set(key, value, allow_overwrite=True)

@@ -1,0 +1,77 @@
+"""Makes sources from the sections of a config that describe them."""
+
+import logging
+import math
+from typing import Any
+
+from big_contrastive import errors, resolve
+from big_contrastive.data import filters, image, pipeline, spec
+from big_contrastive.data.mixture import Mixture
+
+
+def source(config: dict[str, Any] | str, where: str) -> pipeline.Source:
+  """Returns the source that a section of a config, or a string, describes.
+
+  Args:
+    config: a string as spec.parse takes it; {"name": ..., arguments of the
+      function `source` in that file of data/sources, and "filter": arguments
+      of filters.apply}; or a mixture, {"mixture": [{"weight": ..., "source":
+      one of these, "train_image": operations}, ...], "shared_ids": bool}. By
+      default a weight is the number of the source's records, and the
+      operations are those of the config.
+    where: the field, for errors.
+  """
+  if isinstance(config, str):
+    config = spec.parse(config, where)
+  kwargs = resolve.section(config, where)
+  if "mixture" in kwargs:
+    return resolve.call(_mixture, kwargs | {"where": where}, where)
+  chosen = kwargs.pop("filter", None)
+  name = kwargs.pop("name", "")
+  module = resolve.module("data.sources", name, f"{where}.name")
+  data = resolve.call(module.source, kwargs, where)
+  _tell_skipped(data, where)
+  if chosen is not None:
+    kwargs = {"source": data, **chosen}
+    data = resolve.call(filters.apply, kwargs, f"{where}.filter")
+    _tell_skipped(data, where)
+  return data
+
+
+def _tell_skipped(data: pipeline.Source, where: str) -> None:
+  for reason, count in getattr(data, "skipped", {}).items():
+    logging.warning("%s: %d left out: %s", where, count, reason)
+
+
+def _mixture(
+  *, mixture: list | tuple, shared_ids: bool = False, where: str
+) -> pipeline.Source:
+  if not mixture:
+    allowed, remedy = "a list of sources", "Add one."
+    raise errors.UserError(f"{where}.mixture", mixture, allowed, remedy)
+  parts = [
+    resolve.call(
+      _part, part | {"where": f"{where}.mixture[{i}]"}, f"{where}.mixture[{i}]"
+    )
+    for i, part in enumerate(mixture)
+  ]
+  data, weights, ops = zip(*parts, strict=True)
+  return Mixture(data, weights, ops, shared_ids)
+
+
+def _part(
+  *,
+  source: dict | str,
+  weight: float | None = None,
+  train_image: list | tuple | None = None,
+  where: str,
+) -> tuple[pipeline.Source, float, Any]:
+  data = _source(source, f"{where}.source")
+  if weight is not None and not 0 < weight < math.inf:
+    allowed, remedy = "a number > 0", "Leave the source out instead."
+    raise errors.UserError(f"{where}.weight", weight, allowed, remedy)
+  ops = train_image and image.parse(train_image, f"{where}.train_image")
+  return data, len(data) if weight is None else weight, ops
+
+
+_source = source  # Where an argument has the name.

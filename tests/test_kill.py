@@ -1,0 +1,94 @@
+"""A run that is killed goes on as if nothing had happened.
+
+tests/killing.py does the same by hand, twenty times; figures in LOG.md.
+"""
+
+import contextlib
+import signal
+
+import numpy as np
+import pytest
+
+import killing
+
+FLAGS = ["--config.total=300", "--config.eval_every=100"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+  """Uninterrupted runs on 1 and 2 processes, made when they are asked for."""
+  folder, made = tmp_path_factory.mktemp("whole"), {}
+
+  def get(processes):
+    if processes not in made:
+      made[processes] = folder / str(processes)
+      killing.train(made[processes], processes, 1, *FLAGS)
+    return made[processes]
+
+  return get
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("processes", "kills"), [(1, 3), (2, 2)])
+def test_killed_by_sigkill_nothing_changes(processes, kills, whole, tmp_path):
+  """At any moment, after steps, and in the middle of a save."""
+  found = killing.kill_and_resume(
+    tmp_path / "killed", kills, processes, signal.SIGKILL, 0, *FLAGS
+  )
+  assert len(found) == kills and all(code != 0 for _, _, code in found)
+  killing.assert_same_bits(whole(processes), tmp_path / "killed")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_sigterm_saves_at_that_step(processes, whole, tmp_path):
+  """To one of the processes: all save at the same step and end with 75."""
+  workdir = tmp_path / "stopped"
+  run = killing.start(workdir, processes, 1, *FLAGS)
+  killing.wait_until(run, lambda: len(killing.lines(workdir)) > 12)
+  killing.os.kill(killing.workers(run)[-1], signal.SIGTERM)
+  assert run.wait(timeout=300) == 75, killing.said(workdir)
+  last = max(row["step"] for row in killing.lines(workdir))
+  assert (workdir / "checkpoints" / str(last)).is_dir()
+  assert f"saved at step {last}" in killing.said(workdir)
+  assert not killing.saving(workdir)
+  killing.train(workdir, processes, 1, *FLAGS)
+  killing.assert_same_bits(whole(processes), workdir)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("before", "after"), [((1, 8), (1, 4)), ((2, 1), (1, 1))]
+)
+def test_what_some_devices_saved_others_go_on_with(before, after, tmp_path):
+  """Data and figures are the same, rounding aside."""
+  whole, moved = tmp_path / "whole", tmp_path / "moved"
+  flags = ["--config.total=20", "--config.loading={'threads': 2}"]
+  killing.train(whole, *before, *flags)
+  stop = ["--config.total=20", "--config.save_every=10"]
+  run = killing.start(moved, *before, *stop)
+  killing.wait_until(run, lambda: (moved / "checkpoints" / "10").exists())
+  for pid in killing.workers(run):
+    with contextlib.suppress(ProcessLookupError):
+      killing.os.kill(pid, signal.SIGKILL)
+  run.wait(timeout=300)  # The launcher's children outlive it, not it them.
+  killing.train(moved, *after, *stop)
+  ours, theirs = killing.lines(whole), killing.lines(moved)
+  assert [r["step"] for r in ours] == [r["step"] for r in theirs]
+  for a, b in zip(ours, theirs, strict=True):
+    for name in ("train/loss", "train/t", "train/b", "train/param_norm"):
+      if name in a:
+        np.testing.assert_allclose(b[name], a[name], rtol=1e-6, err_msg=name)
+
+
+@pytest.mark.slow
+def test_the_launcher_starts_again_what_a_death_has_ended(whole, tmp_path):
+  workdir = tmp_path / "again"
+  run = killing.start(workdir, 2, 1, *FLAGS, launcher=["--restart"])
+  killing.wait_until(run, lambda: len(killing.lines(workdir)) > 12)
+  killing.os.kill(killing.workers(run)[-1], signal.SIGKILL)
+  assert run.wait(timeout=300) == 0, killing.said(workdir)
+  told = (tmp_path / "again.err").read_text()
+  assert "ended with exit code 137" in told
+  assert "starting again (1 of at most 100)" in told
+  killing.assert_same_bits(whole(2), workdir)

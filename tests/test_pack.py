@@ -1,0 +1,120 @@
+"""Packing: what comes out of the files is what went in."""
+
+import json
+import os
+
+import pyarrow.parquet as pq
+import pytest
+from test_order import png
+from test_webdataset import samples, write
+
+from big_contrastive import command, errors, pack, sourcing
+from big_contrastive.data import image
+
+
+@pytest.fixture
+def config(tmp_path):
+  """A table with several captions, ids and labels; three kinds of image."""
+  (tmp_path / "photos").mkdir()
+  lines = ["image\tname\tkind\tother"]
+  for i in range(7):
+    (tmp_path / "photos" / f"{i}.png").write_bytes(png(value=i))
+    lines.append(f"{i}.png\tname ü {i}\tkind {i % 3}\t{'x' * (i % 2)}")
+  (tmp_path / "t.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+  return (
+    f"table:{tmp_path}/t.tsv,images={tmp_path}/photos,caption=name|other,"
+    "id=kind,label=kind"
+  )
+
+
+def records(source):
+  found = [source[i] for i in range(len(source))]
+  return [
+    r | {"text": [r["text"]] if isinstance(r["text"], str) else r["text"]}
+    for r in found
+  ]
+
+
+def run(monkeypatch, *flags):
+  monkeypatch.setattr("sys.argv", ["pack", *map(str, flags)])
+  pack.run()
+
+
+def test_tars_and_parquet_give_back_every_record(config, tmp_path, monkeypatch):
+  want = records(sourcing.source(config, "x"))
+  run(
+    monkeypatch, "--data", config, "--out", f"{tmp_path}/a.tar",
+    "--per_file", 3,
+  )  # fmt: skip
+  run(
+    monkeypatch, "--data", config, "--out", f"{tmp_path}/a.parquet",
+    "--per_file", 4,
+  )  # fmt: skip
+  names = {f"a-0000{i}.tar" for i in range(3)}
+  names |= {f"a-0000{i}.parquet" for i in range(2)}
+  assert names == {n for n in os.listdir(tmp_path) if n.startswith("a-")}
+  columns = "id=json:id,label=json:label,caption=json:captions"
+  tars = sourcing.source(f"wds:{tmp_path}/a-*.tar,{columns}", "x")
+  rows = f"parquet:{tmp_path}/a-*.parquet,id=id,label=label"
+  parquet = sourcing.source(rows, "x")
+  assert records(tars) == records(parquet) == want
+  assert parquet.classes == ["kind 0", "kind 1", "kind 2"]
+  note = pq.read_schema(f"{tmp_path}/a-00000.parquet").metadata[b"huggingface"]
+  assert json.loads(note)["info"]["features"]["image"] == {"_type": "Image"}
+
+
+def test_bad_records_are_left_out_named_and_limited(tmp_path, capsys):
+  members = samples(0, 5)
+  members["000002.txt"] = b"caf\xe9"
+  source = sourcing.source(f"wds:{write(tmp_path / 'a.tar', members)}", "x")
+  (name,) = pack.pack(source, f"{tmp_path}/out.tar", 100)
+  err = capsys.readouterr().err
+  assert "left out (encoding)" in err and "a.tar:000002" in err
+  assert "4 records in 1 files, 1 left out {'encoding': 1}" in err
+  found = sourcing.source(f"wds:{name}", "x")
+  assert [r["id"] for r in records(found)] == [0, 1, 2, 3]
+  assert [r["text"] for r in records(found)] == [
+    [f"caption {i}"] for i in (0, 1, 3, 4)
+  ]
+
+
+def test_where_too_much_is_bad_nothing_is_left(tmp_path):
+  members = samples(0, 50)
+  members |= {f"{i:06}.txt": b"\xff" for i in range(25)}
+  source = sourcing.source(f"wds:{write(tmp_path / 'a.tar', members)}", "x")
+  before = sorted(os.listdir(tmp_path))
+  with pytest.raises(errors.UserError, match="25 bad records of 50"):
+    pack.pack(source, f"{tmp_path}/out.parquet", 10)
+  assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_drawn_images_are_packed_as_they_look(tmp_path):
+  config = {"name": "shapes", "split": "val", "train_size": 20, "size": 16}
+  source = sourcing.source(config, "x")
+  pack.pack(source, f"{tmp_path}/s.parquet", 100)
+  found = sourcing.source(f"parquet:{tmp_path}/s-*.parquet,id=id", "x")
+  assert len(found) == len(source) == 20
+  for i in (0, 19):
+    pictures = [image.decode(s[i]["image"]) for s in (found, source)]
+    assert pictures[0] == pictures[1] and found[i]["id"] == source[i]["id"]
+
+
+@pytest.mark.parametrize(
+  "flags, said",
+  [
+    (["--out", "x.zip"], "--out = 'x.zip'.*tar or .parquet"),
+    (["--out", "x.tar", "--per_file", "0"], "--per_file = 0"),
+  ],
+)
+def test_a_wrong_flag_is_named(config, flags, said, monkeypatch, capsys):
+  monkeypatch.setattr("sys.argv", ["pack", "--data", config, *flags])
+  with pytest.raises(SystemExit):
+    command.main(pack.run)
+  assert __import__("re").search(said, capsys.readouterr().err)
+
+
+def test_nothing_is_overwritten(config, tmp_path, monkeypatch):
+  flags = ("--data", config, "--out", f"{tmp_path}/a.tar")
+  run(monkeypatch, *flags)
+  with pytest.raises(errors.UserError, match="a new name"):
+    run(monkeypatch, *flags)
