@@ -1,7 +1,11 @@
 """The order of records: coverage, mixtures, blocks, filters, string forms."""
 
 import collections
+import gc
 import io
+import itertools
+import multiprocessing
+import multiprocessing.util
 
 import numpy as np
 import PIL.Image
@@ -115,6 +119,24 @@ def test_any_number_of_worker_processes_makes_the_same_batches(rows):
     again = stream(Source(), 70, rows, ops=image, workers=workers)
     for a, b in zip(plain, again.batches(1, 6), strict=True):
       same(a, b)
+
+
+@pytest.mark.parametrize("stop", [1, 6])
+def test_worker_processes_leave_no_semaphores(stop):
+  """Whether the stream ends or is left: Python's own collector is off."""
+  registry = multiprocessing.util._finalizer_registry
+  gc.collect()
+  before = len(registry)
+  gc.disable()
+  try:
+    run = stream(Source(), ops=image, workers=2)
+    batches = run.batches(0, 6)
+    taken = list(itertools.islice(batches, stop))
+    batches.close()
+    assert len(taken) == stop and not multiprocessing.active_children()
+    assert len(registry) == before
+  finally:
+    gc.enable()
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 16, 17, 90, 1000, 4097])

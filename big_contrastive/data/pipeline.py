@@ -7,6 +7,7 @@ data is a number, and a run continues with the very next example.
 """
 
 import dataclasses
+import gc
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -92,11 +93,20 @@ class Training:
       ahead = grain.experimental.ThreadPrefetchIterDataset(
         ahead, prefetch_buffer_size=self.ahead
       )
+    stream = iter(ahead)
     seen = start * self.batch_size
-    for step, (kinds, index, batch) in enumerate(ahead, start):
-      seen += len(kinds)
-      self._count(step, seen, kinds, index)
-      yield batch
+    try:
+      for step, (kinds, index, batch) in enumerate(stream, start):
+        seen += len(kinds)
+        self._count(step, seen, kinds, index)
+        yield batch
+    finally:
+      stream.close()
+      del data, ahead, stream
+      if self.workers:
+        # Grain leaves semaphores of its workers in cycles. Collected while
+        # Python starts its resource tracker, they could not be given back.
+        gc.collect()
 
   def _dataset(self, start: int, stop: int) -> grain.IterDataset:
     """Batches with "bad" and "index"."""
