@@ -33,7 +33,7 @@ def measure(experiment: Experiment, steps: int = 20) -> dict[str, float]:
     batch = next(batches)
   jax.block_until_ready(batch)
   made = steps / (time.perf_counter() - began)
-  batches.close()  # type: ignore[attr-defined]  # Its threads stop, too.
+  batches.close()  # Its threads stop, too.
   state = experiment.placed.init()
   for _ in range(2):  # The first one compiles.
     state, values = experiment.placed.update(state, batch)

@@ -8,11 +8,7 @@ embedded by the source, by what was written, and by transformers or OpenCLIP
 where they are installed. DST appears only when all of them agree.
 """
 
-import contextlib
 import pathlib
-import shutil
-import tempfile
-from collections.abc import Iterator
 from typing import Any
 
 import flax.nnx as nnx
@@ -26,6 +22,7 @@ from big_contrastive import (
   errors,
   exchange,
   resolve,
+  whole,
 )
 from big_contrastive.data import image, spec, text
 from big_contrastive.interop import judges, portable
@@ -75,7 +72,7 @@ def convert(
     UserError: for a source that can't be read, a model that the target's
       format can't hold, or a difference above the tolerance.
   """
-  path = _free(target)
+  path = whole.free(target, "--to")
   if from_format is None and pathlib.Path(source).exists():
     from_format = exchange.recognise(source)
   model = exchange.read(source, from_format)
@@ -84,7 +81,7 @@ def convert(
     words = resolve.call(text.build, tokenizer, "--tokenizer")
     fields = {"tokenizer": words.spec, "blob": words.blob}
     model = Portable(**(vars(model) | fields))
-  with _appears_whole(path) as new:
+  with whole.appears(path) as new:
     exchange.write(model, new, format)
     images, tokens = _inputs(model)
     ours = _embed(model, images, tokens)
@@ -106,35 +103,10 @@ def convert(
   return told
 
 
-def _free(target: str) -> pathlib.Path:
-  path = pathlib.Path(target).resolve()
-  if path.is_file() or (path.is_dir() and any(path.iterdir())):
-    remedy = "Remove it yourself, or choose another."
-    raise errors.UserError("--to", target, "a path where nothing is", remedy)
-  if not path.parent.is_dir():
-    remedy = f"{path.parent} does not exist."
-    raise errors.UserError("--to", target, "a path in a directory", remedy)
-  return path
-
-
 def _default(path: pathlib.Path, from_format: str | None) -> str:
   if path.suffix == ".npz":
     return "big_vision"
   return "hugging_face" if from_format == exchange.OURS else exchange.OURS
-
-
-@contextlib.contextmanager
-def _appears_whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
-  """Gives a path to write to, which is renamed if nothing goes wrong."""
-  folder = tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent)
-  try:
-    new = pathlib.Path(folder) / path.name
-    yield new
-    if path.is_dir():
-      path.rmdir()  # Empty: it was looked at.
-    new.rename(path)
-  finally:
-    shutil.rmtree(folder)
 
 
 def _inputs(model: Portable) -> tuple[np.ndarray, np.ndarray | None]:

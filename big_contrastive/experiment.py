@@ -5,9 +5,10 @@ and before anything is written.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 from jax.sharding import Mesh
 
 from big_contrastive import (
@@ -90,13 +91,16 @@ class Experiment:
     }
 
 
-def build(config: Any) -> Experiment:
+def build(
+  config: Any, devices: Sequence[jax.Device] | None = None
+) -> Experiment:
   """Returns the experiment that a config describes.
 
   Args:
     config: a ConfigDict or dict; its fields are `_build`'s arguments. Where
       init is a path, model says only what is to differ from the model there,
       and tokenizer may be {"kind": "init"}.
+    devices: of the mesh; all that there are if None.
 
   Raises:
     UserError: for the first thing that is wrong with it.
@@ -110,6 +114,9 @@ def build(config: Any) -> Experiment:
     words = config.get("tokenizer", {"kind": "init"})
     if words.get("kind") == "init":
       read["tokenizer"] = source.tokenizer_with(words)
+  if devices is not None:
+    own = resolve.section(config.get("mesh") or {}, "config.mesh")
+    read["mesh"] = own | {"devices": devices}
   built = resolve.call(_build, config | read, "config")
   return dataclasses.replace(built, config=config)
 

@@ -47,6 +47,7 @@ def fit(experiment: Experiment, workdir: str | pathlib.Path) -> dict[str, Any]:
     stack.callback(run.close)
     stack.enter_context(run.wishes.listening())
     batches = experiment.training.batches(begin.step, every.total, run.place)
+    stack.enter_context(contextlib.closing(batches))
     for done in range(begin.step, every.total):
       run.between(done, state, checkpoints)
       local, batch = next(batches)

@@ -37,10 +37,17 @@ def side(b: int, d: int, live: int, backend: str | None = None) -> int:
   Args:
     b, d: pairs on this device, their width.
     live: arrays of the size of a tile that are alive at a time.
-    backend: that it is compiled for; None for JAX's default.
+    backend: that it is compiled for; None for that of the mesh in use, of
+      JAX's default where there is none.
   """
-  most = TILE.get(backend or jax.default_backend(), 1024)
+  most = TILE.get(backend or _backend(), 1024)
   return min(most, max(1, math.isqrt(b * d // live)))
+
+
+def _backend() -> str:
+  # A pod's step may be compiled on a machine without TPUs.
+  device = jax.sharding.get_abstract_mesh().abstract_device
+  return device.platform if device else jax.default_backend()
 
 
 def mean(value: jax.Array, axis: Axis) -> jax.Array:

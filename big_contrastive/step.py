@@ -117,7 +117,7 @@ class Placed:
   abstract: State  # Shapes, dtypes and shardings.
   checked: list[str]  # What metrics["finite"] is about.
   init: Callable[[], State]
-  update: Callable[[State, Any], tuple[State, Metrics]]
+  update: jax.stages.Wrapped  # (state, batch) -> (state, metrics).
 
 
 def place(step: Step, mesh: Mesh, rules: tree.Rules) -> Placed:

@@ -36,6 +36,7 @@ CLASSES = ("sea_lion/1.jpg", "sea_lion/deep/er/2.PNG", "ant/9.webp")
 def test_folders_are_classes_in_the_order_of_their_names(make):
   source = folder.source(root=make(*CLASSES))
   assert source.classes == ["ant", "sea lion"] and source.skipped == {}
+  assert source.name(1).endswith("root/sea_lion/1.jpg")
   assert records(source) == [
     {"image": b"ant/9.webp", "text": "ant", "id": 0, "label": 0},
     {"image": b"sea_lion/1.jpg", "text": "sea lion", "id": 1, "label": 1},

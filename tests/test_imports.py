@@ -20,6 +20,7 @@ ROWS = [
     "manifest",
     "agreement",
     "health",
+    "whole",
   },
   {"pairwise", "lock", "peers", "catalog"},
   {"losses", "models", "data", "optim", "sharding", "metrics"},
@@ -30,7 +31,7 @@ ROWS = [
   {"experiment", "exchange"},
   {"run", "command", "bottleneck", "trained"},
   {"loop"},
-  {"train", "evaluate", "pack", "convert", "__init__"},
+  {"train", "evaluate", "pack", "convert", "embed", "plan", "__init__"},
 ]
 ROW = {name: i for i, row in enumerate(ROWS) for name in row}
 
@@ -123,8 +124,7 @@ def test_every_module_has_its_tests():
     "pretrained": "end_to_end", "assemble": "wrong_inputs", "sourcing": "order",
     "experiment": "end_to_end", "loop": "end_to_end", "run": "end_to_end",
     "manifest": "checkpoint", "catalog": "checkpoint", "__init__": "trained",
-    "agreement": "processes",
-
+    "agreement": "processes", "whole": "embed",
     "command": "wrong_inputs", "train": "wrong_inputs",
     "evaluate": "end_to_end", "objectives": "step", "interop": "big_vision",
     "data": "pipeline", "exchange": "convert",

@@ -9,7 +9,7 @@ data is a number, and a run continues with the very next example.
 import dataclasses
 import gc
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 import grain
@@ -76,7 +76,7 @@ class Training:
     start: int,
     stop: int,
     put: Callable[[Batch], Any] = lambda batch: batch,
-  ) -> Iterator[Any]:
+  ) -> Generator[Any, None, None]:
     """Yields this process's rows of the batches of steps start..stop-1.
 
     Args:

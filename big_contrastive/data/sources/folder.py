@@ -36,6 +36,10 @@ class Folder:
     record = {"image": image, "text": text, "id": ident}
     return record if label is None else record | {"label": label}
 
+  def name(self, index: int) -> str:
+    """Returns what a person finds the record by."""
+    return self.records[index][0]
+
 
 def source(
   split: str | None = None, *, root: str, caption: str = "{class}"

@@ -40,6 +40,11 @@ class Table:
     record = {"image": image, "text": text, "id": ident}
     return record if label is None else record | {"label": label}
 
+  def name(self, index: int) -> str:
+    """Returns what a person finds the record by."""
+    root, name, *_ = self.records[index]
+    return f"{self.roots[root].path}:{name}"
+
 
 def source(
   split: str | None = None,

@@ -1,0 +1,78 @@
+"""Embedding a data set: what is on disk is what the model says."""
+
+import json
+import os
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from test_convert import model as portable
+from test_order import png
+
+from big_contrastive import embed, errors, exchange, trained
+
+CAPTIONS = [["a red cat", "dogs"], ["dogs"], ["2 small cats", "the grass"]]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+  """A checkpoint and a table of pictures with one caption or two."""
+  root = tmp_path_factory.mktemp("embed")
+  exchange.write(portable(), root / "model", "checkpoint")
+  lines = ["image\tname\tother\tkind"]
+  for i, captions in enumerate(CAPTIONS):
+    (root / f"{i}.png").write_bytes(png(20, 24, 80 * i))
+    lines.append("\t".join([f"{i}.png", *[*captions, ""][:2], f"{i % 2}"]))
+  (root / "t.tsv").write_text("\n".join(lines) + "\n")
+  return root
+
+
+def run(monkeypatch, root, out, **table):
+  table = {"images": root, "caption": "name|other", "label": "kind"} | table
+  source = f"table:{root}/t.tsv," + ",".join(
+    f"{k}={v}" for k, v in table.items()
+  )
+  flags = "--checkpoint", root / "model", "--data", source, "--out", out
+  monkeypatch.setattr("sys.argv", ["embed", *map(str, flags)])
+  embed.run()
+
+
+def test_vectors_and_records_lie_side_by_side(made, tmp_path, monkeypatch):
+  out = tmp_path / "out"
+  run(monkeypatch, made, out)
+  assert sorted(os.listdir(tmp_path)) == ["out"]
+  records = pq.read_table(out / "records.parquet").to_pydict()
+  assert records["captions"] == CAPTIONS
+  assert records["label"] == [0, 1, 0] and records["id"] == [0, 1, 2]
+  images, texts = (np.load(out / f"{k}.npy") for k in ("images", "texts"))
+  model = trained.load(str(made / "model"))
+  files = [made / f"{i}.png" for i in range(3)]
+  flat = [text for several in CAPTIONS for text in several]
+  np.testing.assert_array_equal(images, model.encode_image(files))
+  np.testing.assert_array_equal(texts, model.encode_text(flat))
+  about = json.loads((out / "about.json").read_text())
+  logits = about["scale"] * images @ texts.T + about["bias"]
+  np.testing.assert_allclose(logits, model.logits(files, flat), atol=1e-5)
+  assert (about["images"], about["texts"], about["d"]) == (3, 5, 24)
+
+
+def test_a_folder_that_is_in_use_is_left_alone(made, tmp_path, monkeypatch):
+  (tmp_path / "out").mkdir()
+  (tmp_path / "out" / "mine").touch()
+  with pytest.raises(errors.UserError, match="--out.*where nothing is"):
+    run(monkeypatch, made, tmp_path / "out")
+  assert os.listdir(tmp_path / "out") == ["mine"]
+
+
+def test_a_picture_that_is_broken_leaves_nothing(made, tmp_path, monkeypatch):
+  table = (made / "t.tsv").read_text() + "broken.png\tx\t\t1\n"
+  (made / "broken.png").write_bytes(b"no picture")
+  (made / "all.tsv").write_text(table)
+  flags = [
+    "--checkpoint", made / "model", "--out", tmp_path / "out", "--data",
+    f"table:{made}/all.tsv,images={made},caption=name",
+  ]  # fmt: skip
+  monkeypatch.setattr("sys.argv", ["embed", *map(str, flags)])
+  with pytest.raises(errors.UserError, match="broken.png.*unreadable"):
+    embed.run()
+  assert not os.listdir(tmp_path)
