@@ -29,6 +29,7 @@ import PIL.Image
 BATCH, SIDE, LENGTH, SHARDS = 128, 224, 16, 8
 OURS = ("ours tfds", "ours tar", "ours parquet")
 OTHERS = ("tf.data", "open_clip")
+_KEPT: list = []
 
 
 def photo(side, seed, quality=90):
@@ -161,20 +162,28 @@ def tf_data(folder, threads):
   return (image for image, _ in data.as_numpy_iterator())
 
 
-def open_clip(folder, workers):
-  """Its own loader of training, worker processes and all."""
-  import types
-
+def stand_in_torchvision():
+  """Lets it be imported where its operators are not those of this torch."""
   import torch
 
   try:
     import torchvision  # noqa: F401
   except RuntimeError:  # A build for GPUs without its operators.
     library = torch.library.Library("torchvision", "DEF")
+    _KEPT.append(library)  # A declaration lasts as long as its object.
     for op in ("nms", "qnms"):
       library.define(f"{op}(Tensor dets, Tensor scores, float t) -> Tensor")
     for module in [m for m in sys.modules if m.startswith("torchvision")]:
       del sys.modules[module]
+
+
+def open_clip(folder, workers):
+  """Its own loader of training, worker processes and all."""
+  import types
+
+  import torch
+
+  stand_in_torchvision()
   from open_clip_train import data
 
   rng = np.random.default_rng()

@@ -43,14 +43,20 @@ def recipe(
   parts=(1, 1),
   tile=None,
   length=64,
+  image=None,
+  text_=None,
 ):
-  """Returns a step at 224 pixels, and the model FLOPs of a batch."""
+  """Returns a step at 224 pixels, and the model FLOPs of a batch.
+
+  image, text_: more of the sections config.model.image and .text.
+  """
   words = text.build("bytes", length)
   size = variant.partition("/")[0]
-  image = {"variant": variant, "res": 224, "keep": keep}
+  image = {"variant": variant, "res": 224, "keep": keep} | (image or {})
   width = transformer.SIZES[size][0]
   config = {
-    "image": image, "text": {"variant": size, "out_dim": width},
+    "image": image,
+    "text": {"variant": size, "out_dim": width} | (text_ or {}),
     "scale": 10.0, "bias": -10.0 if loss == "sigmoid" else None,
     "dtype": dtype, "remat": remat,
   }  # fmt: skip
