@@ -10,6 +10,8 @@ LOCK = $(shell $(PYTHON) -c 'import glob, os, sys; \
   own = "requirements-%d.%d.lock" % sys.version_info[:2]; \
   newest = max(glob.glob("requirements-3.*.lock"), key=lambda p: (len(p), p)); \
   print(own if os.path.exists(own) else newest)')
+# A file a worker, in the order that tests/conftest.py gives them.
+SPREAD := -n 2 --dist loadfile --no-loadscope-reorder
 PIP := pip --quiet --disable-pip-version-check
 
 .PHONY: help venv demo test test-fast test-peers lint check bench lock clean
@@ -34,10 +36,10 @@ demo: venv  ## train on the embedded data set, evaluate, show the result
 	  --config configs/demo.py$(if $(DEMO_ARGS),:$(DEMO_ARGS))
 
 test: venv  ## the whole suite
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest $(SPREAD)
 
 test-fast: venv  ## the suite without what is slow
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest $(SPREAD) -m "not slow"
 
 $(VENV)-peers/.installed: setup.py $(wildcard requirements-*.lock)
 	$(PYTHON) -m venv $(VENV)-peers
@@ -49,7 +51,7 @@ PEERS := $(patsubst %,tests/test_%.py, hugging_face open_clip tokenizers \
   preprocessing published convert bert naflex)
 
 test-peers: $(VENV)-peers/.installed  ## against other projects' libraries
-	$(VENV)-peers/bin/python -m pytest -n 2 --dist loadfile $(PEERS)
+	$(VENV)-peers/bin/python -m pytest $(SPREAD) $(PEERS)
 
 lint: venv  ## format, lint, types, shell scripts
 	$(BIN)/ruff format --check .

@@ -1,5 +1,6 @@
 """Eight virtual CPU devices, strict shapes, one temporary home per session."""
 
+import collections
 import os
 
 # Before jax starts: jax 0.9.2-0.10.2 hangs over several virtual devices on
@@ -20,6 +21,16 @@ jax.config.update("jax_disable_most_optimizations", True)
 _hook = jaxtyping.install_import_hook(
   ["big_contrastive.losses", "big_contrastive.models"], "beartype.beartype"
 )
+
+
+def pytest_collection_modifyitems(items):
+  """The longest files first: a worker that begins one last works alone."""
+  slow = collections.Counter(
+    item.path for item in items if item.get_closest_marker("slow")
+  )
+  # Processes are started and killed there: longer than their number tells.
+  slow.update({p: 1000 for p in slow if p.stem == "test_kill"})
+  items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture
