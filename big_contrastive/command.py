@@ -73,6 +73,20 @@ def parser(description: str) -> argparse.ArgumentParser:
   return p
 
 
+def model_parser(description: str) -> argparse.ArgumentParser:
+  """Returns a parser of what a command needs that runs a model over data."""
+  p = parser(description)
+  formats = "workdir or step of ours; Hugging Face or OpenCLIP directory; .npz"
+  p.add_argument("--checkpoint", required=True, help=formats)
+  p.add_argument(
+    "--tokenizer", type=specs.literal,
+    help="as config.tokenizer, for a model that has none",
+  )  # fmt: skip
+  p.add_argument("--data", required=True, help="SOURCE:VALUE,KEY=VALUE,...")
+  p.add_argument("--batch_size", type=int, default=64)
+  return p
+
+
 def start(distributed: bool) -> None:
   """Sets up JAX; with several processes, waits until all are there."""
   if distributed:

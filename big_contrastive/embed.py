@@ -21,25 +21,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from big_contrastive import command, sourcing, trained, whole
-from big_contrastive.data import pipeline, spec
+from big_contrastive.data import pipeline
 
 
 def run() -> None:
   """Parses the flags, embeds and writes."""
-  parser = command.parser(__doc__)
-  parser.add_argument(
-    "--checkpoint", required=True,
-    help="workdir or step of ours; Hugging Face or OpenCLIP directory; .npz",
-  )  # fmt: skip
-  parser.add_argument(
-    "--tokenizer", type=spec.literal,
-    help="as config.tokenizer, for a model that has none",
-  )  # fmt: skip
-  parser.add_argument(
-    "--data", required=True, help="SOURCE:VALUE,KEY=VALUE,..."
-  )
+  parser = command.model_parser(__doc__)
   parser.add_argument("--out", required=True, help="a new directory")
-  parser.add_argument("--batch_size", type=int, default=64)
   flags = parser.parse_args()
   command.start(flags.distributed)
   out = whole.free(flags.out, "--out") if jax.process_index() == 0 else None

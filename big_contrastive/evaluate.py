@@ -21,20 +21,8 @@ from big_contrastive.data import spec
 
 def run() -> None:
   """Parses the flags, evaluates and prints."""
-  parser = command.parser(__doc__)
-  parser.add_argument(
-    "--checkpoint", required=True,
-    help="workdir or step of ours; Hugging Face or OpenCLIP directory; .npz",
-  )  # fmt: skip
-  parser.add_argument(
-    "--tokenizer", type=spec.literal,
-    help="as config.tokenizer, for a model that has none",
-  )  # fmt: skip
-  parser.add_argument(
-    "--data", required=True, help="SOURCE:VALUE,KEY=VALUE,..."
-  )
+  parser = command.model_parser(__doc__)
   parser.add_argument("--task", required=True, help="a file of evals/")
-  parser.add_argument("--batch_size", type=int, default=64)
   flags, rest = parser.parse_known_args()
   arguments = _pairs(rest)
   command.start(flags.distributed)
