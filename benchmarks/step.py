@@ -39,7 +39,7 @@ def recipe(
   keep=1.0,
   frozen=None,
   dtype="float32",
-  remat="none",
+  remat=transformer.REMAT,
   parts=(1, 1),
   tile=None,
   length=64,

@@ -24,7 +24,7 @@ from big_contrastive import (
   tree,
 )
 from big_contrastive.data import pipeline, text
-from big_contrastive.models import two_tower
+from big_contrastive.models import transformer, two_tower
 from big_contrastive.models.text import TextTower
 from big_contrastive.models.two_tower import TwoTower
 from big_contrastive.models.vit import ImageTower
@@ -133,15 +133,19 @@ def _towers(
   scale: float,
   bias: float | None = None,
   dtype: Literal["float32", "bfloat16"] = "float32",
-  remat: str = "none",
+  remat: str | None = transformer.REMAT,
 ) -> dict[str, Any]:
-  """The fields of config.model: towers, exp(t) and b at first, both's dtype."""
+  """The fields of config.model: towers, exp(t) and b at first, both's dtype.
+
+  And what their blocks keep for the backward pass, see Transformer; None for
+  all.
+  """
   _check_sizes(image, "config.model.image")
   _check_sizes(text, "config.model.text")
   if not 0 < scale < math.inf:
     remedy = "SigLIP begins with 10, CLIP with 1 / 0.07."
     raise errors.UserError("config.model.scale", scale, "> 0", remedy)
-  shared = {"dtype": dtype, "remat": remat}
+  shared = {"dtype": dtype, "remat": remat or "none"}
   return dict(image=image, text=text, scale=scale, bias=bias, shared=shared)
 
 

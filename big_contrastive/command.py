@@ -37,6 +37,9 @@ def main(run: Callable[[], Any]) -> None:
       raise
     _end(f"error: {e}. Make room and run again.", errors.WRONG_INPUT)
   except Exception as e:
+    if isinstance(e, jax.errors.JaxRuntimeError) and _FULL_DEVICE in str(e):
+      first = str(e).strip().splitlines()[0][:300]
+      _end(f"error: {first}. {errors.SMALLER}", errors.WRONG_INPUT)
     if not jax.distributed.is_initialized():
       raise
     collective = isinstance(e, jax.errors.JaxRuntimeError)
@@ -49,6 +52,9 @@ def main(run: Callable[[], Any]) -> None:
 
 # The disk is full, the quota used up, the file too large.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+# How XLA says that a device's memory is used up.
+_FULL_DEVICE = "RESOURCE_EXHAUSTED"
 
 
 def _end(line: str, code: int) -> NoReturn:

@@ -20,6 +20,13 @@ class UserError(ValueError):
     return UserError, self._parts
 
 
+# What to do where a step takes more memory than a device has.
+SMALLER = (
+  "Set config.micro_batch, config.mesh.fsdp or config.model.remat = "
+  "'nothing_saveable', or take more devices; python -m big_contrastive.plan "
+  "tells what a config needs."
+)
+
 # Exit codes of the commands, besides 0 and 1. Beginning again helps after all
 # but WRONG_INPUT and BAD_NUMBERS.
 WRONG_INPUT = 2

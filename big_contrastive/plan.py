@@ -144,8 +144,7 @@ def _too_large(e: Exception, size: int) -> errors.UserError | None:
       return errors.UserError(
         "config.batch_size", size,
         f"what fits: a step needs {needs} of a device's {has}",
-        "Set config.micro_batch, config.mesh.fsdp, config.model.remat = "
-        "'nothing_saveable', or take more devices.",
+        errors.SMALLER,
       )  # fmt: skip
   return None
 

@@ -47,7 +47,6 @@ def get_config(argument: str | None = None) -> ConfigDict:
     },
     "scale": 1 / 0.07,
     "dtype": "bfloat16",
-    "remat": "nothing_saveable",
   }  # fmt: skip
   config.objective = {"name": "pairs", "loss": "softmax", "scale_max": 100.0}
   config.optimizer = {

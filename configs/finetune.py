@@ -44,7 +44,6 @@ def get_config(argument: str | None = None) -> ConfigDict:
     "image": {"res": arg.res},
     "text": {},
     "dtype": "bfloat16",
-    "remat": "nothing_saveable",
   }
   config.objective = {"name": "pairs", "loss": arg.loss}
   if arg.loss == "softmax":

@@ -52,7 +52,6 @@ def get_config(argument: str | None = None) -> ConfigDict:
     },
     "scale": 1 / 0.07,
     "dtype": "bfloat16",
-    "remat": "nothing_saveable",
   }  # fmt: skip
   config.objective = {"name": "pairs", "loss": "softmax", "scale_max": 100.0}
   lr = 4e-8 if unmasked else 4e-6  # For a batch of 256.

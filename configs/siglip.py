@@ -41,7 +41,6 @@ def get_config(argument: str | None = None) -> ConfigDict:
     "scale": 10.0,  # t' = log 10, b = -10: paper, section 3.2.
     "bias": -10.0,
     "dtype": "bfloat16",
-    "remat": "nothing_saveable",
   }  # fmt: skip
   config.objective = {"name": "pairs", "loss": "sigmoid"}
   config.optimizer = {

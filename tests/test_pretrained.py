@@ -56,7 +56,7 @@ def test_a_whole_model_comes_with_its_section_and_tokenizer(siglip):
     np.testing.assert_array_equal(params[name], value, name)
   model = built.meta(0)["config"]["model"]
   assert model["text"]["activation"] == model["image"]["activation"] == "gelu"
-  assert model["dtype"] == "bfloat16" and model["remat"] == "nothing_saveable"
+  assert model["dtype"] == "bfloat16"
   assert built.tokenizer.spec["length"] == 32
 
 

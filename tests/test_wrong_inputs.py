@@ -3,6 +3,7 @@
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -283,3 +284,15 @@ def test_an_odd_value_is_a_users_error_that_names_its_field(field, value):
   with pytest.raises(errors.UserError, match="config") as e:
     experiment.build(config)
   assert f"config.{path[0]}" in str(e.value)
+
+
+def test_a_step_that_a_device_has_no_memory_for_is_one_line(capsys):
+  def run():
+    jax.block_until_ready(jax.jit(lambda: jnp.zeros(2**44))())
+
+  with pytest.raises(SystemExit) as end:
+    command.main(run)
+  assert end.value.code == 2
+  said = capsys.readouterr().err.strip()
+  assert "\n" not in said and "Out of memory" in said
+  assert "config.micro_batch" in said and "big_contrastive.plan" in said
