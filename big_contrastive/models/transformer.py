@@ -91,11 +91,37 @@ class Attention(nnx.Module):
     mask: Mask = None,
   ) -> Float[Array, "b q w"]:
     query, key, value = self.query(queries), self.key(x), self.value(x)
-    y = jax.nn.dot_product_attention(
-      query, key, value, is_causal=causal,
-      mask=None if mask is None else mask[:, None, None, :],
-    )  # fmt: skip
-    return self.out(y)
+    return self.out(attend(query, key, value, causal, mask))
+
+
+def attend(
+  query: Float[Array, "b q h k"],
+  key: Float[Array, "b l h k"],
+  value: Float[Array, "b l h k"],
+  causal: bool = False,
+  mask: Mask = None,
+) -> Float[Array, "b q h k"]:
+  """Returns softmax(query key^T / sqrt(k)) value, of each head.
+
+  Logits and softmax are float32, of any dtype. causal: a query sees the keys up
+  to its own place; mask: those that are True, bool [b, l].
+  """
+  # CPUs multiply twice as fast where heads come before rows, as they don't in
+  # jax.nn.dot_product_attention; compilers for TPUs choose layouts themselves.
+  query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
+  logits = jnp.einsum(
+    "bhqk,bhlk->bhql", query, key, preferred_element_type=jnp.float32
+  )
+  logits *= query.shape[-1] ** -0.5
+  seen = jnp.ones((1, 1, 1, 1), bool)
+  if causal:
+    seen = jnp.tri(*logits.shape[2:], dtype=bool)[None, None]
+  if mask is not None:
+    seen &= mask[:, None, None, :]
+  logits = jnp.where(seen, logits, jnp.finfo(jnp.float32).min)
+  weights = jax.nn.softmax(logits).astype(value.dtype)
+  y = jnp.einsum("bhql,bhlk->bhqk", weights, value)
+  return jnp.swapaxes(y, 1, 2)
 
 
 class Block(nnx.Module):
