@@ -89,8 +89,14 @@ def model_parser(description: str) -> argparse.ArgumentParser:
     help="as config.tokenizer, for a model that has none",
   )  # fmt: skip
   p.add_argument("--data", required=True, help="SOURCE:VALUE,KEY=VALUE,...")
-  p.add_argument("--batch_size", type=int, default=64)
+  p.add_argument("--batch_size", type=_positive, default=64)
   return p
+
+
+def _positive(text: str) -> int:
+  if not text.isdigit() or not int(text):
+    raise argparse.ArgumentTypeError(f"{text!r}: allowed is 1 or more")
+  return int(text)
 
 
 def start(distributed: bool) -> None:

@@ -29,14 +29,14 @@ def held(workdir: pathlib.Path) -> Iterator[None]:
   """Holds the lock of a workdir; process 0 does so for all.
 
   Raises:
-    UserError: on all processes, where another run that is alive holds it.
+    UserError: on all processes, where another run that is alive holds it, or
+      nothing can be written there.
   """
   path, error = workdir / _FILE, None
   with contextlib.ExitStack() as stack:
     if jax.process_index() == 0:
-      workdir.mkdir(parents=True, exist_ok=True)
-      file = stack.enter_context(path.open("a+"))
       try:
+        file = stack.enter_context(_open(path))
         _take(file, path)
         stack.enter_context(_alive(file, path))
       except errors.UserError as e:
@@ -44,6 +44,19 @@ def held(workdir: pathlib.Path) -> Iterator[None]:
     if agreement.on_any(error is not None):
       raise error or _in_use(path, {})
     yield
+
+
+def _open(path: pathlib.Path) -> IO[str]:
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.open("a+")
+  except OSError as e:
+    raise errors.UserError(
+      "--workdir",
+      str(path.parent),
+      f"a folder that can be written to; {e.strerror}",
+      "Choose another, or change its permissions.",
+    ) from e
 
 
 @contextlib.contextmanager

@@ -43,6 +43,7 @@ def fit(experiment: Experiment, workdir: str | pathlib.Path) -> dict[str, Any]:
     )
     stack.callback(checkpoints.close)
     state, begin = _begin(experiment, checkpoints)
+    _check_total(every.total, begin.step)
     run = Run(experiment, workdir, begin)
     stack.callback(run.close)
     stack.enter_context(run.wishes.listening())
@@ -73,6 +74,16 @@ def _begin(
   if jax.process_index() == 0:
     logging.warning("resumed from step %d", newest)
   return state, Begin(newest, **meta.get("run", {}))
+
+
+def _check_total(total: int, done: int) -> None:
+  if total < done:
+    raise errors.UserError(
+      "config.total",
+      total,
+      f"at least {done} steps, which the newest checkpoint here has",
+      "Raise it, or begin in another workdir.",
+    )
 
 
 def check_resume(

@@ -64,6 +64,15 @@ def test_a_folder_that_is_in_use_is_left_alone(made, tmp_path, monkeypatch):
   assert os.listdir(tmp_path / "out") == ["mine"]
 
 
+@pytest.mark.parametrize("size", ["0", "-3", "many"])
+def test_no_batch_is_no_batch_size(size, monkeypatch, capsys):
+  monkeypatch.setattr("sys.argv", ["embed", f"--batch_size={size}"])
+  with pytest.raises(SystemExit) as end:
+    embed.run()
+  assert end.value.code == 2
+  assert f"--batch_size: '{size}': allowed is 1" in capsys.readouterr().err
+
+
 def test_a_picture_that_is_broken_leaves_nothing(made, tmp_path, monkeypatch):
   table = (made / "t.tsv").read_text() + "broken.png\tx\t\t1\n"
   (made / "broken.png").write_bytes(b"no picture")

@@ -94,6 +94,10 @@ def test_a_finished_run_has_nothing_left_to_do(tmp_path):
   again = fit(config, tmp_path, kill_before=0)
   assert lines(tmp_path) == before
   assert again["train/loss"] == before[-2]["train/loss"]
+  config["total"] = "7 steps"
+  with pytest.raises(errors.UserError, match="config.total = 7.*at least 8"):
+    fit(config, tmp_path)
+  assert lines(tmp_path) == before
 
 
 def test_flip_unmasked_begins_where_masked_ended(tmp_path):

@@ -77,3 +77,11 @@ def test_a_torn_lock_is_nobodys(tmp_path):
     (tmp_path / ".lock").write_text(text)
     with lock.held(tmp_path):
       assert str(os.getpid()) in (tmp_path / ".lock").read_text()
+
+
+def test_a_workdir_that_cannot_be_is_a_users_error(tmp_path):
+  (tmp_path / "file").touch()
+  for path in (tmp_path / "file", tmp_path / "file" / "x"):
+    refused = pytest.raises(errors.UserError, match="--workdir.*written to")
+    with refused, lock.held(path):
+      raise AssertionError
