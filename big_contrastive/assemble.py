@@ -83,16 +83,15 @@ def model(
   from_words = {
     "vocab_size": _rows(parts["text"], "vocab_size", words.vocab_size),
     "positions": _rows(parts["text"], "positions", words.length),
-    "length": words.length,
     "eos_id": parts["text"].get("eos_id", words.eos_id),
   }
 
   def make(key: jax.Array) -> TwoTower:
     shared = parts["shared"] | {"pin": pin, "rngs": nnx.Rngs(key)}
-    img, txt = parts["image"] | shared, parts["text"] | from_words | shared
+    txt, length = parts["text"] | from_words, {"length": words.length}
     return TwoTower(
-      resolve.call(ImageTower, img, "config.model.image"),
-      resolve.call(TextTower, txt, "config.model.text"),
+      resolve.call(ImageTower, parts["image"], "config.model.image", shared),
+      resolve.call(TextTower, txt, "config.model.text", shared | length),
       t=math.log(parts["scale"]),
       b=parts["bias"],
     )
@@ -190,7 +189,7 @@ def optimizer(
   values = {k: tree.match(r, names, f"config.{k}") for k, r in rules.items()}
   direction = resolve.call(optim.OPTIMIZERS[name], kwargs, where)
   rate = _rate(lr, schedule, unit)
-  build = resolve.bind(optim.build, common | values, where)
+  build = resolve.bind(optim.build, common, where, values)
   return rate, build(direction, rate)
 
 
@@ -202,7 +201,7 @@ def _rate(
   for name in {"warmup", "cooldown", "timescale"} & kwargs.keys():
     kwargs[name] = durations.steps(kwargs[name], f"{where}.{name}", **unit)
   fixed = {"peak": lr, "total": unit["total"]}
-  return resolve.call(optim.schedule, kwargs | fixed, where)
+  return resolve.call(optim.schedule, kwargs, where, fixed)
 
 
 def objective(

@@ -182,7 +182,17 @@ class Checkpoints:
     directory = self.folder / str(step)
     check_shapes(directory, abstract.params)
     parts = {"params": abstract.params, "training": _training(abstract)}
-    loaded = ocp.load_checkpointables(directory, parts)
+    try:
+      loaded = ocp.load_checkpointables(directory, parts)
+    except Exception as e:  # Orbax has its own for trees that differ.
+      if isinstance(e, OSError):
+        raise
+      raise errors.UserError(
+        "config.optimizer and config.freeze",
+        "another state than the checkpoint's",
+        f"those that {directory} was trained with",
+        "Change them back, or begin in another workdir with config.init.",
+      ) from e
     training = {"extra": {}} | loaded["training"]
     state = State(params=loaded["params"], **training)
     return state, read_meta(directory), read_blob(directory)

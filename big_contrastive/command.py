@@ -33,6 +33,8 @@ def main(run: Callable[[], Any]) -> None:
   except errors.RunError as e:
     _end(f"error: {e}", e.code)
   except OSError as e:
+    if e.errno in _DENIED and e.filename:
+      _end(f"error: {e}", errors.WRONG_INPUT)
     if e.errno not in _FULL:
       raise
     _end(f"error: {e}. Make room and run again.", errors.WRONG_INPUT)
@@ -52,6 +54,9 @@ def main(run: Callable[[], Any]) -> None:
 
 # The disk is full, the quota used up, the file too large.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+# A path where the user may not write or read, or that is no folder.
+_DENIED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR)
 
 # How XLA says that a device's memory is used up.
 _FULL_DEVICE = "RESOURCE_EXHAUSTED"
@@ -155,6 +160,10 @@ def _get_config(path: str) -> Callable[[str | None], Any]:
   sys.path.insert(0, root)  # For `from configs import common`.
   try:
     spec.loader.exec_module(module)
+    module.get_config  # noqa: B018
+  except (SyntaxError, AttributeError) as e:
+    allowed = "a Python file with get_config(argument)"
+    raise errors.UserError("--config", path, allowed, f"{e}.") from e
   finally:
     sys.path.remove(root)
 

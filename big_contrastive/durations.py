@@ -8,7 +8,7 @@ Duration = int | str
 
 _SCALE = {"": 1, "k": 10**3, "M": 10**6, "B": 10**9}
 _PATTERN = re.compile(
-  r"([\d_]+(?:\.\d+)?)\s*([kMB]?)\s*(steps?|examples?|epochs?|%)"
+  r"(\d[\d_]*(?:\.\d+)?)\s*([kMB]?)\s*(steps?|examples?|epochs?|%)"
 )
 
 

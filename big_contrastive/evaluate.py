@@ -25,6 +25,9 @@ def run() -> None:
   parser.add_argument("--task", required=True, help="a file of evals/")
   flags, rest = parser.parse_known_args()
   arguments = _pairs(rest)
+  for name in arguments.keys() & {"task", "source"}:
+    remedy = "Give --task and --data once."
+    raise errors.UserError(f"--{name}", arguments[name], "nothing", remedy)
   command.start(flags.distributed)
   config = {"task": flags.task, "source": flags.data} | arguments
   evaluator = assemble.evaluator(config, "--data")
@@ -43,6 +46,9 @@ def run() -> None:
     for name, value in results
     if np.isscalar(value)
   }
+  if not figures:
+    remedy = "Its pictures are drawn in training: config.evals has it."
+    raise errors.UserError("--task", flags.task, "one with figures", remedy)
   if jax.process_index() == 0:
     print(json.dumps(figures))
 

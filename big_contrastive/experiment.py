@@ -178,20 +178,19 @@ def _build(
   placed = step.place(recipe, devices, shard)
   train_ops = _ops(train_image, "train_image", abstract)
   eval_ops = _ops(eval_image, "eval_image", abstract)
-  for i, own in enumerate(getattr(data, "ops", ())):
-    if own:
-      _check_size(own, f"config.source.mixture[{i}].train_image", abstract)
+  for place, own in sourcing.operations(data, "config.source"):
+    _check_size(own, place, abstract)
   training = resolve.call(
     pipeline.Training,
+    resolve.section(loading or {}, "config.loading"),
+    "config.loading",
     {
       "examples": pipeline.Examples(data, train_ops, words),
       "batch_size": batch_size,
       "rows": sharding.local_rows(batch_size, devices),
       "seed": seed,
       "gather": sharding.sum_over_processes,
-      **(loading or {}),
     },
-    "config.loading",
   )
   return Experiment(
     config={},

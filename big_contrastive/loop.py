@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from big_contrastive import errors, lock, step
+from big_contrastive import checkpoint, errors, lock, step
 from big_contrastive.checkpoint import Checkpoints
 from big_contrastive.experiment import Experiment
 from big_contrastive.run import Begin, Run
@@ -68,8 +68,12 @@ def _begin(
   newest = checkpoints.newest()
   if newest is None:
     return experiment.load(experiment.placed.init()), Begin(0)
-  state, meta, blob = checkpoints.restore(newest, experiment.placed.abstract)
-  check_resume(experiment, meta, blob)
+  directory = checkpoints.folder / str(newest)
+  # First: other captions make other shapes, too.
+  check_resume(
+    experiment, checkpoint.read_meta(directory), checkpoint.read_blob(directory)
+  )
+  state, meta, _ = checkpoints.restore(newest, experiment.placed.abstract)
   experiment.training.restore(meta["position"]["bad"])
   if jax.process_index() == 0:
     logging.warning("resumed from step %d", newest)
@@ -105,6 +109,11 @@ def check_resume(
       'it to {"kind": "checkpoint", "path": WORKDIR}, or begin in another.',
     )
   now = experiment.meta(0)
+  if meta["config"].get("source") != now["config"].get("source"):
+    logging.warning(
+      "config.source is not that of the checkpoint: the run goes on at the "
+      "same position of other data"
+    )
   changes = {
     "config.tokenizer": (meta["tokenizer"], now["tokenizer"]),
     "config.batch_size": (

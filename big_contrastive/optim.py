@@ -1,5 +1,6 @@
 """Optimizers, schedules, and rules for what is trained, and how."""
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -21,6 +22,8 @@ def adamw(
   mu_dtype: Literal["float32", "bfloat16"] = "float32",
 ) -> optax.GradientTransformation:
   """Returns Adam's direction (arXiv:1711.05101); decay is added in `build`."""
+  _within(b1=b1, b2=b2)
+  _within(math.inf, eps=eps)
   return optax.scale_by_adam(b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype)
 
 
@@ -40,6 +43,9 @@ def adafactor(
   first moment and next to none for the second.
   """
 
+  _within(b1=b1)
+  _within(math.inf, eps=eps, clip_rms=clip_rms, decay_exponent=decay_exponent)
+
   def b2(step: jax.Array, exponent: float) -> jax.Array:
     t = jnp.asarray(step, jnp.float32) + 1
     return jnp.minimum(b2_cap, 1 - t**-exponent)
@@ -52,6 +58,17 @@ def adafactor(
   )
   momentum = optax.ema(b1, debias=False, accumulator_dtype=mu_dtype)
   return optax.chain(rms, optax.clip_by_block_rms(clip_rms), momentum)
+
+
+def _within(end: float = 1.0, **values: float) -> None:
+  """Raises UserError for what is not from 0 to just below `end`."""
+  for name, value in values.items():
+    if not 0 <= value < end:
+      allowed = (
+        "a finite number >= 0" if end == math.inf else "from 0 to below 1"
+      )
+      where = f"config.optimizer.{name}"
+      raise errors.UserError(where, value, allowed, "Leave it out.")
 
 
 OPTIMIZERS = {"adamw": adamw, "adafactor": adafactor}
@@ -88,6 +105,10 @@ def schedule(
       f"warm-up and cool-down ({cooldown}) within the run of {total} steps",
       "Shorten them or lengthen config.total.",
     )
+
+  if not 0 <= end <= 1:
+    remedy = "It is a fraction of the highest rate."
+    raise errors.UserError("config.schedule.end", end, "from 0 to 1", remedy)
 
   def rate(step: Any) -> jax.Array:
     step = jnp.asarray(step, jnp.float32)
@@ -133,6 +154,16 @@ def build(
     decay, lr_mult: factor by parameter name.
     clip: largest global norm of the gradients; None for no clipping.
   """
+
+  _within(math.inf, weight_decay=weight_decay)
+  if clip is not None and not 0 < clip < math.inf:
+    remedy = "None is for no clipping."
+    raise errors.UserError("config.optimizer.clip", clip, "> 0", remedy)
+  for where, factors in (("decay", decay), ("lr_mult", lr_mult)):
+    for name, value in factors.items():
+      if type(value) not in (int, float) or not 0 <= value < math.inf:
+        allowed, remedy = "factors >= 0", f"The rule of {name} says it."
+        raise errors.UserError(f"config.{where}", value, allowed, remedy)
 
   def add_decay(updates, state, params):
     return {

@@ -12,9 +12,11 @@ image bytes are not touched. Read them by
   parquet:NAME-*.parquet,id=id,label=label
 
 (label if the source has it). Records that can't be read are left out, counted
-and named; more than a hundredth of them is an error, and nothing is left.
+and named; more than 20, and than a hundredth of all, are an error, and nothing
+is left.
 """
 
+import glob
 import io
 import json
 import pathlib
@@ -63,7 +65,9 @@ def pack(source: pipeline.Source, out: str, per_file: int) -> list[str]:
   if per_file < 1:
     raise errors.UserError("--per_file", per_file, "at least 1", "Raise it.")
   path.parent.mkdir(parents=True, exist_ok=True)
-  if there := sorted(path.parent.glob(f"{path.stem}-?????{path.suffix}")):
+  if there := sorted(
+    path.parent.glob(f"{glob.escape(path.stem)}-?????{path.suffix}")
+  ):
     remedy = "Remove them or choose another name."
     raise errors.UserError("--out", str(there[0]), "a new name", remedy)
   records, files = _Good(source), []

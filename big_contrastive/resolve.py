@@ -37,19 +37,26 @@ def module(kind: str, name: str, where: str) -> types.ModuleType:
   return importlib.import_module(f"big_contrastive.{kind}.{name}")
 
 
-def bind(fn: Callable, kwargs: Mapping[str, Any], where: str) -> Callable:
-  """Returns functools.partial(fn, **kwargs), names and types checked.
+def bind(
+  fn: Callable,
+  kwargs: Mapping[str, Any],
+  where: str,
+  given: Mapping[str, Any] | None = None,
+) -> Callable:
+  """Returns functools.partial(fn, **kwargs, **given), kwargs checked.
 
   Args:
     fn: a function or class; its signature says what is allowed. Parameters
       without a default that kwargs lacks may still be passed at the call.
     kwargs: one section of a config.
     where: that section's name, for errors: "config.optimizer".
+    given: what the code itself passes: no fields of the section.
 
   Raises:
     UserError: for a name that fn doesn't take or a value of another type.
   """
-  taken = _parameters(fn)
+  given = given or {}
+  taken = [key for key in _parameters(fn) if key not in given]
   hints = typing.get_type_hints(_function(fn))
   for key, value in kwargs.items():
     if key not in taken:
@@ -59,15 +66,20 @@ def bind(fn: Callable, kwargs: Mapping[str, Any], where: str) -> Callable:
     if key in hints and not _is_a(value, hints[key]):
       allowed, remedy = _describe(hints[key], value)
       raise errors.UserError(f"{where}.{key}", value, allowed, remedy)
-  return functools.partial(fn, **kwargs)
+  return functools.partial(fn, **kwargs, **given)
 
 
-def call(fn: Callable, kwargs: Mapping[str, Any], where: str) -> Any:
-  """Returns fn(**kwargs), checked like `bind`; missing fields are errors."""
-  bound = bind(fn, kwargs, where)
+def call(
+  fn: Callable,
+  kwargs: Mapping[str, Any],
+  where: str,
+  given: Mapping[str, Any] | None = None,
+) -> Any:
+  """Returns fn(**kwargs, **given), see `bind`; missing fields are errors."""
+  bound = bind(fn, kwargs, where, given)
   for key, p in _parameters(fn).items():
     optional = p.default is not p.empty or p.kind in (p.VAR_KEYWORD,)
-    if not optional and key not in kwargs:
+    if not optional and key not in {**kwargs, **(given or {})}:
       remedy = f"Set {where}.{key}."
       raise errors.UserError(f"{where}.{key}", None, "a value", remedy)
   return bound()

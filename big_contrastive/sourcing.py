@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Iterator
 from typing import Any
 
 from big_contrastive import errors, resolve
@@ -25,17 +26,29 @@ def source(config: dict[str, Any] | str, where: str) -> pipeline.Source:
     config = spec.parse(config, where)
   kwargs = resolve.section(config, where)
   if "mixture" in kwargs:
-    return resolve.call(_mixture, kwargs | {"where": where}, where)
+    return resolve.call(_mixture, kwargs, where, {"where": where})
   chosen = kwargs.pop("filter", None)
   name = kwargs.pop("name", "")
   module = resolve.module("data.sources", name, f"{where}.name")
   data = resolve.call(module.source, kwargs, where)
   _tell_skipped(data, where)
   if chosen is not None:
-    kwargs = {"source": data, **chosen}
-    data = resolve.call(filters.apply, kwargs, f"{where}.filter")
+    place = f"{where}.filter"
+    chosen, given = resolve.section(chosen, place), {"source": data}
+    data = resolve.call(filters.apply, chosen, place, given)
     _tell_skipped(data, where)
   return data
+
+
+def operations(
+  data: pipeline.Source, where: str
+) -> Iterator[tuple[str, image.Pipeline]]:
+  """Yields each field that has operations of a mixture's own, and those."""
+  for i, own in enumerate(getattr(data, "ops", ())):
+    place = f"{where}.mixture[{i}]"
+    if own:
+      yield f"{place}.train_image", own
+    yield from operations(data.parts[i], f"{place}.source")
 
 
 def _tell_skipped(data: pipeline.Source, where: str) -> None:
@@ -50,13 +63,16 @@ def _mixture(
     allowed, remedy = "a list of sources", "Add one."
     raise errors.UserError(f"{where}.mixture", mixture, allowed, remedy)
   parts = [
-    resolve.call(
-      _part, part | {"where": f"{where}.mixture[{i}]"}, f"{where}.mixture[{i}]"
-    )
-    for i, part in enumerate(mixture)
+    _of_mixture(part, f"{where}.mixture[{i}]") for i, part in enumerate(mixture)
   ]
   data, weights, ops = zip(*parts, strict=True)
   return Mixture(data, weights, ops, shared_ids)
+
+
+def _of_mixture(part: Any, where: str) -> tuple[pipeline.Source, float, Any]:
+  kwargs = {"source": part} if isinstance(part, str) else part
+  kwargs = resolve.section(kwargs, where)
+  return resolve.call(_part, kwargs, where, {"where": where})
 
 
 def _part(

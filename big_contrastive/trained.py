@@ -18,7 +18,14 @@ import jax
 import numpy as np
 import PIL.Image
 
-from big_contrastive import assemble, embedding, errors, exchange, sharding
+from big_contrastive import (
+  assemble,
+  embedding,
+  errors,
+  exchange,
+  resolve,
+  sharding,
+)
 from big_contrastive.data import image, text
 from big_contrastive.interop.portable import Portable
 from big_contrastive.models import two_tower
@@ -112,6 +119,7 @@ def _words(
 ) -> text.Tokenizer:
   """The tokenizer that is given, or the model's own, of its length."""
   if given is not None:
+    given = resolve.section(given, "--tokenizer")
     length = exchange.Words(model).length
     return assemble.tokenizer({"length": length, **given}, [])
   if not model.tokenizer:

@@ -143,6 +143,44 @@ def test_evaluate_needs_the_checkpoint_alone(tmp_path, monkeypatch, capsys):
   assert 0 <= figures["zero_shot/top1"] <= figures["zero_shot/top5"] <= 1
 
 
+@pytest.mark.parametrize(
+  "flags, said",
+  [
+    (["retrieval", "--source", "shapes:train"], "--source.*--data once"),
+    (["gallery"], "--task = 'gallery'.*figures"),
+  ],
+)
+def test_evaluate_does_what_it_is_asked_or_says_so(
+  flags, said, tmp_path, monkeypatch
+):
+  short = ["--config.total=1", "--config.schedule.warmup=0"]
+  fit(tiny.load("siglip", "smoke", *short), tmp_path)
+  data = "shapes:split=heldout,train_size=512,size=32"
+  given = ["--checkpoint", str(tmp_path), "--data", data, "--task", *flags]
+  monkeypatch.setattr("sys.argv", ["x", *given])
+  with pytest.raises(errors.UserError, match=said):
+    evaluate.run()
+
+
+@pytest.mark.parametrize(
+  "change",
+  [
+    "--config.optimizer.clip=None",
+    "--config.optimizer={'name':'adafactor','lr':1e-3}",
+    "--config.freeze=[('img/.*',True),('.*',False)]",
+  ],
+)
+def test_another_optimizer_does_not_take_the_state_of_the_first(
+  change, tmp_path
+):
+  flags = ["--config.total=4", "--config.schedule.warmup=0"]
+  fit(tiny.load("siglip", "smoke", *flags), tmp_path)
+  before = lines(tmp_path)
+  with pytest.raises(errors.UserError, match="config.optimizer and config.fr"):
+    fit(tiny.load("siglip", "smoke", *flags, change), tmp_path)
+  assert lines(tmp_path) == before and catalog.find(str(tmp_path), "x")
+
+
 def test_when_and_how_often_it_saves_changes_no_figure(tmp_path, monkeypatch):
   """By minutes, by steps, stopped by SIGTERM where an evaluation is due."""
   flags = ["--config.total=8", "--config.log_every=3", "--config.eval_every=4"]

@@ -132,6 +132,18 @@ def test_missing_names_and_bad_templates_are_named(kwargs, said):
     zero_shot.prepare(Source(["x"], [0], [0]), **kwargs)
 
 
+@pytest.mark.parametrize("content", ["a\nb\n", "\ufeffa\nb\n\n"])
+def test_a_file_has_as_many_names_however_it_is_written(content, tmp_path):
+  (tmp_path / "names.txt").write_text(content, encoding="utf-8")
+  assert zero_shot._listed(f"{tmp_path}/names.txt", "classes") == ["a", "b"]
+
+
+def test_names_in_another_encoding_are_an_error(tmp_path):
+  (tmp_path / "names.txt").write_bytes(b"caf\xe9\n")
+  with pytest.raises(errors.UserError, match="classes.*UTF-8"):
+    zero_shot._listed(f"{tmp_path}/names.txt", "classes")
+
+
 def test_labels_without_names_are_an_error():
   source = Source(["x", "x"], [0, 1], [0, 2], ["cat", "dog"])
   run = zero_shot.prepare(source)

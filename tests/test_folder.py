@@ -77,6 +77,13 @@ def test_linked_class_folders_are_followed(make, tmp_path):
   assert folder.source(root=root).classes == ["a", "b"]
 
 
+def test_a_link_to_a_folder_above_is_not_followed(make):
+  root = make(*CLASSES)
+  os.symlink(os.pardir, os.path.join(root, "ant", "up"))
+  os.symlink(root, os.path.join(root, "sea_lion", "deep", "top"))
+  assert len(folder.source(root=root)) == 3
+
+
 def test_a_txt_beside_an_image_is_its_caption(make):
   root = make("1.jpg", "in/2.png", **{"1": " one\n", "in/2": "zwei: ü"})
   source = folder.source(root=root)

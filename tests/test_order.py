@@ -6,6 +6,11 @@ import io
 import itertools
 import multiprocessing
 import multiprocessing.util
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import PIL.Image
@@ -121,6 +126,48 @@ def test_any_number_of_worker_processes_makes_the_same_batches(rows):
       same(a, b)
 
 
+def test_workers_leave_sigterm_to_their_parent():
+  plain = list(stream(Source(), ops=image).batches(0, 9))
+  again = stream(Source(), ops=image, workers=2).batches(0, 9)
+  same(next(again), plain[0])
+  children = multiprocessing.active_children()
+  assert children
+  for child in children:
+    os.kill(child.pid, signal.SIGTERM)
+  for a, b in zip(again, plain[1:], strict=True):
+    same(a, b)
+
+
+ORPHANS = """
+import multiprocessing, sys, time
+import numpy as np
+from test_order import Source, image, stream
+if __name__ == "__main__":
+  batches = stream(Source(), ops=image, workers=2).batches(0, 10**6)
+  next(batches)
+  pids = [child.pid for child in multiprocessing.active_children()]
+  print(*pids, flush=True)
+  time.sleep(100)
+"""
+
+
+def test_workers_end_when_their_parent_is_killed(tmp_path):
+  (tmp_path / "orphans.py").write_text(ORPHANS)
+  folder = os.path.dirname(__file__)
+  path = os.pathsep.join([folder, os.path.dirname(folder)])
+  with subprocess.Popen(
+    [sys.executable, tmp_path / "orphans.py"], stdout=subprocess.PIPE,
+    env=os.environ | {"PYTHONPATH": path}, text=True,
+  ) as parent:  # fmt: skip
+    pids = parent.stdout.readline().split()
+    parent.kill()
+  assert pids
+  until = time.monotonic() + 60
+  while any(os.path.exists(f"/proc/{pid}") for pid in pids):
+    assert time.monotonic() < until
+    time.sleep(0.1)
+
+
 @pytest.mark.parametrize("stop", [1, 6])
 def test_worker_processes_leave_no_semaphores(stop):
   """Whether the stream ends or is left: Python's own collector is off."""
@@ -221,6 +268,27 @@ def test_at_any_time_each_part_has_had_its_share(shares):
     for count, share in zip(counts, shares, strict=True):
       want = (position + 1) * share / sum(shares)
       assert abs(count - want) < len(shares)
+
+
+def test_a_mixture_in_a_mixture_keeps_its_weights_and_preprocessing():
+  def black(pixels, rng):
+    return np.zeros_like(pixels)
+
+  parts = [Source(size=7), Source(size=11, broken=[3])]
+  inner = mixture.Mixture(parts, (1, 9), (None, black), shared=True)
+  outer = mixture.Mixture([inner, Source(size=5)], (1, 1), (None, None))
+  run = stream(outer, ops=image, bad_floor=10**6)
+  batches = list(run.batches(0, 250))
+  counts = collections.Counter()
+  for batch in batches:
+    for i, picture in zip(batch["id"], batch["image"], strict=True):
+      if i < 2**30:
+        counts["second" if not picture.any() and i else "first"] += 1
+      else:
+        counts["other"] += 1
+  assert counts["other"] == 1000
+  # The pictures of record 0 are black whoever made them.
+  assert 800 < counts["second"] < 900 and 100 <= counts["first"] < 200
 
 
 def test_weights_are_shares_to_the_last_digit():
@@ -419,6 +487,7 @@ def test_a_filter_that_leaves_nothing_or_is_misspelt_is_an_error(made):
       "name": "shapes", "split": "heldout", "size": 32
     }),
     ("shapes:split=train", {"name": "shapes", "split": "train"}),
+    ("folder:2024", {"name": "folder", "root": "2024"}),
   ],
 )  # fmt: skip
 def test_a_string_says_what_a_config_says(text, config):

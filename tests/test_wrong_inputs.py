@@ -117,6 +117,39 @@ WRONG = {
   "softmax with a bias": (
     SIGLIP, ["--config.objective.loss=softmax"], "config.model.bias"
   ),
+  "what the code itself passes": (
+    SIGLIP, ["--config.loading.batch_size=8"], "config.loading.batch_size"
+  ),
+  "a tower's own dtype": (
+    SIGLIP, ["--config.model.image.dtype=bfloat16"], "config.model.image.dtype"
+  ),
+  "a schedule's own peak": (
+    SIGLIP, ["--config.schedule.peak=5.0"], "config.schedule.peak = 5.0"
+  ),
+  "clip that turns gradients round": (
+    SIGLIP, ["--config.optimizer.clip=-1.0"], "optimizer.clip = -1.0.*> 0"
+  ),
+  "decay that grows": (
+    SIGLIP, ["--config.optimizer.weight_decay=-1.0"], "weight_decay = -1.0"
+  ),
+  "moment that never forgets": (
+    SIGLIP, ["--config.optimizer.b2=1.0"], "config.optimizer.b2 = 1.0.*below 1"
+  ),
+  "factor that is no number": (
+    SIGLIP, ["--config.lr_mult=[('.*','a')]"], "config.lr_mult = 'a'"
+  ),
+  "last rate above the highest": (
+    SIGLIP, ["--config.schedule.end=1.5"], "config.schedule.end = 1.5"
+  ),
+  "duration without a number": (
+    SIGLIP, ["--config.total='_ steps'"], "config.total = '_ steps'"
+  ),
+  "filter that is no section": (
+    SIGLIP, ["--config.source.filter=5"], "config.source.filter = 5"
+  ),
+  "part of a mixture that is no source": (
+    SIGLIP, ["--config.source={'mixture':[1]}"], r"mixture\[0\] = 1"
+  ),
   "unknown remat policy": (
     SIGLIP, ["--config.model.remat=all"], "config.model.remat = 'all'"
   ),

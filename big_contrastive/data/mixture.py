@@ -49,12 +49,17 @@ class Mixture:
 
   def preprocess(self, index: int) -> Callable[[Any, Any], np.ndarray] | None:
     """Returns the preprocessing of a record's part, None for the usual."""
-    return self.ops[records.place(index, self._ends)[0]]
+    part, own = records.place(index, self._ends)
+    inner = getattr(self.parts[part], "preprocess", lambda index: None)
+    return inner(own) or self.ops[part]
 
   def after(self, index: int) -> int:
     """Returns the record that replaces a bad one: the next of its part."""
     part, own = records.place(index, self._ends)
-    return index - own + (own + 1) % len(self.parts[part])
+    inner = self.parts[part]
+    if hasattr(inner, "after"):
+      return index - own + inner.after(own)
+    return index - own + (own + 1) % len(inner)
 
   def name(self, index: int) -> str:
     """Returns what a person finds the record by."""

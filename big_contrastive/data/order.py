@@ -32,7 +32,7 @@ def stream(source: Source, seed: int) -> Order:
     return _single(source, seed)
   starts = np.cumsum([0, *map(len, parts)])
   # A part's order doesn't depend on the others.
-  streams = [_single(part, seed + k) for k, part in enumerate(parts)]
+  streams = [stream(part, seed + k) for k, part in enumerate(parts)]
   return Mixed(streams, starts[:-1].tolist(), source.weights)
 
 
@@ -151,7 +151,7 @@ class Blocks:
   """
 
   def __init__(self, sizes: np.ndarray, window: int, seed: int):
-    self.sizes, self.window, self.seed = sizes, window, seed
+    self.sizes, self.window, self.seed = sizes, window, seed % 2**64
     self.size = int(sizes.sum())
 
   def __call__(self, positions: np.ndarray) -> np.ndarray:

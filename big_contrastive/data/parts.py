@@ -1,5 +1,8 @@
 """The rows of a batch: which, with which random numbers, and where they lie."""
 
+import multiprocessing
+import os
+import signal
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -58,6 +61,10 @@ class Parts:
   def __len__(self) -> int:
     return (self.stop - self.start) * self.per_batch
 
+  def __setstate__(self, state: dict[str, Any]) -> None:
+    self.__dict__.update(state)
+    _obey_parent()
+
   def __getitem__(self, k: int) -> order.Batch:
     """Returns the examples of a part, stacked."""
     made = [example for _, example in self.made(k)]
@@ -82,6 +89,25 @@ class Parts:
       newer = {k: v for k, v in self._steps.items() if k > step - 3}
       self._steps = newer | {step: found}
     return found
+
+
+def _obey_parent() -> None:
+  """In a worker of Grain's: SIGTERM, sent to all, is for its parent to hear.
+
+  Which ends it in time. And what has lost its parent ends by itself.
+  """
+  parent = multiprocessing.parent_process()
+  own = multiprocessing.current_process().name
+  if parent is None or not own.startswith("grain-process-prefetch"):
+    return
+  if threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+  def follow() -> None:
+    parent.join()
+    os._exit(1)
+
+  threading.Thread(target=follow, daemon=True).start()
 
 
 class InPlace:

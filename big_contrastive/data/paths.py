@@ -131,6 +131,9 @@ def open_file(path: str, thing: str) -> Any:
   """Returns a file that is open for reading bytes, anywhere in it."""
   if remote(path):
     return system(path, thing).open(path, "rb")
+  if os.path.isdir(path):
+    remedy = "This is a folder: name files in it, as FOLDER/*.tar."
+    raise errors.UserError(thing, path, "a file", remedy)
   return open(path, "rb")
 
 

@@ -51,7 +51,9 @@ def caption(value: Any) -> list[str]:
       raise BadRecord("encoding", f"a caption is not UTF-8: {e}") from e
   if not isinstance(value, str):
     raise BadRecord("type", f"a caption of type {type(value).__name__}")
-  return [value.strip()] if value.strip() else []
+  # JSON can hold half a surrogate pair, which no file takes.
+  value = value.strip().encode("utf-8", "replace").decode("utf-8")
+  return [value] if value else []
 
 
 def one_or_several(texts: list[str]) -> str | list[str]:

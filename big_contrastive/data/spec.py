@@ -1,6 +1,7 @@
 """Sources in one string: "wds:shards/{000..123}.tar,caption=json:text"."""
 
 import ast
+import typing
 from typing import Any
 
 from big_contrastive import errors, resolve
@@ -35,7 +36,16 @@ def parse(spec: str, where: str) -> dict[str, Any]:
       texts[key] = piece
     else:
       texts[key] += "," + piece
-  return config | {k: literal(v) for k, v in texts.items()}
+  hints = typing.get_type_hints(
+    resolve.module("data.sources", name, where).source
+  )
+  # A folder may be called 2024.
+  text = {k for k in texts if hints.get(k) in (str, str | None)}
+  values = {k: literal(v) for k, v in texts.items()}
+  return config | {
+    k: texts[k] if k in text and not isinstance(v, str | None) else v
+    for k, v in values.items()
+  }
 
 
 def main(name: str) -> str:

@@ -41,6 +41,8 @@ def prepare(
     remedy = "Give a list, a file, table.tsv:column or file.json:key."
     raise errors.UserError("classes", classes, allowed, remedy)
   prompts = _listed(templates, "templates")
+  if not prompts:
+    raise errors.UserError("templates", prompts, "one or more", "Add one.")
   for template in prompts:
     if "{c}" not in template:
       remedy = 'Write it like "a photo of a {c}."'
@@ -93,6 +95,9 @@ def check_labels(label: np.ndarray, names: list[str]) -> None:
 def _listed(value: str | list | tuple, where: str) -> list[str]:
   """A list as it is; a file's lines, a table's column, or a JSON file's key."""
   if not isinstance(value, str):
+    if not all(isinstance(text, str) for text in value):
+      remedy = "Put quotation marks round them."
+      raise errors.UserError(where, value, "a list of texts", remedy)
     return list(value)
   path, _, key = value.partition(":")
   if not pathlib.Path(path).is_file():
@@ -104,7 +109,11 @@ def _listed(value: str | list | tuple, where: str) -> list[str]:
     rows = files.read_table(path)
     files.column(rows, key, where)
     return [row[key] for row in rows]
-  return pathlib.Path(path).read_text().splitlines()
+  try:
+    text = pathlib.Path(path).read_text(encoding="utf-8-sig")
+  except UnicodeDecodeError as e:
+    raise errors.UserError(where, path, "a file in UTF-8", f"{e}.") from e
+  return text.rstrip().splitlines()
 
 
 def _of_json(path: pathlib.Path, key: str, where: str) -> list[str]:

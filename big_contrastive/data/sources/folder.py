@@ -87,7 +87,16 @@ def _files(top: str) -> tuple[list[str], set[str]]:
   """Relative paths of the images, sorted, and of the .txt, without suffix."""
   images, texts = [], set()
   for folder, inner, names in os.walk(top, followlinks=True):
-    inner[:] = [name for name in inner if not name.startswith(".")]
+    # A link to a folder above would lead round and round.
+    own = os.path.realpath(folder) + os.sep
+    inner[:] = [
+      name
+      for name in inner
+      if not name.startswith(".")
+      and not own.startswith(
+        os.path.realpath(os.path.join(folder, name)) + os.sep
+      )
+    ]
     for name in names:
       path = os.path.join(folder, name)[len(top) :].lstrip(os.sep)
       stem, suffix = os.path.splitext(path)
