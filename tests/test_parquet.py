@@ -74,6 +74,12 @@ def test_rows_of_all_files_come_in_order(folder):
   assert source.blocks.tolist() == [3, 3, 1, 3, 1]
 
 
+@pytest.mark.parametrize("name", ["a[1]", "b,c", "d{2..3}"])
+def test_a_folder_that_exists_is_no_pattern(name, tmp_path):
+  write(f"{tmp_path}/{name}/x.parquet", table(0, 2))
+  assert len(parquet.source(files=f"{tmp_path}/{name}")) == 2
+
+
 def test_a_split_may_be_a_folder(tmp_path):
   write(f"{tmp_path}/set/train/0.parquet", table(0, 2))
   write(f"{tmp_path}/set/val/0.parquet", table(2, 5))

@@ -5,6 +5,7 @@ a string or a list of strings.
 """
 
 import collections
+import glob
 import os
 import posixpath
 import threading
@@ -255,7 +256,12 @@ def _find(files: str, split: str | None) -> list[str]:
   folder = os.path.expanduser(whole)
   if paths.remote(whole) or not os.path.isdir(folder):
     return paths.find(whole, MAIN)
-  every = paths.find(f"{folder}/**/*.parquet", MAIN)
+  # Its name may hold what a pattern means something by.
+  inside = f"{glob.escape(folder)}/**/*.parquet"
+  every = sorted(glob.glob(inside, recursive=True))
+  if not every:
+    remedy = "Check the path."
+    raise errors.UserError(MAIN, whole, "a folder with Parquet files", remedy)
   if split is None:
     return every
   splits: dict[str, list[str]] = collections.defaultdict(list)
