@@ -78,7 +78,10 @@ def convert(
   model = exchange.read(source, from_format)
   format = format or _default(path, from_format)
   if tokenizer is not None:
-    words = resolve.call(text.build, tokenizer, "--tokenizer")
+    given = resolve.section(tokenizer, "--tokenizer")
+    if "txt" in model.params:
+      given = {"length": exchange.Words(model).length} | given
+    words = resolve.call(text.build, given, "--tokenizer")
     fields = {"tokenizer": words.spec, "blob": words.blob}
     model = Portable(**(vars(model) | fields))
   with whole.appears(path) as new:

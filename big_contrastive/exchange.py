@@ -77,6 +77,10 @@ def write(model: Portable, path: str | pathlib.Path, format: str) -> None:
   if errors.choice("--format", format, FORMATS) == OURS:
     _write_ours(model, path)
     return
+  if format != "big_vision" and "txt" not in model.params:
+    remedy = "An .npz holds an image tower alone."
+    allowed = "a model with an image and a text tower"
+    raise errors.UserError("--format", format, allowed, remedy)
   if format != "big_vision":  # A file; the others are directories.
     path.mkdir()
   portable.module(format).write(model, path)

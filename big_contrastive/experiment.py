@@ -176,6 +176,7 @@ def _build(
     lambda k: split(make(k)), goal, tx, rate, trained, seed, skip_nonfinite
   )
   placed = step.place(recipe, devices, shard)
+  at_once = batch_size // max(parts)  # Of an evaluation, too.
   train_ops = _ops(train_image, "train_image", abstract)
   eval_ops = _ops(eval_image, "eval_image", abstract)
   for place, own in sourcing.operations(data, "config.source"):
@@ -198,7 +199,7 @@ def _build(
     load=pretrained.loader(init or {}, placed.abstract.params),
     training=training,
     embedder=embedding.Embedder(
-      graph, devices, words, eval_ops, batch_size, training.threads
+      graph, devices, words, eval_ops, at_once, training.threads
     ),
     evaluators=_evaluators(evals or {}),
     tokenizer=words,

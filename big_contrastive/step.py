@@ -92,7 +92,8 @@ class Step:
     }
     after = State(state.step + 1, params, opt, extra)
     if self.skip_nonfinite:
-      same = state._replace(step=after.step)
+      waited = optim.skipped(state.opt, opt)
+      same = state._replace(step=after.step, opt=waited)
       fine = finite.all()
       after = jax.tree.map(lambda a, b: jnp.where(fine, a, b), after, same)
     return after, metrics

@@ -34,6 +34,11 @@ from big_contrastive.models import two_tower
 Picture = str | pathlib.Path | bytes | np.ndarray | PIL.Image.Image
 
 
+# Modes of PIL that a PNG has, and what the others become, if not RGB.
+_PNG = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
+_NEAREST = {"La": "LA", "RGBa": "RGBA", "PA": "RGBA", "I": "I;16", "F": "L"}
+
+
 @dataclasses.dataclass(frozen=True)
 class Model:
   """Two towers with their tokenizer and preprocessing.
@@ -142,8 +147,10 @@ def _content(picture: Picture) -> bytes | np.ndarray:
     return pathlib.Path(picture).read_bytes()
   if isinstance(picture, PIL.Image.Image):
     # Through a file: modes and orientation are decoded as everywhere.
-    file = io.BytesIO()
-    picture.save(file, "PNG", exif=picture.getexif())
+    file, exif = io.BytesIO(), picture.getexif()
+    if picture.mode not in _PNG:
+      picture = picture.convert(_NEAREST.get(picture.mode, "RGB"))
+    picture.save(file, "PNG", exif=exif)
     return file.getvalue()
   array = np.asarray(picture)
   if array.dtype != np.uint8 or array.ndim != 3:

@@ -132,6 +132,20 @@ def test_missing_names_and_bad_templates_are_named(kwargs, said):
     zero_shot.prepare(Source(["x"], [0], [0]), **kwargs)
 
 
+def test_classes_of_one_name_are_taken_in_their_order():
+  """As numpy's or torch's topk takes them: ImageNet has two missiles."""
+  names = ["ant", "missile", "bee", "missile", "missile"]
+  scores = np.eye(5, dtype=np.float32)[[0, 1, 2, 1, 1]] * 0.5
+  scores[:, [1, 3, 4]] = scores[:, [1]]
+  label = np.arange(5)
+  order = np.argsort(-scores, axis=1, kind="stable")
+  want = [list(row).index(y) for row, y in zip(order, label, strict=True)]
+  assert want == [0, 0, 0, 1, 2]
+  assert zero_shot.ranks(scores, label, names).tolist() == want
+  # Without the names a tie counts against all of them.
+  assert zero_shot.ranks(scores, label).tolist() == [0, 2, 0, 2, 2]
+
+
 @pytest.mark.parametrize("content", ["a\nb\n", "\ufeffa\nb\n\n"])
 def test_a_file_has_as_many_names_however_it_is_written(content, tmp_path):
   (tmp_path / "names.txt").write_text(content, encoding="utf-8")

@@ -10,6 +10,7 @@ import pytest
 
 from big_contrastive import errors
 from big_contrastive.data import decode, image
+from big_contrastive.data.bad import BadRecord
 
 RNG = np.random.default_rng
 NOISE = RNG(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
@@ -649,3 +650,10 @@ def test_a_wrong_operation_is_named(name):
   if name != "no number":
     with pytest.raises(errors.UserError, match="ops"):
       image.parse(json.loads(json.dumps(ops)), "ops", train)
+
+
+def test_a_line_of_pixels_is_a_bad_record_not_gigabytes():
+  file = io.BytesIO()
+  PIL.Image.new("RGB", (60000, 1)).save(file, "PNG")
+  with pytest.raises(BadRecord, match="13440000 x 224 pixels"):
+    run(("resize_shortest", {"size": 224}), data=file.getvalue())

@@ -108,3 +108,18 @@ def test_schedules_are_their_closed_forms():
 def test_a_warmup_longer_than_the_run_is_an_error():
   with pytest.raises(errors.UserError, match="warmup"):
     optim.schedule(1.0, 10, decay="cosine", warmup=11)
+
+
+def test_the_schedule_goes_on_while_steps_are_skipped():
+  rate = optim.schedule(1.0, 10, decay="linear", warmup=0)
+  ones = {"w": 1.0}
+  tx = optim.build(
+    optim.adamw(), rate, weight_decay=0.0, decay=ones, lr_mult=ones, clip=1.0
+  )
+  params, grads = {"w": jnp.ones(())}, {"w": jnp.ones(())}
+  state = tx.init(params)
+  for _ in range(3):
+    state = optim.skipped(state, tx.update(grads, state, params)[1])
+  updates, _ = tx.update(grads, state, params)
+  # Adam's first step is 1: what is left is the rate of the fourth step.
+  np.testing.assert_allclose(updates["w"], -rate(3), rtol=1e-4)

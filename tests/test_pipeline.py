@@ -53,6 +53,22 @@ def same(a, b):
     np.testing.assert_array_equal(a[key], b[key])
 
 
+def test_padding_is_not_read_again_and_again():
+  class Counting(Source):
+    reads: list = []
+
+    def __getitem__(self, i):
+      self.reads.append(i)
+      return super().__getitem__(i)
+
+  batches = pipeline.evaluation(
+    Counting(size=5), image, 64, np.arange(64), threads=2
+  )
+  ((batch, real),) = batches
+  assert real == 5 and batch["id"].tolist() == [0, 1, 2, 3] + [4] * 60
+  assert len(Counting.reads) <= 4 + 2  # Two threads may both make the last.
+
+
 def test_every_epoch_has_every_record_once_in_another_order():
   order = ids(training(Source()).batches(0, 5))
   first, second = order[:20], order[20:40]

@@ -133,7 +133,8 @@ def test_a_template_of_an_empty_column_is_no_caption(make):
   source = make(TSV + "a\t\tfruit\t\n", caption="a drawing of {name}")
   assert len(source) == 3 and source.skipped == {"empty caption": 1}
   several = make(TSV + "a\t\tfruit\t\n", caption="the {name}|{kind}")
-  assert texts(several)[-1] == "fruit"
+  # The row is about the image of the first one.
+  assert texts(several)[0] == ['the "big" apple', "fruit", "fruit"]
 
 
 def test_equal_ids_are_rows_with_equal_values(make):
@@ -480,3 +481,27 @@ def test_members_of_a_tar_are_those_that_tarfile_reads():
     want = {m.name: packed.extractfile(m).read() for m in members}
   (own,) = files.roots(path)
   assert want == {name: own.read(name) for name in want}
+
+
+ROWS = (
+  "key\tname\tkind\tsplit\n"
+  "a\tone\tx\ttrain\n"
+  "b\ttwo\ty\ttrain\n"
+  "a\tthree\tx\ttrain\n"
+  "a\tfour\tz\ttrain\n"
+)
+
+
+def test_rows_of_one_image_are_its_captions(make):
+  """As in Flickr's tables: else an image would be its own negative."""
+  source = make(ROWS)
+  assert texts(source) == [["one", "three", "four"], "two"]
+  assert column(source, "id") == [0, 1]
+
+
+def test_rows_of_one_image_with_other_ids_or_labels_stay_apart(make):
+  source = make(ROWS, id="kind")
+  assert texts(source) == [["one", "three"], "two", "four"]
+  source = make(ROWS, label="kind")
+  assert texts(source) == [["one", "three"], "two", "four"]
+  assert column(source, "label") == [0, 1, 2]

@@ -49,6 +49,15 @@ def test_logits_are_scaled_cosines_and_a_bias(ours, pictures):
   np.testing.assert_allclose(logits, 4 * zimg @ ztxt.T - 3, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+  "mode", ["CMYK", "YCbCr", "LAB", "HSV", "I", "F", "RGBX", "La", "RGBa", "PA"]
+)
+def test_a_picture_may_be_of_any_mode(mode, ours):
+  picture = PIL.Image.new(mode, (20, 24))
+  assert picture.mode == mode
+  assert ours.encode_image(picture).shape == (1, 24)
+
+
 def test_a_picture_is_the_same_in_every_form(ours, pictures, tmp_path):
   whole = ours.encode_image(pictures)
   image = PIL.Image.fromarray(pictures[0])

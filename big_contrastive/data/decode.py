@@ -128,14 +128,20 @@ def _load(image: Image, spare: Spare | None) -> Image:
   if spare:
     times = max(1.0, spare(_upright(image)))
     image.draft("RGB", tuple(math.ceil(side / times) for side in image.size))
-  if image.width * image.height > MAX_PIXELS:
-    said = f"no image: {image.width} x {image.height} pixels"
-    raise BadRecord("bomb", f"{said}, at most {MAX_PIXELS:,}")
+  limited(*image.size)
   image.load()
   if _noted(image):
     with contextlib.suppress(Exception):  # Garbage in EXIF: a good image.
       PIL.ImageOps.exif_transpose(image, in_place=True)
   return image
+
+
+def limited(width: int, height: int) -> tuple[int, int]:
+  """Returns a size that is small enough; else raises BadRecord."""
+  if width * height > MAX_PIXELS:
+    said = f"no image: {width} x {height} pixels"
+    raise BadRecord("bomb", f"{said}, at most {MAX_PIXELS:,}")
+  return width, height
 
 
 def _noted(image: Image) -> bool:

@@ -22,7 +22,7 @@ import PIL.ImageOps
 from big_contrastive import errors, resolve
 from big_contrastive.data import crops, patches
 from big_contrastive.data.decode import decode as decode
-from big_contrastive.data.decode import pixels
+from big_contrastive.data.decode import limited, pixels
 
 Image = PIL.Image.Image
 Rng = Any  # np.random.Generator; None in evaluation.
@@ -61,7 +61,7 @@ def resize_shortest(
   """
   least, integer = min(image.size), _ROUNDING[rounding]
   w, h = (max(size, integer(size * side / least)) for side in image.size)
-  return image.resize((w, h), _resampling(method))
+  return image.resize(limited(w, h), _resampling(method))
 
 
 def center_crop(

@@ -1,8 +1,9 @@
 """Zero-shot classification: the class whose prompts are nearest."""
 
+import collections
 import json
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -56,7 +57,7 @@ def prepare(
     ztxt /= np.linalg.norm(ztxt, axis=-1, keepdims=True)
     data = embed_images(source)
     check_labels(data.label, names)
-    ahead = ranks(data.zimg @ ztxt.T, data.label)
+    ahead = ranks(data.zimg @ ztxt.T, data.label, names)
     yield "top1", float(np.mean(ahead < 1))
     yield "top5", float(np.mean(ahead < 5))
     yield "mean_per_class_recall", per_class(ahead < 1, data.label)
@@ -65,14 +66,24 @@ def prepare(
   return run
 
 
-def ranks(scores: np.ndarray, label: np.ndarray) -> np.ndarray:
+def ranks(
+  scores: np.ndarray, label: np.ndarray, names: Sequence[str] = ()
+) -> np.ndarray:
   """Returns for each row how many other columns score as high as its label.
 
   A tie counts against the model: one that embeds everything alike is right
-  about nothing.
+  about nothing. But of columns with one name, which no model can tell apart
+  (ImageNet has two), the first is taken, as by CLIP_benchmark.
   """
   right = np.take_along_axis(scores, label[:, None], axis=1)
-  return (scores >= right).sum(axis=1) - 1
+  ahead = scores >= right
+  twins = collections.defaultdict(list)
+  for column, name in enumerate(names):
+    twins[name].append(column)
+  for columns in twins.values():
+    for i, column in enumerate(columns[:-1]):
+      ahead[np.ix_(label == column, columns[i + 1 :])] = False
+  return ahead.sum(axis=1) - 1
 
 
 def per_class(right: np.ndarray, label: np.ndarray) -> float:

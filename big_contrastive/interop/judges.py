@@ -42,6 +42,10 @@ def embed(
   try:
     torch = importlib.import_module("torch")
     module = importlib.import_module(library)
+  except Exception as e:  # One that is broken says so in ways of its own.
+    logging.warning("not compared with %s: %s", library, _first(e))
+    return None
+  try:
     with torch.no_grad():
       zimg, ztxt, scale, bias = load(
         module,

@@ -62,6 +62,9 @@ def source(
 ) -> Table:
   """Returns the pairs of a table, one for each image that is found.
 
+  Several rows of one image are one pair with several captions, unless their
+  ids or labels differ.
+
   Ids and labels are numbered over the whole table, so that they are the same
   whatever `split` and `where` take of it.
 
@@ -113,7 +116,19 @@ def source(
       records += [(k, name, texts, idents[i], labels[i]) for k in found]
   if not records:
     _raise_empty(images, places, missing, skipped)
-  return Table(records, places, classes, dict(skipped))
+  return Table(_merged(records, bool(id)), places, classes, dict(skipped))
+
+
+def _merged(records: list[tuple], numbered: bool) -> list[tuple]:
+  """One record for all rows of an image, but for those that another id has."""
+  found: dict[tuple, tuple] = {}
+  for root, name, texts, ident, label in records:
+    key = root, name, ident if numbered else None, label
+    if key in found:
+      found[key][2].extend(texts)
+    else:
+      found[key] = (root, name, list(texts), ident, label)
+  return list(found.values())
 
 
 def _columns(text: str) -> list[str]:
