@@ -656,4 +656,7 @@ def test_a_line_of_pixels_is_a_bad_record_not_gigabytes():
   file = io.BytesIO()
   PIL.Image.new("RGB", (60000, 1)).save(file, "PNG")
   with pytest.raises(BadRecord, match="13440000 x 224 pixels"):
-    run(("resize_shortest", {"size": 224}), data=file.getvalue())
+    run(
+      ("resize_shortest", {"size": 224}), ("random_crop", {"size": 224}),
+      data=file.getvalue(),
+    )  # fmt: skip
