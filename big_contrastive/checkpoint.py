@@ -191,7 +191,8 @@ class Checkpoints:
         "config.optimizer and config.freeze",
         "another state than the checkpoint's",
         f"those that {directory} was trained with",
-        "Change them back, or begin in another workdir with config.init.",
+        "Change them back, or begin in another workdir with config.init; "
+        f"Orbax says {type(e).__name__}.",
       ) from e
     training = {"extra": {}} | loaded["training"]
     state = State(params=loaded["params"], **training)

@@ -196,7 +196,7 @@ def _build(
   return Experiment(
     config={},
     placed=placed,
-    load=pretrained.loader(init or {}, placed.abstract.params),
+    load=pretrained.loader(init or {}, placed.abstract.params, model),
     training=training,
     embedder=embedding.Embedder(
       graph, devices, words, eval_ops, at_once, training.threads

@@ -7,11 +7,17 @@ from typing import Any, NamedTuple
 
 import jax
 
-from big_contrastive import catalog, checkpoint, errors, step
+from big_contrastive import catalog, checkpoint, errors, resolve, step
 from big_contrastive.interop import big_vision, portable, resample
 
 Load = Callable[[step.State], step.State]
 _SIZE = ("width", "depth", "mlp", "heads")
+
+
+# Fields of a tower that change what it computes, and no shape.
+_COMPUTES = {
+  "activation", "eps", "causal", "norm", "pool", "pad_id", "mean", "std",
+}  # fmt: skip
 
 
 class Whole(NamedTuple):
@@ -80,7 +86,9 @@ def _check_there(path: str, where: str) -> None:
     raise errors.UserError(where, path, allowed, "No such file or directory.")
 
 
-def loader(init: Whole | dict[str, str], abstract: dict[str, Any]) -> Load:
+def loader(
+  init: Whole | dict[str, str], abstract: dict[str, Any], model: dict[str, Any]
+) -> Load:
   """Returns state -> state with the weights that config.init names.
 
   What is named is found, and its shapes are checked, before this returns.
@@ -89,6 +97,8 @@ def loader(init: Whole | dict[str, str], abstract: dict[str, Any]) -> Load:
     init: a whole model; or path by "img" or "txt", one tower, from whatever
       `whole` takes; or by "all", every parameter of a checkpoint of ours.
     abstract: the model's parameters: shapes, dtypes, shardings.
+    model: config.model. One tower brings no section of its own: where it was
+      made to compute something else of the same shapes, a warning says so.
   """
   if isinstance(init, Whole):
     return _load_whole(init, abstract)
@@ -99,7 +109,7 @@ def loader(init: Whole | dict[str, str], abstract: dict[str, Any]) -> Load:
   readers = {}
   for name, path in init.items():
     errors.choice("config.init", name, ("img", "txt", "all"))
-    readers[name] = _reader(name, path, abstract)
+    readers[name] = _reader(name, path, abstract, model)
 
   def load(state: step.State) -> step.State:
     params = state.params
@@ -124,23 +134,42 @@ def _load_whole(source: Whole, abstract: dict[str, Any]) -> Load:
   )
 
 
-def _reader(name: str, path: str, abstract: dict[str, Any]) -> Callable:
+def _reader(
+  name: str, path: str, abstract: dict[str, Any], model: dict[str, Any]
+) -> Callable:
   wanted = {name: abstract[name]} if name in abstract else abstract
   _check_there(path, f"config.init.{name}")
   if name == "img" and path.endswith(".npz"):
-    stored = big_vision.read_image_tower(pathlib.Path(path)).params
+    found = big_vision.read_image_tower(pathlib.Path(path))
   elif name == "all":
     directory = catalog.find(path, f"config.init.{name}")
     checkpoint.check_shapes(directory, abstract)
     return lambda: checkpoint.read_params(directory, abstract)
   else:
-    stored = {name: whole(path, f"config.init.{name}").params[name]}
-  stored = {name: dict(stored[name])}
+    found = whole(path, f"config.init.{name}")
+    errors.choice(f"config.init.{name}", name, found.params)
+  _warn(name, path, found.model, model)
+  stored = {name: dict(found.params[name])}
   if "project" in stored[name] and "project" not in wanted[name]:
     logging.warning("%s: its last linear layer is left out", path)
     del stored[name]["project"]
   read = resample.fit(stored, wanted, path)
   return lambda: _put(read(), wanted)[name]
+
+
+def _warn(
+  name: str, path: str, theirs: dict[str, Any], ours: dict[str, Any]
+) -> None:
+  """Tells what a tower computes with that config.model has otherwise."""
+  section = {"img": "image", "txt": "text"}[name]
+  usual = portable.defaults(section)
+  for field in sorted(_COMPUTES & usual.keys()):
+    given, own = (
+      m.get(section, {}).get(field, usual[field]) for m in (theirs, ours)
+    )
+    if resolve.plain(given) != resolve.plain(own):
+      said = "config.model.%s.%s is %r; %s was trained with %r"
+      logging.warning(said, section, field, own, path, given)
 
 
 def _put(tower: dict[str, Any], abstract: dict[str, Any]) -> dict[str, Any]:

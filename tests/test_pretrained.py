@@ -131,6 +131,18 @@ def test_one_tower_of_another_resolution(siglip):
   np.testing.assert_array_equal(params[probe], flat[probe])
 
 
+def test_a_tower_that_was_made_to_compute_otherwise_is_told(siglip, caplog):
+  config = tiny.load("siglip", "smoke") | {"init": {"img": str(siglip[0])}}
+  begin(config)
+  told = [r.getMessage() for r in caplog.records if "trained" in r.getMessage()]
+  assert len(told) == 1 and "'gelu'" in told[0]
+  assert "config.model.image.activation is 'gelu_tanh'" in told[0]
+  caplog.clear()
+  config["model"]["image"]["activation"] = "gelu"
+  begin(config)
+  assert "trained" not in caplog.text
+
+
 def test_finetune_trains_and_its_checkpoint_says_with_what(siglip, tmp_path):
   config = tiny.load("finetune", f"smoke,init={siglip[0]},res=32")
   config["total"] = "2 steps"
