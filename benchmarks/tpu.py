@@ -26,7 +26,7 @@ from jax.sharding import AxisType
 
 from benchmarks import loss as losses
 from benchmarks import step as whole_step
-from big_contrastive import resolve, ring, sharding, step
+from big_contrastive import sharding, step
 
 MIB = 2**20
 
@@ -42,16 +42,9 @@ def mesh_of(topology, fsdp=1):
   return jax.sharding.Mesh(devices, names, axis_types=(AxisType.Auto,) * 3)
 
 
-def tile_of(kind, mesh, size, d):
-  """Returns the default tile on TPUs; ring.side would ask this machine's."""
-  live = resolve.module("losses", kind, "").SWEEP.live
-  return ring.side(size // mesh.size, d, live, "tpu")
-
-
 def compile_loss(kind, mesh, size, d, dtype, name):
   """Returns value and all gradients of a loss, compiled."""
-  tile = tile_of(kind, mesh, size, d)
-  f = losses.value_and_grad(kind, name, mesh, tile)
+  f = losses.value_and_grad(kind, name, mesh)
   z = jax.ShapeDtypeStruct((size, d), dtype, sharding=sharding.batch(mesh))
   one = jax.ShapeDtypeStruct(
     (), jnp.float32, sharding=sharding.replicated(mesh)
@@ -129,7 +122,7 @@ def compile_step(mesh, size, micro, remat, loss="sigmoid"):
   parts = size // micro
   made, _ = whole_step.recipe(
     mesh, "B/16", size, dtype="bfloat16", remat=remat, parts=(parts, parts),
-    tile=tile_of(loss, mesh, size, 768), loss=loss,
+    loss=loss,
   )  # fmt: skip
   placed = step.place(made, mesh, sharding.EVERYTHING)
   batch = whole_step.shapes(size, mesh)
