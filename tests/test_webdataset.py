@@ -1,10 +1,13 @@
 """WebDataset tars: which samples they give, and what damage costs."""
 
+import gc
 import io
 import json
 import os
 import pickle
+import sys
 import tarfile
+from concurrent import futures
 
 import fsspec
 import numpy as np
@@ -220,6 +223,26 @@ def test_an_index_goes_where_it_is_told_and_else_to_the_cache(
   assert len(webdataset.source(urls=path)) == 3
   assert os.listdir(tmp_path / "data") == ["a.tar"]
   assert os.listdir(tmp_path / "home/.cache/big_contrastive/tars")
+
+
+def test_indices_are_read_by_threads_while_garbage_is_collected(
+  shards, monkeypatch
+):
+  """As JAX does, by Python, in which another thread may get its turn."""
+  urls = [f"{shards}/s-{k:03}.tar" for k in range(3)]
+  for path in urls:
+    tars.load(path, "x")
+  monkeypatch.setattr(gc, "callbacks", [lambda *_: sum(range(50))])
+  often, interval = gc.get_threshold(), sys.getswitchinterval()
+  gc.set_threshold(20)
+  sys.setswitchinterval(1e-6)
+  try:
+    with futures.ThreadPoolExecutor(8) as pool:
+      found = list(pool.map(lambda path: tars.load(path, "x"), urls * 60))
+  finally:
+    gc.set_threshold(*often)
+    sys.setswitchinterval(interval)
+  assert [len(index.keys) for index in found] == [4, 3, 5] * 60
 
 
 def test_an_index_that_points_elsewhere_is_not_believed(tmp_path):

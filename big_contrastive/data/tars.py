@@ -3,11 +3,13 @@
 import contextlib
 import dataclasses
 import hashlib
+import io
 import logging
 import os
 import pathlib
 import tarfile
 import tempfile
+import threading
 import zipfile
 from typing import Any
 
@@ -20,6 +22,9 @@ _VERSION = 1
 _CACHE = "~/.cache/big_contrastive/tars"
 # Bytes that a gzip, bzip2, xz or zstd file begins with.
 _PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
+# NumPy reads a header by `ast`, which Python 3.11 can't do in two threads at
+# once: where garbage is collected meanwhile, it is a SystemError.
+_PARSING = threading.Lock()
 
 
 @dataclasses.dataclass
@@ -90,8 +95,9 @@ def _read(place: pathlib.Path, version: list[Any]) -> Index | None:
   """The index in a file; None if it is of another tar, or damaged."""
   if not place.exists():
     return None
+  raw = io.BytesIO(place.read_bytes())
   try:
-    with open(place, "rb") as raw, np.load(raw, allow_pickle=False) as file:
+    with _PARSING, np.load(raw, allow_pickle=False) as file:
       if file["version"].tolist() != list(map(str, version)):
         return None
       texts = {k: file[k].tobytes().decode() for k in ("keys", "kinds")}
