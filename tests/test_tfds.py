@@ -11,6 +11,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from big_contrastive import errors, resolve
+from big_contrastive.data import bad
 from big_contrastive.data.sources import tfds as tfds_source
 
 COUNT = 10
@@ -103,6 +104,34 @@ def test_records_are_what_was_stored_and_images_stay_encoded(data_dir):
     "image": png(3), "text": "naïve 3", "label": 1, "id": 3,
   }  # fmt: skip
   assert records.classes == CLASSES
+
+
+@pytest.mark.parametrize(
+  "kwargs",
+  [
+    {},
+    {"image": "views/side", "text": "key", "id": "number", "label": "coarse"},
+    {"text": "label", "id": "key"},
+  ],
+)
+def test_single_values_are_what_the_parser_of_tfds_finds(
+  data_dir, kwargs, monkeypatch
+):
+  records = read(data_dir, **kwargs)
+  quick = [records[i] for i in range(9)]
+  assert records._opened[1].func is tfds_source._values
+  monkeypatch.setattr(tfds_source, "_single", lambda *_: False)
+  assert quick == [read(data_dir, **kwargs)[i] for i in range(9)]
+
+
+@pytest.mark.parametrize("image", ["views/pixels", "image"])
+def test_a_broken_record_is_bad_whoever_parses_it(data_dir, image):
+  records = read(data_dir, image=image)
+  data, parse = records._opened
+  for broken in (data[3][:-7], b"", b"\xff" * 50):
+    records.__dict__["_opened"] = [broken] * COUNT, parse
+    with pytest.raises(bad.BadRecord):
+      records[3]
 
 
 def test_slices_of_splits_are_splits(data_dir):

@@ -51,15 +51,12 @@ def cut(
   pixels: np.ndarray, rng: Rng, size: tuple[int, int], padding: int
 ) -> np.ndarray:
   """Returns image.random_crop of uint8 [h, w, 3]: a view if it pads nothing."""
-  h, w = size
-  y, x = (
-    max(padding, -((old - new) // 2))
-    for old, new in zip(pixels.shape[:2], size, strict=True)
-  )
+  (h, w), (height, width, _) = size, pixels.shape
+  y, x = max(padding, (h - height + 1) // 2), max(padding, (w - width + 1) // 2)
   if x or y:
     pixels = np.pad(pixels, ((y, y), (x, x), (0, 0)), "edge")
-  whole = pixels.shape[1], pixels.shape[0]
-  left, top, right, bottom = anywhere(whole, rng, w, h)
+    height, width, _ = pixels.shape
+  left, top, right, bottom = anywhere((width, height), rng, w, h)
   return pixels[top:bottom, left:right]
 
 

@@ -12,6 +12,8 @@ from big_contrastive.data import bad, order, text
 # A record that can't be read is replaced by the one behind it; so many in a
 # row mean that the data are not what they were said to be.
 _TRIES = 20
+_GOOD = np.zeros(_TRIES, np.int8)
+_GOOD.flags.writeable = False
 
 
 @dataclasses.dataclass
@@ -29,21 +31,26 @@ class Examples:
   image: Callable[[Any, np.random.Generator | None], np.ndarray]
   tokenizer: text.Tokenizer
 
+  def __post_init__(self):
+    self._own = getattr(self.source, "preprocess", None)
+
   def __call__(self, index: int, rng: np.random.Generator) -> order.Batch:
     """Returns "image", "text", "id", and what was wrong.
 
     "bad" int8 [_TRIES] are the kinds, plus 1, of the records from number
     "index" on that were replaced. Of several captions one is drawn.
     """
-    kinds, at = np.zeros(_TRIES, np.int8), int(index)
+    kinds, at = _GOOD, int(index)
     for tries in range(_TRIES):
       try:
         made = self._example(at, rng)
       except (OSError, ValueError, SyntaxError) as e:
+        kinds = kinds.copy()
         kinds[tries] = 1 + bad.KINDS.index(bad.kind(e))
         at = self.after(at)
         continue
-      return made | {"bad": kinds, "index": np.int64(index)}
+      made["bad"], made["index"] = kinds, np.int64(index)
+      return made
     raise errors.UserError(
       f"{_TRIES} records of the training data from {self.name(index)} on",
       "unreadable",
@@ -52,18 +59,16 @@ class Examples:
     )
 
   def _example(self, index: int, rng: np.random.Generator) -> order.Batch:
-    record = self.source[index]
-    image = self._preprocess(index)(record["image"], rng)
+    record, preprocess = self.source[index], self.image
+    if self._own is not None:
+      preprocess = self._own(index) or preprocess
+    image = preprocess(record["image"], rng)
     caption = _caption(record["text"], rng)
     return {
       "image": image,
       "text": self.tokenizer(caption),
       "id": np.int32(record["id"]),
     }
-
-  def _preprocess(self, index: int) -> Callable[[Any, Any], np.ndarray]:
-    own = getattr(self.source, "preprocess", lambda index: None)(index)
-    return own or self.image
 
   def after(self, index: int) -> int:
     """Returns the record that replaces a bad one: of the same part."""
@@ -92,6 +97,8 @@ def name(source: order.Source, index: int) -> str:
 
 
 def _caption(texts: Any, rng: np.random.Generator) -> str:
+  if isinstance(texts, str) and texts and not texts.isspace():
+    return texts  # As nearly all are.
   several = [texts] if isinstance(texts, str) else texts
   if not isinstance(several, list | tuple | np.ndarray):
     raise bad.BadRecord("type", f"a caption of type {type(texts).__name__}")
@@ -102,6 +109,4 @@ def _caption(texts: Any, rng: np.random.Generator) -> str:
   several = [caption for caption in several if caption.strip()]
   if not several:
     raise bad.BadRecord("caption", "no caption, or an empty one")
-  if isinstance(texts, str):
-    return texts
   return several[rng.integers(len(several))]

