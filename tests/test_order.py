@@ -126,6 +126,32 @@ def test_any_number_of_worker_processes_makes_the_same_batches(rows):
       same(a, b)
 
 
+def test_a_block_is_read_by_few_of_the_workers(made):
+  """Not by all: each would read the whole source, of any size."""
+  source = sourcing.source(made["parquet"], "x")
+  data = stream(source, batch=64, workers=4)
+  written = data._written(0, 40)
+  per_batch = written.parts.per_batch
+  assert per_batch == 4  # Grain deals parts out in turn: a worker's is one.
+  readers = collections.defaultdict(set)
+  found = []
+  for step in range(40):
+    for part in range(per_batch):
+      first, last = part * 16, part * 16 + 16
+      for number, row, position in written.parts._taken(step)[first:last]:
+        block = int(np.searchsorted(np.cumsum(source.blocks), number, "right"))
+        readers[block].add(part)
+        found.append((position, row, number))
+  written.memory.close()
+  assert len(readers) == len(source.blocks)
+  assert np.mean([len(r) for r in readers.values()]) < 2.6
+  positions, rows, numbers = zip(*sorted(found), strict=True)
+  assert positions == tuple(range(64 * 40))
+  assert rows == tuple(range(64)) * 40
+  plain = order.stream(source, 3)(np.arange(64 * 40))
+  assert numbers == tuple(plain.tolist())
+
+
 def test_workers_leave_sigterm_to_their_parent():
   plain = list(stream(Source(), ops=image).batches(0, 9))
   again = stream(Source(), ops=image, workers=2).batches(0, 9)

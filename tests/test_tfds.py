@@ -140,6 +140,18 @@ def test_slices_of_splits_are_splits(data_dir):
   assert len(read(data_dir, "train+test")) == 2 * COUNT
 
 
+@pytest.mark.parametrize(
+  "split", ["train", "train[3:7]", "train[80%:]+test[:1]", "test[:50%]+train"]
+)
+def test_records_are_those_of_array_records_own_data_source(data_dir, split):
+  own, _ = read(data_dir, split)._opened
+  builder = tfds.builder("tiny/one", data_dir=data_dir)
+  raw = tfds.decode.DeserializeMethod.RAW_BYTES
+  theirs = builder.as_data_source(split, deserialize_method=raw)
+  assert len(own) == len(theirs) > 0
+  assert [own[i] for i in range(len(own))] == list(theirs)
+
+
 def test_nested_captions_are_several_texts(data_dir):
   records = read(data_dir, text="captions/text")
   assert records[2]["text"] == ["2 0", "2 1"]

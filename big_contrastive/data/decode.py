@@ -79,24 +79,29 @@ def pixels(data: bytes | np.ndarray) -> np.ndarray:
     # What may be turned, and all that the fast decoder doubts, is for PIL: it
     # alone says what is bad, and why.
     with contextlib.suppress(ValueError):
-      if _plain(data):
-        h, w, colours, _ = simplejpeg.decode_jpeg_header(data)
-        if h * w <= MAX_PIXELS and colours in ("YCbCr", "Gray", "RGB"):
-          return simplejpeg.decode_jpeg(data)
+      if 0 < _plain(data) <= MAX_PIXELS:
+        return simplejpeg.decode_jpeg(data)
   return np.asarray(decode(data))
 
 
-def _plain(jpeg: bytes) -> bool:
-  """Whether there is nothing in the head that could note an orientation."""
-  at = 2
-  while at + 4 <= len(jpeg) and jpeg[at] == 0xFF:
+def _plain(jpeg: bytes) -> int:
+  """Pixels of a JPEG in grey or in three colours, whose head notes no more.
+
+  0 for what may be turned, or has other colours.
+  """
+  pixels, at = 0, 2
+  while at + 9 < len(jpeg) and jpeg[at] == 0xFF:
     kind, length = jpeg[at + 1], (jpeg[at + 2] << 8) + jpeg[at + 3]
-    if kind == 0xDA:  # The scan, behind which nobody looks for one.
-      return True
+    if kind == 0xDA:  # The scan, behind which nobody looks for notes.
+      return pixels
     if kind == 0xE1 or not 0xC0 <= kind <= 0xFE or 0xD0 <= kind <= 0xD9:
-      return False
+      return 0
+    if kind < 0xD0 and kind not in (0xC4, 0xC8, 0xCC):  # The frame.
+      high, low, wide, side, colours = jpeg[at + 5 : at + 10]
+      simple = colours in (1, 3)
+      pixels = ((high << 8) + low) * ((wide << 8) + side) if simple else 0
     at += 2 + length
-  return False
+  return 0
 
 
 def size(data: bytes | np.ndarray) -> tuple[int, int]:

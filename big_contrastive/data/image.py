@@ -16,11 +16,11 @@ from typing import Any, Literal
 
 import numpy as np
 import PIL.Image
-import PIL.ImageEnhance
 import PIL.ImageOps
 
 from big_contrastive import errors, resolve
 from big_contrastive.data import crops, patches
+from big_contrastive.data.colours import color_jitter, grayscale
 from big_contrastive.data.decode import decode as decode
 from big_contrastive.data.decode import limited, pixels
 
@@ -29,6 +29,7 @@ Rng = Any  # np.random.Generator; None in evaluation.
 Method = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 Rounding = Literal["nearest", "down"]
 Size = int | tuple | list
+Ops = Sequence[functools.partial]
 
 
 def resize(
@@ -108,33 +109,6 @@ def flip_lr(image: Image, rng: Rng, *, p: float = 0.5) -> Image:
   return PIL.ImageOps.mirror(image) if rng.random() < p else image
 
 
-def color_jitter(
-  image: Image,
-  rng: Rng,
-  *,
-  brightness: float = 0.0,
-  contrast: float = 0.0,
-  saturation: float = 0.0,
-  hue: float = 0.0,
-  p: float = 1.0,
-) -> Image:
-  """Scales each by a factor in [1 - x, 1 + x]; turns the hue by [-x, x] turns.
-
-  In random order, and all of it with probability p.
-  """
-  if rng.random() >= p:
-    return image
-  strengths = (brightness, contrast, saturation, hue)
-  names = ("Brightness", "Contrast", "Color")
-  for i in rng.permutation(4):
-    change = rng.uniform(-strengths[i], strengths[i])
-    if change and i == 3:
-      image = _turn_hue(image, round(256 * change))
-    elif change:
-      image = getattr(PIL.ImageEnhance, names[i])(image).enhance(1 + change)
-  return image
-
-
 def naflex(
   image: Image,
   rng: Rng,
@@ -153,11 +127,6 @@ def naflex(
   return patches.pack(np.asarray(resized), patch, most)
 
 
-def grayscale(image: Image, rng: Rng, *, p: float = 0.2) -> Image:
-  """Takes the colour away with probability p."""
-  return image.convert("L").convert("RGB") if rng.random() < p else image
-
-
 _ROUNDING: dict[str, Callable[[float], int]] = {
   "nearest": round,
   "down": math.floor,
@@ -171,12 +140,6 @@ _BOUNDS = {
   "brightness": (0, 1), "contrast": (0, 1), "saturation": (0, 1),
   "patch": (2, 2**8), "most": (1, 2**14),
 }  # fmt: skip
-
-
-def _turn_hue(image: Image, turn: int) -> Image:
-  h, s, v = image.convert("HSV").split()
-  h = h.point([(i + turn) % 256 for i in range(256)])
-  return PIL.Image.merge("HSV", (h, s, v)).convert("RGB")
 
 
 def _pair(size: Size) -> tuple[int, int]:
@@ -197,31 +160,32 @@ class Pipeline:
   scaled: bool = False
 
   def __call__(self, data: bytes | np.ndarray, rng: Rng = None) -> np.ndarray:
-    image, ops = self._decoded(data, rng) if self.scaled else (
-      decode(data), self.ops
-    )  # fmt: skip
+    image, ops = self._decoded(data, rng)
     for op in ops:
       if isinstance(image, np.ndarray):
         image = PIL.Image.fromarray(image)
       image = op(image, rng)
     return np.asarray(image)
 
-  def _decoded(
-    self, data: bytes | np.ndarray, rng: Rng
-  ) -> tuple[Image | np.ndarray, Sequence[functools.partial]]:
-    """The image, as small as the first operation allows, and what is left."""
+  @functools.cached_property
+  def _first(self) -> tuple[Callable, Ops, dict[str, Any]]:
+    """The first operation, the others, and all that the first is given."""
     first, *rest = self.ops
     kwargs = (first.func.__kwdefaults__ or {}) | first.keywords
-    if first.func is random_crop:
-      size, padding = _pair(kwargs["size"]), kwargs["padding"]
-      return crops.cut(pixels(data), rng, size, padding), rest
-    if first.func is random_resized_crop:
-      method = _resampling(kwargs.pop("method"))
-      return crops.while_decoding(
-        data, rng, _pair(kwargs.pop("size")), method, **kwargs
-      ), rest
-    if first.func in (resize, resize_shortest):
-      side = crops.SPARE * max(_pair(kwargs["size"]))
+    for name, read in (("size", _pair), ("method", _resampling)):
+      if name in kwargs:
+        kwargs[name] = read(kwargs[name])
+    return first.func, rest, kwargs
+
+  def _decoded(self, data: Any, rng: Rng) -> tuple[Image | np.ndarray, Ops]:
+    """The image, as small as the first operation allows, and what is left."""
+    first, rest, kwargs = self._first
+    if self.scaled and first is random_crop:
+      return crops.cut(pixels(data), rng, **kwargs), rest
+    if self.scaled and first is random_resized_crop:
+      return crops.while_decoding(data, rng, **kwargs), rest
+    if self.scaled and first in (resize, resize_shortest):
+      side = crops.SPARE * max(kwargs["size"])
       return decode(data, lambda whole: min(whole) / side), self.ops
     return decode(data), self.ops
 

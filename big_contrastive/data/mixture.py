@@ -1,6 +1,7 @@
 """Several sources as one, each with its weight and its own preprocessing."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,13 +32,13 @@ class Mixture:
   shared: bool = False
 
   def __post_init__(self):
-    self._ends = np.cumsum(list(map(len, self.parts)))
+    self._ends = list(itertools.accumulate(map(len, self.parts)))
     classes = [getattr(part, "classes", None) for part in self.parts]
     same = all(names == classes[0] for names in classes)
     self.classes = classes[0] if same else None
 
   def __len__(self) -> int:
-    return int(self._ends[-1])
+    return self._ends[-1]
 
   def __getitem__(self, index: int) -> dict[str, Any]:
     part, own = records.place(index, self._ends)

@@ -43,6 +43,14 @@ def _single(source: Source, seed: int) -> Order:
   return Shuffled(len(source), seed)
 
 
+def in_blocks(source: Source) -> bool:
+  """Returns whether a source, or a part of a mixture, is read in blocks."""
+  parts = getattr(source, "parts", None)
+  if parts is None:
+    return getattr(source, "blocks", None) is not None
+  return any(map(in_blocks, parts))
+
+
 class Shuffled:
   """Every record once in each epoch, in an order of its own; stores none.
 

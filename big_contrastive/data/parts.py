@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from big_contrastive.data import order
+from big_contrastive.data import memory, order
 from big_contrastive.data.examples import Examples
 
 
@@ -23,8 +23,7 @@ class _Draws(threading.local):
   def at(self, seed: int, position: int) -> np.random.Generator:
     """Returns the generator of a position, valid until the next call."""
     # A new generator takes six times as long.
-    key = np.array([seed % 2**64, position], np.uint64)
-    self._state["state"]["key"] = key
+    self._state["state"]["key"][:] = seed, position
     self._rng.bit_generator.state = self._state
     return self._rng
 
@@ -38,7 +37,7 @@ class Parts:
   Args:
     examples, batch_size, rows, seed: see pipeline.Training.
     start, stop: steps.
-    most: rows in a part.
+    per_batch: parts of a batch.
   """
 
   def __init__(
@@ -49,14 +48,14 @@ class Parts:
     seed: int,
     start: int,
     stop: int,
-    most: int = 8,
+    per_batch: int,
   ):
     self.examples, self.rows = examples, np.asarray(rows)
     self.batch_size, self.seed = batch_size, seed
     self.order = order.stream(examples.source, seed)
     self.start, self.stop = start, stop
-    self.per_batch = -(-len(self.rows) // most)
-    self._steps: dict[int, tuple[list[int], list[int]]] = {}
+    self.per_batch = per_batch
+    self._steps: dict[int, list[tuple[int, int, int]]] = {}
 
   def __len__(self) -> int:
     return (self.stop - self.start) * self.per_batch
@@ -65,26 +64,24 @@ class Parts:
     self.__dict__.update(state)
     _obey_parent()
 
-  def __getitem__(self, k: int) -> order.Batch:
-    """Returns the examples of a part, stacked."""
-    made = [example for _, example in self.made(k)]
-    return {field: np.stack([m[field] for m in made]) for field in made[0]}
-
   def made(self, k: int) -> Iterator[tuple[int, order.Batch]]:
-    """Yields the examples of a part and their rows in this process's batch."""
-    step, part = divmod(k, self.per_batch)
-    positions, numbers = self._ordered(step)
-    size = len(self.rows)
-    first, last = (p * size // self.per_batch for p in (part, part + 1))
-    for row in range(first, last):
-      rng = _DRAWS.at(self.seed, positions[row])
-      yield row, self.examples(numbers[row], rng)
+    """Yields the examples of a part and their rows in this process's batch.
 
-  def _ordered(self, step: int) -> tuple[list[int], list[int]]:
-    """Positions in the stream, and numbers of records, of a step's rows."""
+    A part has records that lie near each other: where they are read in blocks,
+    one worker, not all of them, reads a block.
+    """
+    step, part = divmod(k, self.per_batch)
+    taken, seed = self._taken(step), self.seed % 2**64
+    first, last = (p * len(taken) // self.per_batch for p in (part, part + 1))
+    for number, row, position in taken[first:last]:
+      yield row, self.examples(number, _DRAWS.at(seed, position))
+
+  def _taken(self, step: int) -> list[tuple[int, int, int]]:
+    """Records of a step, ascending, with their rows and positions."""
     if (found := self._steps.get(step)) is None:
       positions = (self.start + step) * self.batch_size + self.rows
-      found = positions.tolist(), self.order(positions).tolist()
+      numbers, rows = self.order(positions).tolist(), range(len(positions))
+      found = sorted(zip(numbers, rows, positions.tolist(), strict=True))
       # Replaced, not changed: other threads may be reading it.
       newer = {k: v for k, v in self._steps.items() if k > step - 3}
       self._steps = newer | {step: found}
@@ -111,21 +108,25 @@ def _obey_parent() -> None:
 
 
 class InPlace:
-  """The same for threads, which write the rows of a batch where they stay."""
+  """The same, written where the batch stays: an element is a step's number.
 
-  def __init__(self, parts: Parts):
-    self.parts, self._lock = parts, threading.Lock()
-    self._begun: dict[int, order.Batch] = {}
+  Args:
+    parts: of the batches.
+    memory: where they lie.
+  """
+
+  def __init__(self, parts: Parts, memory: memory.Own | memory.Shared):
+    self.parts, self.memory = parts, memory
 
   def __len__(self) -> int:
     return len(self.parts)
 
   def __getitem__(self, k: int) -> int:
     """Writes the examples of a part; returns its step."""
-    step, batch = k // self.parts.per_batch, None
+    step, batch = self.parts.start + k // self.parts.per_batch, None
     for row, example in self.parts.made(k):
       if batch is None:
-        batch = self._batch(step, example)
+        batch = self.memory.at(step, example)
         places = [(f, b, b.dtype, b.shape[1:]) for f, b in batch.items()]
       for field, to, dtype, shape in places:
         own = example[field]
@@ -136,21 +137,6 @@ class InPlace:
         to[row] = own
     return step
 
-  def _batch(self, step: int, like: order.Batch) -> order.Batch:
-    with self._lock:
-      if step not in self._begun:
-        size = len(self.parts.rows)
-        self._begun[step] = {
-          field: np.empty((size, *value.shape), value.dtype)
-          for field, value in like.items()
-        }
-      return self._begun[step]
-
   def taken(self, steps: Sequence[int]) -> order.Batch:
-    """Returns the batch that was written, and forgets it."""
-    return self._begun.pop(steps[0])
-
-
-def join(parts: Sequence[order.Batch]) -> order.Batch:
-  """Returns the batch of its parts."""
-  return {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
+    """Returns the batch that was written in so many parts."""
+    return self.memory.taken(steps[0])

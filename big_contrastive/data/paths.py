@@ -137,6 +137,12 @@ def open_file(path: str, thing: str) -> Any:
   return open(path, "rb")
 
 
+def lines(path: str, thing: str) -> list[str]:
+  """Returns the lines of a text."""
+  with open_file(find(path, thing)[0], thing) as file:
+    return file.read().decode("utf-8-sig").splitlines()
+
+
 class Reader:
   """Reads parts of files, from any thread; keeps a few of them open.
 

@@ -18,7 +18,7 @@ import numpy as np
 from absl import flags
 
 from big_contrastive import errors
-from big_contrastive.data import bad, order, parts
+from big_contrastive.data import bad, memory, order, parts
 from big_contrastive.data.examples import Examples, name
 
 Source = order.Source
@@ -84,7 +84,8 @@ class Training:
       start, stop: steps.
       put: what is done to each batch ahead of time: to lay it on devices.
     """
-    data = self._dataset(start, stop)
+    written = self._written(start, stop)
+    data = self._dataset(written)
 
     def place(batch: Batch) -> tuple[np.ndarray, np.ndarray, Any]:
       return batch.pop("bad"), batch.pop("index"), put(batch)
@@ -102,6 +103,7 @@ class Training:
         self._count(step, seen, kinds, index)
         yield batch
     finally:
+      written.memory.close()
       stream.close()
       del data, ahead, stream
       if self.workers:
@@ -109,24 +111,42 @@ class Training:
         # Python starts its resource tracker, they could not be given back.
         gc.collect()
 
-  def _dataset(self, start: int, stop: int) -> grain.IterDataset:
-    """Batches with "bad" and "index"."""
-    # An element is a part of a batch: it is cheaper to hand over than single
-    # examples, and Grain deals elements out to worker processes in turn, each
-    # of which would make batches of its own.
+  def _written(self, start: int, stop: int) -> parts.InPlace:
+    """Batches in parts: cheaper to hand over than single examples."""
+    size = len(self.rows)
     made = parts.Parts(
-      self.examples, self.batch_size, self.rows, self.seed, start, stop
-    )
-    ahead, join = 2 * made.per_batch, parts.join
-    if self.workers:
+      self.examples, self.batch_size, self.rows, self.seed, start, stop,
+      self._per_batch(size),
+    )  # fmt: skip
+    if not self.workers or not len(made):
+      return parts.InPlace(made, memory.Own(size))
+    _, example = next(made.made(0))
+    begun = 2 + -(-self.workers // made.per_batch)
+    # Besides those ahead, one is being put in place and one is trained on.
+    spare = self.ahead + 2
+    shared = memory.Shared(size, example, begun, spare, start)
+    return parts.InPlace(made, shared)
+
+  def _per_batch(self, size: int) -> int:
+    """Parts of a batch of so many rows: few, and enough work for all."""
+    if not self.workers:
+      return -(-size // max(8, min(64, -(-size // self.threads))))
+    if order.in_blocks(self.examples.source):
+      # So that a worker has the same part of each batch, see Parts.made.
+      return min(size, self.workers * -(-size // (256 * self.workers)))
+    # A part costs a worker more, but four batches at most should be begun.
+    return -(-size // max(8, min(256, 4 * size // self.workers)))
+
+  def _dataset(self, written: parts.InPlace) -> grain.IterDataset:
+    """Batches with "bad" and "index"."""
+    per_batch = written.parts.per_batch
+    data = _read(written, self.threads, 2 * per_batch)
+    if self.workers and len(written):
       if not flags.FLAGS.is_parsed():  # Grain reads its own from absl.
         flags.FLAGS.mark_as_parsed()
-      options = grain.MultiprocessingOptions(self.workers)
-      data = _read(made, self.threads, ahead).mp_prefetch(options)
-    else:
-      written = parts.InPlace(made)
-      data, join = _read(written, self.threads, ahead), written.taken
-    return data.batch(made.per_batch, drop_remainder=True, batch_fn=join)
+      data = data.mp_prefetch(grain.MultiprocessingOptions(self.workers))
+    taken = written.taken
+    return data.batch(per_batch, drop_remainder=True, batch_fn=taken)
 
   def counts(self, done: int) -> dict[str, int]:
     """Returns how many records were bad, by kind, in the first steps.

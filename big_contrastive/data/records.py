@@ -1,8 +1,10 @@
 """What sources of all formats make of stored values: ids, captions, names."""
 
+import bisect
 import json
 import posixpath
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,20 +20,20 @@ def number(value: Any) -> int:
   return zlib.crc32(text) >> 1
 
 
-def place(index: int, ends: np.ndarray) -> tuple[int, int]:
+def place(index: int, ends: Sequence[int]) -> tuple[int, int]:
   """Returns the part that has a record, and the record's number in it.
 
   Args:
     index: of the record among those of all parts, one after the other.
-    ends: records up to the end of each part.
+    ends: records up to the end of each part; a list is the fastest.
 
   Raises:
     IndexError: if there is no such record.
   """
   if not 0 <= index < ends[-1]:
     raise IndexError(index)
-  part = int(np.searchsorted(ends, index, "right"))
-  return part, index - int(ends[part - 1] if part else 0)
+  part = bisect.bisect_right(ends, index)
+  return part, index - (ends[part - 1] if part else 0)
 
 
 def caption(value: Any) -> list[str]:
@@ -51,8 +53,10 @@ def caption(value: Any) -> list[str]:
       raise BadRecord("encoding", f"a caption is not UTF-8: {e}") from e
   if not isinstance(value, str):
     raise BadRecord("type", f"a caption of type {type(value).__name__}")
-  # JSON can hold half a surrogate pair, which no file takes.
-  value = value.strip().encode("utf-8", "replace").decode("utf-8")
+  value = value.strip()
+  if not value.isascii():
+    # JSON can hold half a surrogate pair, which no file takes.
+    value = value.encode("utf-8", "replace").decode("utf-8")
   return [value] if value else []
 
 

@@ -17,6 +17,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from big_contrastive import errors
 from big_contrastive.data import bad, records
+from big_contrastive.data.array_records import ArrayRecords
 
 MAIN = "dataset"
 _FORMAT = tfds.core.FileFormat.ARRAY_RECORD
@@ -55,11 +56,9 @@ class Records:
   def _opened(self) -> tuple[Any, Callable[[bytes], dict[str, Any]]]:
     """The serialized records, and what parses the features wanted of one."""
     builder = tfds.builder_from_directory(self.folder)
-    data = builder.as_data_source(
-      self.split,
-      deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES,
-      file_format=_FORMAT,
-    )
+    # Also where array_record is but one of the formats that are there.
+    builder.as_data_source(self.split, file_format=_FORMAT)
+    data = ArrayRecords(builder.info.splits[self.split].file_instructions)
     wanted = {self.image, self.text, self.label, self.id} - {None}
     leaves = _leaves(builder.info.features)
     if all(_single(builder.info.features, path, leaves) for path in wanted):
@@ -102,9 +101,7 @@ class Records:
     out = {
       "image": values[self.image],
       "text": _words(values[self.text], self.text_names),
-      "id": int(index)
-      if self.id is None
-      else records.number(values[self.id]),
+      "id": int(index) if self.id is None else records.number(values[self.id]),
     }
     if self.label is not None:
       out["label"] = int(values[self.label])

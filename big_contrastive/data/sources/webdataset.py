@@ -107,15 +107,22 @@ class Samples:
     path = self.tars[self.shard[index]]
     # As Python's numbers, which are faster than NumPy's one by one.
     starts, sizes = self.start[index].tolist(), self.size[index].tolist()
-    spans = [(s, s + n) for s, n in zip(starts, sizes)]
-    there = [(a, b) for a, b in spans if b >= a]  # One of -1 bytes is missing.
-    first, last = min(there)[0], max([b for _, b in there])
-    if last - first > sum([b - a for a, b in there]) + _GAP:
-      read = self._reader.read
-      return [read(path, a, b) if b >= a else None for a, b in spans]
-    data = memoryview(self._reader.read(path, first, last))
+    first = last = starts[0]  # Of the image, which is never missing.
+    gaps = 0
+    for start, size in zip(starts, sizes):
+      if size >= 0:
+        first, last = min(first, start), max(last, start + size)
+        gaps -= size
+    read = self._reader.read
+    if gaps + last - first > _GAP:
+      return [
+        read(path, start, start + size) if size >= 0 else None
+        for start, size in zip(starts, sizes)
+      ]
+    data = read(path, first, last)
     return [
-      bytes(data[a - first : b - first]) if b >= a else None for a, b in spans
+      data[start - first : start - first + size] if size >= 0 else None
+      for start, size in zip(starts, sizes)
     ]
 
   def key(self, index: int) -> str:
@@ -180,7 +187,7 @@ def source(
   found = paths.find(urls.replace("{split}", split or ""), MAIN)
   with futures.ThreadPoolExecutor(8) as pool:
     indices = list(pool.map(lambda p: tars.load(p, MAIN, index), found))
-  names = _lines(classes) if classes else None
+  names = paths.lines(classes, "classes") if classes else None
   kinds = {k: None for i in indices for k in i.kinds}
   captions = _captions(caption, label, kinds, found, indices, names)
   wanted = [_field(text, kinds) for text in (label, id) if text]
@@ -291,8 +298,3 @@ def _field(text: str, kinds: dict[str, None]) -> tuple[str, str]:
     allowed = "json:FIELD"
     raise errors.UserError("member", text, allowed, "Say which field.")
   return kind, field
-
-
-def _lines(path: str) -> list[str]:
-  with paths.open_file(paths.find(path, "classes")[0], "classes") as file:
-    return file.read().decode("utf-8-sig").splitlines()
