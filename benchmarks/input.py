@@ -6,9 +6,9 @@
 
 `speed` runs each loader in a process of its own, several times, in turn, and
 prints medians; ours by threads, and by as many worker processes. The others,
-tf.data and OpenCLIP's WebDataset loader, are run where tensorflow, and
-open_clip_torch, webdataset<1, pandas, are installed: no requirement of ours.
-All do the same: read, decode, cut a random 224 x 224, make a caption 16
+tf.data and OpenCLIP's WebDataset loader, are run where tensorflow-cpu, and
+open_clip_torch, "webdataset<=0.2.86", pandas, are installed: no requirement of
+ours. All do the same: read, decode, cut a random 224 x 224, make a caption 16
 numbers, stack uint8 batches of 128. The images are made: noise with the
 spectrum of photographs.
 """
@@ -285,16 +285,16 @@ def stages(flags):
   import jax
 
   from big_contrastive import sourcing
-  from big_contrastive.data import crops, decode, text
+  from big_contrastive.data import crops, decode, order, text
 
   tokenizer = text.build("bytes", LENGTH)
   print("| source | read | decode | augment | tokenize | batch | copy |")
   print("|---|---|---|---|---|---|---|")
   for name, spec in specs(flags.folder).items():
     source, rng = sourcing.source(spec, "x"), np.random.default_rng(0)
-    spent = []
-    for _ in range(flags.rounds):
-      numbers = rng.permutation(len(source))[:BATCH].tolist()
+    numbered, spent = order.stream(source, 0), []
+    for i in range(flags.rounds):
+      numbers = numbered(np.arange(i * BATCH, (i + 1) * BATCH)).tolist()
       laps = [time.process_time()]
 
       def lap(value, laps=laps):
