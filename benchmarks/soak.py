@@ -3,8 +3,8 @@
   python -m benchmarks.soak --minutes 30
 
 Trains configs/siglip.py:smoke with a checkpoint every 20 s, samples resident
-memory, descriptors and threads of the training process, and says whether they
-stay level after warm-up. Exit code 0 if they do.
+memory, descriptors and threads of the training process and its workers, and
+says whether they stay level after warm-up. Exit code 0 if they do.
 """
 
 import argparse
@@ -21,12 +21,17 @@ _SAMPLE = 5.0  # Seconds.
 
 
 def sample(pid: int) -> tuple[float, int, int]:
-  """Returns resident MiB, descriptors, threads of a process."""
+  """Returns resident MiB, descriptors, threads of a process and its own."""
   process = pathlib.Path(f"/proc/{pid}")
   pages = int((process / "statm").read_text().split()[1])
   resident = pages * os.sysconf("SC_PAGE_SIZE") / 2**20
   descriptors = len(list((process / "fd").iterdir()))
-  return resident, descriptors, len(list((process / "task").iterdir()))
+  tasks = list((process / "task").iterdir())
+  for task in tasks:
+    for child in (task / "children").read_text().split():
+      more = sample(int(child))
+      resident, descriptors = resident + more[0], descriptors + more[1]
+  return resident, descriptors, len(tasks)
 
 
 def growth(times: np.ndarray, values: np.ndarray) -> float:
@@ -38,13 +43,14 @@ def growth(times: np.ndarray, values: np.ndarray) -> float:
   return float(np.median((values[j] - values[i]) / (times[j] - times[i])))
 
 
-def train(workdir: str, save_seconds: float) -> subprocess.Popen:
+def train(workdir: str, save_seconds: float, workers: int) -> subprocess.Popen:
   """Starts a run that has no end of its own."""
   command = [
     sys.executable, "-m", "big_contrastive.train", "--workdir", workdir,
     "--config", "configs/siglip.py:smoke", "--config.total=10_000_000",
     "--config.save_every=0", f"--config.save_minutes={save_seconds / 60}",
     "--config.log_every=50", "--config.eval_every=5000",
+    f"--config.loading.workers={workers}",
   ]  # fmt: skip
   return subprocess.Popen(command, stderr=subprocess.DEVNULL)
 
@@ -80,9 +86,10 @@ def main() -> None:
   p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   p.add_argument("--minutes", type=float, default=30)
   p.add_argument("--save_seconds", type=float, default=20)
+  p.add_argument("--workers", type=int, default=0, help="that make batches")
   flags = p.parse_args()
   with tempfile.TemporaryDirectory() as folder:
-    run = train(folder, flags.save_seconds)
+    run = train(folder, flags.save_seconds, flags.workers)
     try:
       rows = watch(run, flags.minutes)
     finally:
