@@ -1,11 +1,14 @@
 """The memory of batches: used again, and never while somebody has it."""
 
+import multiprocessing
 import os
+import weakref
 
 import jax
 import numpy as np
 import pytest
 
+from big_contrastive import errors
 from big_contrastive.data import memory, text
 from big_contrastive.data.examples import Examples
 from big_contrastive.data.pipeline import Training
@@ -87,6 +90,50 @@ def test_a_stream_that_is_left_leaves_no_descriptor():
   again.close()
   # The first time, Python opens what its tracker of resources needs.
   assert before <= after == len(os.listdir("/proc/self/fd"))
+
+
+class Failing(Source):
+  """Fails at one record, in a worker."""
+
+  def __init__(self, error):
+    self.error = error
+
+  def __getitem__(self, i):
+    if i == 333 and multiprocessing.parent_process():
+      raise self.error
+    return super().__getitem__(i)
+
+
+@pytest.mark.parametrize(
+  "error, told",
+  [
+    (errors.UserError("x", 1, "2", "y"), "x = 1"),
+    (SystemExit(3), "terminated unexpectedly"),
+  ],
+)
+def test_an_error_in_a_worker_ends_the_stream(error, told):
+  """Of any kind, while other threads of the worker wait for a place."""
+  examples = Examples(Failing(error), image, text.build("bytes", 8))
+  data = Training(examples, 70, np.arange(70), 0, threads=2, workers=2)
+  children = set(multiprocessing.active_children())
+  with pytest.raises(Exception, match=told):
+    list(data.batches(0, 100))
+  assert not set(multiprocessing.active_children()) - children
+
+
+def test_batches_that_were_kept_once_are_not_kept_for_ever():
+  own = memory.Own(2)
+  like = {"id": np.int32(0)}
+  held = []
+  for step in range(100):
+    own.at(step, like)
+    held.append(own.taken(step))
+  watched = [weakref.ref(batch["id"]) for batch in held]
+  del held
+  for step in range(100, 104):
+    own.at(step, like)
+    own.taken(step)
+  assert sum(ref() is not None for ref in watched) <= 3
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,8 @@ def _plain(jpeg: bytes) -> int:
     kind, length = jpeg[at + 1], (jpeg[at + 2] << 8) + jpeg[at + 3]
     if kind == 0xDA:  # The scan, behind which nobody looks for notes.
       return pixels
+    if kind == 0xEE and length < 14:  # Adobe's would be: PIL refuses it.
+      return 0
     if kind == 0xE1 or not 0xC0 <= kind <= 0xFE or 0xD0 <= kind <= 0xD9:
       return 0
     if kind < 0xD0 and kind not in (0xC4, 0xC8, 0xCC):  # The frame.

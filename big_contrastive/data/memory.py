@@ -5,7 +5,7 @@ import os
 import sys
 import tempfile
 import threading
-import time
+from multiprocessing import util
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,8 @@ from big_contrastive.data import order
 _ALIGNED = 64  # Bytes; what JAX, on a CPU, takes as it is.
 _FREE, _CLOSED = -1, -2  # Instead of a step.
 _LONGEST_WAIT = 0.02  # Seconds.
+# Of batches that nobody has, kept for the next ones; of batches, looked after.
+_KEPT, _KNOWN = 3, 32
 
 _probe = {"field": np.empty(0)}
 # References to an array that only its batch has, and the one to count them.
@@ -57,9 +59,12 @@ class Own:
 
   def _another(self, like: order.Batch) -> order.Batch:
     begun = {id(batch) for batch in self._begun.values()}
-    for batch in self._made:
-      if id(batch) not in begun and unused(batch):
-        return batch
+    free = [b for b in self._made if id(b) not in begun and unused(b)]
+    spare = {id(batch) for batch in free[_KEPT:]}
+    # A batch that is forgotten here is gone when whoever has it lets it go.
+    self._made = [b for b in self._made[-_KNOWN:] if id(b) not in spare]
+    if free:
+      return free[0]
     self._made.append({
       field: np.empty((self._size, *value.shape), value.dtype)
       for field, value in like.items()
@@ -70,6 +75,9 @@ class Own:
     """Returns the batch of a step, which is written."""
     with self._lock:
       return dict(self._begun.pop(step))
+
+  def end(self) -> None:
+    """Nobody waits."""
 
   def close(self) -> None:
     """There is nothing to give back."""
@@ -131,6 +139,9 @@ class Shared:
     file = os.open(self._path, os.O_RDWR)
     self._map(file)
     os.close(file)
+    # A worker that ends, whatever made it, first waits for its threads.
+    self._ending = threading.Event()
+    util.Finalize(None, self._ending.set, exitpriority=0)
 
   def at(self, step: int, like: order.Batch) -> order.Batch:
     """Returns the batch of a step, whose rows are yet to be written.
@@ -142,7 +153,7 @@ class Shared:
       like: an example.
 
     Raises:
-      RuntimeError: when the parent has ended the stream.
+      RuntimeError: when the parent has ended the stream, or the worker ends.
     """
     del like  # They are all alike, see InPlace.
     wait = 0.001
@@ -150,9 +161,8 @@ class Shared:
       steps = self._step.tolist()
       if step in steps:
         return self._batches[steps.index(step)]
-      if _CLOSED in steps:
+      if _CLOSED in steps or self._ending.wait(wait):
         raise RuntimeError("the stream of batches has ended")
-      time.sleep(wait)
       wait = min(1.5 * wait, _LONGEST_WAIT)
 
   def taken(self, step: int) -> order.Batch:
@@ -173,9 +183,12 @@ class Shared:
     self._next += 1
     return batch
 
-  def close(self) -> None:
+  def end(self) -> None:
     """Ends the waiting of workers. Batches that were taken stay as they are."""
     self._step[:] = _CLOSED
+
+  def close(self) -> None:
+    """Lets nobody open the memory any more; for when the workers are gone."""
     if self._file is not None:
       os.close(self._file)
       self._file = None

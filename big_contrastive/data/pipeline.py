@@ -6,6 +6,7 @@ s * batch_size on, whatever the number of processes, so the position in the
 data is a number, and a run continues with the very next example.
 """
 
+import contextlib
 import dataclasses
 import functools
 import gc
@@ -84,32 +85,37 @@ class Training:
       start, stop: steps.
       put: what is done to each batch ahead of time: to lay it on devices.
     """
-    written = self._written(start, stop)
-    data = self._dataset(written)
-
-    def place(batch: Batch) -> tuple[np.ndarray, np.ndarray, Any]:
-      return batch.pop("bad"), batch.pop("index"), put(batch)
-
-    ahead = data.map(place)
-    if self.ahead:
-      ahead = grain.experimental.ThreadPrefetchIterDataset(
-        ahead, prefetch_buffer_size=self.ahead
-      )
-    stream = iter(ahead)
-    seen = start * self.batch_size
     try:
-      for step, (kinds, index, batch) in enumerate(stream, start):
-        seen += len(kinds)
-        self._count(step, seen, kinds, index)
-        yield batch
+      yield from self._batches(start, stop, put)
     finally:
-      written.memory.close()
-      stream.close()
-      del data, ahead, stream
       if self.workers:
         # Grain leaves semaphores of its workers in cycles. Collected while
         # Python starts its resource tracker, they could not be given back.
         gc.collect()
+
+  def _batches(
+    self, start: int, stop: int, put: Callable[[Batch], Any]
+  ) -> Generator[Any, None, None]:
+    with contextlib.ExitStack() as closing:
+      written = self._written(start, stop)
+      closing.callback(written.memory.close)
+
+      def place(batch: Batch) -> tuple[np.ndarray, np.ndarray, Any]:
+        return batch.pop("bad"), batch.pop("index"), put(batch)
+
+      ahead = self._dataset(written).map(place)
+      if self.ahead:
+        ahead = grain.experimental.ThreadPrefetchIterDataset(
+          ahead, prefetch_buffer_size=self.ahead
+        )
+      stream = iter(ahead)
+      closing.callback(stream.close)
+      closing.callback(written.memory.end)  # The first: workers may wait.
+      seen = start * self.batch_size
+      for step, (kinds, index, batch) in enumerate(stream, start):
+        seen += len(kinds)
+        self._count(step, seen, kinds, index)
+        yield batch
 
   def _written(self, start: int, stop: int) -> parts.InPlace:
     """Batches in parts: cheaper to hand over than single examples."""
