@@ -227,6 +227,14 @@ def test_a_jpeg_that_pil_refuses_is_refused_for_the_same_reason():
   assert refused > 100
 
 
+def test_adobes_note_cut_short_is_for_pil_to_judge():
+  data = encoded(smooth(40, 48), "JPEG")
+  for note in (b"", b"Adobe", b"Adobe\0d", b"Adobe\0d\x80\0\0\0\0\1", b"other"):
+    length = (2 + len(note)).to_bytes(2, "big")
+    case = data[:2] + b"\xff\xee" + length + note + data[2:]
+    assert outcome(decode.pixels, case) == outcome(image.decode, case)
+
+
 def test_what_is_wrong_is_said_alike_each_time():
   said = [outcome(image.decode, b"neither\xff\xd8 nor") for _ in range(2)]
   assert said[0] == said[1] == ("image", "no image: of no known format")
