@@ -156,6 +156,8 @@ def main():
   p.add_argument("--signal", choices=["KILL", "TERM"], default="KILL")
   p.add_argument("--steps", type=int, default=2000)
   p.add_argument("--seed", type=int, default=0)
+  told = "that make the batches of the killed run, in place of threads"
+  p.add_argument("--workers", type=int, default=0, help=told)
   p.add_argument("--out", type=pathlib.Path, required=True)
   f = p.parse_args()
   f.out.mkdir(parents=True)
@@ -163,7 +165,7 @@ def main():
   train(f.out / "whole", f.processes, 1, *flags)
   found = kill_and_resume(
     f.out / "killed", f.kills, f.processes, signal.Signals[f"SIG{f.signal}"],
-    f.seed, *flags,
+    f.seed, *flags, f"--config.loading.workers={f.workers}",
   )  # fmt: skip
   for half, step, code in found:
     print(f"after step {step}, half a save left: {half}, exit code {code}")
