@@ -46,7 +46,7 @@ def decode(data: bytes | np.ndarray, spare: Spare | None = None) -> Image:
   Args:
     data: an encoded image, or uint8 [h, w], [h, w, 1], [h, w, 3], [h, w, 4].
     spare: (width, height) of the whole -> how many times smaller its sides may
-      become. A JPEG is then decoded at 1/2, 1/4 or 1/8 of them, which is
+      become. A JPEG is then decoded at 1/2, 3/8, 1/4 or 1/8 of them, which is
       faster and, unlike skipping pixels, no aliasing.
 
   Raises:
@@ -59,7 +59,7 @@ def decode(data: bytes | np.ndarray, spare: Spare | None = None) -> Image:
       if spare:
         spare(image.size)
     else:
-      image = _load(_open(data), spare)
+      image = _load(_open(data), spare, data)
     return _rgb(image)
 
 
@@ -131,9 +131,12 @@ def _open(data: bytes) -> Image:
   return PIL.Image.open(io.BytesIO(data), formats=_FORMATS)
 
 
-def _load(image: Image, spare: Spare | None) -> Image:
+def _load(image: Image, spare: Spare | None, data: bytes) -> Image:
   if spare:
     times = max(1.0, spare(_upright(image)))
+    if 8 / 3 <= times < 4 and image.format == "JPEG" and _plain(bytes(data)):
+      with contextlib.suppress(ValueError):
+        return _three_eighths(data, *image.size)
     image.draft("RGB", tuple(math.ceil(side / times) for side in image.size))
   limited(*image.size)
   image.load()
@@ -141,6 +144,16 @@ def _load(image: Image, spare: Spare | None) -> Image:
     with contextlib.suppress(Exception):  # Garbage in EXIF: a good image.
       PIL.ImageOps.exif_transpose(image, in_place=True)
   return image
+
+
+def _three_eighths(data: bytes, width: int, height: int) -> Image:
+  """Which PIL can't decode at; smaller parts than 1/2 save resizing.
+
+  5/8 and 7/8 take longer than the whole.
+  """
+  w, h = limited(*(math.ceil(3 * side / 8) for side in (width, height)))
+  pixels = simplejpeg.decode_jpeg(data, min_height=h, min_width=w)
+  return PIL.Image.fromarray(pixels)
 
 
 def limited(width: int, height: int) -> tuple[int, int]:
