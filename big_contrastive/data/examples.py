@@ -72,9 +72,7 @@ class Examples:
 
   def after(self, index: int) -> int:
     """Returns the record that replaces a bad one: of the same part."""
-    if hasattr(self.source, "after"):
-      return self.source.after(index)
-    return (index + 1) % len(self.source)
+    return after(self.source, index)
 
   def name(self, index: int) -> str:
     """Returns what a person finds the record by."""
@@ -94,6 +92,13 @@ def name(source: order.Source, index: int) -> str:
   if hasattr(source, "name"):
     return source.name(index)
   return f"record {index}"
+
+
+def after(source: order.Source, index: int) -> int:
+  """Returns what source.after says, where it has that, else the next record."""
+  if hasattr(source, "after"):
+    return source.after(index)
+  return (index + 1) % len(source)
 
 
 def _caption(texts: Any, rng: np.random.Generator) -> str:

@@ -57,10 +57,7 @@ class Mixture:
   def after(self, index: int) -> int:
     """Returns the record that replaces a bad one: the next of its part."""
     part, own = records.place(index, self._ends)
-    inner = self.parts[part]
-    if hasattr(inner, "after"):
-      return index - own + inner.after(own)
-    return index - own + (own + 1) % len(inner)
+    return index - own + examples.after(self.parts[part], own)
 
   def name(self, index: int) -> str:
     """Returns what a person finds the record by."""
