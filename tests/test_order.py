@@ -57,7 +57,7 @@ def made(tmp_path_factory):
   for k, (a, b) in enumerate([(0, 9), (9, 10), (10, SIZES["webdataset"])]):
     members = samples(a, b)
     members = {
-      name: png(value=a) if name.endswith("jpg") else data
+      name: png(value=int(name[:6])) if name.endswith("jpg") else data
       for name, data in members.items()
     }
     write(root / f"s-{k}.tar", members)

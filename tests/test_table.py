@@ -11,7 +11,7 @@ from concurrent import futures
 import pytest
 
 from big_contrastive import errors, resolve
-from big_contrastive.data import files, image
+from big_contrastive.data import files, image, tables
 from big_contrastive.data.sources import table
 
 SHARED = pathlib.Path(__file__).parents[2] / "shared" / "data"
@@ -119,7 +119,7 @@ def test_what_a_jsonl_line_lacks_is_empty(make, tmp_path):
   )
   source = make(lines, ".jsonl")
   assert texts(source) == ["x"] and source.skipped == {"empty caption": 2}
-  rows = files.read_table(f"{tmp_path}/captions.jsonl")
+  rows = tables.read_table(f"{tmp_path}/captions.jsonl")
   assert [row["name"] for row in rows] == ["", "", "x"]
 
 
@@ -362,10 +362,10 @@ def test_a_wrong_table_is_one_line_that_says_what(name, make):
 
 def test_a_join_needs_one_row_for_each_value(make, tmp_path):
   for content, said in (
-    ("kind\tx\nfruit\t1\n", "join: kind = 'animal'.*Add it"),
+    ("kind\tx\nfruit\t1\n", r"join: .*captions.tsv:3: kind = 'animal'.*Add it"),
     (
       "kind\tx\nfruit\t1\nanimal\t2\nfruit\t3\n",
-      "join: kind = 'fruit'.*one row",
+      r"join: .*kinds.tsv:4: kind = 'fruit'.*one row",
     ),
     ("knd\tx\nfruit\t1\n", "join: column of .*kinds.tsv = 'kind'"),
   ):
@@ -376,7 +376,7 @@ def test_a_join_needs_one_row_for_each_value(make, tmp_path):
 
 def test_text_that_is_not_utf8_is_named(make, tmp_path):
   (tmp_path / "latin.tsv").write_bytes("key\tname\na\tcafé\n".encode("latin1"))
-  with pytest.raises(errors.UserError, match="captions = .*UTF-8"):
+  with pytest.raises(errors.UserError, match=r"latin.tsv:2 = .*UTF-8"):
     make(captions=f"{tmp_path}/latin.tsv")
 
 

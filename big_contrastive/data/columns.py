@@ -6,6 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from big_contrastive import errors
+from big_contrastive.data import classes as lists
 
 
 def listed(schema: pa.Schema) -> str:
@@ -13,13 +14,40 @@ def listed(schema: pa.Schema) -> str:
   return ", ".join(f"{f.name} ({f.type})" for f in schema)
 
 
-def check_same(files: list[str], schemas: list[pa.Schema]) -> None:
-  """Raises UserError for the first file with another schema."""
+def check_same(
+  files: list[str], schemas: list[pa.Schema], columns: dict[str, str]
+) -> dict[str, list[str]]:
+  """Returns class names by column, see `names`; checks what is read of files.
+
+  Columns that are not read, their order, and how a column is stored may differ.
+
+  Args:
+    files: their paths.
+    schemas: of each.
+    columns: what "image", "text", "label", "id" are called in them.
+
+  Raises:
+    UserError: for the first file that lacks a column, has one twice, of a
+      type that no row could be right in, or with other names of classes.
+  """
+  named: dict[str, list[str]] = {}
   for path, schema in zip(files, schemas, strict=True):
-    if not schema.equals(schemas[0]):
-      allowed = f"files with the columns of {files[0]}: {listed(schemas[0])}"
-      remedy = f"Its own are: {listed(schema)}."
-      raise errors.UserError("files", path, allowed, remedy)
+    found = names(schema)
+    for role, name in columns.items():
+      if (count := schema.names.count(name)) != 1:
+        allowed = f"files that have the column {name!r} once, as {files[0]} has"
+        remedy = f"It has it {count} times, of: {listed(schema)}."
+        raise errors.UserError("files", path, allowed, remedy)
+      own = found.get(name)
+      if own and named.setdefault(name, own) != own:
+        allowed = f"the classes of {files[0]}: {', '.join(named[name][:20])}"
+        remedy = f"Its own are: {', '.join(own[:20])}."
+        raise errors.UserError(
+          f"{role}: classes of {name}", path, allowed, remedy
+        )
+  for schema in schemas:
+    check_types(schema, columns, named.get(columns["text"]))
+  return named
 
 
 def column(
@@ -36,6 +64,9 @@ def column(
     allowed = f"a column: {listed(schema)}"
     remedy = errors.closest(str(given), schema.names)
     raise errors.UserError(thing, given, allowed, remedy)
+  if schema.names.count(given) > 1:
+    allowed, remedy = "columns with different names", f"{listed(schema)}."
+    raise errors.UserError(thing, given, allowed, remedy)
   return given
 
 
@@ -43,17 +74,24 @@ def check_types(
   schema: pa.Schema, columns: dict[str, str], text_names: list[str] | None
 ) -> None:
   """Columns of a type that no row could be right in are errors."""
-  image = schema.field(columns["image"]).type
+  image = _inner(schema.field(columns["image"]).type)
   inner = {f.name: f.type for f in image} if pa.types.is_struct(image) else {}
-  if not (_binary(image) or inner.keys() & {"bytes", "path"}):
+  if not (
+    _binary(image)
+    or pa.types.is_null(image)
+    or inner.keys() & {"bytes", "path"}
+  ):
     thing, allowed = "image", "a column of bytes, paths or {bytes, path}"
     raise errors.UserError(
       thing, f"{columns['image']} ({image})", allowed, f"{listed(schema)}."
     )
   text = schema.field(columns["text"]).type
-  inner = text.value_type if pa.types.is_list(text) or _large(text) else text
-  if pa.types.is_dictionary(inner):
-    inner = inner.value_type
+  inner = _inner(text)
+  if _listing(inner):
+    inner = _inner(inner.value_type)
+  # Null: none of the file's captions is there.
+  if pa.types.is_null(inner):
+    return
   if not _binary(inner) and text_names is None:
     allowed = "a column of strings or lists of strings"
     raise errors.UserError(
@@ -61,14 +99,37 @@ def check_types(
     )
 
 
-def _large(kind: pa.DataType) -> bool:
-  return pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+def _inner(kind: pa.DataType) -> pa.DataType:
+  """The type of the values of a dictionary, or the type itself."""
+  return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def _listing(kind: pa.DataType) -> bool:
+  tests = (
+    pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list,
+    pa.types.is_list_view, pa.types.is_large_list_view,
+  )  # fmt: skip
+  return any(test(kind) for test in tests)
+
+
+def holds_text(kind: pa.DataType) -> bool:
+  """Returns whether a column's values are texts or bytes."""
+  return _binary(_inner(kind))
+
+
+def holds_paths(kind: pa.DataType) -> bool:
+  """Returns whether a column of images may have paths of them."""
+  kind = _inner(kind)
+  return pa.types.is_struct(kind) or not (
+    pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+  )
 
 
 def _binary(kind: pa.DataType) -> bool:
   tests = (
     pa.types.is_string, pa.types.is_large_string, pa.types.is_binary,
     pa.types.is_large_binary, pa.types.is_string_view, pa.types.is_binary_view,
+    pa.types.is_fixed_size_binary,
   )  # fmt: skip
   return any(test(kind) for test in tests)
 
@@ -111,3 +172,23 @@ def rows_in(
       if c.path_in_schema.split(".")[0] in own
     )
   return max(largest, int(rows * size / max(1, total)))
+
+
+def label_names(
+  classes: str | list | None,
+  chosen: dict[str, str],
+  names: dict[str, list[str]],
+  schemas: list[pa.Schema],
+) -> lists.Names | None:
+  """Returns the names of the classes of labels; None for but numbers."""
+  column = chosen.get("label", "")
+  if classes is not None:
+    return lists.Names(lists.read(classes, "classes"))
+  if column in names:
+    return lists.Names(names[column])
+  for schema in schemas:
+    if column and holds_text(schema.field(column).type):
+      allowed = "a column of numbers, or names of classes beside it"
+      remedy = "List the names, one a line, in a file: classes=FILE."
+      raise errors.UserError("label", column, allowed, remedy)
+  return None

@@ -28,8 +28,10 @@ def find(patterns: str, thing: str, remedy: str = "") -> list[str]:
     UserError: for a pattern that matches nothing.
   """
   found: dict[str, None] = {}
-  for pattern in _split(patterns):
-    for name in braces(pattern, thing):
+  # A path that is there may hold commas and braces of its own.
+  there = not remote(patterns) and os.path.exists(os.path.expanduser(patterns))
+  for pattern in [patterns] if there else _split(patterns):
+    for name in [pattern] if there else braces(pattern, thing):
       matches = _match(name, thing)
       if not matches:
         where = "" if remote(name) else f"Nothing is found below {os.getcwd()}."
@@ -138,9 +140,34 @@ def open_file(path: str, thing: str) -> Any:
 
 
 def lines(path: str, thing: str) -> list[str]:
-  """Returns the lines of a text."""
+  """Returns the lines of a text in UTF-8, without what ends them.
+
+  Raises:
+    UserError: for a file that is missing or is no such text; names the line.
+  """
   with open_file(find(path, thing)[0], thing) as file:
-    return file.read().decode("utf-8-sig").splitlines()
+    return utf8_lines(file, f"{thing}: {path}")
+
+
+CONVERT = "Convert the file to UTF-8: it may be UTF-16, or Latin-1."
+
+
+def utf8_lines(file: Any, thing: str) -> list[str]:
+  """Returns the lines of a file that is open for bytes; see `lines`.
+
+  Args:
+    file: from open_file.
+    thing: what the file is called in errors, before ":" and the line.
+  """
+  raw = file.read().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+  found = []
+  for number, line in enumerate(raw, 1):
+    text = line.decode("utf-8", "replace").rstrip("\r")
+    if "\0" in text or text.encode() != line.rstrip(b"\r"):
+      allowed = "text in UTF-8, without NUL"
+      raise errors.UserError(f"{thing}:{number}", text[:60], allowed, CONVERT)
+    found.append(text)
+  return found if found[-1] else found[:-1]
 
 
 class Reader:

@@ -1,8 +1,15 @@
-"""What sources of all formats make of stored values: ids, captions, names."""
+"""What sources of all formats make of stored values: one table for all.
+
+docs/data.md has it: value and kind of column -> outcome; tests/test_records.py
+holds both against each other.
+"""
 
 import bisect
+import decimal
 import json
+import math
 import posixpath
+import re
 import zlib
 from collections.abc import Sequence
 from typing import Any
@@ -11,13 +18,179 @@ import numpy as np
 
 from big_contrastive.data.bad import BadRecord
 
+# What other programs write into a text where a value is missing. "NA" is not
+# among them: it is also a country and an element.
+MISSING = frozenset(
+  ("nan", "NaN", "NAN", "NaT", "<NA>", "None", "null", "NULL", "Null")
+)
+_WHOLE = re.compile(r"[+-]?[0-9]{1,18}(\.0*)?")
+# "007" is another id than "7": both may be names of files.
+_WHOLE_ID = re.compile(r"-?(0|[1-9][0-9]{0,17})(\.0+)?")
+
+
+def plain(value: Any) -> Any:
+  """Returns a stored value as Python has it; None if it is missing.
+
+  Missing are null, NaN, NaT, an absent key, a text of nothing but spaces, and
+  one of MISSING. NumPy's arrays become lists, and bytes that are UTF-8 texts;
+  a text loses the spaces around it, and half a surrogate pair in it, which no
+  file takes, becomes "?".
+  """
+  if isinstance(value, np.generic | np.ndarray):
+    unit = value.dtype.kind in "mM"  # Python's integers, where it is fine.
+    value = value.astype(str).tolist() if unit else value.tolist()
+  if isinstance(value, bytes | bytearray | memoryview):
+    try:
+      value = bytes(value).decode("utf-8-sig")
+    except UnicodeDecodeError:
+      return bytes(value)
+  if isinstance(value, str):
+    value = clean(value).strip().removeprefix("\ufeff")
+    return None if not value or value in MISSING else value
+  if value is None or isinstance(value, list | tuple | dict):
+    return value
+  try:
+    return None if value != value else value  # NaN, NaT, Decimal's NaN.
+  except (TypeError, ValueError, decimal.InvalidOperation):
+    return None  # pandas.NA has no truth; a signalling NaN raises.
+
+
+def clean(text: str) -> str:
+  """Returns a text that UTF-8 takes: half a surrogate pair becomes "?"."""
+  if text.isascii():
+    return text
+  return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def caption(value: Any) -> list[str]:
+  """Returns the captions in a text, a number, or a list of those.
+
+  Raises:
+    BadRecord: for bytes that are no UTF-8, and for what is no text.
+  """
+  value = plain(value)
+  if value is None:
+    return []
+  if isinstance(value, list | tuple):
+    return [text for item in value for text in caption(item)]
+  return [_text(value, "caption")]
+
+
+def field(value: Any) -> str:
+  """Returns what a value is in a file name, a template or a condition.
+
+  The texts of a list stand with commas between them; missing is "".
+
+  Raises:
+    BadRecord: see caption.
+  """
+  value = plain(value)
+  if isinstance(value, list | tuple):
+    return ", ".join(filter(None, map(field, value)))
+  return "" if value is None else _text(value, "value")
+
+
+def _text(value: Any, what: str) -> str:
+  if isinstance(value, str):
+    return value
+  if isinstance(value, bytes):
+    raise BadRecord("encoding", f"a {what} is not UTF-8: {value[:60]!r}")
+  number = _number(value)
+  if number is None:
+    raise BadRecord("type", f"a {what} of type {type(value).__name__}")
+  return str(number)
+
+
+def _number(value: Any) -> int | float | None:
+  """A finite number, whole ones as int; None for what is none."""
+  if isinstance(value, bool):
+    return None
+  if isinstance(value, int):
+    return value
+  if isinstance(value, float | decimal.Decimal) and math.isfinite(value):
+    return int(value) if value == int(value) else float(value)
+  return None
+
+
+def one_or_several(texts: list[str]) -> str | list[str]:
+  """Returns "text" of a record.
+
+  Raises:
+    BadRecord: if there is none.
+  """
+  if not texts:
+    raise BadRecord(
+      "caption", "a record without a caption, or with an empty one"
+    )
+  return texts[0] if len(texts) == 1 else texts
+
+
+def key(value: Any) -> int | str | bytes | None:
+  """Returns what ids are compared by; None if it is missing.
+
+  A whole number is the same id whether it is stored as 7, 7.0, "7" or "7.0".
+
+  Raises:
+    BadRecord: for true and false, infinity, lists and objects.
+  """
+  value = plain(value)
+  if value is None or isinstance(value, bytes):
+    return value
+  if isinstance(value, str):
+    is_whole = _WHOLE_ID.fullmatch(value)
+    return int(value.partition(".")[0]) if is_whole else value
+  number = _number(value)
+  if isinstance(number, int):
+    return number
+  if isinstance(value, bool | list | tuple | dict) or value in _INFINITE:
+    raise BadRecord("type", f"an id of type {type(value).__name__}")
+  return str(value)
+
+
+_INFINITE = (math.inf, -math.inf)
+
 
 def number(value: Any) -> int:
-  """Returns an id that fits int32: itself, or a hash of what is larger."""
-  if isinstance(value, int | np.integer) and -(2**31) <= value < 2**31:
-    return int(value)
+  """Returns an id that fits int32: itself, or a hash of what is larger.
+
+  Raises:
+    BadRecord: if it is missing, or see key.
+  """
+  if type(value) is not int:  # As nearly all are.
+    value = key(value)
+    if value is None:
+      raise BadRecord("missing", "no id")
+  if isinstance(value, int) and -(2**31) <= value < 2**31:
+    return value
   text = value if isinstance(value, bytes) else str(value).encode()
   return zlib.crc32(text) >> 1
+
+
+# What is told where a source finds by itself that it needs `picture`.
+REPEATED = (
+  "there is a record for each caption of an image: records with the same image "
+  "have the same id, and are not each other's negatives"
+)
+
+
+def repeat(images: Sequence[bytes]) -> bool:
+  """Returns whether neighbours are the same image, and not all are one."""
+  near = any(a and a == b for a, b in zip(images, images[1:]))
+  return near and len(set(images)) > 1
+
+
+def picture(image: bytes) -> int:
+  """Returns the id of an image's bytes: the same for the same picture."""
+  return zlib.crc32(image) >> 1
+
+
+def whole(value: Any) -> int | None:
+  """Returns the whole number that a value is, or says; None for others."""
+  value = plain(value)
+  if isinstance(value, str) and _WHOLE.fullmatch(value):
+    return int(value.partition(".")[0])
+  number = _number(value)
+  return number if isinstance(number, int) else None
 
 
 def place(index: int, ends: Sequence[int]) -> tuple[int, int]:
@@ -34,57 +207,6 @@ def place(index: int, ends: Sequence[int]) -> tuple[int, int]:
     raise IndexError(index)
   part = bisect.bisect_right(ends, index)
   return part, index - (ends[part - 1] if part else 0)
-
-
-def caption(value: Any) -> list[str]:
-  """Returns the captions in a text, bytes, None or a list of those.
-
-  Raises:
-    BadRecord: for bytes that are no UTF-8, and for what is no text.
-  """
-  if value is None:
-    return []
-  if isinstance(value, list | tuple):
-    return [text for item in value for text in caption(item)]
-  if isinstance(value, bytes):
-    try:
-      value = value.decode("utf-8-sig")
-    except UnicodeDecodeError as e:
-      raise BadRecord("encoding", f"a caption is not UTF-8: {e}") from e
-  if not isinstance(value, str):
-    raise BadRecord("type", f"a caption of type {type(value).__name__}")
-  value = value.strip()
-  if not value.isascii():
-    # JSON can hold half a surrogate pair, which no file takes.
-    value = value.encode("utf-8", "replace").decode("utf-8")
-  return [value] if value else []
-
-
-def one_or_several(texts: list[str]) -> str | list[str]:
-  """Returns "text" of a record.
-
-  Raises:
-    BadRecord: if there is none.
-  """
-  if not texts:
-    raise BadRecord("caption", "no caption, or an empty one")
-  return texts[0] if len(texts) == 1 else texts
-
-
-def label(value: Any, classes: list[str] | None) -> int:
-  """Returns the label of a number, its digits, or the name of a class.
-
-  Raises:
-    BadRecord: if it is none of them, or too large for the classes.
-  """
-  text = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
-  text = str(text).strip()
-  if classes and text in classes:
-    return classes.index(text)
-  digits = text.isascii() and text.isdigit() and len(text) < 10
-  if not digits or (classes and int(text) >= len(classes)):
-    raise BadRecord("label", f"no label: {text[:60]!r}")
-  return int(text)
 
 
 def parse_json(data: bytes) -> dict[str, Any]:
@@ -109,6 +231,15 @@ def inside(name: str) -> str:
     BadRecord: for one that leads out of its folder.
   """
   short = posixpath.normpath(name)
-  if short.startswith(("/", "..")) or "\0" in name:
+  if short.startswith("/") or short.split("/")[0] == ".." or "\0" in name:
     raise BadRecord("escape", f"a path that leads out: {name!r}")
   return short
+
+
+def member(name: str) -> str:
+  """Returns the same of a name in a tar: tar drops a "/" that it begins with.
+
+  Raises:
+    BadRecord: see inside.
+  """
+  return inside(name.lstrip("/"))

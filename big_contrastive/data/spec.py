@@ -1,12 +1,14 @@
 """Sources in one string: "wds:shards/{000..123}.tar,caption=json:text"."""
 
 import ast
+import os
 import typing
 from typing import Any
 
 from big_contrastive import errors, resolve
 
 _SHORT = {"wds": "webdataset"}
+_PATHS = ("urls", "files", "root", "captions", "dataset")
 
 
 def parse(spec: str, where: str) -> dict[str, Any]:
@@ -14,7 +16,9 @@ def parse(spec: str, where: str) -> dict[str, Any]:
 
   A first piece without "=" is the source's main argument: urls of wds, files
   of parquet, dataset of tfds, root of folder, captions of table, split of
-  shapes. A piece that is no KEY=VALUE goes on with the value before it.
+  shapes. A piece that is no KEY=VALUE goes on with the value before it. Pieces
+  that are the path of something that exists are the main argument, whatever is
+  in it.
 
   Args:
     spec: as a user writes it.
@@ -26,7 +30,11 @@ def parse(spec: str, where: str) -> dict[str, Any]:
   config: dict[str, Any] = {"name": name}
   texts: dict[str, str] = {}
   key = None
-  for piece in rest.split(",") if rest else []:
+  pieces = rest.split(",") if rest else []
+  if there := _path(main(name), pieces):
+    key = main(name)
+    texts[key] = ",".join(pieces[:there])
+  for piece in pieces[there:]:
     before, equals, value = piece.partition("=")
     if equals and before.strip().isidentifier():
       key = before.strip()
@@ -46,6 +54,16 @@ def parse(spec: str, where: str) -> dict[str, Any]:
     k: texts[k] if k in text and not isinstance(v, str | None) else v
     for k, v in values.items()
   }
+
+
+def _path(argument: str, pieces: list[str]) -> int:
+  """How many of the first pieces are a path that exists; 0 for none."""
+  if argument in _PATHS:
+    for count in range(len(pieces), 0, -1):
+      path = ",".join(pieces[:count])
+      if path and os.path.exists(os.path.expanduser(path)):
+        return count
+  return 0
 
 
 def main(name: str) -> str:

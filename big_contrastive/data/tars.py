@@ -7,7 +7,6 @@ import io
 import logging
 import os
 import pathlib
-import tarfile
 import tempfile
 import threading
 import zipfile
@@ -15,13 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from big_contrastive import errors
-from big_contrastive.data import bad, paths, records
+from big_contrastive.data import paths
+from big_contrastive.data.members import Members
 
-_VERSION = 1
+_VERSION = 2
 _CACHE = "~/.cache/big_contrastive/tars"
-# Bytes that a gzip, bzip2, xz or zstd file begins with.
-_PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
 # NumPy reads a header by `ast`, which Python 3.11 can't do in two threads at
 # once: where garbage is collected meanwhile, it is a SystemError.
 _PARSING = threading.Lock()
@@ -168,30 +165,23 @@ def scan(path: str, thing: str) -> Index:
   keys: dict[str, int] = {}
   kinds: dict[str, int] = {}
   seen: set[tuple[int, int]] = set()
-  skipped: dict[str, int] = {}
   with paths.open_file(path, thing) as file:
     members = Members(file, path, thing, total)
-    for member in members:
-      try:
-        key, kind = split(records.inside(member.name))
-      except bad.BadRecord:
-        reason = "path that leads out of the tar"
-        skipped[reason] = skipped.get(reason, 0) + 1
-        continue
+    for name, start, size in members:
+      key, kind = split(name)
       sample = keys.setdefault(key, len(keys))
       of_kind = kinds.setdefault(kind, len(kinds))
       if (sample, of_kind) in seen:
-        reason = "second member of the same name"
-        skipped[reason] = skipped.get(reason, 0) + 1
+        members.skipped["second member of the same name"] += 1
         continue
       seen.add((sample, of_kind))
-      rows.append((sample, of_kind, member.offset_data, member.size))
+      rows.append((sample, of_kind, start, size))
   columns = np.array(rows, np.int64).reshape(-1, 4).T
   names = ("sample", "kind", "start", "size")
   return Index(
     keys=list(keys),
     kinds=list(kinds),
-    skipped=skipped,
+    skipped=dict(members.skipped),
     damage=members.damage,
     **{k: np.ascontiguousarray(c) for k, c in zip(names, columns)},
   )
@@ -203,63 +193,3 @@ def split(name: str) -> tuple[str, str]:
   stem, _, kind = file.partition(".")
   # A line break would end a key in the index's file.
   return (folder + slash + stem).replace("\n", " "), kind.lower().strip()
-
-
-class Members:
-  """The plain files of a tar, up to where it is damaged."""
-
-  def __init__(self, file: Any, path: str, thing: str, total: int):
-    self.damage = ""
-    self._file, self._path, self._thing = file, path, thing
-    self._total = total
-
-  def __iter__(self):
-    head = self._file.read(6)
-    self._file.seek(0)
-    if head.startswith(_PACKED):
-      self._raise("It is compressed: decompress it with gunzip or unzstd.")
-    if not self._total:
-      self._raise("It is empty.")
-    try:
-      tar = tarfile.TarFile(fileobj=self._file, errors="backslashreplace")
-    except (tarfile.TarError, ValueError, OverflowError, RecursionError) as e:
-      self._raise(f"{e}.")
-    with tar:
-      yield from self._walk(tar)
-
-  def _walk(self, tar: tarfile.TarFile):
-    last = -1
-    while True:
-      before = tar.offset
-      try:
-        member = tar.next()
-      except (tarfile.TarError, ValueError, OverflowError, RecursionError) as e:
-        self.damage = f"broken header at byte {before:,}: {e}"
-        return
-      tar.members = []  # type: ignore[attr-defined]  # All of them would stay in memory.
-      if member is None:
-        self._check_end(tar.offset)
-        return
-      end = member.offset_data + member.size
-      if member.size < 0 or member.offset <= last:  # It would never end.
-        self.damage = f"broken header at byte {member.offset:,}"
-        return
-      last = member.offset
-      if member.isreg() and end > self._total:
-        self.damage = f"truncated at byte {self._total:,}, within {member.name}"
-        return
-      if member.isreg() and not member.issparse():
-        yield member
-
-  def _check_end(self, offset: int) -> None:
-    """A whole tar ends in zeros; tarfile ends at any damage, silently."""
-    self._file.seek(min(offset, self._total))
-    block = self._file.read(512)
-    if len(block) < 512:
-      self.damage = f"truncated at byte {self._total:,}"
-    elif block.strip(b"\0"):
-      self.damage = f"broken header at byte {offset:,} of {self._total:,}"
-
-  def _raise(self, remedy: str) -> None:
-    allowed = "uncompressed tars"
-    raise errors.UserError(self._thing, self._path, allowed, remedy)

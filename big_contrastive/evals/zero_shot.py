@@ -1,15 +1,14 @@
 """Zero-shot classification: the class whose prompts are nearest."""
 
 import collections
-import json
-import pathlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from big_contrastive import errors
-from big_contrastive.data import files
+from big_contrastive.data import classes as lists
+from big_contrastive.data.classes import read as _listed
 
 Result = Iterator[tuple[str, float]]
 
@@ -19,6 +18,7 @@ def prepare(
   *,
   classes: str | list | None = None,
   templates: str | list = ("{c}",),
+  match: Literal["name", "number"] = "name",
 ) -> Callable[[Callable, Callable], Result]:
   """Returns run(embed_images, embed_texts), which yields top1 and top5.
 
@@ -31,10 +31,17 @@ def prepare(
 
   Args:
     source: labelled records.
-    classes: names by label: a list; a file with one a line; "table.tsv:column",
-      by row; "file.json:key"; None for the source's own.
+    classes: names: a list; a file with one a line; "table.tsv:column", by row;
+      "file.json:key"; None for the source's own.
     templates: prompts in which {c} is the class name: a list, a file with one
       a line, or "file.json:key".
+    match: how labels of the source are places in `classes`: by the names of
+      its classes, where they have names, and else by their number, of which
+      there must be as many as names. "number": labels are the places, whatever
+      the source's own names are, and not all of them need occur.
+
+  Raises:
+    UserError: where `classes` and the source's don't fit.
   """
   names = _listed(classes, "classes") if classes is not None else source.classes
   if not names:
@@ -51,16 +58,26 @@ def prepare(
         "templates", template, "texts with {c} in them", remedy
       )
 
+  by_name = classes is not None and match == "name"
+  own = source.classes if by_name else None
+  places = lists.match(names, own, "classes") if by_name else None
+
   def run(embed_images: Callable, embed_texts: Callable) -> Result:
     texts = [t.replace("{c}", name) for name in names for t in prompts]
     ztxt = embed_texts(texts).reshape(len(names), len(prompts), -1).mean(axis=1)
     ztxt /= np.linalg.norm(ztxt, axis=-1, keepdims=True)
     data = embed_images(source)
-    check_labels(data.label, names)
-    ahead = ranks(data.zimg @ ztxt.T, data.label, names)
+    label = data.label
+    if places is not None:
+      lists.check_labels(label, own)
+      label = places[label]
+    elif by_name and lists.numbered(own):
+      lists.check_count(label, names, own, "classes")
+    lists.check_labels(label, names)
+    ahead = ranks(data.zimg @ ztxt.T, label, names)
     yield "top1", float(np.mean(ahead < 1))
     yield "top5", float(np.mean(ahead < 5))
-    yield "mean_per_class_recall", per_class(ahead < 1, data.label)
+    yield "mean_per_class_recall", per_class(ahead < 1, label)
     yield "chance", 1 / len(names)
 
   return run
@@ -90,58 +107,3 @@ def per_class(right: np.ndarray, label: np.ndarray) -> float:
   """Returns the mean over classes of the mean within each class."""
   _, place, count = np.unique(label, return_inverse=True, return_counts=True)
   return float(np.mean(np.bincount(place, weights=right) / count))
-
-
-def check_labels(label: np.ndarray, names: list[str]) -> None:
-  """Raises UserError unless every label has a name."""
-  if label.min() < 0 or label.max() >= len(names):
-    raise errors.UserError(
-      "labels of the evaluation data",
-      f"{label.min()} to {label.max()}",
-      f"0 to {len(names) - 1}, one for each class name",
-      "Give a source with labels, and as many class names.",
-    )
-
-
-def _listed(value: str | list | tuple, where: str) -> list[str]:
-  """A list as it is; a file's lines, a table's column, or a JSON file's key."""
-  if not isinstance(value, str):
-    if not all(isinstance(text, str) for text in value):
-      remedy = "Put quotation marks round them."
-      raise errors.UserError(where, value, "a list of texts", remedy)
-    return list(value)
-  path, _, key = value.partition(":")
-  if not pathlib.Path(path).is_file():
-    remedy = "Give a list, a file, table.tsv:column or file.json:key."
-    raise errors.UserError(where, value, "a file that exists", remedy)
-  if path.endswith(".json"):
-    return _of_json(pathlib.Path(path), key, where)
-  if key:
-    rows = files.read_table(path)
-    files.column(rows, key, where)
-    return [row[key] for row in rows]
-  try:
-    text = pathlib.Path(path).read_text(encoding="utf-8-sig")
-  except UnicodeDecodeError as e:
-    raise errors.UserError(where, path, "a file in UTF-8", f"{e}.") from e
-  return text.rstrip().splitlines()
-
-
-def _of_json(path: pathlib.Path, key: str, where: str) -> list[str]:
-  """The list under a key, as in CLIP_benchmark's files."""
-  allowed = '{"NAME": ["text", ...], ...}'
-  try:
-    content = json.loads(path.read_text())
-  except ValueError as e:
-    remedy = f"It can't be read: {e}."
-    raise errors.UserError(where, str(path), allowed, remedy) from e
-  if not isinstance(content, dict):
-    remedy = f"It holds a {type(content).__name__}."
-    raise errors.UserError(where, str(path), allowed, remedy)
-  listed = content[errors.choice(where, key, content)]
-  if not isinstance(listed, list) or not all(
-    isinstance(x, str) for x in listed
-  ):
-    remedy = f"Under {key!r} it has something else."
-    raise errors.UserError(where, str(path), allowed, remedy)
-  return listed

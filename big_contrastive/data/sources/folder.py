@@ -2,15 +2,19 @@
 
 import collections
 import dataclasses
-import logging
 import os
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 from big_contrastive import errors
+from big_contrastive.data import classes as lists
+from big_contrastive.data import records as stored
+from big_contrastive.data.bad import BadRecord
+from big_contrastive.data.decode import ENDINGS
 
 MAIN = "root"
-_IMAGES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"}
+Record = tuple[str, str, int, int | None]
 
 
 @dataclasses.dataclass
@@ -18,12 +22,14 @@ class Folder:
   """Records of a folder; see `source`.
 
   Args:
-    records: (path, caption, id, label or None).
-    classes: names by label, None if there are no class folders.
-    skipped: reason -> number of images that were left out.
+    root: the folder.
+    records: (relative path, caption, id, label or None).
+    classes: names by label, None if there are none.
+    skipped: reason -> number of files that were left out.
   """
 
-  records: list[tuple[str, str, int, int | None]]
+  root: str
+  records: list[Record]
   classes: list[str] | None
   skipped: dict[str, int]
 
@@ -32,44 +38,61 @@ class Folder:
 
   def __getitem__(self, index: int) -> dict[str, Any]:
     path, text, ident, label = self.records[index]
-    image = pathlib.Path(path).read_bytes()
+    image = pathlib.Path(self.root, path).read_bytes()
     record = {"image": image, "text": text, "id": ident}
     return record if label is None else record | {"label": label}
 
   def name(self, index: int) -> str:
     """Returns what a person finds the record by."""
-    return self.records[index][0]
+    return os.path.join(self.root, self.records[index][0])
+
+  def outline(self) -> Iterator[str]:
+    """Yields what there is, in order, for a digest."""
+    return (f"{path}\n{text}" for path, text, _, _ in self.records)
 
 
 def source(
-  split: str | None = None, *, root: str, caption: str = "{class}"
+  split: str | None = None,
+  *,
+  root: str,
+  caption: str = "{class}",
+  classes: str | list | None = None,
 ) -> Folder:
   """Returns the images below a folder, in the order of their paths.
 
   If any image has a .txt beside it (x.jpg, x.txt), that is the caption, the
   id is the image's number, and images without one are left out. Else the
   folders in root are the classes: the caption is made of the class's name
-  ("_" becomes " "), label and id are its place among the sorted names.
+  ("_" becomes " "), and id and label are the label. Where all names are
+  numbers, those are the labels ("7" and "07" are label 7); else labels are
+  places among the sorted names, or in `classes`.
 
   Args:
     split: a folder in root; None for root itself.
-    root: what is hidden in it, ".x", is ignored.
+    root: what is hidden in it, ".x", is counted and not read.
     caption: template for class folders.
+    classes: names by label, as classes.read takes them; each class folder is
+      one of them, whatever its case and whether it has "_", "-" or " ".
 
   Raises:
-    UserError: for a folder that is missing or without images.
+    UserError: for a folder that is missing or without images, and for class
+      folders that mean the same class, or none of `classes`.
   """
   top = _folder(root, split)
-  images, texts = _files(top)
+  skipped: collections.Counter[str] = collections.Counter()
+  images, texts = _files(top, skipped)
   if not images:
-    allowed = "a folder with images: " + ", ".join(sorted(_IMAGES))
-    raise errors.UserError("root", top, allowed, "Check the path.")
+    allowed = "a folder with images: ." + ", .".join(ENDINGS)
+    remedy = f"Check the path. In it are: {dict(skipped) or 'no files'}."
+    raise errors.UserError("root", top, allowed, remedy)
   if any(os.path.splitext(path)[0] in texts for path in images):
-    return _captioned(top, images, texts)
+    return _captioned(top, images, texts, skipped)
+  skipped["not an image: .txt"] += len(texts)
   if "{class}" not in caption:
     remedy = "Write it like 'a photo of a {class}'."
     raise errors.UserError("caption", caption, "a text with {class}", remedy)
-  return _classified(top, images, caption)
+  names = None if classes is None else lists.read(classes, "classes")
+  return _classified(top, images, caption, names, skipped)
 
 
 def _folder(root: str, split: str | None) -> str:
@@ -83,12 +106,16 @@ def _folder(root: str, split: str | None) -> str:
   return os.path.join(top, errors.choice("split", split, folders))
 
 
-def _files(top: str) -> tuple[list[str], set[str]]:
-  """Relative paths of the images, sorted, and of the .txt, without suffix."""
-  images, texts = [], set()
+def _files(
+  top: str, skipped: collections.Counter[str]
+) -> tuple[list[str], dict[str, str]]:
+  """Relative paths of the images, sorted; of the .txt by path without .txt."""
+  images, texts = [], {}
   for folder, inner, names in os.walk(top, followlinks=True):
     # A link to a folder above would lead round and round.
     own = os.path.realpath(folder) + os.sep
+    hidden = [name for name in [*inner, *names] if name.startswith(".")]
+    skipped["hidden (.*)"] += len(hidden)
     inner[:] = [
       name
       for name in inner
@@ -100,52 +127,115 @@ def _files(top: str) -> tuple[list[str], set[str]]:
     for name in names:
       path = os.path.join(folder, name)[len(top) :].lstrip(os.sep)
       stem, suffix = os.path.splitext(path)
-      if suffix.lower() in _IMAGES and not name.startswith("."):
+      ending = stored.clean(suffix.lower())
+      if name.startswith("."):
+        continue
+      if ending[1:] in ENDINGS:
         images.append(path)
-      elif suffix == ".txt":
-        texts.add(stem)
+      elif ending == ".txt":
+        texts[stem] = path
+      else:
+        skipped[f"not an image: {ending or 'no ending'}"] += 1
   return sorted(images), texts
 
 
-def _captioned(top: str, images: list[str], texts: set[str]) -> Folder:
-  skipped: collections.Counter[str] = collections.Counter()
-  records: list[tuple[str, str, int, int | None]] = []
+def _captioned(
+  top: str,
+  images: list[str],
+  texts: dict[str, str],
+  skipped: collections.Counter[str],
+) -> Folder:
+  records: list[Record] = []
   for i, path in enumerate(images):
-    stem = os.path.splitext(path)[0]
-    if stem not in texts:
+    text = texts.get(os.path.splitext(path)[0])
+    if text is None:
       skipped["no .txt"] += 1
       continue
-    file = pathlib.Path(top, stem + ".txt")
     try:
-      text = file.read_text(encoding="utf-8-sig").strip()
-    except UnicodeDecodeError:
-      logging.warning("%s is not UTF-8", file)
+      found = stored.caption(pathlib.Path(top, text).read_bytes())
+    except BadRecord:
       skipped["caption not UTF-8"] += 1
       continue
-    if text:
-      records.append((os.path.join(top, path), text, i, None))
+    if found:
+      records.append((path, found[0], i, None))
     else:
       skipped["empty caption"] += 1
+  used = {os.path.splitext(path)[0] for path in images}
+  skipped[".txt without an image"] += len(texts.keys() - used)
   if not records:
     allowed = "a folder with captions in its .txt files"
-    remedy = f"Left out are: {dict(skipped)}."
+    remedy = f"Left out are: {_counted(skipped)}."
     raise errors.UserError("root", top, allowed, remedy)
-  return Folder(records, None, dict(skipped))
+  return Folder(top, records, None, _counted(skipped))
 
 
-def _classified(top: str, images: list[str], caption: str) -> Folder:
+def _counted(skipped: collections.Counter[str]) -> dict[str, int]:
+  return {reason: n for reason, n in skipped.items() if n}
+
+
+def _classified(
+  top: str,
+  images: list[str],
+  caption: str,
+  names: list[str] | None,
+  skipped: collections.Counter[str],
+) -> Folder:
   within = [path for path in images if os.sep in path]
-  names = sorted({path.split(os.sep)[0] for path in within})
-  if not names:
+  folders = sorted({path.split(os.sep)[0] for path in within})
+  if not folders:
     allowed = "class folders, or a .txt caption beside each image"
     remedy = "Use the source `table` for captions in a table."
     raise errors.UserError("root", top, allowed, remedy)
-  classes = [name.replace("_", " ") for name in names]
-  labels = {name: i for i, name in enumerate(names)}
-  texts = [caption.replace("{class}", name) for name in classes]
-  records: list[tuple[str, str, int, int | None]] = []
+  skipped["no class folder"] += len(images) - len(within)
+  every = [f.name for f in os.scandir(top) if f.is_dir()]
+  empty = {name for name in every if not name.startswith(".")} - {*folders}
+  skipped["class folder without images"] += len(empty)
+  labels = _labels(folders, names)
+  by_label = {label: folder for folder, label in labels.items()}
+  if names is None and [*range(len(folders))] == sorted(by_label):
+    names = [_spoken(by_label[i]) for i in range(len(folders))]
+  said = {
+    folder: caption.replace("{class}", names[i] if names else _spoken(folder))
+    for folder, i in labels.items()
+  }
+  records: list[Record] = []
   for path in within:
-    label = labels[path.split(os.sep)[0]]
-    records.append((os.path.join(top, path), texts[label], label, label))
-  left = len(images) - len(within)
-  return Folder(records, classes, {"no class folder": left} if left else {})
+    folder = path.split(os.sep)[0]
+    records.append((path, said[folder], labels[folder], labels[folder]))
+  return Folder(top, records, names, _counted(skipped))
+
+
+def _spoken(folder: str) -> str:
+  return stored.clean(folder).replace("_", " ")
+
+
+def _labels(folders: list[str], names: list[str] | None) -> dict[str, int]:
+  """The label of each class folder."""
+  if all(name.isascii() and name.isdigit() for name in folders):
+    found = {name: int(name) for name in folders}
+  elif names is None:
+    found = {name: i for i, name in enumerate(folders)}
+    _check_apart({name: _spoken(name) for name in folders})
+  else:
+    places = lists.match(names, [*map(stored.clean, folders)], "classes")
+    found = {
+      name: i if places is None else int(places[i])
+      for i, name in enumerate(folders)
+    }
+  _check_apart(found)
+  if names and max(found.values()) >= len(names):
+    largest = max(folders, key=found.__getitem__)
+    allowed, remedy = f"a number below {len(names)}", "classes has no more."
+    raise errors.UserError("class folder", largest, allowed, remedy)
+  return found
+
+
+def _check_apart(meanings: dict[str, Any]) -> None:
+  by_meaning: dict[Any, str] = {}
+  for folder, meaning in meanings.items():
+    other = by_meaning.setdefault(meaning, folder)
+    if other != folder:
+      allowed, remedy = "class folders that differ", "Join or rename them."
+      raise errors.UserError(
+        "class folders", f"{other} and {folder}", allowed, remedy
+      )

@@ -5,7 +5,7 @@ a string or a list of strings.
 """
 
 import collections
-import glob
+import logging
 import os
 import posixpath
 import threading
@@ -17,9 +17,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from big_contrastive import errors
-from big_contrastive.data import bad, columns, paths, records
+from big_contrastive.data import bad, columns, parquets, paths, records
+from big_contrastive.data import classes as lists
+from big_contrastive.data.decode import ENDINGS
 
 MAIN = "files"
+_TRIED = 200  # Rows that are looked at for images that come again.
 _IMAGES = ("image", "img", "images", "jpg", "bytes")
 _CAPTIONS = ("caption", "captions", "text", "texts", "sentence", "sentences")
 
@@ -28,7 +31,7 @@ class Rows:
   """Random access to rows; keeps some row groups in memory.
 
   Args:
-    files: their paths, with one schema.
+    files: their paths.
     groups: (file, row group) of each block of rows.
     blocks: int64, rows of each.
     columns: what "image", "text", "label", "id" are in the files.
@@ -38,6 +41,8 @@ class Rows:
     cache: bytes of row groups kept.
     window: rows that fit into half of that: the order stays within so many
       for a while, see order.Blocks.
+    skipped: what was left out, and how many.
+    by_image: whether the id is that of the image.
   """
 
   def __init__(
@@ -51,11 +56,13 @@ class Rows:
     text_names: list[str] | None,
     cache: int,
     window: int,
+    skipped: dict[str, int],
+    by_image: bool,
   ):
     self.files, self.groups, self.blocks = files, groups, blocks
     self.columns, self.root, self.classes = columns, root, classes
     self.text_names, self.cache, self.window = text_names, cache, window
-    self.skipped: dict[str, int] = {}
+    self.skipped, self.by_image = skipped, by_image
     self._ends = np.cumsum(blocks).tolist()
     self._begin()
 
@@ -84,15 +91,20 @@ class Rows:
     cells = {k: table[c][row].as_py() for k, c in self.columns.items()}
     text = cells["text"]
     if self.text_names is not None:
-      text = self.text_names[records.label(text, self.text_names)]
+      text = self.text_names[lists.label(text, self.text_names)]
     record = {
       "image": self._image(cells["image"], self.groups[block][0]),
       "text": records.one_or_several(records.caption(text)),
-      "id": records.number(index if "id" not in cells else _id(cells["id"])),
+      "id": self._id(index, cells),
     }
     if "label" in cells:
-      record["label"] = records.label(cells["label"], self.classes)
+      record["label"] = lists.label(cells["label"], self.classes)
     return record
+
+  def _id(self, index: int, cells: dict[str, Any]) -> int:
+    if self.by_image:
+      return records.picture(_which(cells["image"]))
+    return records.number(cells.get("id") if "id" in cells else index)
 
   def name(self, index: int) -> str:
     """Returns what a person finds the row by: "a.parquet:row 17"."""
@@ -104,6 +116,17 @@ class Rows:
       if f == file and g < group
     )
     return f"{self.files[file]}:row {first + row}"
+
+  def outline(self) -> list[bytes]:
+    """Returns what there is, in order, for a digest."""
+    return [self.blocks.tobytes()]
+
+  def first_images(self) -> list[bytes]:
+    """Returns what tells the first images from each other."""
+    file, group = self.groups[0]
+    column = self.columns["image"]
+    cells = parquets.first(self.files[file], group, column, _TRIED)
+    return list(map(_which, cells))
 
   def _block(self, block: int) -> pa.Table:
     """A row group; threads that want the same one wait for the first."""
@@ -151,16 +174,16 @@ class Rows:
   def _opened(self, file: int) -> pq.ParquetFile:
     """The file, opened once by each thread, which keeps the last it used."""
     if getattr(self._open, "number", None) != file:
-      self._open.file = _open(self.files[file])
+      self._open.file = parquets.opened(self.files[file])
       self._open.number = file
     return self._open.file
 
   def _image(self, value: Any, file: int) -> bytes:
     path = None
     if isinstance(value, dict):
-      value, path = value.get("bytes"), value.get("path")
+      value, path = value.get("bytes"), records.plain(value.get("path"))
     elif isinstance(value, str):
-      value, path = None, value
+      value, path = None, records.plain(value)
     if value is None and path is None:
       raise bad.BadRecord("missing", "no image: null")
     if isinstance(value, bytes):
@@ -173,18 +196,11 @@ class Rows:
       return opened.read()
 
 
-def _id(value: Any) -> Any:
-  if value is None or isinstance(value, dict | list):
-    raise bad.BadRecord("missing", "no id")
-  return value
-
-
-def _open(path: str) -> pq.ParquetFile:
-  """Raises OSError or ArrowException for what is no Parquet."""
-  if not paths.remote(path):
-    # A buffer for reading ahead takes a third more time where there is no wait.
-    return pq.ParquetFile(path, pre_buffer=False)
-  return pq.ParquetFile(paths.open_file(path, MAIN))
+def _which(image: Any) -> bytes:
+  """What tells one image from another: its bytes, or its path."""
+  if isinstance(image, dict):
+    image = image.get("bytes") or image.get("path")
+  return image.encode() if isinstance(image, str) else image or b""
 
 
 def source(
@@ -195,6 +211,7 @@ def source(
   caption: str | None = None,
   label: str | None = None,
   id: str | None = None,
+  classes: str | list | None = None,
   root: str | None = None,
   cache_mb: int = 1024,
 ) -> Rows:
@@ -212,7 +229,12 @@ def source(
     image, caption, label, id: columns. An image column has bytes, paths or
       structs of the two; a caption column has strings, lists of them, or
       numbers of classes. By default the usual names; no label; no two rows
-      have the same id. Rows with equal ids are not each other's negatives.
+      have the same id, or those with one image do where there is a row a
+      caption: where neighbours among the first rows have one image. Rows with
+      equal ids are not each other's negatives; id="image" is the image itself.
+      Files may differ in columns that are not read.
+    classes: names by label, as classes.read takes them, in place of those that
+      `datasets` notes; needed where labels are names.
     root: the folder where paths of images begin; by default the file's.
     cache_mb: memory for row groups, in each process that reads.
 
@@ -221,21 +243,21 @@ def source(
   """
   if cache_mb < 1:
     raise errors.UserError("cache_mb", cache_mb, "at least 1", "Raise it.")
-  found = _find(files, split)
+  found, others = parquets.find(files, split)
   with futures.ThreadPoolExecutor(8) as pool:
-    heads = list(pool.map(_head, found))
-  schema = heads[0].schema.to_arrow_schema()
-  columns.check_same(found, [h.schema.to_arrow_schema() for h in heads])
+    heads = list(pool.map(parquets.head, found))
+  schemas = [head.schema.to_arrow_schema() for head in heads]
   chosen = {
-    "image": columns.column("image", image, _IMAGES, schema),
-    "text": columns.column("caption", caption, _CAPTIONS, schema),
+    "image": columns.column("image", image, _IMAGES, schemas[0]),
+    "text": columns.column("caption", caption, _CAPTIONS, schemas[0]),
   }
   for name, given in (("label", label), ("id", id)):
     if given is not None:
-      chosen[name] = columns.column(name, given, (), schema)
-  names = columns.names(schema)
-  text_names = names.get(chosen["text"])
-  columns.check_types(schema, chosen, text_names)
+      chosen[name] = columns.column(name, given, (), schemas[0])
+  if by_image := chosen.get("id") == chosen["image"]:
+    del chosen["id"]
+  names = columns.check_same(found, schemas, chosen)
+  label_names = columns.label_names(classes, chosen, names, schemas)
   groups = [
     (f, g) for f, h in enumerate(heads) for g in range(h.num_row_groups)
   ]
@@ -246,38 +268,19 @@ def source(
     raise errors.UserError(MAIN, files, "files with rows", "They have none.")
   groups, cache = [groups[i] for i in taken], cache_mb * 2**20
   window = columns.rows_in(heads, groups, set(chosen.values()), cache // 2)
-  return Rows(
+  if columns.holds_paths(schemas[0].field(chosen["image"]).type):
+    others = [path for path in others if _ending(path) not in ENDINGS]
+  made = Rows(
     found, groups, blocks, chosen, root and os.path.expanduser(root),
-    names.get(chosen.get("label", "")), text_names, cache, window,
+    label_names, names.get(chosen["text"]), cache, window,
+    dict(collections.Counter(f"no Parquet: .{_ending(p)}" for p in others)),
+    by_image,
   )  # fmt: skip
+  if id is None and records.repeat(made.first_images()):
+    made.by_image = True
+    logging.warning("%s: %s", files, records.REPEATED)
+  return made
 
 
-def _find(files: str, split: str | None) -> list[str]:
-  whole = files.replace("{split}", split or "")
-  folder = os.path.expanduser(whole)
-  if paths.remote(whole) or not os.path.isdir(folder):
-    return paths.find(whole, MAIN)
-  # Its name may hold what a pattern means something by.
-  inside = f"{glob.escape(folder)}/**/*.parquet"
-  every = sorted(glob.glob(inside, recursive=True))
-  if not every:
-    remedy = "Check the path."
-    raise errors.UserError(MAIN, whole, "a folder with Parquet files", remedy)
-  if split is None:
-    return every
-  splits: dict[str, list[str]] = collections.defaultdict(list)
-  for path in every:
-    own, file = os.path.split(os.path.relpath(path, folder))
-    for name in {os.path.basename(own), file.split("-")[0].split(".")[0]}:
-      splits[name].append(path)
-  return splits[errors.choice("split", split, splits)]
-
-
-def _head(path: str) -> pq.FileMetaData:
-  try:
-    file = _open(path)
-  except (pa.ArrowException, OSError) as e:
-    said = " ".join(str(e).split())[:200]
-    raise errors.UserError(MAIN, path, "Parquet files", f"{said}.") from e
-  with file:
-    return file.metadata
+def _ending(path: str) -> str:
+  return path.rpartition("/")[2].rpartition(".")[2].lower()

@@ -17,6 +17,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from big_contrastive import errors
 from big_contrastive.data import bad, records
+from big_contrastive.data import classes as lists
 from big_contrastive.data.array_records import ArrayRecords
 
 MAIN = "dataset"
@@ -104,8 +105,16 @@ class Records:
       "id": int(index) if self.id is None else records.number(values[self.id]),
     }
     if self.label is not None:
-      out["label"] = int(values[self.label])
+      # TFDS writes a label that is not known as -1.
+      value = values[self.label]
+      none = records.whole(value) == -1
+      out["label"] = -1 if none else lists.label(value, self.classes)
     return out
+
+  def outline(self) -> list[str]:
+    """Returns what there is, in order, for a digest."""
+    data, _ = self._opened
+    return [str(len(data))]
 
 
 def source(
@@ -275,13 +284,14 @@ def _at(record: dict[str, Any], path: str) -> Any:
 
 def _words(value: Any, names: list[str] | None) -> str | list[str]:
   """Returns a text, or a list of texts where the record holds several."""
-  if isinstance(value, (list, np.ndarray)):
-    if not len(value):
-      raise bad.BadRecord("caption", "a record without a caption")
-    return [_words(v, names) for v in value]
   if names is None:
-    return value.decode()
-  if value < 0:
-    said = "a record without a label to take its caption from"
-    raise bad.BadRecord("caption", said)
-  return names[value]
+    found = records.caption(value)
+  else:
+    several = value if isinstance(value, list | np.ndarray) else [value]
+    known = [v for v in several if records.whole(v) != -1]
+    found = [names[lists.label(v, names)] for v in known]
+    if not found:
+      said = "a record without a label to take its caption from"
+      raise bad.BadRecord("caption", said)
+  first = records.one_or_several(found)
+  return found if isinstance(value, list | np.ndarray) else first

@@ -4,7 +4,6 @@
 """
 
 import collections
-import contextlib
 import dataclasses
 import functools
 import logging
@@ -14,12 +13,13 @@ from typing import Any
 import numpy as np
 
 from big_contrastive import errors
-from big_contrastive.data import bad, paths, records, tars
+from big_contrastive.data import classes as lists
+from big_contrastive.data import paths, records, samples, tars
+from big_contrastive.data.decode import ENDINGS
 
 MAIN = "urls"
-_IMAGES = "jpg|jpeg|png|webp|gif|bmp|tif|tiff|avif"
-_CAPTIONS = ("caption", "captions", "text", "texts", "alt")
 _GAP = 2**16  # Bytes between members that are read rather than sought over.
+_TRIED = 200  # Samples that are looked at for images that come again.
 
 
 @dataclasses.dataclass
@@ -34,7 +34,8 @@ class Samples:
       other members; size is -1 for one that is missing.
     fields: ending of each other member.
     caption: (ending, path in its JSON) of each caption.
-    label, id: the same of these, or None.
+    label, id: the same of these, or None; ("image", "") for an id by image.
+    ids: int32 [n], where they are known from the names; or None.
     first: the number of the first sample of each tar among all.
     classes: names by label.
     skipped: reason -> number of samples that were left out.
@@ -50,6 +51,7 @@ class Samples:
   caption: list[tuple[str, str]]
   label: tuple[str, str] | None
   id: tuple[str, str] | None
+  ids: np.ndarray | None
   first: np.ndarray
   classes: list[str] | None
   skipped: dict[str, int]
@@ -76,31 +78,32 @@ class Samples:
     for where in self.caption:
       value = _value(parts.get(where[0]), where[1], parse)
       if where == self.label and self.classes and value is not None:
-        value = self.classes[records.label(value, self.classes)]
+        value = self.classes[lists.label(value, self.classes)]
       texts += records.caption(value)
     record = {
       "image": image,
       "text": records.one_or_several(texts),
-      "id": self._id(index, parts, parse),
+      "id": self._id(index, image, parts, parse),
     }
     if self.label is not None:
       kind, field = self.label
       value = _value(parts.get(kind), field, parse)
-      record["label"] = records.label(value, self.classes)
+      record["label"] = lists.label(value, self.classes)
     return record
 
-  def _id(self, index: int, parts: dict[str, bytes | None], parse: Any) -> int:
+  def _id(
+    self, index: int, image: bytes, parts: dict[str, bytes | None], parse: Any
+  ) -> int:
+    if self.ids is not None:
+      return int(self.ids[index])
     if self.id is None:
       return records.number(
         int(self.first[self.shard[index]] + self.number[index])
       )
     kind, field = self.id
-    if kind == "key":
-      return records.number(self.key(index))
-    value = _value(parts.get(kind), field, parse)
-    if value is None or isinstance(value, dict | list):
-      raise bad.BadRecord("missing", f"no id in {kind}")
-    return records.number(value)
+    if kind == "image":
+      return records.picture(image)
+    return records.number(_value(parts.get(kind), field, parse))
 
   def _read(self, index: int) -> list[bytes | None]:
     """The members' bytes; neighbours are read at once."""
@@ -134,6 +137,20 @@ class Samples:
     """Returns what a person finds the sample by: "a.tar:000123"."""
     return f"{self.tars[self.shard[index]]}:{self.key(index)}"
 
+  def outline(self) -> list[bytes]:
+    """Returns what there is, in order, for a digest."""
+    return [a.tobytes() for a in (self.shard, self.start, self.size)]
+
+  def first_images(self) -> list[bytes]:
+    """Returns the first samples' images, but for those of other sizes.
+
+    An image that comes again right away is among them.
+    """
+    sizes = self.size[:_TRIED, 0]
+    same = np.flatnonzero(sizes[1:] == sizes[:-1])
+    near = sorted({*same.tolist(), *(same + 1).tolist()})
+    return [self._read(i)[0] for i in near]
+
 
 @functools.lru_cache(maxsize=8)
 def _keys(path: str, folder: str | None) -> list[str]:
@@ -154,7 +171,7 @@ def source(
   split: str | None = None,
   *,
   urls: str,
-  image: str = _IMAGES,
+  image: str = "|".join(ENDINGS),
   caption: str | None = None,
   label: str | None = None,
   id: str | None = None,
@@ -171,14 +188,17 @@ def source(
     split: put in the place of "{split}" in urls.
     urls: paths or URLs (gs://, s3:// with fsspec's library for it), with
       braces "{0000..0123}" and globs; several with "," or "::" between them.
-    image: endings of images, with "|"; the first one that is there counts.
+    image: endings of images, with "|"; the first one that is there counts. By
+      default all that can be decoded.
     caption: "txt" or "json:FIELD" (FIELD may be a list, and "outer/inner");
       several with "|" are several captions. By default txt if there is one,
       else a JSON field like "caption", else the label's class, by name.
     label: "cls" or "json:FIELD": a number, or one of classes.
-    id: "key" (the sample's name) or "json:FIELD": samples with equal values
-      are not each other's negatives. By default no two are equal.
-    classes: a file with the names of the classes, one a line.
+    id: "key" (the sample's name), "image" (its bytes) or "json:FIELD": samples
+      with equal values are not each other's negatives. By default no two are
+      equal, or it is "image" where there is a sample a caption: where
+      neighbours among the first samples have one image.
+    classes: names by label, as classes.read takes them.
     index: a folder for the indices.
 
   Raises:
@@ -187,114 +207,36 @@ def source(
   found = paths.find(urls.replace("{split}", split or ""), MAIN)
   with futures.ThreadPoolExecutor(8) as pool:
     indices = list(pool.map(lambda p: tars.load(p, MAIN, index), found))
-  names = paths.lines(classes, "classes") if classes else None
+  names = lists.Names(lists.read(classes, "classes")) if classes else None
   kinds = {k: None for i in indices for k in i.kinds}
-  captions = _captions(caption, label, kinds, found, indices, names)
-  wanted = [_field(text, kinds) for text in (label, id) if text]
-  fields = dict.fromkeys(k for k, _ in (*captions, *wanted) if k != "key")
+  captions = samples.captions(caption, label, kinds, found, indices, names)
+  wanted = [samples.field(text, kinds) for text in (label, id) if text]
+  fields = dict.fromkeys(
+    k for k, _ in (*captions, *wanted) if k not in samples.NO_MEMBERS
+  )
   choices = [image.lower().split("|"), *([k] for k in fields)]
   skipped: collections.Counter[str] = collections.Counter()
   columns = []
   for i, (path, one) in enumerate(zip(found, indices, strict=True)):
-    skipped.update(_told(path, one))
-    columns.append(_rows(i, one, choices, {k for k, _ in captions}, skipped))
+    skipped.update(samples.told(path, one, choices))
+    columns.append(
+      samples.rows(i, one, choices, {k for k, _ in captions}, skipped)
+    )
   shard, number, start, size = map(np.concatenate, zip(*columns, strict=True))
   if not len(shard):
     listed = ", ".join(sorted(kinds)) or "nothing"
     allowed = f"tars with images ({image}) and captions"
     remedy = f"The endings in them are: {listed}. Left out: {dict(skipped)}."
     raise errors.UserError(MAIN, urls, allowed, remedy)
-  return Samples(
+  made = Samples(
     found, shard, number, start, size, list(fields), captions,
-    _field(label, kinds) if label else None, _field(id, kinds) if id else None,
+    samples.field(label, kinds) if label else None,
+    samples.field(id, kinds) if id else None,
+    samples.ids(indices, shard, number) if id == "key" else None,
     np.cumsum([0, *(len(one.keys) for one in indices)]), names,
     dict(skipped), index,
   )  # fmt: skip
-
-
-def _told(path: str, index: tars.Index) -> dict[str, int]:
-  """What was left out of a tar when it was indexed, told in the log."""
-  if index.damage:
-    logging.warning("%s is damaged: %s", path, index.damage)
-  damaged = {"damaged tar (what follows the damage)": 1} if index.damage else {}
-  return index.skipped | damaged
-
-
-def _rows(
-  shard: int,
-  index: tars.Index,
-  choices: list[list[str]],
-  captions: set[str],
-  skipped: collections.Counter[str],
-) -> tuple[np.ndarray, ...]:
-  """shard, number, start, size of the samples of a tar that are whole."""
-  shape = (len(index.keys), len(choices))
-  start, size = np.zeros(shape, np.int64), np.full(shape, -1, np.int64)
-  for column, kinds in enumerate(choices):
-    for kind in reversed([k for k in kinds if k in index.kinds]):
-      rows = index.kind == index.kinds.index(kind)
-      start[index.sample[rows], column] = index.start[rows]
-      size[index.sample[rows], column] = index.size[rows]
-  columns = [i for i, k in enumerate(choices) if i and k[0] in captions]
-  image = size[:, 0] >= 0
-  text = (size[:, columns] >= 0).any(1)
-  for reason, there, which in (
-    ("missing image", image, text), ("missing caption", text, image)
-  ):  # fmt: skip
-    lacking = np.flatnonzero(~there & which)
-    if len(lacking):
-      skipped[reason] += len(lacking)
-      first = ", ".join(index.keys[i] for i in lacking[:3])
-      logging.warning("%s in tar %d: %s, ...", reason, shard, first)
-  if neither := int((~image & ~text).sum()):
-    skipped["neither image nor caption"] += neither
-  number = np.flatnonzero(image & text)
-  where = np.full(len(number), shard, np.int32)
-  return where, number, start[number], size[number]
-
-
-def _captions(
-  caption: str | None,
-  label: str | None,
-  kinds: dict[str, None],
-  found: list[str],
-  indices: list[tars.Index],
-  names: list[str] | None,
-) -> list[tuple[str, str]]:
-  """Where captions come from."""
-  if caption is not None:
-    return [_field(text, kinds) for text in caption.split("|")]
-  if "txt" in kinds:
-    return [("txt", "")]
-  fields = _first_json(found, indices)
-  for name in _CAPTIONS:
-    if name in fields:
-      return [("json", name)]
-  if label and names:
-    return [_field(label, kinds)]
-  listed = ", ".join([*sorted(kinds), *(f"json:{k}" for k in fields)])
-  raise errors.UserError(
-    "caption", caption, "txt or json:FIELD", f"In the tars are: {listed}."
-  )
-
-
-def _first_json(found: list[str], indices: list[tars.Index]) -> dict[str, Any]:
-  """The content of the first JSON member, {} if there is none."""
-  for path, index in zip(found, indices, strict=True):
-    if "json" in index.kinds:
-      row = int(np.argmax(index.kind == index.kinds.index("json")))
-      start, size = int(index.start[row]), int(index.size[row])
-      data = paths.Reader(MAIN).read(path, start, start + size)
-      with contextlib.suppress(bad.BadRecord):
-        return records.parse_json(data)
-  return {}
-
-
-def _field(text: str, kinds: dict[str, None]) -> tuple[str, str]:
-  """("json", "outer/inner") of "json:outer/inner"."""
-  kind, _, field = text.strip().partition(":")
-  errors.choice("member", kind, [*kinds, "key"])
-  if kind == "json" and not field:
-    allowed = "json:FIELD"
-    raise errors.UserError("member", text, allowed, "Say which field.")
-  return kind, field
+  if id is None and records.repeat(made.first_images()):
+    made.id = ("image", "")
+    logging.warning("%s: %s", urls, records.REPEATED)
+  return made

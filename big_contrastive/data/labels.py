@@ -1,0 +1,107 @@
+"""Ids and labels of a whole table."""
+
+from big_contrastive import errors
+from big_contrastive.data import classes as lists
+from big_contrastive.data import records as stored
+from big_contrastive.data import tables
+from big_contrastive.data.bad import BadRecord
+
+
+def numbered(rows: tables.Rows, name: str) -> list[int | None]:
+  """Each id's place among the sorted ids, None where it is missing."""
+  tables.column(rows, name, "id")
+  keys = []
+  for i, row in enumerate(rows):
+    try:
+      keys.append(stored.key(row[name]))
+    except BadRecord as e:
+      allowed, remedy = "a number or a text", f"It is {e}."
+      raise errors.UserError(rows.at(i), row[name], allowed, remedy) from e
+  places = {k: i for i, k in enumerate(sorted(set(keys) - {None}, key=str))}
+  return [places.get(key) for key in keys]
+
+
+def labels(
+  rows: tables.Rows,
+  label: str | None,
+  class_name: str | None,
+  classes: str | list | None,
+) -> tuple[list[int | None], list[str] | None]:
+  """Each row's label, None where it is missing, and the names by label."""
+  for thing, value in (("class_name", class_name), ("classes", classes)):
+    if value is not None and (label is None or (class_name and classes)):
+      remedy = "Set label to the column with the labels, and one of the two."
+      raise errors.UserError(thing, value, "None here", remedy)
+  if label is None:
+    return [None] * len(rows), None
+  tables.column(rows, label, "label")
+  if class_name:
+    tables.column(rows, class_name, "class_name")
+  if classes is not None:
+    names = lists.Names(lists.read(classes, "classes"))
+    return [_label(rows, i, label, names) for i in range(len(rows))], list(
+      names
+    )
+  values = [stored.plain(row[label]) for row in rows]
+  numbers = [stored.whole(v) for v in values]
+  there = [i for i, v in enumerate(values) if v is not None]
+  _check_alike(rows, label, there, numbers)
+  if any(numbers[i] is not None for i in there):
+    labels = [None if n is None or n < 0 else n for n in numbers]
+    if class_name is None:
+      return labels, None
+  else:
+    order = {v: i for i, v in enumerate(sorted({values[i] for i in there}))}
+    labels = [order.get(v) for v in values]
+  names = [tables.said(row[class_name or label]) for row in rows]
+  return labels, _classes(labels, names)
+
+
+def _label(
+  rows: tables.Rows, i: int, column: str, names: lists.Names
+) -> int | None:
+  value = rows[i][column]
+  if value not in names:
+    number = stored.whole(value)
+    if stored.plain(value) is None or (number is not None and number < 0):
+      return None
+  try:
+    return lists.label(value, names)
+  except BadRecord as e:
+    allowed = f"one of the {len(names)} classes, or its number"
+    raise errors.UserError(rows.at(i), value, allowed, f"{e}.") from e
+
+
+def _check_alike(
+  rows: tables.Rows, column: str, there: list[int], numbers: list[int | None]
+) -> None:
+  """Numbers and names in one column: which of them are labels?"""
+  kinds: dict[bool, list[int]] = {False: [], True: []}
+  for i in there:
+    kinds[numbers[i] is None].append(i)
+    if numbers[i] is None and not isinstance(rows[i][column], str):
+      allowed, remedy = "a whole number or a text", "Mend the row."
+      raise errors.UserError(rows.at(i), rows[i][column], allowed, remedy)
+  few, many = sorted(kinds.values(), key=len)
+  if few:
+    allowed = f"whole numbers alone, or names alone, as in {rows.at(many[0])}"
+    remedy = "Mend the rows, or say which are the names: classes=FILE."
+    value = rows[few[0]][column]
+    raise errors.UserError(
+      f"{rows.at(few[0])}: {column}", value, allowed, remedy
+    )
+
+
+def _classes(labels: list[int | None], names: list[str]) -> list[str]:
+  by_label: dict[int, str] = {}
+  for label, name in zip(labels, names, strict=True):
+    if label is not None and by_label.setdefault(label, name) != name:
+      pair = f"{by_label[label]} and {name}"
+      allowed = f"one name for the label {label}"
+      raise errors.UserError("class_name", pair, allowed, "Mend the table.")
+  for i in range(len(by_label)):
+    if i not in by_label:
+      allowed = f"a name for each label from 0 to {max(by_label)}"
+      remedy = "Leave class_name out, or use its column as the label."
+      raise errors.UserError("class_name", f"none for {i}", allowed, remedy)
+  return [by_label[i] for i in range(len(by_label))]
