@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 import types
+import zlib
 from collections.abc import Iterator
 
 import jax
@@ -30,6 +31,12 @@ def on_any(flag: bool) -> bool:
   if jax.process_count() == 1:
     return flag
   return bool(multihost_utils.process_allgather(np.array(flag)).any())
+
+
+def all_have(text: str) -> bool:
+  """Returns whether all processes have the text that process 0 has."""
+  number = zlib.crc32(text.encode()) >> 1
+  return not on_any(of_first([number]) != [number])
 
 
 class Wishes:

@@ -88,6 +88,7 @@ class Experiment:
       "config": self.config,
       "tokenizer": self.tokenizer.spec,
       "position": {"examples": examples, "bad": self.training.counts(done)},
+      "data": self.training.data,
     }
 
 

@@ -1,19 +1,25 @@
 """The loop: evaluate, save, next batch, step, log the step before."""
 
 import contextlib
+import json
 import logging
 import pathlib
 from typing import Any
 
 import jax
 
-from big_contrastive import checkpoint, errors, lock, step
+from big_contrastive import agreement, checkpoint, errors, lock, step
 from big_contrastive.checkpoint import Checkpoints
+from big_contrastive.data import fingerprint
 from big_contrastive.experiment import Experiment
 from big_contrastive.run import Begin, Run
 
 
-def fit(experiment: Experiment, workdir: str | pathlib.Path) -> dict[str, Any]:
+def fit(
+  experiment: Experiment,
+  workdir: str | pathlib.Path,
+  strict_data: bool = False,
+) -> dict[str, Any]:
   """Trains to the end, from the newest checkpoint in workdir if there is one.
 
   In each turn the order is: evaluate, save, next batch, step. So a checkpoint
@@ -26,6 +32,8 @@ def fit(experiment: Experiment, workdir: str | pathlib.Path) -> dict[str, Any]:
   Args:
     experiment: from experiment.build.
     workdir: for checkpoints/, metrics.jsonl, tensorboard/, pictures/.
+    strict_data: whether it is an error, and not a warning, that the data are
+      not those that the run began with, or not the same for all processes.
 
   Returns:
     The last metrics by name, those of the last evaluation included.
@@ -42,7 +50,7 @@ def fit(experiment: Experiment, workdir: str | pathlib.Path) -> dict[str, Any]:
       workdir, keep=every.keep, keep_every=every.keep_every
     )
     stack.callback(checkpoints.close)
-    state, begin = _begin(experiment, checkpoints)
+    state, begin = _begin(experiment, checkpoints, strict_data)
     _check_total(every.total, begin.step)
     run = Run(experiment, workdir, begin)
     stack.callback(run.close)
@@ -62,17 +70,18 @@ def fit(experiment: Experiment, workdir: str | pathlib.Path) -> dict[str, Any]:
 
 
 def _begin(
-  experiment: Experiment, checkpoints: Checkpoints
+  experiment: Experiment, checkpoints: Checkpoints, strict_data: bool
 ) -> tuple[step.State, Begin]:
   """The state to begin with, and its step."""
   newest = checkpoints.newest()
   if newest is None:
+    check_data(experiment, {}, strict_data)
     return experiment.load(experiment.placed.init()), Begin(0)
   directory = checkpoints.folder / str(newest)
   # First: other captions make other shapes, too.
-  check_resume(
-    experiment, checkpoint.read_meta(directory), checkpoint.read_blob(directory)
-  )
+  meta = checkpoint.read_meta(directory)
+  check_resume(experiment, meta, checkpoint.read_blob(directory))
+  check_data(experiment, meta.get("data", {}), strict_data)
   state, meta, _ = checkpoints.restore(newest, experiment.placed.abstract)
   experiment.training.restore(meta["position"]["bad"])
   if jax.process_index() == 0:
@@ -88,6 +97,30 @@ def _check_total(total: int, done: int) -> None:
       f"at least {done} steps, which the newest checkpoint here has",
       "Raise it, or begin in another workdir.",
     )
+
+
+def check_data(
+  experiment: Experiment, before: dict[str, Any], strict: bool
+) -> None:
+  """Tells where the data are not those of `before`, or of all processes.
+
+  Args:
+    experiment: with the data of now.
+    before: from fingerprint.fingerprint; {} for none.
+    strict: whether that is a UserError.
+  """
+  now = experiment.training.data
+  told = fingerprint.changed(before, now)
+  if not agreement.all_have(json.dumps(now)):
+    told = "other records for some processes than for process 0"
+  if agreement.on_any(told is not None):
+    told = told or "other records for another process"
+    if strict:
+      remedy = "Put them back, or go on without --strict_data."
+      allowed = "the records that the run began with, the same everywhere"
+      raise errors.UserError("config.source", told, allowed, remedy)
+    if jax.process_index() == 0:
+      logging.warning("config.source: %s. --strict_data refuses that.", told)
 
 
 def check_resume(

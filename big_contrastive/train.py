@@ -24,6 +24,11 @@ def run() -> None:
     action="store_true",
     help="don't train: tell whether the input or the device is slower",
   )
+  parser.add_argument(
+    "--strict_data",
+    action="store_true",
+    help="don't go on with other data than the run began with",
+  )
   flags, overrides = parser.parse_known_args()
   config = command.load_config(flags.config, overrides)
   command.start(flags.distributed)
@@ -32,7 +37,7 @@ def run() -> None:
     rates = bottleneck.measure(built)
     print(bottleneck.verdict(rates, built.batch_size), file=sys.stderr)
     return
-  loop.fit(built, flags.workdir)
+  loop.fit(built, flags.workdir, flags.strict_data)
 
 
 if __name__ == "__main__":

@@ -53,12 +53,11 @@ def label(value: Any, classes: list[str] | None) -> int:
   Raises:
     BadRecord: if it is missing, none of them, or too large for the classes.
   """
-  place = None
-  if classes and isinstance(value, str | bytes):
+  place, text = None, records.text(value)
+  if classes and text is not None:
     names = classes if isinstance(classes, Names) else Names(classes)
-    text = value if isinstance(value, str) else value.decode("utf-8", "replace")
     # Before it may be missing: a class may be called "None".
-    place = names.place(records.clean(text).strip())
+    place = names.place(text)
   value = records.plain(value)
   if value is None and place is None:
     raise BadRecord("label", "no label")
@@ -161,7 +160,10 @@ def numbered(names: Sequence[str] | None) -> bool:
 
 
 def match(
-  names: Sequence[str], own: Sequence[str] | None, where: str
+  names: Sequence[str],
+  own: Sequence[str] | None,
+  where: str,
+  remedy: str = "Mend the list, or the names of the folders.",
 ) -> np.ndarray | None:
   """Returns the place in a list of names of each of a source's classes.
 
@@ -171,6 +173,7 @@ def match(
     names: the list.
     own: the source's, by label; None if it has none.
     where: the argument that has the list, for errors.
+    remedy: what to do where they don't fit.
 
   Returns:
     int64 [len(own)]; None where classes have no names, and labels are places.
@@ -195,8 +198,7 @@ def match(
   raise errors.UserError(
     where, _shown(names),
     f"a list in which each class of the data is once: {_shown(own)}",
-    f"{len(missing)} are not, like {missing[0]!r}. Are the names in the order "
-    "of the labels? Then set match = 'number'.",
+    f"{len(missing)} are not, like {missing[0]!r}. {remedy}",
   )  # fmt: skip
 
 

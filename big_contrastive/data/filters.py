@@ -45,6 +45,10 @@ class Filtered:
       return record
     return record | {"text": [t for t in record["text"] if self.fits(t)]}
 
+  def outline(self) -> list[bytes]:
+    """Returns which records are kept, and what there is, for a digest."""
+    return [self.kept.tobytes(), *getattr(self.source, "outline", list)()]
+
   def name(self, index: int) -> str:
     """Returns what a person finds the record by."""
     return examples.name(self.source, int(self.kept[index]))

@@ -16,7 +16,7 @@ class Mixture:
 
   Training takes the parts in turn, by weight, each in epochs of its own: see
   order.stream. Evaluation has every record once. A label is what its part
-  says, so parts with labels should mean the same by them.
+  says; where parts have different classes, there are none.
 
   Args:
     parts: sources.
@@ -34,8 +34,8 @@ class Mixture:
   def __post_init__(self):
     self._ends = list(itertools.accumulate(map(len, self.parts)))
     classes = [getattr(part, "classes", None) for part in self.parts]
-    same = all(names == classes[0] for names in classes)
-    self.classes = classes[0] if same else None
+    self._same = all(names == classes[0] for names in classes)
+    self.classes = classes[0] if self._same else None
 
   def __len__(self) -> int:
     return self._ends[-1]
@@ -43,6 +43,8 @@ class Mixture:
   def __getitem__(self, index: int) -> dict[str, Any]:
     part, own = records.place(index, self._ends)
     record = self.parts[part][own]
+    if not self._same:
+      record = {k: v for k, v in record.items() if k != "label"}
     if self.shared:
       return record
     step = 2**31 // len(self.parts)

@@ -19,7 +19,7 @@ import numpy as np
 from absl import flags
 
 from big_contrastive import errors
-from big_contrastive.data import bad, memory, order, parts
+from big_contrastive.data import bad, fingerprint, memory, order, parts
 from big_contrastive.data.examples import Examples, name
 
 Source = order.Source
@@ -153,6 +153,11 @@ class Training:
       data = data.mp_prefetch(grain.MultiprocessingOptions(self.workers))
     taken = written.taken
     return data.batch(per_batch, drop_remainder=True, batch_fn=taken)
+
+  @functools.cached_property
+  def data(self) -> dict[str, Any]:
+    """What the data are, see fingerprint.fingerprint; read once."""
+    return fingerprint.fingerprint(self.examples.source)
 
   def counts(self, done: int) -> dict[str, int]:
     """Returns how many records were bad, by kind, in the first steps.

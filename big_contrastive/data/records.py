@@ -39,20 +39,29 @@ def plain(value: Any) -> Any:
   if isinstance(value, np.generic | np.ndarray):
     unit = value.dtype.kind in "mM"  # Python's integers, where it is fine.
     value = value.astype(str).tolist() if unit else value.tolist()
+  found = text(value)
+  if found is not None:
+    return None if not found or found in MISSING else found
   if isinstance(value, bytes | bytearray | memoryview):
-    try:
-      value = bytes(value).decode("utf-8-sig")
-    except UnicodeDecodeError:
-      return bytes(value)
-  if isinstance(value, str):
-    value = clean(value).strip().removeprefix("\ufeff")
-    return None if not value or value in MISSING else value
+    return bytes(value)
   if value is None or isinstance(value, list | tuple | dict):
     return value
   try:
     return None if value != value else value  # NaN, NaT, Decimal's NaN.
   except (TypeError, ValueError, decimal.InvalidOperation):
     return None  # pandas.NA has no truth; a signalling NaN raises.
+
+
+def text(value: Any) -> str | None:
+  """Returns a text, or bytes in UTF-8, as `plain` has it; None for others."""
+  if isinstance(value, bytes | bytearray | memoryview):
+    try:
+      value = bytes(value).decode("utf-8")
+    except UnicodeDecodeError:
+      return None
+  if not isinstance(value, str):
+    return None
+  return clean(value).strip("\ufeff").strip()
 
 
 def clean(text: str) -> str:

@@ -60,7 +60,7 @@ def prepare(
 
   by_name = classes is not None and match == "name"
   own = source.classes if by_name else None
-  places = lists.match(names, own, "classes") if by_name else None
+  places = lists.match(names, own, "classes", _ORDER) if by_name else None
 
   def run(embed_images: Callable, embed_texts: Callable) -> Result:
     texts = [t.replace("{c}", name) for name in names for t in prompts]
@@ -81,6 +81,9 @@ def prepare(
     yield "chance", 1 / len(names)
 
   return run
+
+
+_ORDER = "Are the names in the order of the labels? Then set match = 'number'."
 
 
 def ranks(

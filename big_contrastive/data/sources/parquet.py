@@ -43,6 +43,7 @@ class Rows:
       for a while, see order.Blocks.
     skipped: what was left out, and how many.
     by_image: whether the id is that of the image.
+    sizes: int64, bytes of each block.
   """
 
   def __init__(
@@ -58,11 +59,12 @@ class Rows:
     window: int,
     skipped: dict[str, int],
     by_image: bool,
+    sizes: np.ndarray,
   ):
     self.files, self.groups, self.blocks = files, groups, blocks
     self.columns, self.root, self.classes = columns, root, classes
     self.text_names, self.cache, self.window = text_names, cache, window
-    self.skipped, self.by_image = skipped, by_image
+    self.skipped, self.by_image, self.sizes = skipped, by_image, sizes
     self._ends = np.cumsum(blocks).tolist()
     self._begin()
 
@@ -119,7 +121,7 @@ class Rows:
 
   def outline(self) -> list[bytes]:
     """Returns what there is, in order, for a digest."""
-    return [self.blocks.tobytes()]
+    return [self.blocks.tobytes(), self.sizes.tobytes()]
 
   def first_images(self) -> list[bytes]:
     """Returns what tells the first images from each other."""
@@ -275,6 +277,7 @@ def source(
     label_names, names.get(chosen["text"]), cache, window,
     dict(collections.Counter(f"no Parquet: .{_ending(p)}" for p in others)),
     by_image,
+    np.array([heads[f].row_group(g).total_byte_size for f, g in groups]),
   )  # fmt: skip
   if id is None and records.repeat(made.first_images()):
     made.by_image = True

@@ -1,0 +1,249 @@
+"""Labels and names of classes: matched, or refused with both sides shown."""
+
+import io
+import json
+import tarfile
+
+import numpy as np
+import PIL.Image
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from test_evals import Source, embed_images, embed_texts
+
+from big_contrastive import errors, sourcing
+from big_contrastive.data import classes
+from big_contrastive.evals import zero_shot
+
+NAMES = [f"name {i}" for i in range(12)]
+
+
+def png(value=0):
+  file = io.BytesIO()
+  PIL.Image.new("RGB", (8, 8), (value, 0, 0)).save(file, "PNG")
+  return file.getvalue()
+
+
+def folder(root, names):
+  """A class folder a name, with one image of that number."""
+  for i, name in enumerate(names):
+    (root / name).mkdir(parents=True)
+    (root / name / "x.png").write_bytes(png(i))
+  return sourcing.source(f"folder:{root}", "x")
+
+
+def labels(source):
+  """label by the value of the image's pixels."""
+  found = {}
+  for i in range(len(source)):
+    pixels = PIL.Image.open(io.BytesIO(source[i]["image"]))
+    found[pixels.getpixel((0, 0))[0]] = source[i]["label"]
+  return found
+
+
+@pytest.mark.parametrize("form", ["{}", "{:02}", "{:04}"])
+def test_folders_that_are_numbers_are_those_labels(form, tmp_path):
+  source = folder(tmp_path / "set", map(form.format, range(12)))
+  assert labels(source) == {i: i for i in range(12)}
+  assert source.classes == [form.format(i) for i in range(12)]
+
+
+def test_numbers_with_gaps_stay_and_have_no_names(tmp_path):
+  source = folder(tmp_path / "set", ["3", "10", "7"])
+  assert labels(source) == {0: 3, 1: 10, 2: 7} and source.classes is None
+
+
+@pytest.mark.parametrize("names", [["1", "01"], ["a_b", "a b"]])
+def test_two_folders_that_mean_one_class_are_refused(names, tmp_path):
+  with pytest.raises(errors.UserError, match="class folders = "):
+    folder(tmp_path / "set", names)
+
+
+def test_a_list_gives_class_folders_their_labels_and_names(tmp_path):
+  folder(tmp_path / "set", ["dog", "Sea_Lion"])
+  names = "['ant', 'sea lion', 'dog']"
+  config = {"name": "folder", "root": f"{tmp_path}/set"}
+  config["classes"] = ["ant", "sea lion", "dog"]
+  source = sourcing.source(config, "x")
+  assert labels(source) == {0: 2, 1: 1} and str(source.classes) == names
+  assert {source[i]["text"] for i in range(2)} == {"dog", "sea lion"}
+  with pytest.raises(errors.UserError, match="2 names.*Sea_Lion, dog"):
+    sourcing.source(config | {"classes": ["ant", "dog"]}, "x")
+
+
+def top1(source, listed, **kwargs):
+  """Of images that show the class of their name: 1.0 if all is matched."""
+  own = source.classes
+  truth = [own[k] if own else k for k in source.labels]
+  vectors = np.eye(len(listed), dtype=np.float32)
+  place = {classes.alike(n): i for i, n in enumerate(listed)}
+  rows = [vectors[t if isinstance(t, int) else place.get(classes.alike(t), 0)]
+          for t in truth]  # fmt: skip
+  texts = embed_texts({n: vectors[i] for i, n in enumerate(listed)})
+  run = zero_shot.prepare(source, classes=listed, **kwargs)
+  return dict(run(embed_images(rows, source), texts))["top1"]
+
+
+def having(own, count=None):
+  count = count or len(own)
+  ids = list(range(count))
+  return Source(["x"] * count, ids, ids, own)
+
+
+@pytest.mark.parametrize(
+  "own, listed",
+  [
+    (["cat", "dog", "emu"], ["cat", "dog", "emu"]),
+    (["cat", "dog", "emu"], ["emu", "cat", "dog"]),  # Another order.
+    (["cat", "dog", "emu"], ["ant", "emu", "Cat", "bee", "DOG"]),  # More.
+    (["sea_lion", "dog"], ["dog", "Sea Lion"]),
+    ([f"c{i}" for i in sorted(range(12), key=str)],  # c0, c1, c10, c11, c2, ...
+     [f"c{i}" for i in range(12)]),
+    (["0", "1", "2"], ["cat", "dog", "emu"]),  # Numbers are places.
+    (["00", "01", "02"], ["cat", "dog", "emu"]),
+  ],
+)  # fmt: skip
+def test_a_list_in_any_order_gives_the_right_figure(own, listed):
+  source = having(own)
+  if classes.numbered(own):
+    source.classes = None
+    assert top1(source, listed) == 1.0
+    source.classes = own
+    return
+  assert top1(source, listed) == 1.0
+
+
+@pytest.mark.parametrize(
+  "own, listed, said",
+  [
+    (["cat", "dog"], ["cat", "cow"], "2 names .cat, cow.*2 names .cat, dog"),
+    (["n01", "n02"], ["tench", "goldfish"], "match = 'number'"),
+    (["cat", "dog", "emu"], ["cat", "dog"], "2 names.*3 names"),
+    (["crane", "dog"], ["crane", "dog", "crane"], "each class of the data"),
+  ],
+)
+def test_lists_that_do_not_fit_by_name_are_refused(own, listed, said):
+  with pytest.raises(errors.UserError, match=said):
+    zero_shot.prepare(having(own), classes=listed)
+
+
+@pytest.mark.parametrize("own", [None, ["0", "1", "2"]])
+@pytest.mark.parametrize("listed", [["class", "a", "b", "c"], ["a", "b"]])
+def test_lists_that_do_not_fit_by_number_are_refused(own, listed):
+  """A header line among the names would shift all labels."""
+  with pytest.raises(errors.UserError, match="3.*0 to 2|0 to 2.*0 to 1"):
+    run = zero_shot.prepare(having(own, 3), classes=listed)
+    images = embed_images(np.eye(3), having(own, 3))
+    list(run(images, embed_texts({n: [1, 0, 0] for n in listed})))
+
+
+def test_labels_may_be_places_whatever_the_names_are():
+  source = having(["n01", "n02"])
+  run = zero_shot.prepare(
+    source, classes=["tench", "goldfish", "shark"], match="number"
+  )
+  texts = {"tench": [1, 0], "goldfish": [0, 1], "shark": [-1, 0]}
+  images = embed_images([[1, 0], [0, 1]], source)
+  assert dict(run(images, embed_texts(texts)))["top1"] == 1.0
+
+
+@pytest.mark.parametrize(
+  "name, content",
+  [
+    ("n.txt", "cat\nsea lion\nü\n"),
+    ("n.txt", "\ufeffcat\r\nsea lion\r\nü\r\n\r\n  \n"),
+    ("n.txt", " cat \nsea lion\nü"),
+    ("n.json", '["cat", "sea lion", "ü"]'),
+    ("n.json", '{"2": "ü", "0": "cat", "1": "sea lion"}'),
+    ("n.json:k", '\ufeff{"k": ["cat", "sea lion", "ü"], "l": []}'),
+    ("n.csv:k", "i,k\n0,cat\n1,sea lion\n2,ü\n"),
+    ("n.tsv:k", "i\tk\n0\tcat\n1\tsea lion\n2\tü\n"),
+    ("n.jsonl:k", '{"k": "cat"}\n{"k": "sea lion"}\n{"k": "ü"}\n'),
+    ("a:b,c/n.txt", "cat\nsea lion\nü\n"),
+  ],
+)
+def test_lists_of_names_are_read(name, content, tmp_path):
+  path, _, key = (name, "", "") if "/" in name else name.partition(":")
+  (tmp_path / path).parent.mkdir(exist_ok=True)
+  (tmp_path / path).write_text(content, newline="")
+  assert classes.read(f"{tmp_path}/{name}", "classes") == [
+    "cat", "sea lion", "ü"
+  ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+  "name, content, said",
+  [
+    ("n.txt", "cat\n\ndog\n", r"n\.txt:2 = ''"),
+    ("n.txt", "cat\n \t \ndog\n", r"n\.txt:2"),
+    ("n.txt", "0\tcat\n1\tdog\n", r"n\.txt:1 = '0\\tcat'.*tsv:column"),
+    ("n.txt", "", "classes = .*It is empty"),
+    ("n.txt", "\n\n", "It is empty"),
+    ("n.json", '{"a": ["cat"]}', "'a'.*key"),
+    ("n.json:b", '{"a": ["cat"]}', "classes = 'b'"),
+    ("n.json", '["cat", null]', r"n\.json\[1\] = None"),
+    ("n.json", '["cat", 3]', r"n\.json\[1\] = 3"),
+    ("n.json", '["cat"', "can't be read"),
+    ("n.csv:k", "i,k\n0,cat\n1,\n", r"n\.csv:3 = ''"),
+    ("n.jsonl:k", '{"k": "cat"}\n{"i": 1}\n', r"n\.jsonl:2 = ''"),
+    ("no.txt", None, "a file that exists"),
+  ],
+)
+def test_a_list_with_a_hole_in_it_is_one_line(name, content, said, tmp_path):
+  if content is not None:
+    (tmp_path / name.partition(":")[0]).write_text(content)
+  with pytest.raises(errors.UserError, match=said):
+    classes.read(f"{tmp_path}/{name}", "classes")
+
+
+@pytest.mark.parametrize("value", [[], ["cat", ""], ["cat", None], [1, 2]])
+def test_a_list_of_what_is_no_names_is_refused(value):
+  with pytest.raises(errors.UserError, match="classes"):
+    zero_shot.prepare(having(None, 2), classes=value)
+
+
+def test_a_label_is_the_same_in_every_source(tmp_path):
+  """As a number, a whole float, their digits, and a name."""
+  forms = [1, 1.0, "1", "1.0", "bee", " Bee "]
+  (tmp_path / "names.txt").write_text("ant\nbee\ncow\n")
+  images = [png(i) for i in range(len(forms))]
+  with tarfile.open(tmp_path / "a.tar", "w") as tar:
+    for i, form in enumerate(forms):
+      about = json.dumps({"caption": "x", "y": form}).encode()
+      for kind, data in (("png", images[i]), ("json", about)):
+        member = tarfile.TarInfo(f"{i}.{kind}")
+        member.size = len(data)
+        tar.addfile(member, io.BytesIO(data))
+  lines = []
+  for i, form in enumerate(forms):
+    (tmp_path / f"{i}.png").write_bytes(images[i])
+    lines.append(json.dumps({"image": f"{i}.png", "caption": "x", "y": form}))
+  (tmp_path / "t.jsonl").write_text("\n".join(lines))
+  for k, part in enumerate((forms[:1], forms[1:2], forms[2:])):
+    start = forms.index(part[0]) if k != 1 else 1
+    data = {
+      "image": images[start : start + len(part)],
+      "caption": ["x"] * len(part),
+      "y": part,
+    }
+    pq.write_table(pa.table(data), tmp_path / f"p-{k}.parquet")
+  more = f"classes={tmp_path}/names.txt"
+  for text in (
+    f"wds:{tmp_path}/a.tar,label=json:y,{more}",
+    f"table:{tmp_path}/t.jsonl,images={tmp_path},label=y,{more}",
+    f"parquet:{tmp_path}/p-*.parquet,label=y,{more}",
+  ):
+    source = sourcing.source(text, "x")
+    assert [source[i]["label"] for i in range(len(source))] == [1] * 6, text
+    assert source.classes == ["ant", "bee", "cow"]
+
+
+def test_parts_of_a_mixture_with_other_classes_have_no_labels(tmp_path):
+  folder(tmp_path / "a", ["cat", "dog"])
+  folder(tmp_path / "b", ["bee", "cat"])
+  parts = [f"folder:{tmp_path}/{k}" for k in "ab"]
+  mixed = sourcing.source({"mixture": parts}, "x")
+  assert mixed.classes is None
+  assert not any("label" in mixed[i] for i in range(4))
+  same = sourcing.source({"mixture": [parts[0], parts[0]]}, "x")
+  assert same.classes == ["cat", "dog"] and same[3]["label"] == 1
