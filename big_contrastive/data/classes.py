@@ -154,9 +154,14 @@ def _of_json(path: str, key: str, where: str) -> list[tuple[Any, Any]]:
   )
 
 
-def numbered(names: Sequence[str] | None) -> bool:
-  """Whether a source's classes have numbers and no names."""
-  return not names or [records.whole(n) for n in names] == [*range(len(names))]
+def numbers(names: Sequence[str]) -> list[int] | None:
+  """Returns the numbers that a source's classes have in place of names.
+
+  None where they have names: where they are not all of 0, 1, ... in any order,
+  as names of folders are sorted: 0, 1, 10, 2.
+  """
+  found = [records.whole(name) for name in names]
+  return found if set(found) == set(range(len(found))) else None
 
 
 def match(
@@ -182,8 +187,15 @@ def match(
     UserError: where a class of the source is not in the list, or several
       times; both sides are shown.
   """
-  if numbered(own) or list(map(alike, names)) == list(map(alike, own)):
+  if not own:
     return None
+  places = numbers(own)
+  if places is not None:
+    told = f"The data's classes are numbers: {_shown(own)}."
+    _check_count(len(own), names, where, told)
+    return np.array(places)
+  if list(map(alike, names)) == list(map(alike, own)):
+    return np.arange(len(own))
   by_name, found, missing = Names(names), [], []
   for name in own:
     try:
@@ -202,24 +214,27 @@ def match(
   )  # fmt: skip
 
 
-def check_count(
-  label: np.ndarray, names: Sequence[str], own: Sequence[str] | None, where: str
-) -> None:
+def check_count(label: np.ndarray, names: Sequence[str], where: str) -> None:
   """Raises UserError where labels are places in a list of another length.
 
   Args:
     label: int [n], all labels of the data.
     names: the list.
-    own: the source's classes, which have no names; or None.
     where: the argument that has the list, for errors.
   """
-  count = len(own) if own else int(label.max()) + 1
+  told = f"Its labels are {label.min()} to {label.max()}."
+  _check_count(int(label.max()) + 1, names, where, told)
+
+
+def _check_count(
+  count: int, names: Sequence[str], where: str, told: str
+) -> None:
   if count != len(names):
     raise errors.UserError(
       where, _shown(names),
       f"as many names as the data has classes, {count}",
-      f"Its labels are {label.min()} to {label.max()}. Is a line too many, or "
-      "one missing? If labels are places in this list, set match = 'number'.",
+      f"{told} Is a line too many, or one missing? If labels are places in this "
+      "list, set match = 'number'.",
     )  # fmt: skip
 
 

@@ -71,8 +71,8 @@ def prepare(
     if places is not None:
       lists.check_labels(label, own)
       label = places[label]
-    elif by_name and lists.numbered(own):
-      lists.check_count(label, names, own, "classes")
+    elif by_name and not own:
+      lists.check_count(label, names, "classes")
     lists.check_labels(label, names)
     ahead = ranks(data.zimg @ ztxt.T, label, names)
     yield "top1", float(np.mean(ahead < 1))
