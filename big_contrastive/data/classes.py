@@ -233,8 +233,8 @@ def _check_count(
     raise errors.UserError(
       where, _shown(names),
       f"as many names as the data has classes, {count}",
-      f"{told} Is a line too many, or one missing? If labels are places in this "
-      "list, set match = 'number'.",
+      f"{told} Is a line too many, or one missing? If labels are places in "
+      "this list, set match = 'number'.",
     )  # fmt: skip
 
 
