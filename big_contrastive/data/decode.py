@@ -34,8 +34,24 @@ _WANTED = (
   "AVIF",
   "ICO",
   "TGA",
+  "DIB",
+  "QOI",
 )
 _FORMATS = [name for name in _WANTED if name in PIL.Image.OPEN]
+
+
+def _endings() -> tuple[str, ...]:
+  common = "jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif"
+  forms = PIL.Image.registered_extensions().items()
+  # An MPO is opened as the JPEG that it begins with.
+  known = {end[1:] for end, form in forms if form in (*_FORMATS, "MPO")}
+  first = [end for end in common if end in known]
+  return (*first, *sorted(known - set(first)))
+
+
+# How names of files end that `decode` reads: small letters, without the dot,
+# the commonest first.
+ENDINGS = _endings()
 
 
 def decode(data: bytes | np.ndarray, spare: Spare | None = None) -> Image:
