@@ -1,0 +1,130 @@
+"""From the samples that an image file stores to 8 bits of red, green, blue."""
+
+import io
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import PIL.ImagePalette
+
+from big_contrastive.data.bad import BadRecord
+
+Image = PIL.Image.Image
+Opened = Any  # PIL.ImageFile.ImageFile, and what the formats add to it.
+
+# Tags of TIFF.
+_BITS, _PHOTOMETRIC, _PLANES = 258, 262, 284
+_COLOURS, _EXTRA, _FORMAT = 320, 338, 339
+
+
+def check(image: Opened) -> None:
+  """Raises BadRecord where nothing says what is black and what white."""
+  kind = "floats" if image.mode == "F" else ""
+  if image.format == "TIFF":
+    if 2 in image.tag_v2.get(_FORMAT, ()):
+      kind = "signed integers"
+    elif not kind and _bits(image) > 16:
+      kind = "32-bit integers"
+  if kind:
+    wanted = "unsigned integers of 8 or 16 bits have"
+    raise BadRecord("image", f"no image: {kind} have no known white; {wanted}")
+
+
+def load(image: Opened) -> None:
+  """Decodes an opened image, also where PIL alone would get it wrong."""
+  special = _SPECIAL.get(image.format)
+  if special:
+    special(image)
+  image.load()
+
+
+def _png(image: Opened) -> None:
+  """The transparent colour is stored with the bits of the file's samples."""
+  key, raw = image.info.get("transparency"), image.tile[0].args
+  if image.mode == "L" and key is not None:
+    most = 2 ** int(raw[2:] or 8) - 1
+    image.info["transparency"] = (key & most) * 255 // most
+  elif raw == "RGB;16B" and key is not None:
+    # PIL keeps the upper bytes; both are needed to tell the colour.
+    lower = type(image)(io.BytesIO(image.fp.getvalue()))
+    lower.tile = [lower.tile[0]._replace(args="RGB;16L")]
+    image.load()
+    pixels = np.asarray(image, np.uint16) << 8 | np.asarray(lower)
+    image.putalpha(_alpha((pixels != image.info.pop("transparency")).any(-1)))
+  elif image.mode == "RGB" and key is not None:
+    image.info["transparency"] = tuple(colour & 255 for colour in key)
+
+
+def _tiff(image: Opened) -> None:
+  """PIL's own reader takes for packed what is not; libtiff knows better."""
+  tags = image.tag_v2
+  halves = tags.get(_PHOTOMETRIC) == 6  # YCbCr, mostly of fewer colours.
+  planes = tags.get(_PLANES) == 2 and _bits(image) == 16
+  if not image.use_load_libtiff and (halves or planes):
+    alpha = "RGBa" if tags.get(_EXTRA) == (1,) else image.mode
+    image._mode, raw = (
+      ("RGB", "RGBX") if halves else (image.mode, alpha + ";16N")
+    )
+    image.tile = [
+      image.tile[0]._replace(
+        codec_name="libtiff",
+        extents=(0, 0, *image._tile_size),
+        offset=0,
+        args=(raw, False, tags.offset),
+      )
+    ]
+    image.use_load_libtiff = True
+  if image.mode in ("P", "PA") and max(tags[_COLOURS]) < 256:
+    # Written by those who took the 16 bits of a colour for 8, as libtiff sees.
+    image.palette = PIL.ImagePalette.raw("RGB;L", bytes(tags[_COLOURS]))
+
+
+def _tga(image: Opened) -> None:
+  """Without bits for alpha, all of it being 0 means that there is none."""
+  told = image.fp.getvalue()[17] & 15
+  image.load()
+  if not told and image.has_transparency_data:
+    image.im = image.im.convert("RGBA")
+    image._mode = "RGBA"
+    if not image.getextrema()[3][1]:
+      image.putalpha(255)
+
+
+_SPECIAL = {"PNG": _png, "TIFF": _tiff, "TGA": _tga}
+
+
+def _bits(image: Opened) -> int:
+  """Of a sample."""
+  if image.format == "TIFF":
+    return max(image.tag_v2.get(_BITS, (1,)))
+  return 16
+
+
+def rgb(image: Image) -> Image:
+  """Returns a loaded image in RGB, alpha laid on white."""
+  if image.mode == "RGB" and "transparency" not in image.info:
+    return image
+  if image.mode.startswith("I"):
+    image = _eight(image)
+  elif image.mode in ("La", "RGBa"):
+    image = image.convert(image.mode.upper())
+  if image.has_transparency_data:
+    image = image.convert("RGBA")
+    white = PIL.Image.new("RGBA", image.size, "white")
+    image = PIL.Image.alpha_composite(white, image)
+  return image.convert("RGB")
+
+
+def _eight(image: Opened) -> Image:
+  """The upper 8 of more bits of grey, which PIL would clip."""
+  pixels, bits = np.asarray(image), _bits(image)
+  if image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0:
+    pixels = 2**bits - 1 - pixels  # White is zero.
+  grey = PIL.Image.fromarray((pixels >> (bits - 8)).astype(np.uint8))
+  if (key := image.info.get("transparency")) is not None:
+    grey.putalpha(_alpha(pixels != key))
+  return grey
+
+
+def _alpha(opaque: np.ndarray) -> Image:
+  return PIL.Image.fromarray(np.where(opaque, 255, 0).astype(np.uint8))
