@@ -21,6 +21,8 @@ def check(image: Opened) -> None:
   """Raises BadRecord where nothing says what is black and what white."""
   kind = "floats" if image.mode == "F" else ""
   if image.format == "TIFF":
+    if image.mode in ("LA", "La", "PA") and image.tag_v2.get(_PLANES) == 2:
+      raise BadRecord("image", "no image: grey and alpha in planes")
     if 2 in image.tag_v2.get(_FORMAT, ()):
       kind = "signed integers"
     elif not kind and _bits(image) > 16:
@@ -58,25 +60,33 @@ def _png(image: Opened) -> None:
 def _tiff(image: Opened) -> None:
   """PIL's own reader takes for packed what is not; libtiff knows better."""
   tags = image.tag_v2
-  halves = tags.get(_PHOTOMETRIC) == 6  # YCbCr, mostly of fewer colours.
-  planes = tags.get(_PLANES) == 2 and _bits(image) == 16
-  if not image.use_load_libtiff and (halves or planes):
-    alpha = "RGBa" if tags.get(_EXTRA) == (1,) else image.mode
-    image._mode, raw = (
-      ("RGB", "RGBX") if halves else (image.mode, alpha + ";16N")
-    )
-    image.tile = [
-      image.tile[0]._replace(
-        codec_name="libtiff",
-        extents=(0, 0, *image._tile_size),
-        offset=0,
-        args=(raw, False, tags.offset),
-      )
-    ]
-    image.use_load_libtiff = True
+  if tags.get(_PLANES) == 2 and len(tags.get(_BITS, (1,))) == 1:
+    tags[_PLANES] = 1  # PIL takes the first letter of I;16 for the mode.
+    image._setup()
+  if not image.use_load_libtiff:
+    if tags.get(_PHOTOMETRIC) == 6:  # Mostly of fewer samples of colour.
+      image._mode = "RGB"
+      _by_libtiff(image, "RGBX")
+    elif tags.get(_PLANES) == 2:
+      alpha = image.mode == "RGBA" and tags.get(_EXTRA) == (1,)
+      raw = "RGBa" if alpha else image.mode
+      _by_libtiff(image, raw + (";16N" if _bits(image) == 16 else ""))
   if image.mode in ("P", "PA") and max(tags[_COLOURS]) < 256:
     # Written by those who took the 16 bits of a colour for 8, as libtiff sees.
     image.palette = PIL.ImagePalette.raw("RGB;L", bytes(tags[_COLOURS]))
+
+
+def _by_libtiff(image: Opened, raw: str) -> None:
+  """Has a TIFF that isn't compressed read by libtiff."""
+  image.tile = [
+    image.tile[0]._replace(
+      codec_name="libtiff",
+      extents=(0, 0, *image._tile_size),
+      offset=0,
+      args=(raw, False, image.tag_v2.offset),
+    )
+  ]
+  image.use_load_libtiff = True
 
 
 def _tga(image: Opened) -> None:
