@@ -88,7 +88,8 @@ def largest(data: bytes) -> bytes:
   length, start = struct.unpack_from("<II", best, 8)
   if data.startswith(b"\x89PNG", start):
     return data[start : start + length]
-  return data[:4] + b"\1\0" + best + data[22:]
+  bits = struct.pack("<H", _alpha_bits(data[start : start + length]))
+  return data[:4] + b"\1\0" + best[:6] + bits + best[8:] + data[22:]
 
 
 def _worth(entry: bytes) -> tuple[int, int]:
@@ -97,3 +98,22 @@ def _worth(entry: bytes) -> tuple[int, int]:
   bits = int.from_bytes(entry[6:8], "little")
   bits = bits or (colours - 1).bit_length() if colours else bits or 256
   return (width or 256) * (height or 256), bits
+
+
+def _alpha_bits(dib: bytes) -> int:
+  """Bits of a bitmap in an icon, 32 where there is alpha: else a mask counts.
+
+  PIL believes the directory, which may not tell, and older icons have a fourth
+  byte of 0 throughout.
+  """
+  if len(dib) < 40:
+    return 0
+  head, width, height, _, bits = struct.unpack_from("<IiiHH", dib)
+  pixels = 4 * width * (abs(height) // 2)
+  mask = (width + 31) // 32 * 4 * (abs(height) // 2)
+  alpha = any(dib[head + 3 : head + pixels : 4])
+  return (
+    24
+    if bits == 32 and not alpha and len(dib) >= head + pixels + mask
+    else bits
+  )

@@ -158,6 +158,7 @@ def _mended(function: Callable[[bytes], T], data: bytes) -> T:
     raise BadRecord("type", f"no image: {type(data).__name__}, not bytes")
   if not (data := bytes(data)):
     raise BadRecord("missing", "no image: 0 bytes")
+  data = containers.largest(data)
   try:
     return function(data)
   except Exception:
@@ -167,8 +168,7 @@ def _mended(function: Callable[[bytes], T], data: bytes) -> T:
 
 
 def _open(data: bytes) -> levels.Opened:
-  file = io.BytesIO(containers.largest(data))
-  image = PIL.Image.open(file, formats=_FORMATS)
+  image = PIL.Image.open(io.BytesIO(data), formats=_FORMATS)
   levels.check(image)
   return image
 

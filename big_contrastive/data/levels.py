@@ -89,6 +89,38 @@ def _by_libtiff(image: Opened, raw: str) -> None:
   image.use_load_libtiff = True
 
 
+def _gif(image: Opened) -> None:
+  """What the first frame doesn't cover is the background, if there is one."""
+  box = image.tile[0].extents
+  if box == (0, 0, *image.size) or "transparency" in image.info:
+    return
+  colour, palette = (255, 255, 255), image.global_palette
+  if "background" in image.info:
+    at = image.info["background"]
+    grey = bytes([at] * 3)
+    colour = palette.palette[3 * at : 3 * at + 3] if palette else grey
+  image.load()
+  frame = image.convert("RGB").crop(box)
+  image._mode = "RGB"
+  image.im = PIL.Image.new("RGB", image.size, tuple(colour)).im
+  image.paste(frame, box)
+
+
+def _bmp(image: Opened) -> None:
+  """PIL makes a grey palette a mode, whatever the bits of an index are."""
+  data = image.fp.getvalue()
+  data = data[14:] if image.format == "BMP" else data
+  bits = data[10] if data[0] == 12 else data[14]
+  if (image.mode, bits) in (("1", 4), ("1", 8), ("L", 1), ("L", 4)):
+    step = 255 if image.mode == "1" else 1
+    image.palette = PIL.ImagePalette.raw(
+      "RGB", bytes(min(step * i, 255) for i in range(256) for _ in range(3))
+    )
+    image._mode, tile = "P", image.tile[0]
+    raw = "P" if bits == 8 else f"P;{bits}"
+    image.tile = [tile._replace(args=(raw, *tile.args[1:]))]
+
+
 def _tga(image: Opened) -> None:
   """Without bits for alpha, all of it being 0 means that there is none."""
   told = image.fp.getvalue()[17] & 15
@@ -100,7 +132,9 @@ def _tga(image: Opened) -> None:
       image.putalpha(255)
 
 
-_SPECIAL = {"PNG": _png, "TIFF": _tiff, "TGA": _tga}
+_SPECIAL = {
+  "PNG": _png, "TIFF": _tiff, "TGA": _tga, "GIF": _gif, "BMP": _bmp, "DIB": _bmp
+}  # fmt: skip
 
 
 def _bits(image: Opened) -> int:
