@@ -169,6 +169,8 @@ def _mended(function: Callable[[bytes], T], data: bytes) -> T:
 
 def _open(data: bytes) -> levels.Opened:
   image = PIL.Image.open(io.BytesIO(data), formats=_FORMATS)
+  if image.format == "AVIF":
+    image.info.pop("xmp", None)  # How it is turned, its own boxes tell alone.
   levels.check(image)
   return image
 
@@ -183,7 +185,7 @@ def _upright(image: levels.Opened, data: bytes) -> tuple[int, int]:
     return image.size  # PIL tells the turned size, and turns while loading.
   turned = False
   with contextlib.suppress(Exception):
-    turned = image.getexif().get(_ORIENTATION, 1) >= 5
+    turned = image.getexif().get(_ORIENTATION) in (5, 6, 7, 8)
   return image.size[::-1] if turned else image.size
 
 
