@@ -1,11 +1,52 @@
-"""Image files made byte by byte, so that what is in them is known."""
+"""Pictures, and files made byte by byte, so that what is in them is known."""
 
+import io
 import struct
 import zlib
 
 import numpy as np
+import PIL.Image
 
-from big_contrastive.data import decode
+from big_contrastive.data import decode, image
+
+RNG = np.random.default_rng
+NOISE = RNG(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+
+
+def encoded(picture, form="PNG", **kwargs):
+  if isinstance(picture, np.ndarray):
+    picture = PIL.Image.fromarray(picture)
+  file = io.BytesIO()
+  picture.save(file, form, **kwargs)
+  return file.getvalue()
+
+
+def run(*ops, data=NOISE, seed=None, train=True):
+  rng = None if seed is None else RNG(seed)
+  return image.parse(ops, "ops", train)(data, rng)
+
+
+def gradient(height, width):
+  """Red is the column, green the row: pixels say where they are from."""
+  y, x = np.mgrid[:height, :width]
+  return np.stack([x, y, 0 * x], -1).astype(np.uint8)
+
+
+def smooth(height, width):
+  small = PIL.Image.fromarray(NOISE[:6, :8])
+  return small.resize((width, height), PIL.Image.Resampling.BICUBIC)
+
+
+def by_pil(data):
+  return np.asarray(PIL.Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+def outcome(function, data):
+  """The pixels, or the kind and reason of what is bad."""
+  try:
+    return np.asarray(function(data)).tolist()
+  except decode.BadRecord as e:
+    return e.kind, str(e)
 
 
 def check(data, want, off=0):
