@@ -105,6 +105,28 @@ def pixels(data: bytes | np.ndarray) -> np.ndarray:
   return np.asarray(decode(data))
 
 
+def of_pil(picture: Image) -> np.ndarray:
+  """Returns decode's pixels of an image of PIL, uint8 [h, w, 3].
+
+  Args:
+    picture: of any mode; it may note an orientation.
+
+  Raises:
+    BadRecord: see decode.
+  """
+  with _reasons():
+    limited(*picture.size)
+    levels.check(picture)
+    picture.load()
+    image = levels.rgb(picture).copy()
+    with contextlib.suppress(Exception):
+      turn = picture.getexif().get(_ORIENTATION)
+      image.info = {}
+      image.getexif()[_ORIENTATION] = turn
+      PIL.ImageOps.exif_transpose(image, in_place=True)
+    return np.asarray(image)
+
+
 def _plain(jpeg: bytes) -> int:
   """Pixels of a JPEG in grey or in three colours, whose head notes no more.
 

@@ -28,8 +28,12 @@ def check(image: Opened) -> None:
     elif not kind and _bits(image) > 16:
       kind = "32-bit integers"
   if kind:
-    wanted = "unsigned integers of 8 or 16 bits have"
-    raise BadRecord("image", f"no image: {kind} have no known white; {wanted}")
+    raise _doubtful(kind)
+
+
+def _doubtful(kind: str) -> BadRecord:
+  wanted = "unsigned integers of 8 or 16 bits have"
+  return BadRecord("image", f"no image: {kind} have no known white; {wanted}")
 
 
 def load(image: Opened) -> None:
@@ -162,6 +166,8 @@ def rgb(image: Image) -> Image:
 def _eight(image: Opened) -> Image:
   """The upper 8 of more bits of grey, which PIL would clip."""
   pixels, bits = np.asarray(image), _bits(image)
+  if pixels.min() < 0 or pixels.max() >= 2**bits:
+    raise _doubtful("32-bit integers")
   if image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0:
     pixels = 2**bits - 1 - pixels  # White is zero.
   grey = PIL.Image.fromarray((pixels >> (bits - 8)).astype(np.uint8))
