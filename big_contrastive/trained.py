@@ -8,7 +8,6 @@ big_vision .npz.
 """
 
 import dataclasses
-import io
 import math
 import pathlib
 from collections.abc import Sequence
@@ -26,17 +25,12 @@ from big_contrastive import (
   resolve,
   sharding,
 )
-from big_contrastive.data import image, text
+from big_contrastive.data import decode, image, text
 from big_contrastive.interop.portable import Portable
 from big_contrastive.models import two_tower
 
 # A file, its bytes, uint8 [h, w, 3], or a PIL image.
 Picture = str | pathlib.Path | bytes | np.ndarray | PIL.Image.Image
-
-
-# Modes of PIL that a PNG has, and what the others become, if not RGB.
-_PNG = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
-_NEAREST = {"La": "LA", "RGBa": "RGBA", "PA": "RGBA", "I": "I;16", "F": "L"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,12 +140,7 @@ def _content(picture: Picture) -> bytes | np.ndarray:
   if isinstance(picture, str | pathlib.Path):
     return pathlib.Path(picture).read_bytes()
   if isinstance(picture, PIL.Image.Image):
-    # Through a file: modes and orientation are decoded as everywhere.
-    file, exif = io.BytesIO(), picture.getexif()
-    if picture.mode not in _PNG:
-      picture = picture.convert(_NEAREST.get(picture.mode, "RGB"))
-    picture.save(file, "PNG", exif=exif)
-    return file.getvalue()
+    return decode.of_pil(picture)
   array = np.asarray(picture)
   if array.dtype != np.uint8 or array.ndim != 3:
     told = f"{array.dtype} {list(array.shape)}"

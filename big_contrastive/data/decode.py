@@ -4,20 +4,24 @@ import contextlib
 import io
 import math
 from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 import PIL.Image
 import PIL.ImageOps
 import simplejpeg
 
+from big_contrastive.data import containers, levels
 from big_contrastive.data.bad import BadRecord
 
+T = TypeVar("T")
 Image = PIL.Image.Image
 Spare = Callable[[tuple[int, int]], float]
 
 # 8,192 x 8,192, 200 MB in RGB; of what is decoded, so a larger JPEG passes
 # where a part of its size is enough.
 MAX_PIXELS = 2**26
+_ORIENTATION = 0x0112  # A tag of EXIF and TIFF.
 
 PIL.Image.init()
 # Without the formats that run programs (EPS) or that nobody has in a data set.
@@ -55,28 +59,29 @@ ENDINGS = _endings()
 
 
 def decode(data: bytes | np.ndarray, spare: Spare | None = None) -> Image:
-  """Returns an RGB image; alpha is laid on white, EXIF rotation is applied.
+  """Returns an RGB image, upright, alpha laid on white.
 
-  Of an animation it is the first frame, of 16 bits the upper ones.
+  Of an animation, an icon or a file of several pages it is the first frame,
+  the largest and the first page; of more than 8 bits, the upper ones. Color
+  profiles and gamma are not applied. For what has no agreed black and white
+  there is no right picture, so it is bad: floats, signed and 32-bit integers.
 
   Args:
     data: an encoded image, or uint8 [h, w], [h, w, 1], [h, w, 3], [h, w, 4].
     spare: (width, height) of the whole -> how many times smaller its sides may
       become. A JPEG is then decoded at 1/2, 3/8, 1/4 or 1/8 of them, which is
-      faster and, unlike skipping pixels, no aliasing.
+      faster and, unlike skipping pixels, no aliasing. Called once.
 
   Raises:
     BadRecord: for what is no image, with the decoder's reason.
   """
   with _reasons():
     if isinstance(data, np.ndarray):
-      grey = data.ndim == 3 and data.shape[-1] == 1
-      image = PIL.Image.fromarray(data[..., 0] if grey else data)
+      image = PIL.Image.fromarray(_array(data))
       if spare:
         spare(image.size)
-    else:
-      image = _load(_open(data), spare, data)
-    return _rgb(image)
+      return levels.rgb(image)
+    return _mended(lambda data: levels.rgb(_load(data, spare)), data)
 
 
 def pixels(data: bytes | np.ndarray) -> np.ndarray:
@@ -89,7 +94,7 @@ def pixels(data: bytes | np.ndarray) -> np.ndarray:
     BadRecord: see decode.
   """
   if isinstance(data, np.ndarray):
-    if data.dtype == np.uint8 and data.ndim == 3 and data.shape[-1] == 3:
+    if (data := _array(data)).shape[-1] == 3 and data.ndim == 3:
       return data
   elif isinstance(data, bytes) and data.startswith(b"\xff\xd8\xff"):
     # What may be turned, and all that the fast decoder doubts, is for PIL: it
@@ -98,6 +103,28 @@ def pixels(data: bytes | np.ndarray) -> np.ndarray:
       if 0 < _plain(data) <= MAX_PIXELS:
         return simplejpeg.decode_jpeg(data)
   return np.asarray(decode(data))
+
+
+def of_pil(picture: Image) -> np.ndarray:
+  """Returns decode's pixels of an image of PIL, uint8 [h, w, 3].
+
+  Args:
+    picture: of any mode; it may note an orientation.
+
+  Raises:
+    BadRecord: see decode.
+  """
+  with _reasons():
+    limited(*picture.size)
+    levels.check(picture)
+    picture.load()
+    image = levels.rgb(picture).copy()
+    with contextlib.suppress(Exception):
+      turn = picture.getexif().get(_ORIENTATION)
+      image.info = {}
+      image.getexif()[_ORIENTATION] = turn
+      PIL.ImageOps.exif_transpose(image, in_place=True)
+    return np.asarray(image)
 
 
 def _plain(jpeg: bytes) -> int:
@@ -123,42 +150,83 @@ def _plain(jpeg: bytes) -> int:
 
 
 def size(data: bytes | np.ndarray) -> tuple[int, int]:
-  """Returns (width, height) as decode gives them, from the header alone."""
+  """Returns (width, height) as decode gives them, mostly from the header.
+
+  Raises:
+    BadRecord: see decode.
+  """
   if isinstance(data, np.ndarray):
-    return data.shape[1], data.shape[0]
+    return _array(data).shape[1::-1]
   with _reasons():
-    return _upright(_open(data))
+    return _mended(lambda data: _upright(_open(data), data), data)
 
 
-def _upright(image: Image) -> tuple[int, int]:
+def _array(data: np.ndarray) -> np.ndarray:
+  """Returns uint8 [h, w], [h, w, 3] or [h, w, 4]."""
+  good = data.dtype == np.uint8 and data.size > 0
+  if not good or not (data.ndim == 2 or data.shape[2:] in ((1,), (3,), (4,))):
+    allowed = "uint8 [h, w], [h, w, 1], [h, w, 3] or [h, w, 4], not empty"
+    said = f"no image: {data.dtype} {list(data.shape)}, not {allowed}"
+    raise BadRecord("type", said)
+  return data[..., 0] if data.shape[2:] == (1,) else data
+
+
+def _mended(function: Callable[[bytes], T], data: bytes) -> T:
+  """Returns function(data); of a PNG that PIL refuses, without its notes.
+
+  PIL bounds the memory that notes may take, and is strict with broken ones.
+  """
+  if not isinstance(data, bytes | bytearray | memoryview):
+    raise BadRecord("type", f"no image: {type(data).__name__}, not bytes")
+  if not (data := bytes(data)):
+    raise BadRecord("missing", "no image: 0 bytes")
+  data = containers.largest(data)
+  try:
+    return function(data)
+  except Exception:
+    if (less := containers.without_notes(data)) is None:
+      raise
+  return function(less)
+
+
+def _open(data: bytes) -> levels.Opened:
+  image = PIL.Image.open(io.BytesIO(data), formats=_FORMATS)
+  if image.format == "AVIF":
+    image.info.pop("xmp", None)  # How it is turned, its own boxes tell alone.
+  levels.check(image)
+  return image
+
+
+def _upright(image: levels.Opened, data: bytes) -> tuple[int, int]:
+  """Width and height when turned, of an image that isn't loaded."""
+  if not _noted(image, data):
+    return image.size
+  if image.format == "PNG" and "exif" not in image.info:
+    return decode(data).size  # For PIL reads it all to find another note.
+  if image.format == "TIFF" and _ORIENTATION in image.tag_v2:
+    return image.size  # PIL tells the turned size, and turns while loading.
   turned = False
   with contextlib.suppress(Exception):
-    turned = (
-      _noted(image) and image.getexif().get(0x0112, 1) >= 5
-    )  # Orientation.
+    turned = image.getexif().get(_ORIENTATION) in (5, 6, 7, 8)
   return image.size[::-1] if turned else image.size
 
 
-def _open(data: bytes) -> Image:
-  if not isinstance(data, bytes | bytearray | memoryview):
-    raise BadRecord("type", f"no image: {type(data).__name__}, not bytes")
-  if not len(data):
-    raise BadRecord("missing", "no image: 0 bytes")
-  return PIL.Image.open(io.BytesIO(data), formats=_FORMATS)
-
-
-def _load(image: Image, spare: Spare | None, data: bytes) -> Image:
-  if spare:
-    times = max(1.0, spare(_upright(image)))
-    if 8 / 3 <= times < 4 and image.format == "JPEG" and _plain(bytes(data)):
+def _load(data: bytes, spare: Spare | None) -> Image:
+  image = _open(data)
+  jpeg = image.format in ("JPEG", "MPO")
+  if spare and jpeg:
+    times = max(1.0, spare(_upright(image, data)))
+    if 8 / 3 <= times < 4 and image.format == "JPEG" and _plain(data):
       with contextlib.suppress(ValueError):
         return _three_eighths(data, *image.size)
     image.draft("RGB", tuple(math.ceil(side / times) for side in image.size))
   limited(*image.size)
-  image.load()
-  if _noted(image):
+  levels.load(image)
+  if _noted(image, data):
     with contextlib.suppress(Exception):  # Garbage in EXIF: a good image.
       PIL.ImageOps.exif_transpose(image, in_place=True)
+  if spare and not jpeg:
+    spare(image.size)
   return image
 
 
@@ -174,14 +242,18 @@ def _three_eighths(data: bytes, width: int, height: int) -> Image:
 
 def limited(width: int, height: int) -> tuple[int, int]:
   """Returns a size that is small enough; else raises BadRecord."""
+  said = f"no image: {width} x {height} pixels"
   if width * height > MAX_PIXELS:
-    said = f"no image: {width} x {height} pixels"
     raise BadRecord("bomb", f"{said}, at most {MAX_PIXELS:,}")
+  if not width * height:
+    raise BadRecord("image", said)
   return width, height
 
 
-def _noted(image: Image) -> bool:
+def _noted(image: Image, data: bytes) -> bool:
   """Whether there may be an orientation; to look for one takes time."""
+  if image.format == "PNG":
+    return containers.noted(data)
   return image.format != "JPEG" or bool(image.info.keys() & {"exif", "xmp"})
 
 
@@ -204,16 +276,3 @@ def _reasons():
     if isinstance(e, PIL.UnidentifiedImageError):  # Tells a memory address.
       said = "of no known format"
     raise BadRecord(kind, f"no image: {said}") from e
-
-
-def _rgb(image: Image) -> Image:
-  if image.mode == "RGB" and "transparency" not in image.info:
-    return image
-  if image.mode.startswith("I"):  # 16 bits: PIL would clip, not scale.
-    scaled = np.asarray(image, np.float32) / 257
-    image = PIL.Image.fromarray(scaled.clip(0, 255).astype(np.uint8))
-  if image.mode.endswith("A") or "transparency" in image.info:
-    image = image.convert("RGBA")
-    white = PIL.Image.new("RGBA", image.size, "white")
-    image = PIL.Image.alpha_composite(white, image)
-  return image.convert("RGB")

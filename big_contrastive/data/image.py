@@ -20,6 +20,7 @@ import PIL.ImageOps
 
 from big_contrastive import errors, resolve
 from big_contrastive.data import crops, patches
+from big_contrastive.data import decode as decoding
 from big_contrastive.data.colours import color_jitter, grayscale
 from big_contrastive.data.decode import decode as decode
 from big_contrastive.data.decode import limited, pixels
@@ -58,10 +59,10 @@ def resize_shortest(
 ) -> Image:
   """Resizes so that the shorter side is `size`, antialiased.
 
-  The longer side is rounded: "down" by torchvision and transformers.
+  The longer side is rounded: "down" by torchvision and transformers. What would
+  be too large is no image, unless a crop follows: see Pipeline.
   """
-  least, integer = min(image.size), _ROUNDING[rounding]
-  w, h = (max(size, integer(size * side / least)) for side in image.size)
+  w, h = crops.longer(image.size, size, rounding)
   return image.resize(limited(w, h), _resampling(method))
 
 
@@ -72,10 +73,8 @@ def center_crop(
 
   The corner is rounded: "nearest", and half to even, by torchvision.
   """
-  h, w = _pair(size)
-  left = _ROUNDING[rounding]((image.width - w) / 2)
-  top = _ROUNDING[rounding]((image.height - h) / 2)
-  return image.crop((left, top, left + w, top + h))
+  left, top = crops.middle(image.size, _pair(size), rounding)
+  return _framed(image, left, top, _pair(size))
 
 
 def random_crop(
@@ -127,12 +126,9 @@ def naflex(
   return patches.pack(np.asarray(resized), patch, most)
 
 
-_ROUNDING: dict[str, Callable[[float], int]] = {
-  "nearest": round,
-  "down": math.floor,
-}
 _FIXED = (resize, resize_shortest, center_crop, naflex)
 _RANDOM = (random_crop, random_resized_crop, flip_lr, color_jitter, grayscale)
+_CROPS = (center_crop, random_crop)
 _OPS = {op.__name__: op for op in (*_FIXED, *_RANDOM)}
 _BOUNDS = {
   "size": (1, 2**15), "padding": (0, 2**15), "area": (1e-4, 1),
@@ -145,6 +141,38 @@ _BOUNDS = {
 def _pair(size: Size) -> tuple[int, int]:
   """Height and width."""
   return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def _framed(image: Image, left: int, top: int, size: tuple[int, int]) -> Image:
+  return image.crop((left, top, left + size[1], top + size[0]))
+
+
+def _given(op: functools.partial) -> dict[str, Any]:
+  """All arguments of an operation, as PIL and NumPy take them."""
+  kwargs = (op.func.__kwdefaults__ or {}) | op.keywords
+  for name, read in (("size", _pair), ("method", _resampling)):
+    if name in kwargs:
+      kwargs[name] = read(kwargs[name])
+  return kwargs
+
+
+def _at_once(
+  image: Image, rng: Rng, first: functools.partial, second: functools.partial
+) -> Image | np.ndarray:
+  """resize_shortest and a crop; what is between them may be of any size."""
+  how, cut = _given(first), _given(second)
+  whole = crops.longer(image.size, how["size"][0], how["rounding"])
+  if math.prod(whole) <= decoding.MAX_PIXELS:
+    return second(first(image, rng), rng)
+  random = second.func is random_crop
+  place = (
+    crops.corner(whole, rng, **cut) if random else crops.middle(whole, **cut)
+  )
+  size = cut["size"]
+  part, *place = crops.of_resized(image, whole, *place, size, how["method"])
+  if random:
+    return crops.at(np.asarray(part), *place, size)
+  return _framed(part, *place, size)
 
 
 def _resampling(method: str) -> PIL.Image.Resampling:
@@ -161,21 +189,21 @@ class Pipeline:
 
   def __call__(self, data: bytes | np.ndarray, rng: Rng = None) -> np.ndarray:
     image, ops = self._decoded(data, rng)
-    for op in ops:
+    while ops:
+      op, *ops = ops
       if isinstance(image, np.ndarray):
         image = PIL.Image.fromarray(image)
-      image = op(image, rng)
+      if op.func is resize_shortest and ops and ops[0].func in _CROPS:
+        image = _at_once(image, rng, op, ops.pop(0))
+      else:
+        image = op(image, rng)
     return np.asarray(image)
 
   @functools.cached_property
   def _first(self) -> tuple[Callable, Ops, dict[str, Any]]:
     """The first operation, the others, and all that the first is given."""
     first, *rest = self.ops
-    kwargs = (first.func.__kwdefaults__ or {}) | first.keywords
-    for name, read in (("size", _pair), ("method", _resampling)):
-      if name in kwargs:
-        kwargs[name] = read(kwargs[name])
-    return first.func, rest, kwargs
+    return first.func, rest, _given(first)
 
   def _decoded(self, data: Any, rng: Rng) -> tuple[Image | np.ndarray, Ops]:
     """The image, as small as the first operation allows, and what is left."""

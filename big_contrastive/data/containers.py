@@ -1,0 +1,119 @@
+"""Files of images that PIL refuses or misreads: what to give it instead."""
+
+import re
+import struct
+import zlib
+
+# Chunks of a PNG that PIL reads or checks, and that the pixels don't need.
+_NOTES = {
+  b"iCCP", b"gAMA", b"cHRM", b"sRGB", b"pHYs", b"tEXt", b"zTXt", b"iTXt",
+  b"eXIf", b"acTL", b"fcTL", b"fdAT", b"tIME", b"bKGD", b"sBIT", b"sPLT",
+  b"hIST", b"cICP", b"mDCV", b"mDCv", b"cLLI", b"cLLi", b"oFFs", b"vpAg",
+}  # fmt: skip
+_XMP, _RAW = b"XML:com.adobe.xmp\0", b"Raw profile type exif\0"
+# Bytes of a compressed note that are searched for an orientation.
+_LONGEST = 2**24
+
+
+def noted(png: bytes) -> bool:
+  """Whether there may be an orientation in a PNG."""
+  return any(word in png for word in (b"eXIf", _XMP, _RAW))
+
+
+def without_notes(png: bytes) -> bytes | None:
+  """Returns a PNG without what its pixels don't need, but for its orientation.
+
+  None for what is no PNG, or has no notes. Broken chunks of pixels stay.
+  """
+  if not png.startswith(b"\x89PNG\r\n\x1a\n"):
+    return None
+  kept, at, kinds = [png[:8]], 8, [b""]
+  while at + 12 <= len(png):
+    length, kind = struct.unpack_from(">I4s", png, at)
+    chunk = png[at : at + 12 + length]
+    if kind in _NOTES:
+      kept.append(_orientation(kind, chunk[8:-4], chunk))
+    elif kind == b"IDAT" and kinds[-1] in _NOTES and kind in kinds:
+      return None  # A note amid the pixels is more likely broken pixels.
+    else:
+      kept.append(chunk)
+    kinds.append(kind)
+    at += len(chunk)
+  kept.append(png[at:])
+  return b"".join(kept) if _NOTES & set(kinds) else None
+
+
+def _orientation(kind: bytes, body: bytes, chunk: bytes) -> bytes:
+  """The chunk, or as much of it as tells an orientation."""
+  if chunk != _chunk(kind, body):
+    return b""
+  if kind == b"iTXt" and body.startswith(_XMP):
+    packed, text = body[len(_XMP)], body[len(_XMP) + 2 :].split(b"\0", 2)[-1]
+    found = re.search(
+      rb'tiff:Orientation(="|>)[0-9]', _unpacked(text) if packed else text
+    )
+    return _chunk(kind, _XMP + bytes(4) + found[0]) if found else b""
+  if kind in (b"tEXt", b"zTXt") and body.startswith(_RAW):
+    text = body[len(_RAW) :]
+    text = _unpacked(text[1:]) if kind == b"zTXt" else text
+    return _chunk(b"tEXt", _RAW + text) if len(text) < 2**20 else b""
+  return chunk if kind == b"eXIf" else b""
+
+
+def _unpacked(data: bytes) -> bytes:
+  try:
+    return zlib.decompressobj().decompress(data, _LONGEST)
+  except zlib.error:
+    return b""
+
+
+def _chunk(kind: bytes, body: bytes) -> bytes:
+  checked = zlib.crc32(kind + body)
+  return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", checked)
+
+
+def largest(data: bytes) -> bytes:
+  """Returns the largest picture of an icon, of equals the deepest, alone.
+
+  That is a PNG or an icon of one picture. Anything else is returned itself.
+  """
+  if not data.startswith(b"\0\0\1\0"):
+    return data
+  many = int.from_bytes(data[4:6], "little")
+  entries = [data[at : at + 16] for at in range(6, 6 + 16 * many, 16)]
+  entries = [entry for entry in entries if len(entry) == 16]
+  if not entries:
+    return data
+  best = max(entries, key=_worth)
+  length, start = struct.unpack_from("<II", best, 8)
+  if data.startswith(b"\x89PNG", start):
+    return data[start : start + length]
+  bits = struct.pack("<H", _alpha_bits(data[start : start + length]))
+  return data[:4] + b"\1\0" + best[:6] + bits + best[8:] + data[22:]
+
+
+def _worth(entry: bytes) -> tuple[int, int]:
+  """Pixels of a picture in an icon, and the bits of each."""
+  width, height, colours = entry[:3]
+  bits = int.from_bytes(entry[6:8], "little")
+  bits = bits or (colours - 1).bit_length() if colours else bits or 256
+  return (width or 256) * (height or 256), bits
+
+
+def _alpha_bits(dib: bytes) -> int:
+  """Bits of a bitmap in an icon, 32 where there is alpha: else a mask counts.
+
+  PIL believes the directory, which may not tell, and older icons have a fourth
+  byte of 0 throughout.
+  """
+  if len(dib) < 40:
+    return 0
+  head, width, height, _, bits = struct.unpack_from("<IiiHH", dib)
+  pixels = 4 * width * (abs(height) // 2)
+  mask = (width + 31) // 32 * 4 * (abs(height) // 2)
+  alpha = any(dib[head + 3 : head + pixels : 4])
+  return (
+    24
+    if bits == 32 and not alpha and len(dib) >= head + pixels + mask
+    else bits
+  )

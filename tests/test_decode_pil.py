@@ -1,0 +1,80 @@
+"""Images of PIL, of every mode, to the RGB they mean."""
+
+import io
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from big_contrastive.data import decode
+from big_contrastive.data.bad import BadRecord
+from making import NOISE, encoded, tiff
+
+GREY = NOISE[..., 0]
+
+
+def of(mode, pixels=NOISE):
+  return PIL.Image.fromarray(pixels).convert(mode)
+
+
+@pytest.mark.parametrize(
+  "mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "I;16"]
+)
+def test_pixels_of_a_mode_are_those_of_a_file_of_it(mode):
+  picture = of(mode)
+  if mode in ("LA", "RGBA"):
+    picture.putalpha(PIL.Image.fromarray(GREY))
+  found = decode.of_pil(picture)
+  assert found.dtype == np.uint8 and found.shape == (40, 60, 3)
+  file = picture if mode not in ("CMYK", "YCbCr", "HSV") else of("RGB", found)
+  want = decode.pixels(encoded(file))
+  np.testing.assert_array_equal(found, want)
+  if mode in ("RGB", "L"):
+    want = NOISE if mode == "RGB" else np.asarray(picture)[..., None]
+    assert (found == want).all()
+
+
+@pytest.mark.parametrize("mode", ["La", "RGBa"])
+def test_colours_multiplied_by_alpha_are_laid_on_white_once(mode):
+  picture = of(mode.upper())
+  picture.putalpha(PIL.Image.fromarray(GREY))
+  want = decode.of_pil(picture).astype(int)
+  assert np.abs(decode.of_pil(picture.convert(mode)) - want).max() <= 2
+
+
+def test_sixteen_bits_of_any_byte_order_become_the_upper_eight():
+  wide = np.array([[0, 255, 256, 30000, 65535]])
+  little = PIL.Image.fromarray(wide.astype(np.uint16))
+  big = PIL.Image.open(
+    io.BytesIO(tiff(5, 1, [wide.astype(">u2").tobytes()], [16], 1, big=True))
+  )
+  assert (little.mode, big.mode) == ("I;16", "I;16B")
+  whole = PIL.Image.fromarray(wide.astype(np.int32))
+  for picture in (little, big, whole):
+    assert decode.of_pil(picture)[0, :, 0].tolist() == [0, 0, 1, 117, 255]
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_it_is_turned_as_its_file_is_and_left_as_it_was(turn):
+  exif = PIL.Image.Exif()
+  exif[0x112] = turn
+  for form in ("PNG", "TIFF", "WEBP", "JPEG"):
+    data = encoded(NOISE, form, exif=exif)
+    picture = PIL.Image.open(io.BytesIO(data))
+    for _ in range(2):
+      np.testing.assert_array_equal(decode.of_pil(picture), decode.pixels(data))
+    if form != "TIFF":  # Which PIL turns itself.
+      assert picture.size == (60, 40) and picture.getexif()[0x112] == turn
+
+
+@pytest.mark.parametrize(
+  "pixels, said",
+  [
+    (np.array([[0, 0.5, 1]], np.float32), "floats have no known white"),
+    (np.array([[0, 1, 65536]], np.int32), "32-bit integers have no known"),
+    (np.array([[0, 1, -1]], np.int32), "32-bit integers have no known"),
+  ],
+)
+def test_what_has_no_known_white_is_bad(pixels, said):
+  with pytest.raises(BadRecord, match=said):
+    decode.of_pil(PIL.Image.fromarray(pixels))
