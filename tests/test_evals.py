@@ -52,7 +52,8 @@ def test_recalls_are_those_worked_out_by_hand():
   run = retrieval.prepare(source)
   found = dict(run(embed_images(zimg, source), embed_texts(texts)))
   assert found["img2txt_r1"] == found["txt2img_r1"] == pytest.approx(1 / 3)
-  assert found["img2txt_r5"] == found["txt2img_r10"] == 1.0
+  # Of three candidates any five hold the match: that would tell nothing.
+  assert found.keys() == {"img2txt_r1", "txt2img_r1", "chance_r1"}
   assert found["chance_r1"] == pytest.approx(1 / 3)
 
 
@@ -101,7 +102,8 @@ def test_zero_shot_averages_unit_prompts_and_makes_the_mean_unit():
   run = zero_shot.prepare(source, templates=["a {c}", "the {c}"])
   found = dict(run(embed_images(zimg, source), embed_texts(texts)))
   assert found["top1"] == pytest.approx(2 / 3)
-  assert found["top5"] == 1.0 and found["chance"] == 0.5
+  assert found["chance"] == 0.5
+  assert "top5" not in found  # It is 1 of two classes, whatever the model.
 
 
 def test_class_names_come_from_lists_files_tables_and_json(tmp_path):

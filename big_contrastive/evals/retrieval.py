@@ -5,9 +5,13 @@ from typing import Any
 
 import numpy as np
 
+from big_contrastive import errors
 from big_contrastive.data import pipeline
 
 _CHUNK = 1024  # Queries at a time: memory is chunk x candidates.
+
+# The rank of what is not found, however far one looks.
+NEVER = np.iinfo(np.int64).max
 
 
 def prepare(source: Any) -> Callable[[Callable, Callable], Iterator]:
@@ -16,7 +20,8 @@ def prepare(source: Any) -> Callable[[Callable, Callable], Iterator]:
   And chance_r1, the recall at 1 of guessing. An image matches all texts with
   its id: its own captions, and those of other images with that id. A query
   counts at k if one of its matches is among the first k; a tie counts against
-  the model.
+  the model. A recall that is 1 for every model, because no query has k
+  candidates that don't match, is left out.
 
   Args:
     source: records with one or several captions each.
@@ -33,7 +38,8 @@ def prepare(source: Any) -> Callable[[Callable, Callable], Iterator]:
     for name, arrays in directions.items():
       rank = first_match(*arrays)
       for k in (1, 5, 10):
-        yield f"{name}_r{k}", float(np.mean(rank < k))
+        if k <= most_wrong(arrays[1], arrays[3]):
+          yield f"{name}_r{k}", float(np.mean(rank < k))
     yield "chance_r1", chance(data.id, text_id)
 
   return run
@@ -42,12 +48,19 @@ def prepare(source: Any) -> Callable[[Callable, Callable], Iterator]:
 def distinct_texts(
   source: Any, ids: np.ndarray
 ) -> tuple[list[str], np.ndarray]:
-  """Returns the captions of a source and their ids, each pair of them once."""
+  """Returns the captions of a source and their ids, each pair of them once.
+
+  Raises:
+    UserError: if there is no caption at all.
+  """
   pairs = dict.fromkeys(
     (caption, int(i))
     for i, several in zip(ids, pipeline.captions(source), strict=True)
     for caption in several
   )
+  if not pairs:
+    thing, allowed = "captions of the evaluation data", "a record with one"
+    raise errors.UserError(thing, "none", allowed, "Name their column.")
   texts, text_ids = zip(*pairs, strict=True)
   return list(texts), np.array(text_ids)
 
@@ -62,6 +75,13 @@ def chance(ids: np.ndarray, other_ids: np.ndarray) -> float:
   return pairs / len(ids) / len(other_ids)
 
 
+def most_wrong(query_id: np.ndarray, candidate_id: np.ndarray) -> int:
+  """Returns the most candidates that don't match a query."""
+  found, counts = np.unique(candidate_id, return_counts=True)
+  matches = dict(zip(found, counts, strict=True))
+  return len(candidate_id) - min(int(matches.get(i, 0)) for i in set(query_id))
+
+
 def first_match(
   queries: np.ndarray,
   query_id: np.ndarray,
@@ -69,6 +89,9 @@ def first_match(
   candidate_id: np.ndarray,
 ) -> np.ndarray:
   """Returns for each query how many non-matches come before its best match.
+
+  A score that is not finite is no match's, and ahead of all others; a query
+  without a match is never right: NEVER.
 
   Args:
     queries, candidates: [n, d] and [m, d].
@@ -78,7 +101,9 @@ def first_match(
   for start in range(0, len(queries), _CHUNK):
     chunk = slice(start, start + _CHUNK)
     score = queries[chunk] @ candidates.T
-    match = query_id[chunk, None] == candidate_id[None]
+    fine = np.isfinite(score)
+    match = (query_id[chunk, None] == candidate_id[None]) & fine
     best = np.where(match, score, -np.inf).max(axis=1, keepdims=True)
-    ranks.append((~match & (score >= best)).sum(axis=1))
+    ahead = ~match & ~(fine & (score < best))
+    ranks.append(np.where(match.any(axis=1), ahead.sum(axis=1), NEVER))
   return np.concatenate(ranks)

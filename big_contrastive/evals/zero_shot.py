@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from big_contrastive import errors
+from big_contrastive import errors, finite
 from big_contrastive.data import files
+from big_contrastive.evals import retrieval
 
 Result = Iterator[tuple[str, float]]
 
@@ -22,9 +23,10 @@ def prepare(
 ) -> Callable[[Callable, Callable], Result]:
   """Returns run(embed_images, embed_texts), which yields top1 and top5.
 
-  And mean_per_class_recall, the mean over the classes that occur of the top1
-  among their images, and chance, the top1 of guessing: CLIP_benchmark's
-  definitions of acc1, acc5 and mean_per_class_recall.
+  top5 only where there are more than five classes: with fewer it is 1, whatever
+  the model is. And mean_per_class_recall, the mean over the classes that occur
+  of the top1 among their images, and chance, the top1 of guessing:
+  CLIP_benchmark's definitions of acc1, acc5 and mean_per_class_recall.
 
   A class's vector is the mean of its prompts' unit embeddings, made unit
   again (CLIP, arXiv:2103.00020, section 3.1.4).
@@ -54,12 +56,15 @@ def prepare(
   def run(embed_images: Callable, embed_texts: Callable) -> Result:
     texts = [t.replace("{c}", name) for name in names for t in prompts]
     ztxt = embed_texts(texts).reshape(len(names), len(prompts), -1).mean(axis=1)
-    ztxt /= np.linalg.norm(ztxt, axis=-1, keepdims=True)
+    with np.errstate(invalid="ignore"):  # 0 / 0, of prompts that cancel out.
+      ztxt /= np.linalg.norm(ztxt, axis=-1, keepdims=True)
+    finite.unit(ztxt, "classes", lambda i: repr(names[i]))
     data = embed_images(source)
     check_labels(data.label, names)
     ahead = ranks(data.zimg @ ztxt.T, data.label, names)
     yield "top1", float(np.mean(ahead < 1))
-    yield "top5", float(np.mean(ahead < 5))
+    if len(names) > 5:
+      yield "top5", float(np.mean(ahead < 5))
     yield "mean_per_class_recall", per_class(ahead < 1, data.label)
     yield "chance", 1 / len(names)
 
@@ -74,7 +79,11 @@ def ranks(
   A tie counts against the model: one that embeds everything alike is right
   about nothing. But of columns with one name, which no model can tell apart
   (ImageNet has two), the first is taken, as by CLIP_benchmark.
+
+  A score that is not finite is ahead of all others, and as the label's own it
+  is never right: retrieval.NEVER.
   """
+  scores = np.where(np.isfinite(scores), scores, np.inf)
   right = np.take_along_axis(scores, label[:, None], axis=1)
   ahead = scores >= right
   twins = collections.defaultdict(list)
@@ -83,7 +92,8 @@ def ranks(
   for columns in twins.values():
     for i, column in enumerate(columns[:-1]):
       ahead[np.ix_(label == column, columns[i + 1 :])] = False
-  return ahead.sum(axis=1) - 1
+  found = np.isfinite(right[:, 0])
+  return np.where(found, ahead.sum(axis=1) - 1, retrieval.NEVER)
 
 
 def per_class(right: np.ndarray, label: np.ndarray) -> float:
