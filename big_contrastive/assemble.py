@@ -17,6 +17,7 @@ from big_contrastive import (
   checkpoint,
   durations,
   errors,
+  finite,
   health,
   optim,
   resolve,
@@ -55,14 +56,21 @@ def stored_tokenizer(directory: Any) -> text.Tokenizer:
 
 
 def evaluator(config: dict[str, Any], where: str) -> Evaluator:
-  """Returns run(embed_images, embed_texts) of {"task", "source", ...}."""
+  """Returns run(embed_images, embed_texts) of {"task", "source", ...}.
+
+  What it yields is looked at on its way, whatever the task: finite.figures.
+  """
   kwargs = resolve.section(config, where)
   task = kwargs.pop("task", "")
   module = resolve.module("evals", task, f"{where}.task")
   kwargs["source"] = sourcing.source(
     kwargs.get("source", {}), f"{where}.source"
   )
-  return resolve.call(module.prepare, kwargs, where)
+  if not len(kwargs["source"]):
+    allowed, remedy = "a record or more", "There is nothing to evaluate on."
+    raise errors.UserError(f"{where}.source", "0 records", allowed, remedy)
+  run = resolve.call(module.prepare, kwargs, where)
+  return lambda *embed: finite.figures(task, run(*embed))
 
 
 def model(

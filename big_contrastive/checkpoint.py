@@ -19,7 +19,14 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from big_contrastive import agreement, catalog, errors, manifest, tree
+from big_contrastive import (
+  agreement,
+  catalog,
+  errors,
+  finite,
+  manifest,
+  tree,
+)
 from big_contrastive.interop.portable import Portable
 from big_contrastive.step import State
 
@@ -178,6 +185,7 @@ class Checkpoints:
 
     Raises:
       UserError: where the checkpoint's shapes are not the model's.
+      RunError: where what it holds is not finite.
     """
     directory = self.folder / str(step)
     check_shapes(directory, abstract.params)
@@ -196,6 +204,8 @@ class Checkpoints:
       ) from e
     training = {"extra": {}} | loaded["training"]
     state = State(params=loaded["params"], **training)
+    remedy = "Move it away: the run goes on from the one before."
+    finite.arrays(state._asdict(), f"checkpoint {directory}", remedy)
     return state, read_meta(directory), read_blob(directory)
 
 

@@ -70,11 +70,16 @@ def _end(line: str, code: int) -> NoReturn:
 
 
 def parser(description: str) -> argparse.ArgumentParser:
-  """Returns a parser with what every command has: --distributed."""
+  """Returns a parser with what every command has: --distributed.
+
+  A flag that is given twice, or nothing, is an error: argparse would take the
+  last, and a path that is "" is the folder where one happens to be.
+  """
   p = argparse.ArgumentParser(
     description=description, allow_abbrev=False,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )  # fmt: skip
+  p.register("action", None, _Once)
   p.add_argument(
     "--distributed",
     action="store_true",
@@ -82,6 +87,26 @@ def parser(description: str) -> argparse.ArgumentParser:
     "by JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID",
   )
   return p
+
+
+class _Once(argparse.Action):
+  """Stores a value, once, if there is one."""
+
+  _given = False
+
+  def __call__(
+    self,
+    parser: argparse.ArgumentParser,
+    namespace: argparse.Namespace,
+    values: Any,
+    option_string: str | None = None,
+  ) -> None:
+    if self._given:
+      parser.error(f"{option_string}: allowed is once")
+    if values == "":
+      parser.error(f"{option_string}: '': allowed is a value")
+    self._given = True
+    setattr(namespace, self.dest, values)
 
 
 def model_parser(description: str) -> argparse.ArgumentParser:
@@ -99,9 +124,17 @@ def model_parser(description: str) -> argparse.ArgumentParser:
 
 
 def _positive(text: str) -> int:
-  if not text.isdigit() or not int(text):
-    raise argparse.ArgumentTypeError(f"{text!r}: allowed is 1 or more")
+  if not text.isdecimal() or not 1 <= int(text[:8]) <= 2**20:
+    raise argparse.ArgumentTypeError(f"{text!r}: allowed is 1 to {2**20}")
   return int(text)
+
+
+def number(text: str) -> float:
+  """Returns a flag's number, finite and not below 0."""
+  value = float(text)
+  if not 0 <= value < float("inf"):
+    raise argparse.ArgumentTypeError(f"{text!r}: allowed is a number >= 0")
+  return value
 
 
 def start(distributed: bool) -> None:
@@ -114,7 +147,12 @@ def start(distributed: bool) -> None:
     }
     # SIGTERM is heard by agreement.Wishes; before that it ends the process.
     jax.config.update("jax_enable_preemption_service", False)
-    jax.distributed.initialize(**given)
+    try:
+      jax.distributed.initialize(**given)
+    except (ValueError, RuntimeError) as e:
+      allowed = "several processes that JAX finds, or the JAX_ variables"
+      remedy = f"See launch/. It says: {e}"
+      raise errors.UserError("--distributed", given, allowed, remedy) from e
     peers.start()
 
 
@@ -136,10 +174,10 @@ def load_config(flag: str, overrides: list[str]) -> Config:
     overrides: "--config.batch_size=64", dots for levels, Python literals.
   """
   path, _, argument = flag.partition(":")
-  if not pathlib.Path(path).is_file():
+  if not path.endswith(".py") or not os.path.isfile(path):
     near = [str(p) for p in pathlib.Path("configs").glob("*.py")]
     remedy = errors.closest(path, near)
-    raise errors.UserError("--config", path, "a file that exists", remedy)
+    raise errors.UserError("--config", path, "a .py that exists", remedy)
   config = _to_dict(_get_config(path)(argument or None))
   for override in overrides:
     name, equals, value = override.partition("=")
@@ -161,22 +199,30 @@ def _get_config(path: str) -> Callable[[str | None], Any]:
   try:
     spec.loader.exec_module(module)
     module.get_config  # noqa: B018
-  except (SyntaxError, AttributeError) as e:
+  except Exception as e:
     allowed = "a Python file with get_config(argument)"
-    raise errors.UserError("--config", path, allowed, f"{e}.") from e
+    remedy = _where(e)
+    raise errors.UserError("--config", path, allowed, remedy) from e
   finally:
     sys.path.remove(root)
 
   def get_config(argument: str | None) -> Any:
     try:
       return module.get_config(argument)
-    except (ValueError, FileNotFoundError) as e:
+    except Exception as e:
       # configs/ do not import the package: common.py says it in ValueErrors.
+      meant = isinstance(e, ValueError | FileNotFoundError)
       allowed = "what the file's docstring says"
-      thing = f"argument of {path}"
-      raise errors.UserError(thing, argument, allowed, str(e)) from e
+      thing, remedy = f"argument of {path}", str(e) if meant else _where(e)
+      raise errors.UserError(thing, argument, allowed, remedy) from e
 
   return get_config
+
+
+def _where(e: Exception) -> str:
+  """An error of a user's file, and the line that it is about."""
+  last = traceback.extract_tb(e.__traceback__)[-1]
+  return f"{type(e).__name__}: {e}, in {last.filename}:{last.lineno}."
 
 
 def _to_dict(config: Any) -> Config:

@@ -214,7 +214,7 @@ def run() -> None:
     "as config.tokenizer",
   )  # fmt: skip
   parser.add_argument(
-    "--tolerance", type=float, default=1e-5,
+    "--tolerance", type=command.number, default=1e-5,
     help="largest difference of unit embeddings, and of logits over exp(t)",
   )  # fmt: skip
   flags = vars(parser.parse_args())

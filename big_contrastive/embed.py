@@ -8,6 +8,8 @@ OUT/texts.npy, float32 [m, d], all captions, one record's after another's;
 OUT/records.parquet, row by row, "id", "label" (-1 for none) and "captions";
 OUT/about.json where they come from, exp(t) as "scale", and b as "bias": a
 pair's logit is scale * image . text + bias. OUT appears when all is in it.
+Captions are read, all of them, before anything is embedded. Vectors are unit
+vectors; exit code 3 names what the model made none of.
 """
 
 import json
@@ -20,8 +22,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from big_contrastive import command, sourcing, trained, whole
-from big_contrastive.data import pipeline
+from big_contrastive import command, errors, sourcing, trained, whole
+from big_contrastive.data import examples, pipeline
+
+_COLUMNS = pa.schema(
+  {
+    "id": pa.int32(),
+    "label": pa.int32(),
+    "captions": pa.list_(pa.string()),
+  }
+)
 
 
 def run() -> None:
@@ -55,19 +65,31 @@ def embed(model: trained.Model, source: pipeline.Source) -> dict[str, Any]:
     "images" float32 [n, d], "texts" float32 [m, d], "id" and "label" int32
     [n], "captions", n lists with m strings in all, "scale" and "bias".
   """
+  captions = [
+    [_written(text, examples.name(source, i)) for text in several]
+    for i, several in enumerate(pipeline.captions(source))
+  ]
   images = model.embedder.images(model.params, source)
-  captions = list(pipeline.captions(source))
   texts = [text for several in captions for text in several]
   t, b = (float(model.params.get(k, 0.0)) for k in ("t", "b"))
   return {
     "images": images.zimg,
-    "texts": model.encode_text(texts) if texts else images.zimg[:0],
+    "texts": model.encode_text(texts),
     "id": images.id,
     "label": images.label,
     "captions": captions,
     "scale": math.exp(t),
     "bias": b,
   }
+
+
+def _written(text: Any, name: str) -> str:
+  """A caption as a file can hold it: half a surrogate pair is a "?"."""
+  if not isinstance(text, str):
+    told, allowed = type(text).__name__, "a text"
+    thing, remedy = f"a caption of {name}", "Mend it, or its column's name."
+    raise errors.UserError(thing, told, allowed, remedy)
+  return text.encode("utf-8", "replace").decode()
 
 
 def write(
@@ -87,8 +109,9 @@ def write(
       about[name], about["d"] = found[name].shape
     about |= {k: found[k] for k in ("scale", "bias")}
     columns = {k: found[k] for k in ("id", "label", "captions")}
-    pq.write_table(pa.table(columns), new / "records.parquet")
-    (new / "about.json").write_text(json.dumps(about, indent=2) + "\n")
+    pq.write_table(pa.table(columns, _COLUMNS), new / "records.parquet")
+    lines = json.dumps(about, indent=2, allow_nan=False)
+    (new / "about.json").write_text(lines + "\n")
 
 
 if __name__ == "__main__":

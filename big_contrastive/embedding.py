@@ -1,6 +1,8 @@
 """Embeds whole data sets and lists of texts, on all devices."""
 
 import dataclasses
+import functools
+import reprlib
 from collections.abc import Callable
 from typing import Any
 
@@ -9,8 +11,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from big_contrastive import sharding
-from big_contrastive.data import pipeline, text
+from big_contrastive import finite, sharding
+from big_contrastive.data import examples, pipeline, text
 from big_contrastive.models import two_tower
 
 
@@ -25,6 +27,9 @@ class Embedded:
 
 class Embedder:
   """The towers of one set of parameters; every process gets every result.
+
+  What is no unit vector, because a number is not finite or all are 0, never
+  leaves here: every evaluator, and all else that embeds, comes by.
 
   Args:
     graph: the model's structure.
@@ -70,17 +75,25 @@ class Embedder:
       params: of the model.
       source: its records.
       before: called before each batch, on every process.
+
+    Raises:
+      UserError: for a record that can't be read.
+      RunError: naming the records whose embeddings are no unit vectors.
     """
     size, rows = self._batch_size, self._rows()
     batches = pipeline.evaluation(
       source, self._image, size, rows, self._threads
     )
-    parts = []
+    name = functools.partial(examples.name, source)
+    nothing = np.zeros(0, np.int32)
+    parts, done = [[self._none(params, size), nothing, nothing]], 0
     for batch, real in batches:
       before()
       batch = sharding.to_global(batch, size, self._mesh)
       result = jax.device_get(self._embed_image(params, batch))
       parts.append([x[:real] for x in result])
+      finite.unit(parts[-1][0], "images", name, done)
+      done += real
     return Embedded(*map(np.concatenate, zip(*parts, strict=True)))
 
   def texts(
@@ -91,7 +104,7 @@ class Embedder:
   ) -> np.ndarray:
     """Returns the unit embeddings [len(texts), d], float32; see `images`."""
     size, rows = self._batch_size, self._rows()
-    parts = []
+    parts = [self._none(params, size)]
     for start in range(0, len(texts), size):
       before()
       tokens = self._tokenizer.rows(texts[start : start + size])
@@ -99,7 +112,14 @@ class Embedder:
       tokens_on_mesh = sharding.to_global(local, size, self._mesh)
       z = jax.device_get(self._embed_text(params, tokens_on_mesh))
       parts.append(z[: len(tokens)])
+      finite.unit(parts[-1], "texts", lambda i: reprlib.repr(texts[i]), start)
     return np.concatenate(parts)
+
+  def _none(self, params: dict[str, Any], size: int) -> np.ndarray:
+    """The embeddings of no text, [0, d]."""
+    tokens = jax.ShapeDtypeStruct((size, self._tokenizer.length), np.int32)
+    width = jax.eval_shape(self._embed_text, params, tokens).shape[-1]
+    return np.zeros((0, width), np.float32)
 
   def _rows(self) -> np.ndarray:
     return sharding.local_rows(self._batch_size, self._mesh)

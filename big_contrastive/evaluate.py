@@ -6,14 +6,14 @@
 --data is SOURCE:VALUE,KEY=VALUE,...: a file of data/sources and its arguments,
 like wds:shards/{00..12}.tar, parquet:FOLDER, tfds:NAME, folder:PHOTOS.
 Other flags are arguments of the task: see the files in big_contrastive/evals.
-Figures are printed as one JSON line.
+Figures are printed as one JSON line, if all of them are finite: exit code 3
+says that one is not, or what the model made of an image or a text.
 """
 
 import json
 from typing import Any
 
 import jax
-import numpy as np
 
 from big_contrastive import assemble, command, errors, trained
 from big_contrastive.data import spec
@@ -42,21 +42,24 @@ def run() -> None:
     lambda texts: model.embedder.texts(model.params, texts),
   )
   figures = {
-    f"{flags.task}/{name}": float(value)
+    f"{flags.task}/{name}": value
     for name, value in results
-    if np.isscalar(value)
+    if isinstance(value, float)  # Pictures are not.
   }
   if not figures:
     remedy = "Its pictures are drawn in training: config.evals has it."
     raise errors.UserError("--task", flags.task, "one with figures", remedy)
   if jax.process_index() == 0:
-    print(json.dumps(figures))
+    print(json.dumps(figures, allow_nan=False))
 
 
 def _pairs(rest: list[str]) -> dict[str, Any]:
   """Arguments of the task from --key value or --key=value."""
   pieces = [p for r in rest for p in r.split("=", 1 if r[:2] == "--" else 0)]
   keys, values = pieces[::2], pieces[1::2]
+  for key in keys:
+    if keys.count(key) > 1:
+      raise errors.UserError(key, "given twice", "once", "Leave one out.")
   if len(keys) != len(values) or not all(k.startswith("--") for k in keys):
     remedy = "See --help."
     raise errors.UserError("arguments", " ".join(rest), "--KEY=VALUE", remedy)

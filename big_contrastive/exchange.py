@@ -4,7 +4,9 @@ The others are modules of interop/; ours is at home here, because it is read
 and written by what trains.
 """
 
+import contextlib
 import dataclasses
+import os
 import pathlib
 
 import jax.numpy as jnp
@@ -15,6 +17,7 @@ from big_contrastive import (
   catalog,
   checkpoint,
   errors,
+  finite,
   resolve,
   step,
   tree,
@@ -49,17 +52,32 @@ def read(
 
   Raises:
     UserError: for what is not there, is in no known format, or is broken.
+    RunError: for parameters that are not finite.
   """
   if format is not None:
     errors.choice("--from_format", format, FORMATS)
-  path = pathlib.Path(path)
-  if not path.exists():
-    remedy = "Give a file or directory that exists."
-    raise errors.UserError(where, str(path), "a model", remedy)
-  name = format or recognise(path)
+  there = _there(path, where)
+  name = format or recognise(there)
   if name == OURS:
-    return _read_ours(catalog.find(str(path), where))
-  return portable.read(path, name, where)
+    found = _read_ours(catalog.find(str(there), where))
+  else:
+    found = portable.read(there, name, where)
+  finite.arrays(found.params, f"parameters of {there}", finite.ANOTHER)
+  return found
+
+
+def _there(path: str | pathlib.Path, where: str) -> pathlib.Path:
+  """The path, if it is one and something is there."""
+  remedy = "Give a file or directory that exists."
+  if (
+    isinstance(path, str | os.PathLike) and str(path) and "\0" not in str(path)
+  ):
+    there = pathlib.Path(os.path.expanduser(path))
+    with contextlib.suppress(OSError):  # A name too long to exist.
+      if there.exists():
+        return there
+    path = str(path)
+  raise errors.UserError(where, path, "a model's path", remedy)
 
 
 def write(model: Portable, path: str | pathlib.Path, format: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from big_contrastive import errors
+from big_contrastive import errors, finite
 
 # A run whose every step is skipped learns nothing, and should not last.
 _SKIPPED_IN_A_ROW = 20
@@ -52,25 +52,25 @@ class Health:
     self._told: set[str] = set()
 
   def check(
-    self, step: int, finite: np.ndarray, batch: dict[str, np.ndarray]
+    self, step: int, fine: np.ndarray, batch: dict[str, np.ndarray]
   ) -> str | None:
     """Returns a line where a step was skipped, None where all is finite.
 
     Args:
       step: its number.
-      finite: bool [n], as `names` has it.
+      fine: bool [n], as `names` has it.
       batch: this process's rows, and "position", int [b], of each in the data.
 
     Raises:
       RunError: where a number is not finite and steps are not to be skipped.
     """
-    if finite.all():
+    if fine.all():
       self._in_a_row = 0
       return None
-    wrong = [n for n, fine in zip(self.names, finite, strict=True) if not fine]
+    wrong = [n for n, ok in zip(self.names, fine, strict=True) if not ok]
     self.skipped += 1
     self._in_a_row += 1
-    told = f"step {step}: not finite: {_listed(wrong)}."
+    told = f"step {step}: not finite: {finite.listed(wrong)}."
     go_on = self._in_a_row < _SKIPPED_IN_A_ROW
     if self.limits.skip_nonfinite and go_on:
       return f"{told} Skipped; {self.skipped} steps in all."
@@ -151,9 +151,3 @@ class Health:
       "captions: give equal captions an equal id, and leave "
       "config.objective.mask_ids on."
     )
-
-
-def _listed(names: list[str]) -> str:
-  """The first few names, and how many more."""
-  more = f" and {len(names) - 4} more" if len(names) > 4 else ""
-  return ", ".join(names[:4]) + more

@@ -7,7 +7,14 @@ from typing import Any, NamedTuple
 
 import jax
 
-from big_contrastive import catalog, checkpoint, errors, resolve, step
+from big_contrastive import (
+  catalog,
+  checkpoint,
+  errors,
+  finite,
+  resolve,
+  step,
+)
 from big_contrastive.interop import big_vision, portable, resample
 
 Load = Callable[[step.State], step.State]
@@ -70,6 +77,10 @@ def whole(path: str, where: str = "config.init") -> Whole:
   Args:
     path: of a checkpoint of ours, or what interop.portable reads.
     where: the config field that has it, for the error.
+
+  Raises:
+    UserError: for what is not there, in no known format, or broken.
+    RunError: for parameters that are not finite.
   """
   _check_there(path, where)
   directory = catalog.search(path)
@@ -77,11 +88,12 @@ def whole(path: str, where: str = "config.init") -> Whole:
     found = portable.read(path, where=where)
   else:
     found = checkpoint.read_model(directory)
+  finite.arrays(found.params, f"{where} = {path!r}", finite.ANOTHER)
   return Whole(path, found.model, found.params, found.tokenizer, found.blob)
 
 
 def _check_there(path: str, where: str) -> None:
-  if not pathlib.Path(path).exists():
+  if not path or not pathlib.Path(path).exists():
     allowed = "a checkpoint, a Hugging Face or OpenCLIP directory, or an .npz"
     raise errors.UserError(where, path, allowed, "No such file or directory.")
 
@@ -141,10 +153,11 @@ def _reader(
   _check_there(path, f"config.init.{name}")
   if name == "img" and path.endswith(".npz"):
     found = big_vision.read_image_tower(pathlib.Path(path))
+    finite.arrays(found.params, f"config.init.img = {path!r}", finite.ANOTHER)
   elif name == "all":
     directory = catalog.find(path, f"config.init.{name}")
     checkpoint.check_shapes(directory, abstract)
-    return lambda: checkpoint.read_params(directory, abstract)
+    return lambda: _read_all(directory, abstract)
   else:
     found = whole(path, f"config.init.{name}")
     errors.choice(f"config.init.{name}", name, found.params)
@@ -155,6 +168,12 @@ def _reader(
     del stored[name]["project"]
   read = resample.fit(stored, wanted, path)
   return lambda: _put(read(), wanted)[name]
+
+
+def _read_all(directory: pathlib.Path, abstract: dict[str, Any]) -> Any:
+  found = checkpoint.read_params(directory, abstract)
+  finite.arrays(found, f"config.init.all = {str(directory)!r}", finite.ANOTHER)
+  return found
 
 
 def _warn(

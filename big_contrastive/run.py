@@ -1,8 +1,10 @@
 """What one run tells, and when it saves."""
 
+import contextlib
 import json
 import pathlib
 import time
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -199,7 +201,11 @@ class Run:
     self.progress.show(at.step, {k: read[k] for k in shown if k in read})
 
   def evaluate(self, done: int, state: step.State) -> bool:
-    """Runs all evaluators; returns False where SIGTERM cuts them short."""
+    """Runs all evaluators; returns False where SIGTERM cuts them short.
+
+    Raises:
+      RunError: where a figure, or an embedding, is not finite.
+    """
     self.settle()
     embedder = self.experiment.embedder
 
@@ -213,7 +219,8 @@ class Run:
           lambda source: embedder.images(state.params, source, check),
           lambda texts: embedder.texts(state.params, texts, check),
         )
-        values = {f"eval/{name}/{key}": value for key, value in results}
+        with _of_step(done, name):
+          values = {f"eval/{name}/{key}": value for key, value in results}
         self._tell(done, values)
         self.progress.say(f"step {done}  {_line(name, values)}")
     except _Stopped:
@@ -243,6 +250,21 @@ class Run:
         if isinstance(value, PIL.Image.Image):
           say(f"{'':34}{self.writer.picture_path(key)}")
     say(f"everything else is in {self.writer.workdir}")
+
+
+@contextlib.contextmanager
+def _of_step(done: int, name: str) -> Iterator[None]:
+  """Says in an error when it was, and what is left."""
+  try:
+    yield
+  except errors.RunError as e:
+    if e.code != errors.BAD_NUMBERS:
+      raise
+    raise errors.RunError(
+      f"step {done}, evaluation {name}: {e} Checkpoints of steps before are "
+      "intact. Lower the learning rate, or set config.model.dtype = 'float32'.",
+      e.code,
+    ) from e
 
 
 def _line(name: str, values: dict[str, Any]) -> str:

@@ -9,8 +9,8 @@ big_vision .npz.
 
 import dataclasses
 import math
+import os
 import pathlib
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -22,15 +22,13 @@ from big_contrastive import (
   embedding,
   errors,
   exchange,
+  finite,
   resolve,
   sharding,
 )
-from big_contrastive.data import decode, image, text
+from big_contrastive.data import decode, given, image, text
 from big_contrastive.interop.portable import Portable
 from big_contrastive.models import two_tower
-
-# A file, its bytes, uint8 [h, w, 3], or a PIL image.
-Picture = str | pathlib.Path | bytes | np.ndarray | PIL.Image.Image
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,25 +43,31 @@ class Model:
   embedder: embedding.Embedder
   params: dict[str, Any]
 
-  def encode_image(self, images: Picture | Sequence[Picture]) -> np.ndarray:
+  def encode_image(self, images: given.Pictures) -> np.ndarray:
     """Returns unit embeddings [n, d], float32; of one picture, [1, d].
 
     Args:
-      images: files, bytes, uint8 arrays [h, w, 3] or PIL images, prepared as
-        in the evaluation of the model.
+      images: one or several, prepared as in the evaluation of the model.
+
+    Raises:
+      UserError: naming the picture, images[3], for what is none.
+      RunError: naming those whose embeddings are no unit vectors.
     """
-    given = list(images) if isinstance(images, list | tuple) else [images]
-    records = [{"image": _content(x), "id": 0} for x in given]
-    return self.embedder.images(self.params, records).zimg
+    return self.embedder.images(self.params, _Records(images)).zimg
 
-  def encode_text(self, texts: str | Sequence[str]) -> np.ndarray:
-    """Returns unit embeddings [n, d], float32; of one text, [1, d]."""
-    given = [texts] if isinstance(texts, str) else list(texts)
-    return self.embedder.texts(self.params, given)
+  def encode_text(self, texts: given.Texts) -> np.ndarray:
+    """Returns unit embeddings [n, d], float32; of one text, [1, d].
 
-  def logits(
-    self, images: Picture | Sequence[Picture], texts: str | Sequence[str]
-  ) -> np.ndarray:
+    Args:
+      texts: one or several; an empty one is what the tokenizer makes of it.
+
+    Raises:
+      UserError: naming the text, texts[3], for what is none.
+      RunError: naming those whose embeddings are no unit vectors.
+    """
+    return self.embedder.texts(self.params, given.texts(texts, "texts"))
+
+  def logits(self, images: given.Pictures, texts: given.Texts) -> np.ndarray:
     """Returns exp(t) zimg ztxt^T + b, [images, texts], float32.
 
     Where there is a bias (SigLIP), their sigmoid is the probability that the
@@ -71,11 +75,13 @@ class Model:
     """
     cosines = self.encode_image(images) @ self.encode_text(texts).T
     t, b = (float(self.params.get(k, 0.0)) for k in ("t", "b"))
-    return cosines * np.float32(math.exp(t)) + np.float32(b)
+    found = cosines * np.float32(math.exp(t)) + np.float32(b)
+    finite.arrays(found, "logits", finite.ANOTHER)
+    return found
 
 
 def load(
-  path: str,
+  path: str | os.PathLike,
   *,
   tokenizer: dict[str, Any] | None = None,
   batch_size: int = 64,
@@ -95,7 +101,10 @@ def load(
 
   Raises:
     UserError: for what is not there, in no known format, or broken.
+    RunError: for parameters that are not finite.
   """
+  batch_size = given.count(batch_size, "batch_size")
+  threads = given.count(threads, "threads")
   model = exchange.read(path, where=where)
   if "txt" not in model.params:
     allowed = "a model with an image and a text tower"
@@ -114,13 +123,16 @@ def load(
 
 
 def _words(
-  model: Portable, given: dict[str, Any] | None, path: str
+  model: Portable, section: dict[str, Any] | None, path: str | os.PathLike
 ) -> text.Tokenizer:
   """The tokenizer that is given, or the model's own, of its length."""
-  if given is not None:
-    given = resolve.section(given, "--tokenizer")
-    length = exchange.Words(model).length
-    return assemble.tokenizer({"length": length, **given}, [])
+  if section is not None:
+    section = resolve.section(section, "tokenizer")
+    section = {"length": exchange.Words(model).length} | section
+    if section.get("kind") == "checkpoint":
+      return assemble.tokenizer(section, [])
+    # With no captions: a BPE is one that the model was trained with.
+    return resolve.call(text.build, section, "tokenizer")
   if not model.tokenizer:
     allowed = "what config.tokenizer takes, for a model without one"
     remedy = f"{path} has none: give that which it was trained with."
@@ -133,18 +145,46 @@ def _squashed(model: Portable) -> list:
   return [("resize", {"size": model.model["image"]["res"]})]
 
 
-def _content(picture: Picture) -> bytes | np.ndarray:
+class _Records:
+  """Pictures as a source of records."""
+
+  def __init__(self, images: given.Pictures):
+    pictures = given.pictures(images, "images")
+    self._names = list(pictures)
+    self._contents = [_named(x, name) for name, x in pictures.items()]
+
+  def __len__(self) -> int:
+    return len(self._names)
+
+  def __getitem__(self, i: int) -> dict[str, Any]:
+    return {"image": self._contents[i], "id": 0}
+
+  def name(self, i: int) -> str:
+    return self._names[i]
+
+
+def _named(picture: given.Picture, name: str) -> bytes | np.ndarray:
+  """The content of a picture; what goes wrong has its name."""
+  try:
+    return _content(picture, name)
+  except errors.UserError:
+    raise
+  except Exception as e:  # Of files and PIL's plugins: of no common kind.
+    told, remedy = given.told(picture), f"{type(e).__name__}: {e}."
+    raise errors.UserError(name, told, "a picture", remedy) from e
+
+
+def _content(
+  picture: given.Picture, name: str = "images"
+) -> bytes | np.ndarray:
   """As a record has it."""
-  if isinstance(picture, bytes):
-    return picture
-  if isinstance(picture, str | pathlib.Path):
-    return pathlib.Path(picture).read_bytes()
+  if isinstance(picture, str | os.PathLike):
+    return pathlib.Path(os.path.expanduser(picture)).read_bytes()
+  if hasattr(picture, "read"):
+    picture = picture.read()
+  if isinstance(picture, bytes | bytearray | memoryview):
+    return bytes(picture)
   if isinstance(picture, PIL.Image.Image):
     return decode.of_pil(picture)
-  array = np.asarray(picture)
-  if array.dtype != np.uint8 or array.ndim != 3:
-    told = f"{array.dtype} {list(array.shape)}"
-    allowed = "uint8 [h, w, 3], a PIL image, a file or its bytes"
-    remedy = "Scale it to 0..255 and convert it."
-    raise errors.UserError("image", told, allowed, remedy)
-  return array
+  array = given.pixels(picture, name)
+  return array if isinstance(array, np.ndarray) else _content(array, name)

@@ -53,6 +53,8 @@ def test_recalls_are_those_worked_out_by_hand():
   found = dict(run(embed_images(zimg, source), embed_texts(texts)))
   assert found["img2txt_r1"] == found["txt2img_r1"] == pytest.approx(1 / 3)
   assert found["img2txt_r5"] == found["txt2img_r10"] == 1.0
+  # Of three candidates any five hold the match.
+  assert found["chance_img2txt_r5"] == found["chance_txt2img_r10"] == 1.0
   assert found["chance_r1"] == pytest.approx(1 / 3)
 
 
@@ -68,6 +70,52 @@ def test_several_captions_and_shared_ids_all_match():
   assert found["txt2img_r1"] == pytest.approx(3 / 4)
   # Of 3 x 4 pairs of image and text, 2 x 3 + 1 x 1 match.
   assert found["chance_r1"] == pytest.approx(7 / 12)
+
+
+class Pictures(Source):
+  """Records that show the picture of a number."""
+
+  def __getitem__(self, i):
+    image = np.full((2, 2, 3), self.labels[i], np.uint8).tobytes()
+    return {"image": image, "text": self.texts[i], "id": self.ids[i]}
+
+
+def test_a_record_a_caption_gives_the_recalls_of_a_record_an_image():
+  """Whether ids are the rows, or already one an image."""
+  r = np.random.default_rng(0)
+  zimg, captions = r.normal(size=(7, 4)), [f"c{i}" for i in range(21)]
+  texts = embed_texts({c: r.normal(size=4) for c in captions})
+  whole = Source([captions[3 * i : 3 * i + 3] for i in range(7)], [*range(7)])
+  want = dict(retrieval.prepare(whole)(embed_images(zimg, whole), texts))
+  assert 0 < want["img2txt_r1"] < 1
+  shown = [i // 3 for i in range(21)]
+  rows = [*range(21)]
+  for ids in (rows, shown, [5 + i for i in rows]):
+    source = Pictures(captions, ids, shown)
+    run = retrieval.prepare(source)
+    images = embed_images(np.repeat(zimg, 3, 0), source)
+    assert dict(run(images, texts)) == want
+
+
+def test_images_of_two_concepts_stay_two():
+  """Two concepts drawn alike: each drawing is right about its own alone."""
+  source = Pictures(list("abcd"), [0, 0, 1, 1], [7, 8, 7, 9])
+  ids, images, texts, text_id = retrieval.distinct(source, np.array(source.ids))
+  assert ids.tolist() == [0, 0, 1, 1] and images.tolist() == [0, 1, 2, 3]
+  assert text_id.tolist() == [0, 0, 1, 1] and texts == list("abcd")
+
+
+def test_chance_is_what_guessing_gives():
+  """Of all orders of the candidates, as many as a shuffle shows."""
+  r = np.random.default_rng(0)
+  ids, others = np.array([0, 0, 1, 2]), np.array([0, 1, 1, 1, 2, 3, 3])
+  for k in (1, 2, 5, 10):
+    hits = [
+      i in r.permutation(others)[:k] for _ in range(4000) for i in ids.tolist()
+    ]
+    assert retrieval.chance(ids, others, k) == pytest.approx(
+      np.mean(hits), abs=0.02
+    )
 
 
 @pytest.mark.parametrize("task", ["retrieval", "zero_shot"])
@@ -102,6 +150,7 @@ def test_zero_shot_averages_unit_prompts_and_makes_the_mean_unit():
   found = dict(run(embed_images(zimg, source), embed_texts(texts)))
   assert found["top1"] == pytest.approx(2 / 3)
   assert found["top5"] == 1.0 and found["chance"] == 0.5
+  assert found["chance_top5"] == 1.0
 
 
 def test_class_names_come_from_lists_files_tables_and_json(tmp_path):

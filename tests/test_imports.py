@@ -19,10 +19,10 @@ ROWS = [
     "ring",
     "manifest",
     "agreement",
-    "health",
+    "finite",
     "whole",
   },
-  {"pairwise", "lock", "peers", "catalog"},
+  {"pairwise", "lock", "peers", "catalog", "health"},
   {"losses", "models", "data", "optim", "sharding", "metrics"},
   {"objectives", "interop"},
   {"step", "embedding", "evals"},
@@ -127,7 +127,7 @@ def test_every_module_has_its_tests():
     "agreement": "processes", "whole": "embed",
     "command": "wrong_inputs", "train": "wrong_inputs",
     "evaluate": "end_to_end", "objectives": "step", "interop": "big_vision",
-    "data": "pipeline", "exchange": "convert",
+    "data": "pipeline", "exchange": "convert", "finite": "health",
   }  # fmt: skip
   for name in ROW:
     assert covered_by.get(name, name) in tests, name

@@ -244,8 +244,10 @@ def evaluation(
     yield batch, min(batch_size, size - i * batch_size)
 
 
-def captions(source: Source, skip_bad: bool = False) -> Iterator[list[str]]:
-  """Yields each record's captions, as a list.
+def read_all(
+  source: Source, skip_bad: bool = False
+) -> Iterator[dict[str, Any]]:
+  """Yields the records of a source, "text" always a list.
 
   Args:
     source: random access to records.
@@ -253,13 +255,19 @@ def captions(source: Source, skip_bad: bool = False) -> Iterator[list[str]]:
   """
   for i in range(len(source)):
     try:
-      caption = source[i]["text"]
+      record = source[i]
     except (OSError, ValueError) as e:
       if skip_bad and bad.kind(e):
         continue
       thing, allowed = name(source, i), "a record with a caption"
       raise errors.UserError(thing, "unreadable", allowed, f"{e}.") from e
-    yield [caption] if isinstance(caption, str) else list(caption)
+    text = record["text"]
+    yield record | {"text": [text] if isinstance(text, str) else list(text)}
+
+
+def captions(source: Source, skip_bad: bool = False) -> Iterator[list[str]]:
+  """Yields each record's captions, see `read_all`."""
+  return (record["text"] for record in read_all(source, skip_bad))
 
 
 def pad(rows: Sequence[np.ndarray], size: int) -> np.ndarray:

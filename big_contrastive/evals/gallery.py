@@ -35,7 +35,9 @@ def prepare(
     rows, columns: of the grid.
     seed: chooses the images.
   """
-
+  for name, value in {"rows": rows, "columns": columns}.items():
+    if value < 1:
+      raise errors.UserError(name, value, "1 or more", "Raise it.")
   if texts == "classes" and not source.classes:
     remedy = 'Set it to "captions", or give a source with class names.'
     raise errors.UserError("texts", texts, "captions", remedy)
@@ -49,8 +51,7 @@ def prepare(
         data.label,
       )
     else:
-      names, right = retrieval.distinct_texts(source, data.id)
-      own = data.id
+      own, _, names, right = retrieval.distinct(source, data.id)
     ztxt = embed_texts(names)
     count = min(rows * columns, len(data.zimg))
     chosen = np.random.default_rng(seed).permutation(len(data.zimg))[:count]
@@ -58,8 +59,10 @@ def prepare(
       "RGB", (columns * _WIDTH, rows * (_SIDE + 8)), "white"
     )
     for cell, i in enumerate(chosen):
-      nearest = np.argsort(-(data.zimg[i] @ ztxt.T), kind="stable")[:3]
-      found = [(names[j], right[j] == own[i]) for j in nearest]
+      score = data.zimg[i] @ ztxt.T
+      nearest = np.argsort(-score, kind="stable")[:3]  # NaN comes last.
+      fine = (right == own[i]) & np.isfinite(score)
+      found = [(names[j], fine[j]) for j in nearest]
       row, column = divmod(cell, columns)
       _cell(sheet, column * _WIDTH, row * (_SIDE + 8), source[int(i)], found)
     yield "nearest_texts", sheet
@@ -77,7 +80,8 @@ def _cell(
   picture = image.decode(record["image"]).resize((_SIDE, _SIDE))
   sheet.paste(picture, (x + 4, y + 4))
   draw, font = PIL.ImageDraw.Draw(sheet), PIL.ImageFont.load_default(size=11)
-  own = record["text"] if isinstance(record["text"], str) else record["text"][0]
+  own = record["text"]
+  own = own if isinstance(own, str) else next(iter(own), "")
   lines = [(own, "black")]
   lines += [(f"> {text}", "green" if right else "red") for text, right in found]
   for i, (text, colour) in enumerate(lines):

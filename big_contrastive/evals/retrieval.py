@@ -1,22 +1,31 @@
 """Retrieval: recall at 1, 5 and 10, image to text and text to image."""
 
+import hashlib
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
+from big_contrastive import errors
 from big_contrastive.data import pipeline
 
 _CHUNK = 1024  # Queries at a time: memory is chunk x candidates.
+
+# The rank of what is not found, however far one looks.
+NEVER = np.iinfo(np.int64).max
 
 
 def prepare(source: Any) -> Callable[[Callable, Callable], Iterator]:
   """Returns run(embed_images, embed_texts), which yields the recalls.
 
-  And chance_r1, the recall at 1 of guessing. An image matches all texts with
-  its id: its own captions, and those of other images with that id. A query
-  counts at k if one of its matches is among the first k; a tie counts against
-  the model.
+  An image matches all texts with its id: its own captions, and those of other
+  images with that id; records with one image, a caption each, are one image
+  with several captions. A query counts at k if one of its matches is among the
+  first k; a tie counts against the model.
+
+  And what guessing gives: chance_r1, in both directions, and for the other k
+  chance_img2txt_r5, ... Where there are few candidates that is 1.
 
   Args:
     source: records with one or several captions each.
@@ -24,42 +33,93 @@ def prepare(source: Any) -> Callable[[Callable, Callable], Iterator]:
 
   def run(embed_images: Callable, embed_texts: Callable) -> Iterator:
     data = embed_images(source)
-    texts, text_id = distinct_texts(source, data.id)
-    ztxt = embed_texts(texts)
+    ids, images, texts, text_id = distinct(source, data.id)
+    ztxt, zimg, image_id = embed_texts(texts), data.zimg[images], ids[images]
     directions = {
-      "img2txt": (data.zimg, data.id, ztxt, text_id),
-      "txt2img": (ztxt, text_id, data.zimg, data.id),
+      "img2txt": (zimg, image_id, ztxt, text_id),
+      "txt2img": (ztxt, text_id, zimg, image_id),
     }
     for name, arrays in directions.items():
       rank = first_match(*arrays)
       for k in (1, 5, 10):
         yield f"{name}_r{k}", float(np.mean(rank < k))
-    yield "chance_r1", chance(data.id, text_id)
+    yield "chance_r1", chance(image_id, text_id, 1)
+    for name, (_, query_id, _, candidate_id) in directions.items():
+      for k in (5, 10):
+        yield f"chance_{name}_r{k}", chance(query_id, candidate_id, k)
 
   return run
 
 
-def distinct_texts(
+def distinct(
   source: Any, ids: np.ndarray
-) -> tuple[list[str], np.ndarray]:
-  """Returns the captions of a source and their ids, each pair of them once."""
+) -> tuple[np.ndarray, np.ndarray, list[str], np.ndarray]:
+  """Returns the images and captions of a source, each once.
+
+  Args:
+    source: records.
+    ids: int [n], of each.
+
+  Returns:
+    ids [n], of which those that only records with one image have are one;
+    numbers of the records that show distinct images, or one with another id;
+    captions, and their ids, each pair of them once.
+
+  Raises:
+    UserError: if there is no caption at all.
+  """
+  shown, captions = [], []
+  for record in pipeline.read_all(source):
+    shown.append(_digest(record["image"]))
+    captions.append(record["text"])
+  ids = _joined(ids, shown)
+  images: dict[tuple[bytes, int], int] = {}
+  for i, key in enumerate(zip(shown, ids.tolist(), strict=True)):
+    images.setdefault(key, i)
   pairs = dict.fromkeys(
-    (caption, int(i))
-    for i, several in zip(ids, pipeline.captions(source), strict=True)
+    (caption, i)
+    for i, several in zip(ids.tolist(), captions, strict=True)
     for caption in several
   )
+  if not pairs:
+    thing, allowed = "captions of the evaluation data", "a record with one"
+    raise errors.UserError(thing, "none", allowed, "Name their column.")
   texts, text_ids = zip(*pairs, strict=True)
-  return list(texts), np.array(text_ids)
+  return ids, np.array([*images.values()]), list(texts), np.array(text_ids)
 
 
-def chance(ids: np.ndarray, other_ids: np.ndarray) -> float:
-  """Returns how likely one of each, drawn at random, match."""
-  found, counts = np.unique(ids, return_counts=True)
-  others = dict(zip(*np.unique(other_ids, return_counts=True), strict=True))
-  pairs = sum(
-    int(n) * int(others.get(i, 0)) for i, n in zip(found, counts, strict=True)
-  )
-  return pairs / len(ids) / len(other_ids)
+def _digest(image: bytes | np.ndarray) -> bytes:
+  """What two images that are the same have in common."""
+  if not isinstance(image, bytes):
+    image = repr(np.shape(image)).encode() + np.asarray(image).tobytes()
+  return hashlib.blake2b(image, digest_size=16).digest()
+
+
+def _joined(ids: np.ndarray, shown: list[bytes]) -> np.ndarray:
+  """The ids, one for all of an image's that no other image has."""
+  if len(set(shown)) == 1:  # Then images tell nothing.
+    return ids
+  images: dict[int, set[bytes]] = {}
+  for i, image in zip(ids.tolist(), shown, strict=True):
+    images.setdefault(i, set()).add(image)
+  first: dict[bytes, int] = {}
+  return np.array([
+    first.setdefault(image, i) if len(images[i]) == 1 else i
+    for i, image in zip(ids.tolist(), shown, strict=True)
+  ])  # fmt: skip
+
+
+def chance(ids: np.ndarray, other_ids: np.ndarray, k: int) -> float:
+  """Returns the recall at k of guessing: k of the others, drawn at random."""
+  found, counts = np.unique(other_ids, return_counts=True)
+  matches = dict(zip(found.tolist(), counts.tolist(), strict=True))
+  n, total = len(other_ids), 0.0
+  for i, count in zip(*np.unique(ids, return_counts=True), strict=True):
+    wrong = n - matches.get(int(i), 0)
+    # The chance that none of k different ones matches.
+    none = math.prod(max(0, wrong - j) / (n - j) for j in range(min(k, n)))
+    total += int(count) * (1 - none)
+  return total / len(ids)
 
 
 def first_match(
@@ -70,6 +130,9 @@ def first_match(
 ) -> np.ndarray:
   """Returns for each query how many non-matches come before its best match.
 
+  A score that is not finite is no match's, and ahead of all others; a query
+  without a match is never right: NEVER.
+
   Args:
     queries, candidates: [n, d] and [m, d].
     query_id, candidate_id: [n] and [m]; equal ids match.
@@ -78,7 +141,9 @@ def first_match(
   for start in range(0, len(queries), _CHUNK):
     chunk = slice(start, start + _CHUNK)
     score = queries[chunk] @ candidates.T
-    match = query_id[chunk, None] == candidate_id[None]
+    fine = np.isfinite(score)
+    match = (query_id[chunk, None] == candidate_id[None]) & fine
     best = np.where(match, score, -np.inf).max(axis=1, keepdims=True)
-    ranks.append((~match & (score >= best)).sum(axis=1))
+    ahead = ~match & ~(fine & (score < best))
+    ranks.append(np.where(match.any(axis=1), ahead.sum(axis=1), NEVER))
   return np.concatenate(ranks)

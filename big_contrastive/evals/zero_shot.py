@@ -6,9 +6,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from big_contrastive import errors
+from big_contrastive import errors, finite
 from big_contrastive.data import classes as lists
 from big_contrastive.data.classes import read as _listed
+from big_contrastive.evals import retrieval
 
 Result = Iterator[tuple[str, float]]
 
@@ -23,8 +24,9 @@ def prepare(
   """Returns run(embed_images, embed_texts), which yields top1 and top5.
 
   And mean_per_class_recall, the mean over the classes that occur of the top1
-  among their images, and chance, the top1 of guessing: CLIP_benchmark's
-  definitions of acc1, acc5 and mean_per_class_recall.
+  among their images: CLIP_benchmark's definitions of acc1, acc5 and
+  mean_per_class_recall. And what guessing gives: chance of top1, chance_top5,
+  which is 1 where there are no more than five classes.
 
   A class's vector is the mean of its prompts' unit embeddings, made unit
   again (CLIP, arXiv:2103.00020, section 3.1.4).
@@ -65,7 +67,9 @@ def prepare(
   def run(embed_images: Callable, embed_texts: Callable) -> Result:
     texts = [t.replace("{c}", name) for name in names for t in prompts]
     ztxt = embed_texts(texts).reshape(len(names), len(prompts), -1).mean(axis=1)
-    ztxt /= np.linalg.norm(ztxt, axis=-1, keepdims=True)
+    with np.errstate(invalid="ignore"):  # 0 / 0, of prompts that cancel out.
+      ztxt /= np.linalg.norm(ztxt, axis=-1, keepdims=True)
+    finite.unit(ztxt, "classes", lambda i: repr(names[i]))
     data = embed_images(source)
     label = data.label
     if places is not None:
@@ -79,6 +83,7 @@ def prepare(
     yield "top5", float(np.mean(ahead < 5))
     yield "mean_per_class_recall", per_class(ahead < 1, label)
     yield "chance", 1 / len(names)
+    yield "chance_top5", min(1.0, 5 / len(names))
 
   return run
 
@@ -94,7 +99,11 @@ def ranks(
   A tie counts against the model: one that embeds everything alike is right
   about nothing. But of columns with one name, which no model can tell apart
   (ImageNet has two), the first is taken, as by CLIP_benchmark.
+
+  A score that is not finite is ahead of all others, and as the label's own it
+  is never right: retrieval.NEVER.
   """
+  scores = np.where(np.isfinite(scores), scores, np.inf)
   right = np.take_along_axis(scores, label[:, None], axis=1)
   ahead = scores >= right
   twins = collections.defaultdict(list)
@@ -103,7 +112,8 @@ def ranks(
   for columns in twins.values():
     for i, column in enumerate(columns[:-1]):
       ahead[np.ix_(label == column, columns[i + 1 :])] = False
-  return ahead.sum(axis=1) - 1
+  found = np.isfinite(right[:, 0])
+  return np.where(found, ahead.sum(axis=1) - 1, retrieval.NEVER)
 
 
 def per_class(right: np.ndarray, label: np.ndarray) -> float:
