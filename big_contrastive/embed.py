@@ -55,13 +55,15 @@ def embed(model: trained.Model, source: pipeline.Source) -> dict[str, Any]:
     "images" float32 [n, d], "texts" float32 [m, d], "id" and "label" int32
     [n], "captions", n lists with m strings in all, "scale" and "bias".
   """
-  images = model.embedder.images(model.params, source)
   captions = list(pipeline.captions(source))
   texts = [text for several in captions for text in several]
+  # First: a model that embeds no texts is told before the work on images.
+  ztxt = model.encode_text(texts) if texts else None
+  images = model.embedder.images(model.params, source)
   t, b = (float(model.params.get(k, 0.0)) for k in ("t", "b"))
   return {
     "images": images.zimg,
-    "texts": model.encode_text(texts) if texts else images.zimg[:0],
+    "texts": images.zimg[:0] if ztxt is None else ztxt,
     "id": images.id,
     "label": images.label,
     "captions": captions,
