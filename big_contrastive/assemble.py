@@ -52,6 +52,10 @@ def tokenizer(config: dict[str, Any], data: pipeline.Source) -> text.Tokenizer:
 def stored_tokenizer(directory: Any) -> text.Tokenizer:
   """Returns the tokenizer of a checkpoint."""
   spec = checkpoint.read_meta(directory)["tokenizer"]
+  if not spec:
+    remedy = f"{directory} holds no tokenizer: say which it was trained with."
+    thing, allowed = "tokenizer", "a checkpoint with a tokenizer"
+    raise errors.UserError(thing, None, allowed, remedy)
   return text.restore(spec, checkpoint.read_blob(directory))
 
 

@@ -8,6 +8,7 @@ is whole, and what a killed run leaves behind has not.
 """
 
 import concurrent.futures
+import json
 import logging
 import pathlib
 import re
@@ -97,9 +98,11 @@ class Checkpoints:
       blob: the tokenizer's vocabulary file.
 
     Raises:
-      UserError: where the save before could not be written.
+      UserError: where the save before could not be written, or meta is no
+        JSON (NaN and infinity are none).
     """
     self.wait()
+    _check_json(meta)
     parts = {
       "params": state.params,
       "training": _training(state),
@@ -199,8 +202,9 @@ class Checkpoints:
         "config.optimizer and config.freeze",
         "another state than the checkpoint's",
         f"those that {directory} was trained with",
-        "Change them back, or begin in another workdir with config.init; "
-        f"Orbax says {type(e).__name__}.",
+        "Change them back, or begin in another workdir with config.init (as "
+        "also from an Adafactor of 32 layers or more that did not yet treat "
+        f"each alone); Orbax says {type(e).__name__}.",
       ) from e
     training = {"extra": {}} | loaded["training"]
     state = State(params=loaded["params"], **training)
@@ -214,6 +218,16 @@ def _replace(folder: pathlib.Path, suffix: str) -> None:
   new = folder.with_name(folder.name + suffix)
   shutil.rmtree(new, ignore_errors=True)
   folder.rename(new)
+
+
+def _check_json(meta: dict[str, Any]) -> None:
+  """Raises UserError for what other readers of JSON would not read."""
+  try:
+    json.dumps(meta, allow_nan=False)
+  except (TypeError, ValueError) as e:
+    allowed = "JSON, whose numbers are finite"
+    remedy = "A field of the config holds another number or thing."
+    raise errors.UserError("metadata", str(e), allowed, remedy) from e
 
 
 def _training(state: State) -> dict[str, Any]:

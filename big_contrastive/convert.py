@@ -5,19 +5,20 @@
 A Hugging Face directory, an OpenCLIP directory and a big_vision .npz are read
 and written, and so are checkpoints of ours. Then random images and texts are
 embedded by the source, by what was written, and by transformers or OpenCLIP
-where they are installed. DST appears only when all of them agree.
+where they are installed. DST appears only when all of them agree, and what it
+does not hold is told: a tokenizer, a text tower, preprocessing.
 """
 
+import dataclasses
+import logging
 import pathlib
 from typing import Any
 
-import flax.nnx as nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from big_contrastive import (
-  assemble,
   command,
   errors,
   exchange,
@@ -28,7 +29,6 @@ from big_contrastive.data import image, spec, text
 from big_contrastive.interop import judges, portable
 from big_contrastive.interop.portable import Portable
 from big_contrastive.models import naflex, two_tower
-from big_contrastive.models.vit import ImageTower
 
 _PAIRS = 4
 _WORDS = (
@@ -78,12 +78,7 @@ def convert(
   model = exchange.read(source, from_format)
   format = format or _default(path, from_format)
   if tokenizer is not None:
-    given = resolve.section(tokenizer, "--tokenizer")
-    if "txt" in model.params:
-      given = {"length": exchange.Words(model).length} | given
-    words = resolve.call(text.build, given, "--tokenizer")
-    fields = {"tokenizer": words.spec, "blob": words.blob}
-    model = Portable(**(vars(model) | fields))
+    model = _with_tokenizer(model, tokenizer, source)
   with whole.appears(path) as new:
     exchange.write(model, new, format)
     images, tokens = _inputs(model)
@@ -103,7 +98,39 @@ def convert(
       for part in ours
     }
     _check(told, tolerance)
+  for line in _lacks(model, format):
+    logging.warning("%s %s", target, line)
   return told
+
+
+def _with_tokenizer(
+  model: Portable, section: dict[str, Any], source: str
+) -> Portable:
+  own = exchange.Words(model, source)
+  if "txt" not in model.params:
+    own.rows([])
+  given = {"length": own.length} | resolve.section(section, "--tokenizer")
+  words = resolve.call(text.build, given, "--tokenizer")
+  exchange.towers(model, words)  # Is it one that the text tower can have had?
+  return dataclasses.replace(model, tokenizer=words.spec, blob=words.blob)
+
+
+def _lacks(model: Portable, format: str) -> list[str]:
+  """What the files that were written don't hold, and what to do about it."""
+  lines = []
+  if "txt" not in model.params:
+    lines.append("holds an image tower alone: it embeds images only.")
+  elif format == "big_vision" or not model.tokenizer:
+    lines.append(
+      "holds no tokenizer: it embeds images; for texts give that which the "
+      "model was trained with, load(path, tokenizer={...}) or --tokenizer."
+    )
+  if format == "big_vision":
+    lines.append(
+      "holds no preprocessing: images are resized to the tower's side, their "
+      "values scaled to -1 ... 1."
+    )
+  return lines
 
 
 def _default(path: pathlib.Path, from_format: str | None) -> str:
@@ -138,30 +165,19 @@ def _embed(
   model: Portable, images: np.ndarray, tokens: np.ndarray | None
 ) -> Embedded:
   """What our towers make of it, in float32."""
-  if tokens is None:
-    tower = nnx.eval_shape(
-      lambda: resolve.call(
-        ImageTower, model.model["image"] | {"rngs": nnx.Rngs(0)}, "image"
-      )
-    )
-    structure, _ = nnx.split(tower)
-
-    @jax.jit
-    def embed_image(params, images):
-      return two_tower.unit(nnx.merge(structure, nnx.State(params))(images))
-
-    return {"image": np.asarray(embed_image(model.params["img"], images))}
-  sections = model.model | {"dtype": "float32", "remat": "none"}
-  _, abstract = assemble.model(sections, exchange.Words(model))
-  graph, _ = two_tower.split(abstract)
+  shared = {"dtype": "float32", "remat": "none"}
+  graph, _ = exchange.towers(model, exchange.Words(model), **shared)
 
   @jax.jit
   def embed(params, images, tokens):
     towers = two_tower.merge(graph, params)
-    return towers.embed_image(images), towers.embed_text(tokens)
+    zimg = towers.embed_image(images)
+    return zimg, None if tokens is None else towers.embed_text(tokens)
 
   with jax.default_matmul_precision("highest"):
-    zimg, ztxt = map(np.asarray, embed(model.params, images, tokens))
+    zimg, ztxt = jax.device_get(embed(model.params, images, tokens))
+  if ztxt is None:
+    return {"image": zimg}
   over = np.exp(-model.params["t"]) * model.params.get("b", 0.0)
   return {"image": zimg, "text": ztxt, "logits": zimg @ ztxt.T + over}
 

@@ -69,12 +69,14 @@ def embed(model: trained.Model, source: pipeline.Source) -> dict[str, Any]:
     [_written(text, examples.name(source, i)) for text in several]
     for i, several in enumerate(pipeline.captions(source))
   ]
-  images = model.embedder.images(model.params, source)
   texts = [text for several in captions for text in several]
+  # First: a model that embeds no texts is told before the work on images.
+  ztxt = model.encode_text(texts) if texts else None
+  images = model.embedder.images(model.params, source)
   t, b = (float(model.params.get(k, 0.0)) for k in ("t", "b"))
   return {
     "images": images.zimg,
-    "texts": model.encode_text(texts),
+    "texts": images.zimg[:0] if ztxt is None else ztxt,
     "id": images.id,
     "label": images.label,
     "captions": captions,

@@ -36,6 +36,7 @@ def run() -> None:
     tokenizer=flags.tokenizer,
     batch_size=flags.batch_size,
     where="--checkpoint",
+    texts=True,
   )
   results = evaluator(
     lambda source: model.embedder.images(model.params, source),

@@ -8,7 +8,11 @@ import contextlib
 import dataclasses
 import os
 import pathlib
+from collections.abc import Callable
+from typing import Any
 
+import flax.nnx as nnx
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -26,6 +30,7 @@ from big_contrastive.data import text
 from big_contrastive.interop import portable
 from big_contrastive.interop.portable import Portable
 from big_contrastive.models import two_tower
+from big_contrastive.models.vit import ImageTower
 
 OURS = "checkpoint"
 FORMATS = (OURS, *portable.FORMATS)
@@ -96,7 +101,7 @@ def write(model: Portable, path: str | pathlib.Path, format: str) -> None:
     _write_ours(model, path)
     return
   if format != "big_vision" and "txt" not in model.params:
-    remedy = "An .npz holds an image tower alone."
+    remedy = "An .npz and a checkpoint of ours hold an image tower alone."
     allowed = "a model with an image and a text tower"
     raise errors.UserError("--format", format, allowed, remedy)
   if format != "big_vision":  # A file; the others are directories.
@@ -105,17 +110,72 @@ def write(model: Portable, path: str | pathlib.Path, format: str) -> None:
 
 
 class Words:
-  """What a text tower asks of a tokenizer, taken from its weights."""
+  """What a text tower asks of a tokenizer, taken from its weights.
 
-  def __init__(self, model: Portable):
-    flat, section = tree.flatten(model.params["txt"]), model.model["text"]
-    self.vocab_size: int = flat["embed/embedding"].shape[0]
-    self.length: int = flat["pos"].shape[0]
+  It stands for that of a model without one, or of an image tower alone, and
+  encodes nothing.
+
+  Args:
+    model: of any format.
+    path: where it lies, for the error.
+  """
+
+  def __init__(self, model: Portable, path: str = "the model"):
+    self._path, self._alone = path, "txt" not in model.params
+    section = {} if self._alone else model.model["text"]
+    self.eos_id: int | None = section.get("eos_id")
+    self.pad_id: int | None = section.get("pad_id")
+    self.vocab_size = self.length = 0
+    if not self._alone:
+      flat = tree.flatten(model.params["txt"])
+      self.vocab_size = flat["embed/embedding"].shape[0]
+      self.length = flat["pos"].shape[0]
     if section.get("positions"):  # Then texts may be shorter.
       given = model.tokenizer.get("length", self.length)
       self.length = min(given, self.length)
-    self.eos_id: int | None = section.get("eos_id")
-    self.pad_id: int | None = section.get("pad_id")
+
+  def rows(self, texts: list[str]) -> np.ndarray:
+    """Raises UserError: there is no tokenizer, or nothing to ask one for."""
+    if self._alone:
+      thing, allowed = "text tower", "a model with an image and a text tower"
+      remedy = f"{self._path} is an image tower alone: it embeds images only."
+    else:
+      thing = "tokenizer"
+      allowed = "what config.tokenizer takes, for a model without one"
+      remedy = (
+        f"{self._path} has none: give that which it was trained with, "
+        "load(path, tokenizer={...}) or --tokenizer."
+      )
+    raise errors.UserError(thing, None, allowed, remedy)
+
+
+def towers(
+  model: Portable,
+  words: text.Tokenizer | Words,
+  pin: Callable[[jax.Array], jax.Array] = lambda x: x,
+  **shared: Any,
+) -> tuple[nnx.GraphDef, dict[str, Any]]:
+  """Returns the structure of a model, and its parameters' shapes.
+
+  Args:
+    model: of any format; of an image tower alone there is a OneTower.
+    words: see assemble.model.
+    pin: see sharding.pin.
+    shared: fields of config.model in place of the model's own.
+  """
+  sections = model.model | shared
+  if "txt" in model.params:
+    return two_tower.split(assemble.model(sections, words, pin)[1])
+  image = model.model["image"] | {"pin": pin}
+  names = {"dtype", "remat"}
+  image |= {k: v for k, v in sections.items() if k in names and v is not None}
+
+  def make() -> two_tower.OneTower:
+    given = image | {"rngs": nnx.Rngs(0)}
+    tower = resolve.call(ImageTower, given, "config.model.image")
+    return two_tower.OneTower(tower)
+
+  return two_tower.split(nnx.eval_shape(make))
 
 
 def tokenizer(model: Portable) -> text.Tokenizer:
@@ -126,29 +186,23 @@ def tokenizer(model: Portable) -> text.Tokenizer:
 
 def _read_ours(directory: pathlib.Path) -> Portable:
   found = checkpoint.read_model(directory)
-  # What the tokenizer said when it was trained; elsewhere the model says it.
-  eos_id = text.restore(found.tokenizer, found.blob).eos_id
-  own = {"vocab_size": Words(found).vocab_size, "eos_id": eos_id}
+  if "txt" not in found.params:
+    return found
+  own = {"vocab_size": Words(found).vocab_size}
+  if found.tokenizer:
+    # What it said when it was trained; elsewhere the model says it.
+    own["eos_id"] = text.restore(found.tokenizer, found.blob).eos_id
   model = found.model | {"text": own | found.model["text"]}
   return dataclasses.replace(found, model=model)
 
 
 def _write_ours(model: Portable, path: pathlib.Path) -> None:
-  if "txt" not in model.params:
-    allowed = "a model with an image and a text tower"
-    remedy = "Begin a training with it: config.init."
-    raise errors.UserError("parameters", "img alone", allowed, remedy)
-  if not model.tokenizer:
-    allowed = "what config.tokenizer takes, for a source that has none"
-    remedy = "The checkpoint is to be whole: --tokenizer '{\"kind\": ...}'."
-    raise errors.UserError("--tokenizer", None, allowed, remedy)
-  words = tokenizer(model)
-  _, abstract = assemble.model(model.model, words)
-  wanted = tree.shapes(two_tower.split(abstract)[1])
+  words = tokenizer(model) if model.tokenizer else None
+  wanted = tree.shapes(towers(model, words or Words(model))[1])
   checkpoint.compare_shapes("the model", tree.shapes(model.params), wanted)
   meta = {
     "config": {"model": resolve.plain(model.model), "eval_image": model.image},
-    "tokenizer": words.spec,
+    "tokenizer": words.spec if words else {},
     "position": {"examples": 0, "bad": 0},
   }
   params = tree.unflatten(
@@ -156,5 +210,5 @@ def _write_ours(model: Portable, path: pathlib.Path) -> None:
   )
   state = step.State(jnp.zeros((), jnp.int32), params, opt={}, extra={})
   store = checkpoint.Checkpoints(path)
-  store.save(0, state, meta, words.blob)
+  store.save(0, state, meta, model.blob)
   store.close()

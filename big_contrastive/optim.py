@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from big_contrastive import errors
+from big_contrastive import errors, tree
 
 Schedule = Callable[[Any], jax.Array]
 
@@ -40,24 +40,89 @@ def adafactor(
 
   Second moments factored into rows and columns, no relative step size, b2
   capped so that it forgets, momentum in bfloat16: half the memory of Adam's
-  first moment and next to none for the second.
+  first moment and next to none for the second. Of parameters that are stacked,
+  each layer's is treated as if it were alone.
   """
 
   _within(b1=b1)
   _within(math.inf, eps=eps, clip_rms=clip_rms, decay_exponent=decay_exponent)
 
-  def b2(step: jax.Array, exponent: float) -> jax.Array:
+  def b2(step: jax.Array) -> jax.Array:
     t = jnp.asarray(step, jnp.float32) + 1
-    return jnp.minimum(b2_cap, 1 - t**-exponent)
+    return jnp.minimum(b2_cap, 1 - t**-decay_exponent)
 
-  rms = optax.scale_by_factored_rms(
-    decay_rate=decay_exponent,
-    epsilon=eps,
-    min_dim_size_to_factor=32,
-    decay_rate_fn=b2,
-  )
   momentum = optax.ema(b1, debias=False, accumulator_dtype=mu_dtype)
-  return optax.chain(rms, optax.clip_by_block_rms(clip_rms), momentum)
+  return optax.chain(_factored_rms(b2, eps), _clip_rms(clip_rms), momentum)
+
+
+# The smallest axis that is worth a row or a column of its own.
+_LEAST = 32
+
+
+def _factored_rms(b2: Schedule, eps: float) -> optax.GradientTransformation:
+  """Returns what divides by roots of factored second moments.
+
+  optax.scale_by_factored_rms takes the axis of the layers for one of a matrix.
+  The state is as there: rows and columns, or the whole, and [1] for none.
+
+  Args:
+    b2: of the steps before this.
+    eps: added to squares.
+  """
+
+  def init(params):
+    none = {k: jnp.zeros((1,), p.dtype) for k, p in params.items()}
+    row, column, whole = dict(none), dict(none), dict(none)
+    for name, p in params.items():
+      if axes := _matrix(name, p.shape):
+        row[name], column[name] = (jnp.zeros_like(p.sum(i)) for i in axes)
+      else:
+        whole[name] = jnp.zeros_like(p)
+    return optax.FactoredState(jnp.zeros((), jnp.int32), row, column, whole)
+
+  def update(grads, state, params=None):
+    count, row, column, whole = state[0], *map(dict, state[1:])
+    old, scaled = b2(count), {}
+    for name, g in grads.items():
+      square = jnp.square(g) + eps
+      if axes := _matrix(name, g.shape):
+        for mean, axis in zip((row, column), axes, strict=True):
+          mean[name] = old * mean[name] + (1 - old) * square.mean(axis)
+        r, c = (
+          jnp.expand_dims(mean[name], axis)
+          for mean, axis in zip((row, column), axes, strict=True)
+        )
+        r = r / r.mean(axes[1], keepdims=True)
+        scaled[name] = g * r**-0.5 * c**-0.5
+      else:
+        whole[name] = old * whole[name] + (1 - old) * square
+        scaled[name] = g * whole[name] ** -0.5
+    count = optax.safe_increment(count)
+    return scaled, optax.FactoredState(count, row, column, whole)
+
+  return optax.GradientTransformation(init, update)
+
+
+def _matrix(name: str, shape: tuple[int, ...]) -> tuple[int, int] | None:
+  """The largest and the next axis of each layer's, None for small ones."""
+  first = int(tree.stacked(name))
+  axes = first + np.argsort(shape[first:])
+  if len(axes) < 2 or shape[axes[-2]] < _LEAST:
+    return None
+  return int(axes[-1]), int(axes[-2])
+
+
+def _clip_rms(largest: float) -> optax.GradientTransformation:
+  """Returns what scales each layer's updates to at most that RMS."""
+
+  def clip(name: str, u: jax.Array) -> jax.Array:
+    axes = tuple(range(int(tree.stacked(name)), u.ndim))
+    rms = jnp.sqrt(jnp.mean(jnp.square(u), axes, keepdims=True))
+    return u / jnp.maximum(1.0, rms / largest)
+
+  return optax.stateless(
+    lambda updates, _: {k: clip(k, u) for k, u in updates.items()}
+  )
 
 
 def _within(end: float = 1.0, **values: float) -> None:

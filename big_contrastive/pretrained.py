@@ -48,7 +48,14 @@ class Whole(NamedTuple):
 
     Fields inside image and text are changed one by one. Of another variant
     no size is taken over, so that the weights are found not to fit.
+
+    Raises:
+      UserError: for an image tower alone.
     """
+    if "txt" not in self.params:
+      allowed = "a model with an image and a text tower"
+      remedy = 'This is an image tower alone: write {"img": "PATH"}.'
+      raise errors.UserError("config.init", self.path, allowed, remedy)
     merged = self.model | changes
     for tower in {"image", "text"} & self.model.keys() & changes.keys():
       ours, theirs = changes[tower], dict(self.model[tower])

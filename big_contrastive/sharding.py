@@ -185,7 +185,7 @@ def _spec(
   if placement == "replicate":
     return PartitionSpec()
   if placement == "fsdp":
-    return _fsdp(shape, mesh, stacked="/blocks/" in name)
+    return _fsdp(shape, mesh, stacked=tree.stacked(name))
   fits = isinstance(placement, list | tuple) and len(placement) == len(shape)
   if not fits or any(a is not None and a not in mesh.shape for a in placement):
     allowed = f'"replicate", "fsdp" or {len(shape)} of None and mesh axes'

@@ -28,7 +28,6 @@ from big_contrastive import (
 )
 from big_contrastive.data import decode, given, image, text
 from big_contrastive.interop.portable import Portable
-from big_contrastive.models import two_tower
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,17 +86,20 @@ def load(
   batch_size: int = 64,
   threads: int = 4,
   where: str = "path",
+  texts: bool = False,
 ) -> Model:
   """Returns the model at a path, on all devices.
 
   Args:
     path: a workdir or a checkpoint in it, a Hugging Face or OpenCLIP
       directory, or a big_vision .npz.
-    tokenizer: as config.tokenizer, for what has none of its own.
+    tokenizer: as config.tokenizer, for what has none of its own. Without one
+      such a model embeds images, and an image tower alone always does.
     batch_size: pictures or texts at a time, rounded up to a multiple of the
       devices.
     threads: that read and decode.
     where: what the path is called in errors.
+    texts: whether a model that can't embed texts is an error already here.
 
   Raises:
     UserError: for what is not there, in no known format, or broken.
@@ -106,14 +108,11 @@ def load(
   batch_size = given.count(batch_size, "batch_size")
   threads = given.count(threads, "threads")
   model = exchange.read(path, where=where)
-  if "txt" not in model.params:
-    allowed = "a model with an image and a text tower"
-    remedy = "This is an image tower alone: config.init.img takes it."
-    raise errors.UserError(where, str(path), allowed, remedy)
   words = _words(model, tokenizer, path)
+  if texts and isinstance(words, exchange.Words):
+    words.rows([])
   mesh = sharding.make_mesh()
-  _, abstract = assemble.model(model.model, words, sharding.pin(mesh))
-  graph, _ = two_tower.split(abstract)
+  graph, _ = exchange.towers(model, words, sharding.pin(mesh))
   ops = image.parse(model.image or _squashed(model), where, train=False)
   n = sharding.ring_size(mesh)
   size = -(-batch_size // n) * n
@@ -124,19 +123,17 @@ def load(
 
 def _words(
   model: Portable, section: dict[str, Any] | None, path: str | os.PathLike
-) -> text.Tokenizer:
+) -> text.Tokenizer | exchange.Words:
   """The tokenizer that is given, or the model's own, of its length."""
-  if section is not None:
+  if section is not None and "txt" in model.params:
     section = resolve.section(section, "tokenizer")
     section = {"length": exchange.Words(model).length} | section
     if section.get("kind") == "checkpoint":
       return assemble.tokenizer(section, [])
     # With no captions: a BPE is one that the model was trained with.
     return resolve.call(text.build, section, "tokenizer")
-  if not model.tokenizer:
-    allowed = "what config.tokenizer takes, for a model without one"
-    remedy = f"{path} has none: give that which it was trained with."
-    raise errors.UserError("tokenizer", None, allowed, remedy)
+  if not model.tokenizer or "txt" not in model.params:
+    return exchange.Words(model, str(path))
   return exchange.tokenizer(model)
 
 

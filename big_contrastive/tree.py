@@ -95,6 +95,11 @@ def table(params: dict[str, Any], columns: dict[str, dict[str, Any]]) -> str:
   return "\n".join([*lines, f"{count(params):,} parameters"])
 
 
+def stacked(name: str) -> bool:
+  """Whether a parameter's first axis is that of the layers, by its name."""
+  return "/blocks/" in name
+
+
 def count(params: dict[str, Any]) -> int:
   """Returns the number of parameters."""
   return sum(math.prod(leaf.shape) for leaf in flatten(params).values())

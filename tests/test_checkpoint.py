@@ -9,10 +9,11 @@ import sys
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 import tiny
-from big_contrastive import catalog, checkpoint, errors, step, tree
+from big_contrastive import catalog, checkpoint, errors, optim, step, tree
 
 META = {"config": {"model": [1, {"a": None}]}, "position": {"examples": 48}}
 
@@ -212,3 +213,50 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_others(tmp_path):
   assert re.match("checkpoint 9 .*not written", error)
   assert before == "6 ['3', '6']"
   assert after == "9"
+
+
+def stacked(tx, layers):
+  """A state of an optimizer of one bias and one kernel of each layer."""
+  params = {
+    "img/encoder/blocks/norm1/scale": np.ones((layers, 48), np.float32),
+    "img/encoder/blocks/mlp/fc1/kernel": np.ones((layers, 48, 64), np.float32),
+  }
+  opt = tx.init(jax.tree.map(jax.numpy.asarray, params))
+  t = {"t": jax.numpy.zeros(())}
+  return step.State(jax.numpy.zeros((), int), params=t, opt=opt, extra={})
+
+
+def layers_at_once():
+  """Adafactor as it was: with the axis of the layers like any other."""
+  return optax.chain(
+    optax.scale_by_factored_rms(min_dim_size_to_factor=32),
+    optax.clip_by_block_rms(1.0),
+    optax.ema(0.9, debias=False, accumulator_dtype="bfloat16"),
+  )
+
+
+def abstract(state):
+  where = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), state
+  )
+
+
+def test_an_adafactor_that_took_layers_for_rows_is_resumed_or_refused(tmp_path):
+  few, many = (stacked(layers_at_once(), n) for n in (24, 40))
+  checkpoints = save(tmp_path, few, 1)
+  now = stacked(optim.adafactor(), 24)
+  found, _, _ = checkpoints.restore(1, abstract(now))
+  jax.tree.map(np.testing.assert_array_equal, found.opt, few.opt)
+  checkpoints = save(tmp_path, many, 2)
+  with pytest.raises(errors.UserError, match="Adafactor of 32 layers") as e:
+    checkpoints.restore(2, abstract(stacked(optim.adafactor(), 40)))
+  assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), {1, 2}])
+def test_metadata_that_is_no_json_is_not_written(wrong, mesh, tmp_path):
+  checkpoints = checkpoint.Checkpoints(tmp_path)
+  with pytest.raises(errors.UserError, match="metadata"):
+    checkpoints.save(1, trained(mesh(4)), {"config": {"a": wrong}}, b"")
+  assert not list((tmp_path / "checkpoints").iterdir())

@@ -251,16 +251,6 @@ def test_an_image_tower_alone_is_embedded_as_in_its_model():
   np.testing.assert_allclose(found["image"], wanted, atol=1e-6)
 
 
-def test_a_source_without_tokenizer_needs_one(tmp_path):
-  bare = Portable(**(vars(model()) | {"tokenizer": {}, "blob": b""}))
-  exchange.write(bare, tmp_path / "hf", "hugging_face")
-  with pytest.raises(errors.UserError, match="--tokenizer"):
-    convert.convert(str(tmp_path / "hf"), str(tmp_path / "new"))
-  given = {"kind": "bytes", "length": 9}
-  convert.convert(str(tmp_path / "hf"), str(tmp_path / "new"), tokenizer=given)
-  assert exchange.read(tmp_path / "new").tokenizer["kind"] == "bytes"
-
-
 def test_the_command_says_it_in_one_line(tmp_path):
   command = [sys.executable, "-m", "big_contrastive.convert"]
   done = subprocess.run(

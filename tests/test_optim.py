@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from big_contrastive import errors, optim
@@ -71,6 +72,70 @@ def test_adafactor_state_is_factored_with_bfloat16_momentum():
   big = [x for x in jax.tree.leaves(state) if x.size == 64 * 128]
   assert [x.dtype for x in big] == [jnp.bfloat16]
   assert sum(x.size for x in jax.tree.leaves(state)) < 64 * 128 + 64 + 128 + 9
+
+
+def layers_of(flat):
+  """The same parameters, each layer's alone, under names of their own."""
+  return {
+    (k, i): x
+    for k, p in flat.items()
+    for i, x in enumerate(p if k.startswith("img/encoder/blocks/") else [p])
+  }
+
+
+def papers_adafactor(kwargs):
+  """The same of optax's own parts, which know of no layers."""
+  b2 = lambda t, power: jnp.minimum(0.999, 1 - (t + 1.0) ** -power)  # noqa: E731
+  return optax.chain(
+    optax.scale_by_factored_rms(
+      decay_rate=0.8, epsilon=1e-30, min_dim_size_to_factor=32,
+      decay_rate_fn=b2,
+    ),
+    optax.clip_by_block_rms(kwargs["clip_rms"]),
+    optax.ema(0.9, debias=False),
+  )  # fmt: skip
+
+
+# As many layers as a matrix has rows: none of these axes is the layers' alone.
+SHAPES = {
+  "img/encoder/blocks/norm1/scale": (40, 48),
+  "img/encoder/blocks/attention/query/bias": (40, 4, 36),
+  "img/encoder/blocks/attention/query/kernel": (40, 33, 4, 36),
+  "img/encoder/blocks/attention/out/kernel": (40, 4, 36, 33),
+  "img/encoder/blocks/mlp/fc1/kernel": (40, 33, 64),
+  "img/encoder/blocks/mlp/fc2/kernel": (40, 20, 64),
+  "img/head/probe": (1, 48),
+  "txt/pos": (40, 48),
+  "t": (),
+}
+
+
+def test_adafactor_treats_each_layer_as_if_it_were_alone():
+  r = np.random.default_rng(0)
+  params = {k: jnp.zeros(s) for k, s in SHAPES.items()}
+  kwargs = {"mu_dtype": "float32", "clip_rms": 0.7}
+  ours, theirs = optim.adafactor(**kwargs), papers_adafactor(kwargs)
+  state, alone = ours.init(params), theirs.init(layers_of(params))
+  for _ in range(3):
+    # Layers differ a thousandfold: what is shared between them is seen.
+    grads = {
+      k: jnp.asarray(
+        r.normal(size=s) * 10.0 ** r.uniform(-3, 1, (*s[:1], 1, 1, 1)[: len(s)])
+      )
+      for k, s in SHAPES.items()
+    }
+    found, state = ours.update(grads, state, params)
+    wanted, alone = theirs.update(layers_of(grads), alone, layers_of(params))
+    for name, u in layers_of(found).items():
+      np.testing.assert_allclose(
+        u, wanted[name], rtol=1e-5, atol=1e-6, err_msg=str(name)
+      )
+  # The second moments, too: rows and columns where optax has them.
+  for ours_of, theirs_of in zip(state[0][1:], alone[0][1:], strict=True):
+    for name, one in theirs_of.items():
+      if one.shape != (1,):
+        stored = layers_of({name[0]: ours_of[name[0]]})[name]
+        np.testing.assert_allclose(stored, one, rtol=1e-5, err_msg=str(name))
 
 
 @pytest.mark.parametrize("name", optim.OPTIMIZERS)

@@ -1,5 +1,6 @@
 """config.init: a whole model or one tower to begin with."""
 
+import dataclasses
 import logging
 
 import numpy as np
@@ -201,3 +202,39 @@ def test_an_init_of_another_type_is_told():
   config = tiny.load("siglip", "smoke")
   with pytest.raises(errors.UserError, match="config.init = 3"):
     experiment.build(config | {"init": 3})
+
+
+def test_a_converted_model_without_a_tokenizer_begins_a_run(tmp_path):
+  source = test_convert.model()
+  bare = dataclasses.replace(source, tokenizer={}, blob=b"")
+  exchange.write(bare, tmp_path / "ours", "checkpoint")
+  config = tiny.load("finetune", f"smoke,init={tmp_path / 'ours'},res=16")
+  with pytest.raises(errors.UserError, match="holds no tokenizer"):
+    experiment.build(config)
+  with pytest.raises(errors.UserError, match="holds no tokenizer"):
+    words = {"kind": "checkpoint", "path": str(tmp_path / "ours")}
+    experiment.build(config | {"tokenizer": words})
+  config["tokenizer"] = {"kind": "bytes", "length": 9}
+  _, params = begin(config)
+  for name, value in tree.flatten(source.params).items():
+    np.testing.assert_array_equal(params[name], value, name)
+
+
+def test_an_image_tower_alone_is_one_tower_of_a_run(siglip, tmp_path):
+  workdir, flat = siglip
+  whole = exchange.read(workdir)
+  sections = {"image": whole.model["image"]}
+  alone = portable.Portable(
+    sections, {"img": whole.params["img"]}, image=whole.image
+  )
+  exchange.write(alone, tmp_path / "alone", "checkpoint")
+  _, params = begin(
+    tiny.load("siglip", "smoke") | {"init": {"img": str(tmp_path / "alone")}}
+  )
+  for name in (k for k in flat if k.startswith("img/")):
+    np.testing.assert_array_equal(params[name], flat[name], name)
+  config = tiny.load("finetune", f"smoke,init={tmp_path / 'alone'},res=32")
+  config["tokenizer"] = {"kind": "bytes", "length": 9}
+  with pytest.raises(errors.UserError, match="image tower alone") as e:
+    experiment.build(config)
+  assert "\n" not in str(e.value)

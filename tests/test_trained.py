@@ -87,7 +87,7 @@ def test_what_can_not_be_loaded_is_told(paths, ours, tmp_path):
   with pytest.raises(errors.UserError, match="path = .*nowhere"):
     big_contrastive.load(str(tmp_path / "nowhere"))
   with pytest.raises(errors.UserError, match="tokenizer = None.*x.npz"):
-    big_contrastive.load(str(paths["big_vision"]))
+    big_contrastive.load(str(paths["big_vision"])).encode_text("a cat")
   with pytest.raises(errors.UserError, match="images = 'float32 .3, 4.'"):
     ours.encode_image(np.zeros((3, 4), np.float32))
 

@@ -15,7 +15,6 @@ import numpy as np
 from big_contrastive import errors
 
 Shapes = Mapping[str, tuple[int, ...]]
-BLOCKS = "/encoder/blocks/"  # Parameters stacked on a leading layer axis.
 
 
 class Row(NamedTuple):

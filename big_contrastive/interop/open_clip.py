@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from big_contrastive import errors, tree
+from big_contrastive.data import text
 from big_contrastive.interop import (
   layout,
   open_clip_config,
@@ -139,14 +140,22 @@ def write(model: portable.Portable, path: pathlib.Path) -> None:
     "model_cfg": own,
     "preprocess_cfg": surroundings.open_clip_processor(model),
   }
-  if model.tokenizer and model.tokenizer["kind"] != "clip_bpe":
-    surroundings.write_tokenizer(model, path)
+  if not model.tokenizer:
+    # Files that are not there: else OpenCLIP would take CLIP's own.
+    own["text_cfg"]["hf_tokenizer_name"] = "."
+  elif surroundings.write_tokenizer(model, path) and not _is_clips(model):
     own["text_cfg"] |= {
       "hf_tokenizer_name": ".",
       "tokenizer_kwargs": {"clean": _cleaning(model.tokenizer)},
     }
   (path / _CONFIG).write_text(json.dumps(config, indent=2) + "\n")
   tensors.write_safetensors(arrays, path / _WEIGHTS)
+
+
+def _is_clips(model: portable.Portable) -> bool:
+  """Whether it is CLIP's own vocabulary, which comes with OpenCLIP."""
+  words = text.restore(model.tokenizer, model.blob)
+  return words.spec["kind"] == "clip_bpe" and words.vocab_size == 49408
 
 
 def _cleaning(spec: dict[str, Any]) -> str:

@@ -108,8 +108,8 @@ def open_clip_processor(model: portable.Portable) -> dict[str, Any]:
 
 def write_tokenizer(
   model: portable.Portable, path: pathlib.Path, family: str = ""
-) -> None:
-  """Writes the tokenizer's files as transformers reads them.
+) -> bool:
+  """Writes the tokenizer's files as transformers reads them, if there is one.
 
   Args:
     model: whose tokenizer it is.
@@ -117,11 +117,11 @@ def write_tokenizer(
     family: as `read_hugging_face` has it; "" where transformers reads no model.
   """
   if not model.tokenizer:
-    logging.warning("%s: the source has no tokenizer, none is written", path)
-    return
+    return False
   write = tokenizers.write_hugging_face
   for note in write(model.tokenizer, model.blob, path, family) or []:
     logging.warning("%s", note)
+  return True
 
 
 def statistics(model: portable.Portable) -> tuple[list, list]:

@@ -6,6 +6,7 @@ can't spell a special token: "</s>" in a caption is four characters here.
 
 import importlib.util
 import json
+import logging
 import pathlib
 from typing import Any
 
@@ -79,6 +80,9 @@ def read_open_clip(
     directory: with the tokenizer's files, as transformers writes them; for
       CLIP's own, its merges, if they can't be found in an installed open_clip.
 
+  Returns:
+    Nothing, ({}, b""), where CLIP's merges can't be found, which is logged.
+
   Raises:
     UserError: for a file that is missing or broken, or an unknown cleaning.
   """
@@ -96,7 +100,14 @@ def read_open_clip(
   rules = {"canonicalize": clean == "canonicalize", "repair": True}
   rules["lower"] = clean != "whitespace"
   if not name:
-    return _settled("clip_bpe", length, _merges(folder), **rules)
+    merges = _merges(folder)
+    if merges is None:
+      said = (
+        "%s: no tokenizer, copy CLIP's %s, merges.txt or tokenizer.json there"
+      )
+      logging.warning(said, folder, _CLIP_FILE)
+      return {}, b""
+    return _settled("clip_bpe", length, merges, **rules)
   spec, blob = read_hugging_face(folder, length)
   return _settled(blob=blob, **spec | rules)
 
@@ -193,7 +204,7 @@ def _pairs(path: pathlib.Path) -> list[Any]:
   return pairs
 
 
-def _merges(folder: pathlib.Path) -> bytes:
+def _merges(folder: pathlib.Path) -> bytes | None:
   """CLIP's file of merges, or what is as good."""
   package = importlib.util.find_spec("open_clip")
   installed = pathlib.Path(package.origin or "").parent if package else folder
@@ -207,9 +218,7 @@ def _merges(folder: pathlib.Path) -> bytes:
     files = fast_tokenizers.clip_files(_parse(folder / "tokenizer.json"))
     pairs = files[1] if files else None
   if pairs is None:
-    allowed = f"a directory with {_CLIP_FILE}, merges.txt or tokenizer.json"
-    remedy = "Copy one there."
-    raise errors.UserError("tokenizer", str(folder), allowed, remedy)
+    return None
   return "\n".join(["#version: 0.2", *map(" ".join, pairs)]).encode()
 
 

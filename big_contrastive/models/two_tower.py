@@ -12,7 +12,20 @@ from big_contrastive.models.transformer import ExampleKeys
 from big_contrastive.models.vit import ImageTower
 
 
-class TwoTower(nnx.Module):
+class OneTower(nnx.Module):
+  """An image tower alone."""
+
+  def __init__(self, img: ImageTower):
+    self.img = img
+
+  def embed_image(
+    self, image: Num[Array, "b h w 3"], keys: ExampleKeys = None
+  ) -> Float[Array, "b d"]:
+    """Returns unit embeddings of images, uint8 or normalised floats."""
+    return unit(self.img(image, keys))
+
+
+class TwoTower(OneTower):
   """Image and text towers into one space, with learned t and b.
 
   Args:
@@ -23,16 +36,11 @@ class TwoTower(nnx.Module):
   def __init__(
     self, img: ImageTower, txt: TextTower, *, t: float, b: float | None = None
   ):
-    self.img, self.txt = img, txt
+    super().__init__(img)
+    self.txt = txt
     self.t = nnx.Param(jnp.asarray(t, jnp.float32))
     if b is not None:
       self.b = nnx.Param(jnp.asarray(b, jnp.float32))
-
-  def embed_image(
-    self, image: Num[Array, "b h w 3"], keys: ExampleKeys = None
-  ) -> Float[Array, "b d"]:
-    """Returns unit embeddings of images, uint8 or normalised floats."""
-    return unit(self.img(image, keys))
 
   def embed_text(
     self, tokens: Int[Array, "b l"], keys: ExampleKeys = None
@@ -58,12 +66,15 @@ def unit(x: Float[Array, "b d"]) -> Float[Array, "b d"]:
   return x * jax.lax.rsqrt(jnp.maximum(square, 1e-12))
 
 
-def split(model: TwoTower) -> tuple[nnx.GraphDef, dict[str, Any]]:
+def split(model: OneTower) -> tuple[nnx.GraphDef, dict[str, Any]]:
   """Returns the structure and the parameters, a plain nested dict."""
   graph, state = nnx.split(model)
   return graph, nnx.to_pure_dict(state)
 
 
-def merge(graph: nnx.GraphDef, params: dict[str, Any]) -> TwoTower:
-  """Returns the model with these parameters: the inverse of `split`."""
+def merge(graph: nnx.GraphDef, params: dict[str, Any]) -> Any:
+  """Returns the model with these parameters: the inverse of `split`.
+
+  A TwoTower, or a OneTower, if that is what was split.
+  """
   return nnx.merge(graph, nnx.State(params))
