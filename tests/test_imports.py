@@ -28,6 +28,7 @@ ROWS = [
   {"step", "embedding", "evals"},
   {"checkpoint", "sourcing"},
   {"pretrained", "assemble"},
+  {"reading"},
   {"experiment", "exchange"},
   {"run", "command", "bottleneck", "trained"},
   {"loop"},
@@ -127,7 +128,7 @@ def test_every_module_has_its_tests():
     "agreement": "processes", "whole": "embed",
     "command": "wrong_inputs", "train": "wrong_inputs",
     "evaluate": "end_to_end", "objectives": "step", "interop": "big_vision",
-    "data": "pipeline", "exchange": "convert",
+    "data": "pipeline", "exchange": "convert", "reading": "plan",
   }  # fmt: skip
   for name in ROW:
     assert covered_by.get(name, name) in tests, name
