@@ -3,7 +3,6 @@
 import itertools
 import math
 import types
-import typing
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -17,11 +16,9 @@ from big_contrastive import (
   checkpoint,
   durations,
   errors,
-  finite,
   health,
   optim,
   resolve,
-  sourcing,
   tree,
 )
 from big_contrastive.data import pipeline, text
@@ -30,23 +27,35 @@ from big_contrastive.models.text import TextTower
 from big_contrastive.models.two_tower import TwoTower
 from big_contrastive.models.vit import ImageTower
 
-Evaluator = Callable[[Callable, Callable], Any]
 MakeModel = Callable[[jax.Array], TwoTower]
 
 
-def tokenizer(config: dict[str, Any], data: pipeline.Source) -> text.Tokenizer:
+def tokenizer(
+  config: dict[str, Any], data: pipeline.Source, blob: bytes | None = None
+) -> text.Tokenizer:
   """Returns the tokenizer; a BPE without a file is trained on the captions.
 
-  {"kind": "checkpoint", "path": DIR} takes that of a checkpoint.
+  {"kind": "checkpoint", "path": DIR} takes that of a checkpoint, with what
+  else is given changed.
+
+  Args:
+    config: the section config.tokenizer.
+    data: whose captions a BPE is trained on.
+    blob: the vocabulary file's content, where it is known.
   """
-  kwargs = dict(config)
+  kwargs, where = dict(config), "config.tokenizer"
   if kwargs.get("kind") == "checkpoint":
-    where = "config.tokenizer.path"
-    return stored_tokenizer(catalog.find(kwargs.get("path", ""), where))
-  if kwargs.get("kind") == "bpe" and not kwargs.get("path"):
+    del kwargs["kind"]
+    found = catalog.find(kwargs.pop("path", ""), f"{where}.path")
+    stored = stored_tokenizer(found)
+    kwargs, blob = stored.spec | kwargs, stored.blob
+  given: dict[str, Any] = {"captions": None, "blob": blob}
+  if blob is not None:
+    given["path"] = None
+  elif kwargs.get("kind") == "bpe" and not kwargs.get("path"):
     texts = pipeline.captions(data, skip_bad=True)
-    kwargs["captions"] = itertools.chain.from_iterable(texts)
-  return resolve.call(text.build, kwargs, "config.tokenizer")
+    given["captions"] = itertools.chain.from_iterable(texts)
+  return resolve.call(text.build, kwargs, where, given)
 
 
 def stored_tokenizer(directory: Any) -> text.Tokenizer:
@@ -57,24 +66,6 @@ def stored_tokenizer(directory: Any) -> text.Tokenizer:
     thing, allowed = "tokenizer", "a checkpoint with a tokenizer"
     raise errors.UserError(thing, None, allowed, remedy)
   return text.restore(spec, checkpoint.read_blob(directory))
-
-
-def evaluator(config: dict[str, Any], where: str) -> Evaluator:
-  """Returns run(embed_images, embed_texts) of {"task", "source", ...}.
-
-  What it yields is looked at on its way, whatever the task: finite.figures.
-  """
-  kwargs = resolve.section(config, where)
-  task = kwargs.pop("task", "")
-  module = resolve.module("evals", task, f"{where}.task")
-  kwargs["source"] = sourcing.source(
-    kwargs.get("source", {}), f"{where}.source"
-  )
-  if not len(kwargs["source"]):
-    allowed, remedy = "a record or more", "There is nothing to evaluate on."
-    raise errors.UserError(f"{where}.source", "0 records", allowed, remedy)
-  run = resolve.call(module.prepare, kwargs, where)
-  return lambda *embed: finite.figures(task, run(*embed))
 
 
 def model(
@@ -244,14 +235,14 @@ def objective(
       "1 where the image tower is frozen, and so only evaluated",
       "Unfreeze the tower or set keep = 1.",
     )
-  hint = typing.get_type_hints(loss)["bias"]
-  if hint is types.NoneType and hasattr(abstract, "b"):
+  blind = resolve.hints(loss).get("bias") is types.NoneType
+  if blind and hasattr(abstract, "b"):
     allowed = f"None with the loss {loss_name!r}, which is blind to a bias"
     remedy = "Set config.model.bias = None."
     raise errors.UserError("config.model.bias", "a number", allowed, remedy)
   graph, _ = two_tower.split(abstract)
-  build = resolve.bind(module.build, kwargs, where)
-  return build(graph, loss, mesh, whole, parts)
+  given = {"graph": graph, "loss": loss, "mesh": mesh, "frozen": whole}
+  return resolve.call(module.build, kwargs, where, given | {"parts": parts})
 
 
 def limits(

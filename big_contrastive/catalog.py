@@ -1,6 +1,7 @@
 """Which checkpoints there are at a path, and whether they are sound."""
 
 import logging
+import os
 import pathlib
 from typing import Any
 
@@ -39,6 +40,8 @@ def search(path: str) -> pathlib.Path | None:
 
 def _look(path: str) -> tuple[pathlib.Path | None, str]:
   """The newest checkpoint that is sound, and why there is none."""
+  if not isinstance(path, str | os.PathLike) or not str(path):
+    return None, "Give its path."
   given = pathlib.Path(path).resolve()
   there = "holds no checkpoint" if given.exists() else "does not exist"
   remedy = f"{given} {there}."

@@ -282,25 +282,4 @@ def check_shapes(directory: pathlib.Path, abstract: dict[str, Any]) -> None:
   """Raises UserError where a checkpoint's parameters are not the model's."""
   stored = ocp.checkpointables_metadata(directory).metadata["params"]
   stored, wanted = tree.shapes(dict(stored)), tree.shapes(abstract)
-  compare_shapes(str(directory), stored, wanted)
-
-
-def compare_shapes(
-  source: str,
-  stored: dict[str, tuple[int, ...]],
-  wanted: dict[str, tuple[int, ...]],
-) -> None:
-  """Raises UserError naming every parameter that is not the same."""
-  differ = [
-    f"{name} {stored.get(name, 'missing')} for "
-    f"{wanted.get(name, 'no such parameter')}"
-    for name in sorted(stored.keys() | wanted.keys())
-    if stored.get(name) != wanted.get(name)
-  ]
-  if differ:
-    raise errors.UserError(
-      f"parameters of {source}",
-      "; ".join(differ),
-      "the shapes that config.model asks for",
-      "Change config.model, or begin in another workdir.",
-    )
+  tree.compare_shapes(str(directory), stored, wanted)

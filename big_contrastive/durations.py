@@ -12,6 +12,12 @@ _PATTERN = re.compile(
 )
 
 
+def in_epochs(duration: Duration) -> bool:
+  """Returns whether a duration is a number of epochs."""
+  found = _PATTERN.fullmatch(duration) if isinstance(duration, str) else None
+  return found is not None and found[3].startswith("epoch")
+
+
 def steps(
   duration: Duration,
   where: str,

@@ -50,7 +50,7 @@ class Embedder:
     threads: int,
   ):
     self._mesh, self._tokenizer, self._image = mesh, tokenizer, image
-    self._batch_size, self._threads = batch_size, threads
+    self.batch_size, self._threads = batch_size, threads
     whole = sharding.replicated(mesh)
 
     def embed_image(params, batch):
@@ -80,7 +80,7 @@ class Embedder:
       UserError: for a record that can't be read.
       RunError: naming the records whose embeddings are no unit vectors.
     """
-    size, rows = self._batch_size, self._rows()
+    size, rows = self.batch_size, self._rows()
     batches = pipeline.evaluation(
       source, self._image, size, rows, self._threads
     )
@@ -103,7 +103,7 @@ class Embedder:
     before: Callable[[], None] = lambda: None,
   ) -> np.ndarray:
     """Returns the unit embeddings [len(texts), d], float32; see `images`."""
-    size, rows = self._batch_size, self._rows()
+    size, rows = self.batch_size, self._rows()
     parts = [self._none(params, size)]
     for start in range(0, len(texts), size):
       before()
@@ -121,5 +121,36 @@ class Embedder:
     width = jax.eval_shape(self._embed_text, params, tokens).shape[-1]
     return np.zeros((0, width), np.float32)
 
+  def lower(
+    self, params: dict[str, Any], beside: Any, example: dict[str, Any]
+  ) -> dict[str, jax.stages.Lowered]:
+    """Returns what embeds a batch of "images" and of "texts", not compiled.
+
+    Args:
+      params: of the model: shapes and shardings.
+      beside: what else lies on the devices meanwhile: shapes and shardings.
+      example: one "image" and one "text", as the model takes them.
+    """
+
+    def batch(x: Any) -> jax.ShapeDtypeStruct:
+      shape, where = (self.batch_size, *x.shape), sharding.batch(self._mesh)
+      return jax.ShapeDtypeStruct(shape, x.dtype, sharding=where)
+
+    one = np.int32(0)
+    images = {"image": example["image"], "label": one, "id": one}
+    inputs = {
+      "images": (self._embed_image, images),
+      "texts": (self._embed_text, example["text"]),
+    }
+
+    def lowered(embed: Callable, given: Any) -> jax.stages.Lowered:
+      # Unused, and counted: the optimizer's state does not go away.
+      whole = jax.jit(
+        lambda beside, params, given: embed(params, given), keep_unused=True
+      )
+      return whole.lower(beside, params, jax.tree.map(batch, given))
+
+    return {name: lowered(*of) for name, of in inputs.items()}
+
   def _rows(self) -> np.ndarray:
-    return sharding.local_rows(self._batch_size, self._mesh)
+    return sharding.local_rows(self.batch_size, self._mesh)

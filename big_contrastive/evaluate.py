@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 
-from big_contrastive import assemble, command, errors, trained
+from big_contrastive import command, errors, evaluators, trained
 from big_contrastive.data import spec
 
 
@@ -30,7 +30,7 @@ def run() -> None:
     raise errors.UserError(f"--{name}", arguments[name], "nothing", remedy)
   command.start(flags.distributed)
   config = {"task": flags.task, "source": flags.data} | arguments
-  evaluator = assemble.evaluator(config, "--data")
+  evaluator = evaluators.evaluator(config, "--data")
   model = trained.load(
     flags.checkpoint,
     tokenizer=flags.tokenizer,

@@ -199,7 +199,7 @@ def _read_ours(directory: pathlib.Path) -> Portable:
 def _write_ours(model: Portable, path: pathlib.Path) -> None:
   words = tokenizer(model) if model.tokenizer else None
   wanted = tree.shapes(towers(model, words or Words(model))[1])
-  checkpoint.compare_shapes("the model", tree.shapes(model.params), wanted)
+  tree.compare_shapes("the model", tree.shapes(model.params), wanted)
   meta = {
     "config": {"model": resolve.plain(model.model), "eval_image": model.image},
     "tokenizer": words.spec if words else {},

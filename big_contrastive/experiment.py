@@ -9,13 +9,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
 
 from big_contrastive import (
   assemble,
   durations,
   embedding,
   errors,
+  evaluators,
   health,
   pretrained,
   resolve,
@@ -27,6 +27,7 @@ from big_contrastive import (
 from big_contrastive.data import image, pipeline, text
 from big_contrastive.durations import Duration
 from big_contrastive.models import two_tower
+from big_contrastive.reading import Reading
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Experiment:
   load: Callable[[step.State], step.State]
   training: pipeline.Training
   embedder: embedding.Embedder
-  evaluators: dict[str, assemble.Evaluator]
+  evaluators: dict[str, evaluators.Evaluator]
   tokenizer: text.Tokenizer
   intervals: Intervals
   limits: health.Limits
@@ -93,7 +94,9 @@ class Experiment:
 
 
 def build(
-  config: Any, devices: Sequence[jax.Device] | None = None
+  config: Any,
+  devices: Sequence[jax.Device] | None = None,
+  reading: Reading | None = None,
 ) -> Experiment:
   """Returns the experiment that a config describes.
 
@@ -102,23 +105,25 @@ def build(
       init is a path, model says only what is to differ from the model there,
       and tokenizer may be {"kind": "init"}.
     devices: of the mesh; all that there are if None.
+    reading: what reads the files that the config names.
 
   Raises:
     UserError: for the first thing that is wrong with it.
   """
   config = resolve.plain(config)
-  read = {}
+  read: dict[str, Any] = {}
+  given = {"devices": devices, "reading": reading or Reading(), "blob": None}
   if isinstance(config.get("init"), str):
     source = pretrained.whole(config["init"])
-    config["model"] = source.model_with(config.get("model", {}))
+    changes = resolve.section(config.get("model", {}), "config.model")
+    config["model"] = source.model_with(changes)
     read["init"] = source
     words = config.get("tokenizer", {"kind": "init"})
+    words = resolve.section(words, "config.tokenizer")
     if words.get("kind") == "init":
       read["tokenizer"] = source.tokenizer_with(words)
-  if devices is not None:
-    own = resolve.section(config.get("mesh") or {}, "config.mesh")
-    read["mesh"] = own | {"devices": devices}
-  built = resolve.call(_build, config | read, "config")
+      given["blob"] = source.blob
+  built = resolve.call(_build, config | read, "config", given)
   return dataclasses.replace(built, config=config)
 
 
@@ -151,17 +156,24 @@ def _build(
   keep_every: Duration = 0,
   skip_nonfinite: bool = False,
   evals: dict | None = None,
+  devices: Sequence[jax.Device] | None,
+  reading: Reading,
+  blob: bytes | None,
 ) -> Experiment:
-  """The fields of a config; what each holds is said where it is used."""
-  devices = resolve.call(sharding.make_mesh, mesh or {}, "config.mesh")
-  sharding.check_batch(batch_size, devices, "config.batch_size")
-  data = sourcing.source(source, "config.source")
+  """The fields of a config; what each holds is said where it is used.
+
+  But for the last three, which `build` gives: a vocabulary's content is blob.
+  """
+  chosen = {"devices": devices}
+  over = resolve.call(sharding.make_mesh, mesh or {}, "config.mesh", chosen)
+  sharding.check_batch(batch_size, over, "config.batch_size")
+  data = reading.source(source, "config.source")
   unit = {"batch_size": batch_size, "epoch": len(data)}
   unit["total"] = durations.steps(total, "config.total", **unit)
   if not unit["total"]:
     raise errors.UserError("config.total", total, "a step or more", "Raise it.")
-  words = assemble.tokenizer(tokenizer, data)
-  make, abstract = assemble.model(model, words, sharding.pin(devices))
+  words = reading.tokenizer(tokenizer, data, blob)
+  make, abstract = assemble.model(model, words, sharding.pin(over))
   graph, shapes = two_tower.split(abstract)
   names = list(tree.flatten(shapes))
   frozen = tree.match(freeze, names, "config.freeze")
@@ -171,12 +183,12 @@ def _build(
     raise errors.UserError("config.freeze", freeze, "not everything", remedy)
   rules = {"decay": decay, "lr_mult": lr_mult}
   rate, tx = assemble.optimizer(optimizer, schedule, rules, names, unit)
-  parts = _parts(micro_batch, batch_size, devices)
-  goal = assemble.objective(objective, abstract, devices, frozen, parts)
+  parts = sharding.parts(micro_batch, batch_size, over)
+  goal = assemble.objective(objective, abstract, over, frozen, parts)
   recipe = step.Step(
     lambda k: split(make(k)), goal, tx, rate, trained, seed, skip_nonfinite
   )
-  placed = step.place(recipe, devices, shard)
+  placed = step.place(recipe, over, shard)
   at_once = batch_size // max(parts)  # Of an evaluation, too.
   train_ops = _ops(train_image, "train_image", abstract)
   eval_ops = _ops(eval_image, "eval_image", abstract)
@@ -189,7 +201,7 @@ def _build(
     {
       "examples": pipeline.Examples(data, train_ops, words),
       "batch_size": batch_size,
-      "rows": sharding.local_rows(batch_size, devices),
+      "rows": sharding.local_rows(batch_size, over),
       "seed": seed,
       "gather": sharding.sum_over_processes,
     },
@@ -197,12 +209,12 @@ def _build(
   return Experiment(
     config={},
     placed=placed,
-    load=pretrained.loader(init or {}, placed.abstract.params, model),
+    load=reading.weights(init or {}, placed.abstract.params, model),
     training=training,
     embedder=embedding.Embedder(
-      graph, devices, words, eval_ops, at_once, training.threads
+      graph, over, words, eval_ops, at_once, training.threads
     ),
-    evaluators=_evaluators(evals or {}),
+    evaluators=_evaluators(evals or {}, reading),
     tokenizer=words,
     intervals=_intervals(
       unit,
@@ -220,41 +232,20 @@ def _build(
   )
 
 
-def _evaluators(evals: dict) -> dict[str, assemble.Evaluator]:
+def _evaluators(
+  evals: dict, reading: Reading
+) -> dict[str, evaluators.Evaluator]:
   found = {}
   for name, kwargs in evals.items():
     where = f"config.evals.{name}"
     task = resolve.section(kwargs, where).get("task")
-    found[f"{task}/{name}"] = assemble.evaluator(kwargs, where)
+    found[f"{task}/{name}"] = reading.evaluator(kwargs, where)
   return found
 
 
 def split(model: two_tower.TwoTower) -> dict[str, Any]:
   """Returns a model's parameters."""
   return two_tower.split(model)[1]
-
-
-def _parts(
-  micro_batch: int | dict | None, batch_size: int, mesh: Mesh
-) -> tuple[int, int]:
-  """Micro-batches of the image and of the text tower."""
-  where = "config.micro_batch"
-  if not isinstance(micro_batch, dict):
-    micro_batch = {"image": micro_batch, "text": micro_batch}
-  image, text = resolve.call(_both, micro_batch, where)
-  n = sharding.ring_size(mesh)
-  for size in (image, text):
-    if size is not None and (size < 1 or batch_size % size or size % n):
-      allowed = f"a divisor of batch_size = {batch_size}, a multiple of {n}"
-      remedy = f"{n} devices share each micro-batch. None is no micro-batches."
-      raise errors.UserError(where, size, allowed, remedy)
-  return batch_size // (image or batch_size), batch_size // (text or batch_size)
-
-
-def _both(
-  *, image: int | None = None, text: int | None = None
-) -> tuple[int | None, int | None]:
-  return image, text
 
 
 def _intervals(

@@ -1,4 +1,4 @@
-"""Compiles a config's step and tells memory and time; trains nothing.
+"""Compiles a config's step and evaluation, and tells memory and time.
 
   python -m big_contrastive.plan --config configs/siglip.py:smoke
   python -m big_contrastive.plan --config configs/siglip.py:data=... \\
@@ -7,7 +7,8 @@
 --topology is a TPU slice as libtpu names it, v5e:4x4, v5p:4x4x4, v6e:16x16: its
 compiler is asked (pip install 'jax[tpu]'), no TPU is needed. Without it the
 plan is for the devices of this machine. Bytes are the compiler's; times are
-what the model's FLOPs take at a device's peak: no run is faster.
+what the model's FLOPs take at a device's peak: no run is faster. Neither the
+data set nor weights are needed, nor the vocabulary where its size is known.
 """
 
 import os
@@ -24,11 +25,10 @@ from big_contrastive import (
   errors,
   experiment,
   metrics,
+  reading,
   sharding,
   tree,
 )
-
-_GIB = 2**30
 
 # How compilers say that a program does not fit.
 _TOO_LARGE = (
@@ -46,7 +46,7 @@ def run() -> None:
   config = command.load_config(flags.config, overrides)
   command.start(flags.distributed)
   devices = slice_of(flags.topology) if flags.topology else jax.devices()
-  for line in plan(experiment.build(config, devices), devices):
+  for line in plan(config, devices):
     print(line)
 
 
@@ -77,34 +77,40 @@ def slice_of(topology: str) -> Sequence[jax.Device]:
   return found.devices
 
 
-def plan(
-  made: experiment.Experiment, devices: Sequence[jax.Device]
-) -> list[str]:
+def plan(config: dict[str, Any], devices: Sequence[jax.Device]) -> list[str]:
   """Returns lines about a step: parameters, memory, FLOPs, least time.
 
   Args:
-    made: from experiment.build, for these devices.
+    config: as `experiment.build` takes it.
     devices: all of the mesh.
 
   Raises:
-    UserError: where the step does not fit into the devices' memory.
+    UserError: for a wrong config, and where a step or an evaluation does not
+      fit into the devices' memory.
   """
-  memory = compile_step(made).memory_analysis()
+  shapes_alone = reading.Shapes(config)
+  made = experiment.build(reading.without_epochs(config), devices, shapes_alone)
   placed, size = made.placed, made.batch_size
   n = sharding.ring_size(placed.mesh)
   shapes = tree.flatten(placed.abstract.params)
   count = sum(int(np.prod(x.shape)) for x in shapes.values())
   mesh = " x ".join(f"{k} {v}" for k, v in placed.mesh.shape.items())
   kind = devices[0].device_kind
+  fits = ": it fits" * (devices[0].platform != "cpu")
   lines = [
     f"devices     {len(devices)} x {kind}, mesh {mesh}",
     f"parameters  {count:,}",
     f"batch       {size:,} pairs, {size // n:,} a device",
-    f"state       {_state_bytes(placed) / _GIB:.2f} GiB a device",
-    f"peak        {memory.peak_memory_in_bytes / _GIB:.2f} GiB a device in a "
-    "step" + ": it fits" * (devices[0].platform != "cpu"),
-    f"FLOPs       {made.flops * size:.3g} a step, of the model",
+    f"state       {readable(_state_bytes(placed))} a device",
+    f"peak        {_peak(compile_step(made))} a device in a step{fits}",
   ]
+  if made.evaluators:
+    at_once = f"{made.embedder.batch_size:,}"
+    lines += [
+      f"evaluation  {_peak(x)} a device with {at_once} {name} at a time{fits}"
+      for name, x in compile_evaluation(made).items()
+    ]
+  lines.append(f"FLOPs       {made.flops * size:.3g} a step, of the model")
   peak = metrics.peak_flops(kind)
   if peak:
     seconds = made.flops * size / (peak * len(devices))
@@ -113,40 +119,88 @@ def plan(
       f"{peak / 1e12:.0f} TFLOP/s, {size / seconds:,.0f} images/s: no run is "
       "faster; at 50 % MFU it takes twice as long"
     )
-  return lines
+  return lines + [f"assumed     {note}" for note in shapes_alone.notes]
 
 
-def compile_step(made: experiment.Experiment) -> Any:
+def compile_step(made: experiment.Experiment) -> jax.stages.Compiled:
   """Returns the compiled step.
 
   Raises:
     UserError: where it does not fit into the devices' memory.
   """
   size, where = made.batch_size, sharding.batch(made.placed.mesh)
-  example = made.training.examples(0, np.random.default_rng(0))
-  batch = {
-    k: jax.ShapeDtypeStruct((size, *np.shape(v)), v.dtype, sharding=where)
-    for k, v in example.items()
-    if k not in ("bad", "index")
+
+  def batch(x: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((size, *x.shape), x.dtype, sharding=where)
+
+  lowered = made.placed.update.lower(
+    made.placed.abstract, jax.tree.map(batch, _example(made))
+  )
+  return _compiled(lowered, "a step", size)
+
+
+def compile_evaluation(
+  made: experiment.Experiment,
+) -> dict[str, jax.stages.Compiled]:
+  """Returns what embeds "images" and "texts" during training, compiled.
+
+  Raises:
+    UserError: where it does not fit, beside the state of training.
+  """
+  state = made.placed.abstract
+  lowered = made.embedder.lower(state.params, state.opt, _example(made))
+  return {
+    name: _compiled(x, f"evaluation of {name}", made.embedder.batch_size)
+    for name, x in lowered.items()
   }
+
+
+def _example(made: experiment.Experiment) -> dict[str, Any]:
+  """One "image", "text" and "id", as a step takes them."""
+  example = made.training.examples(0, np.random.default_rng(0))
+  return {k: v for k, v in example.items() if k not in ("bad", "index")}
+
+
+def _compiled(
+  lowered: jax.stages.Lowered, what: str, size: int
+) -> jax.stages.Compiled:
   try:
-    return made.placed.update.lower(made.placed.abstract, batch).compile()
+    return lowered.compile()
   except jax.errors.JaxRuntimeError as e:
-    if told := _too_large(e, size):
+    if told := _too_large(e, what, size):
       raise told from e
     raise
 
 
-def _too_large(e: Exception, size: int) -> errors.UserError | None:
+def _too_large(e: Exception, what: str, size: int) -> errors.UserError | None:
   for form in _TOO_LARGE:
     if found := re.search(form, str(e)):
       needs, has = found.groups()
       return errors.UserError(
-        "config.batch_size", size,
-        f"what fits: a step needs {needs} of a device's {has}",
+        "config.batch_size" if what == "a step" else "config.micro_batch", size,
+        f"what fits: {what} needs {needs} of a device's {has}",
         errors.SMALLER,
       )  # fmt: skip
   return None
+
+
+def _peak(compiled: jax.stages.Compiled) -> str:
+  m = compiled.memory_analysis()
+  # The CPU's peak leaves temporaries out.
+  held = m.argument_size_in_bytes + m.temp_size_in_bytes
+  held += m.output_size_in_bytes - m.alias_size_in_bytes
+  return readable(max(held, m.peak_memory_in_bytes))
+
+
+def readable(size: int) -> str:
+  """Returns a number of bytes with a unit: 512 B, 1.50 KiB, 2.00 MiB."""
+  if size < 1024:
+    return f"{size} B"
+  amount, units = size / 1024, ["KiB", "MiB", "GiB", "TiB"]
+  # As it is printed: 1023.999 would be 1024.00.
+  while round(amount, 2) >= 1024 and len(units) > 1:
+    amount, units = amount / 1024, units[1:]
+  return f"{amount:.2f} {units[0]}"
 
 
 def _state_bytes(placed: Any) -> int:

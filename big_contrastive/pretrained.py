@@ -18,6 +18,7 @@ from big_contrastive import (
 from big_contrastive.interop import big_vision, portable, resample
 
 Load = Callable[[step.State], step.State]
+PARTS = ("img", "txt", "all")  # What config.init may name.
 _SIZE = ("width", "depth", "mlp", "heads")
 
 
@@ -58,7 +59,8 @@ class Whole(NamedTuple):
       raise errors.UserError("config.init", self.path, allowed, remedy)
     merged = self.model | changes
     for tower in {"image", "text"} & self.model.keys() & changes.keys():
-      ours, theirs = changes[tower], dict(self.model[tower])
+      ours = resolve.section(changes[tower], f"config.model.{tower}")
+      theirs = dict(self.model[tower])
       if ours.get("variant", theirs.get("variant")) != theirs.get("variant"):
         theirs = {k: v for k, v in theirs.items() if k not in _SIZE}
       for name in ours.keys() & theirs.keys():
@@ -69,13 +71,16 @@ class Whole(NamedTuple):
     return merged
 
   def tokenizer_with(self, changes: dict[str, Any]) -> dict[str, Any]:
-    """Returns a config.tokenizer: its own, with the fields of changes."""
+    """Returns a config.tokenizer: its own, with the fields of changes.
+
+    The vocabulary's content is `blob`.
+    """
     if not self.tokenizer:
       remedy = f"{self.path} holds no tokenizer: say which it was trained with."
       thing, allowed = "config.tokenizer.kind", "a tokenizer's own kind"
       raise errors.UserError(thing, "init", allowed, remedy)
     changes = {k: v for k, v in changes.items() if k != "kind"}
-    return self.tokenizer | {"blob": self.blob} | changes
+    return self.tokenizer | changes
 
 
 def whole(path: str, where: str = "config.init") -> Whole:
@@ -100,9 +105,14 @@ def whole(path: str, where: str = "config.init") -> Whole:
 
 
 def _check_there(path: str, where: str) -> None:
-  if not path or not pathlib.Path(path).exists():
+  if not path or not is_there(path):
     allowed = "a checkpoint, a Hugging Face or OpenCLIP directory, or an .npz"
     raise errors.UserError(where, path, allowed, "No such file or directory.")
+
+
+def is_there(path: Any) -> bool:
+  """Returns whether a file or directory of that name exists."""
+  return isinstance(path, str) and path != "" and pathlib.Path(path).exists()
 
 
 def loader(
@@ -127,7 +137,7 @@ def loader(
     raise errors.UserError("config.init", init, allowed, remedy)
   readers = {}
   for name, path in init.items():
-    errors.choice("config.init", name, ("img", "txt", "all"))
+    errors.choice("config.init", name, PARTS)
     readers[name] = _reader(name, path, abstract, model)
 
   def load(state: step.State) -> step.State:

@@ -4,6 +4,7 @@ A folder whose files all obey one contract (losses, objectives, evals, sources)
 is its own registry: a new file is a new choice, nothing else is edited.
 """
 
+import contextlib
 import functools
 import importlib
 import inspect
@@ -57,14 +58,14 @@ def bind(
   """
   given = given or {}
   taken = [key for key in _parameters(fn) if key not in given]
-  hints = typing.get_type_hints(_function(fn))
+  known = hints(fn)
   for key, value in kwargs.items():
     if key not in taken:
       listed = "one of " + ", ".join(taken)
       remedy = errors.closest(key, taken)
       raise errors.UserError(f"{where}.{key}", value, listed, remedy)
-    if key in hints and not _is_a(value, hints[key]):
-      allowed, remedy = _describe(hints[key], value)
+    if key in known and not _is_a(value, known[key]):
+      allowed, remedy = _describe(known[key], value)
       raise errors.UserError(f"{where}.{key}", value, allowed, remedy)
   return functools.partial(fn, **kwargs, **given)
 
@@ -76,13 +77,37 @@ def call(
   given: Mapping[str, Any] | None = None,
 ) -> Any:
   """Returns fn(**kwargs, **given), see `bind`; missing fields are errors."""
+  return complete(fn, kwargs, where, given)()
+
+
+def complete(
+  fn: Callable,
+  kwargs: Mapping[str, Any],
+  where: str,
+  given: Mapping[str, Any] | None = None,
+) -> Callable:
+  """Returns what `bind` does; missing fields are errors."""
   bound = bind(fn, kwargs, where, given)
   for key, p in _parameters(fn).items():
     optional = p.default is not p.empty or p.kind in (p.VAR_KEYWORD,)
     if not optional and key not in {**kwargs, **(given or {})}:
       remedy = f"Set {where}.{key}."
       raise errors.UserError(f"{where}.{key}", None, "a value", remedy)
-  return bound()
+  return bound
+
+
+def hints(fn: Callable) -> dict[str, Any]:
+  """Returns the annotations of a function's or class's parameters.
+
+  Those that it doesn't have, or that can't be evaluated, are left out.
+  """
+  fn = inspect.unwrap(_function(fn))
+  found = {}
+  for name, hint in getattr(fn, "__annotations__", {}).items():
+    alone = types.SimpleNamespace(__annotations__={name: hint})
+    with contextlib.suppress(Exception):  # It may be any code.
+      found |= typing.get_type_hints(alone, getattr(fn, "__globals__", {}))
+  return found
 
 
 def section(value: Any, where: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from big_contrastive import errors, tree
+from big_contrastive import errors, resolve, tree
 
 # The axes over which the batch is split; "tensor" splits features.
 BATCH = ("data", "fsdp")
@@ -72,6 +72,35 @@ def check_batch(size: int, mesh: Mesh, where: str) -> None:
     raise errors.UserError(
       where, size, f"a multiple of the {n} devices", f"The nearest is {near}."
     )
+
+
+def parts(
+  micro_batch: int | dict | None, batch_size: int, mesh: Mesh
+) -> tuple[int, int]:
+  """Returns the number of micro-batches of the image and of the text tower.
+
+  Args:
+    micro_batch: config.micro_batch: pairs, None for all; or a dict of the two.
+    batch_size: of the global batch.
+    mesh: from `make_mesh`.
+  """
+  where = "config.micro_batch"
+  if not isinstance(micro_batch, dict):
+    micro_batch = {"image": micro_batch, "text": micro_batch}
+  image, text = resolve.call(_both, micro_batch, where)
+  n = ring_size(mesh)
+  for size in (image, text):
+    if size is not None and (size < 1 or batch_size % size or size % n):
+      allowed = f"a divisor of batch_size = {batch_size}, a multiple of {n}"
+      remedy = f"{n} devices share each micro-batch. None is no micro-batches."
+      raise errors.UserError(where, size, allowed, remedy)
+  return batch_size // (image or batch_size), batch_size // (text or batch_size)
+
+
+def _both(
+  *, image: int | None = None, text: int | None = None
+) -> tuple[int | None, int | None]:
+  return image, text
 
 
 def local_rows(size: int, mesh: Mesh) -> np.ndarray:

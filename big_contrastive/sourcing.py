@@ -2,15 +2,23 @@
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from big_contrastive import errors, resolve
 from big_contrastive.data import filters, image, pipeline, spec
 from big_contrastive.data.mixture import Mixture
 
+Opened = Callable[[Callable[[], pipeline.Source]], pipeline.Source]
 
-def source(config: dict[str, Any] | str, where: str) -> pipeline.Source:
+
+def _opened(make: Callable[[], pipeline.Source]) -> pipeline.Source:
+  return make()
+
+
+def source(
+  config: dict[str, Any] | str, where: str, opened: Opened = _opened
+) -> pipeline.Source:
   """Returns the source that a section of a config, or a string, describes.
 
   Args:
@@ -21,21 +29,23 @@ def source(config: dict[str, Any] | str, where: str) -> pipeline.Source:
       default a weight is the number of the source's records, and the
       operations are those of the config.
     where: the field, for errors.
+    opened: calls what makes a source of checked arguments; a plan does not.
   """
   if isinstance(config, str):
     config = spec.parse(config, where)
   kwargs = resolve.section(config, where)
   if "mixture" in kwargs:
-    return resolve.call(_mixture, kwargs, where, {"where": where})
+    given = {"where": where, "opened": opened}
+    return resolve.call(_mixture, kwargs, where, given)
   chosen = kwargs.pop("filter", None)
   name = kwargs.pop("name", "")
   module = resolve.module("data.sources", name, f"{where}.name")
-  data = resolve.call(module.source, kwargs, where)
+  data = opened(resolve.complete(module.source, kwargs, where))
   _tell_skipped(data, where)
   if chosen is not None:
     place = f"{where}.filter"
     chosen, given = resolve.section(chosen, place), {"source": data}
-    data = resolve.call(filters.apply, chosen, place, given)
+    data = opened(resolve.complete(filters.apply, chosen, place, given))
     _tell_skipped(data, where)
   return data
 
@@ -57,22 +67,30 @@ def _tell_skipped(data: pipeline.Source, where: str) -> None:
 
 
 def _mixture(
-  *, mixture: list | tuple, shared_ids: bool = False, where: str
+  *,
+  mixture: list | tuple,
+  shared_ids: bool = False,
+  where: str,
+  opened: Opened,
 ) -> pipeline.Source:
   if not mixture:
     allowed, remedy = "a list of sources", "Add one."
     raise errors.UserError(f"{where}.mixture", mixture, allowed, remedy)
   parts = [
-    _of_mixture(part, f"{where}.mixture[{i}]") for i, part in enumerate(mixture)
+    _of_mixture(part, f"{where}.mixture[{i}]", opened)
+    for i, part in enumerate(mixture)
   ]
   data, weights, ops = zip(*parts, strict=True)
   return Mixture(data, weights, ops, shared_ids)
 
 
-def _of_mixture(part: Any, where: str) -> tuple[pipeline.Source, float, Any]:
+def _of_mixture(
+  part: Any, where: str, opened: Opened
+) -> tuple[pipeline.Source, float, Any]:
   kwargs = {"source": part} if isinstance(part, str) else part
   kwargs = resolve.section(kwargs, where)
-  return resolve.call(_part, kwargs, where, {"where": where})
+  given = {"where": where, "opened": opened}
+  return resolve.call(_part, kwargs, where, given)
 
 
 def _part(
@@ -81,8 +99,9 @@ def _part(
   weight: float | None = None,
   train_image: list | tuple | None = None,
   where: str,
+  opened: Opened,
 ) -> tuple[pipeline.Source, float, Any]:
-  data = _source(source, f"{where}.source")
+  data = _source(source, f"{where}.source", opened)
   if weight is not None and not 0 < weight < math.inf:
     allowed, remedy = "a number > 0", "Leave the source out instead."
     raise errors.UserError(f"{where}.weight", weight, allowed, remedy)

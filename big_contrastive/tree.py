@@ -103,3 +103,24 @@ def stacked(name: str) -> bool:
 def count(params: dict[str, Any]) -> int:
   """Returns the number of parameters."""
   return sum(math.prod(leaf.shape) for leaf in flatten(params).values())
+
+
+def compare_shapes(
+  source: str,
+  stored: dict[str, tuple[int, ...]],
+  wanted: dict[str, tuple[int, ...]],
+) -> None:
+  """Raises UserError naming every parameter that is not the same."""
+  differ = [
+    f"{name} {stored.get(name, 'missing')} for "
+    f"{wanted.get(name, 'no such parameter')}"
+    for name in sorted(stored.keys() | wanted.keys())
+    if stored.get(name) != wanted.get(name)
+  ]
+  if differ:
+    raise errors.UserError(
+      f"parameters of {source}",
+      "; ".join(differ),
+      "the shapes that config.model asks for",
+      "Change config.model, or begin in another workdir.",
+    )

@@ -3,27 +3,27 @@
   python -m big_contrastive.train --workdir runs/clip \\
     --config configs/clip.py:data=my_pairs,vocab=bpe_simple_vocab_16e6.txt.gz
 
-Arguments: variant (B/16), res (224), data (a TFDS name), vocab (CLIP's BPE
-file), smoke. Numbers: the paper's tables 19 and 20 unless marked; [M] known
-from the paper's text.
+Arguments: variant (B/16), res (224), data and eval_data (TFDS names or sources:
+see siglip.py), vocab (CLIP's BPE file), smoke. Numbers: the paper's tables 19
+and 20 unless marked; [M] known from the paper's text.
 """
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import common, sources
 
 
 def get_config(argument: str | None = None) -> ConfigDict:
   """Returns the config; see the file's docstring for the argument."""
   arg = common.parse(
-    argument, variant="B/16", res=224, data="pairs",
+    argument, variant="B/16", res=224, data="", eval_data="",
     vocab="bpe_simple_vocab_16e6.txt.gz", smoke=False,
   )  # fmt: skip
   config = ConfigDict()
   config.seed = 0
   config.batch_size = 32_768
   config.total = "12.8B examples"  # 32 epochs of 400M.
-  config.source = {"name": "tfds", "dataset": arg.data, "split": "train"}
+  sources.use_data(config, arg.data, arg.eval_data)
   config.loading = {"threads": 32}
   config.train_image = [  # "A random square crop from resized images".
     ("resize_shortest", {"size": arg.res}), ("random_crop", {"size": arg.res}),
@@ -59,7 +59,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
   config.save_every = "1000 steps"
   config.eval_every = "5000 steps"
   if arg.smoke:
-    common.use_smoke(config)
+    common.use_smoke(config, arg.data, arg.eval_data)
     config.model.text.width = common.WIDTH["mu"]
     config.model.text.update(mlp=128, heads=2, depth=1)
   return config

@@ -6,7 +6,8 @@
 Arguments: init (a checkpoint of ours, a Hugging Face or OpenCLIP directory,
 or a big_vision .npz), res (224; positions are resampled to it), loss
 (sigmoid; softmax for CLIP), crop (resize the shorter side and crop, as CLIP
-wants it, in place of squashing), data (a TFDS name), smoke.
+wants it, in place of squashing), data and eval_data (TFDS names or sources: see
+siglip.py), smoke.
 
 No weight decay: with it pretrained weights lose what they learned, says the
 SigLIP paper (arXiv:2303.15343). Where one tower only is pretrained, with
@@ -17,20 +18,20 @@ config.init = {"img": PATH}, the other may have it:
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import common, sources
 
 
 def get_config(argument: str | None = None) -> ConfigDict:
   """Returns the config; see the file's docstring for the argument."""
   arg = common.parse(
-    argument, init="", res=224, loss="sigmoid", crop=False, data="pairs",
-    smoke=False,
+    argument, init="", res=224, loss="sigmoid", crop=False, data="",
+    eval_data="", smoke=False,
   )  # fmt: skip
   config = ConfigDict()
   config.seed = 0
   config.batch_size = 4096  # [D]
   config.total = "5000 steps"  # [D]
-  config.source = {"name": "tfds", "dataset": arg.data, "split": "train"}
+  sources.use_data(config, arg.data, arg.eval_data)
   config.loading = {"threads": 32}
   resize = [("resize", {"size": arg.res})]
   if arg.crop:
@@ -65,7 +66,7 @@ def _use_smoke(config: ConfigDict, arg) -> None:
   """Seconds on a CPU: our own pairs, and without init a tiny new model."""
   model, tokenizer = config.model.to_dict(), config.tokenizer
   images = config.train_image
-  common.use_smoke(config)
+  common.use_smoke(config, arg.data, arg.eval_data)
   if arg.init:
     config.model, config.tokenizer = model, tokenizer
     config.train_image = config.eval_image = images

@@ -7,13 +7,14 @@
 
 arXiv:2212.00794. Arguments: variant (L/16), res (224), keep (0.5, the fraction
 of patches that training sees), init (the masked stage's workdir: asks for the
-unmasked stage), data (a TFDS name), vocab (BERT's uncased vocab.txt), smoke.
+unmasked stage), data and eval_data (TFDS names or sources: see siglip.py),
+vocab (BERT's uncased vocab.txt), smoke.
 Numbers: the official config, configs/default.py, unless marked.
 """
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import common, sources
 
 IMAGENET = 1_281_167  # Their epochs are of so many examples.
 
@@ -21,8 +22,8 @@ IMAGENET = 1_281_167  # Their epochs are of so many examples.
 def get_config(argument: str | None = None) -> ConfigDict:
   """Returns the config; see the file's docstring for the argument."""
   arg = common.parse(
-    argument, variant="L/16", res=224, keep=0.5, init="", data="pairs",
-    vocab="vocab.txt", smoke=False,
+    argument, variant="L/16", res=224, keep=0.5, init="", data="",
+    eval_data="", vocab="vocab.txt", smoke=False,
   )  # fmt: skip
   unmasked = bool(arg.init)
   size = arg.variant.partition("/")[0]
@@ -30,7 +31,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
   config.seed = 0
   config.batch_size = 65_536
   config.total = f"{(100 if unmasked else 10_000) * IMAGENET} examples"
-  config.source = {"name": "tfds", "dataset": arg.data, "split": "train"}
+  sources.use_data(config, arg.data, arg.eval_data)
   config.loading = {"threads": 32}
   config.train_image = [
     ("random_resized_crop", {"size": arg.res, "area": (0.5, 1.0)}),
@@ -65,7 +66,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
   config.save_every = "1000 steps"
   config.eval_every = "5000 steps"
   if arg.smoke:
-    common.use_smoke(config)
+    common.use_smoke(config, arg.data, arg.eval_data)
     config.optimizer.lr = 1e-4 if unmasked else 1e-3
   if unmasked:
     config.init = arg.init

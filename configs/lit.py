@@ -5,28 +5,29 @@
 
 arXiv:2111.07991. Arguments: variant (B/16), res (224), init (a big_vision
 .npz, or a checkpoint of ours, with the image tower), pool (tok, as the AugReg
-ViTs have it), data (a TFDS name), vocab (BERT's uncased vocab.txt), smoke.
+ViTs have it), data and eval_data (TFDS names or sources: see siglip.py), vocab
+(BERT's uncased vocab.txt), smoke.
 The paper's BERT is pretrained; --config.init.txt takes that of a LiT-*.npz.
 [M]: known from the paper; [R]: big_vision's configs/proj/image_text.
 """
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import common, sources
 
 
 def get_config(argument: str | None = None) -> ConfigDict:
   """Returns the config; see the file's docstring for the argument."""
   arg = common.parse(
-    argument, variant="B/16", res=224, init="", pool="tok", data="pairs",
-    vocab="vocab.txt", smoke=False,
+    argument, variant="B/16", res=224, init="", pool="tok", data="",
+    eval_data="", vocab="vocab.txt", smoke=False,
   )  # fmt: skip
   size = arg.variant.partition("/")[0]
   config = ConfigDict()
   config.seed = 0
   config.batch_size = 16_384  # [M]
   config.total = "900M examples"  # [M]
-  config.source = {"name": "tfds", "dataset": arg.data, "split": "train"}
+  sources.use_data(config, arg.data, arg.eval_data)
   config.loading = {"threads": 32}
   config.train_image = [("resize", {"size": arg.res}), ("flip_lr", {})]
   config.eval_image = [("resize", {"size": arg.res})]
@@ -55,6 +56,6 @@ def get_config(argument: str | None = None) -> ConfigDict:
   config.save_every = "1000 steps"
   config.eval_every = "5000 steps"
   if arg.smoke:
-    common.use_smoke(config)
+    common.use_smoke(config, arg.data, arg.eval_data)
     config.init = {"img": arg.init} if arg.init else {}
   return config

@@ -8,19 +8,19 @@
 Where the pairs are: images (folders or tars, with commas) and captions (JSONL,
 CSV or TSV) with image (column of file names, or "{key}.png"), where
 (column=value) and join (second table:column); or data (wds:TARS,
-parquet:FILES, tfds:NAME, folder:PHOTOS, ...). Of both: caption (column, or
-what the source calls so), id (column whose equal values are one concept),
-split. Sizes: res, patch, width, depth (of the text tower: half), pool, length
-(tokens), steps, batch, lr. Retrieval on other pairs: eval_images, eval_where,
-eval_data, eval_split. And smoke. The towers are small, for thousands of pairs
-and a laptop.
+parquet:FILES, tfds:NAME, folder:PHOTOS, ..., other arguments of the source
+behind it). Of both: caption (column, or what the source calls so), id (column
+whose equal values are one concept), split. Sizes: res, patch, width, depth (of
+the text tower: half), pool, length (tokens), steps, batch, lr. Retrieval on
+other pairs: eval_images, eval_where, eval_data, eval_split. And smoke. The
+towers are small, for thousands of pairs and a laptop.
 """
 
 import math
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import common, sources
 
 
 def get_config(argument: str | None = None) -> ConfigDict:
@@ -74,7 +74,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
       arg.eval_where or arg.where,
       arg.eval_split,
     )  # fmt: skip
-    config.evals = {"own": {"task": "retrieval", "source": source}}
+    config.evals = sources.retrieval(source)
     config.eval_every = "500 steps"
   if arg.smoke:
     config.batch_size, config.total = 16, "4 steps"

@@ -2,29 +2,32 @@
 
   python -m big_contrastive.train --workdir runs/siglip \\
     --config configs/siglip.py:data=my_tfds_pairs,vocab=c4_en.model
+  python -m big_contrastive.train --workdir runs/siglip --config \\
+    "configs/siglip.py:data=wds:shards/{000..127}.tar,caption=json:text,vocab=c4_en.model"
 
-Arguments: variant (B/16), res (224), data (a TFDS name), vocab (SentencePiece
-model of 32k c4_en), smoke. [M]: known from the paper, not in a public config;
-[D]: derived.
+Arguments: variant (B/16), res (224), data (a TFDS name, or SOURCE:... with the
+source's arguments behind it), eval_data (the same; retrieval is evaluated on
+it), vocab (SentencePiece model of 32k c4_en), smoke. [M]: known from the paper,
+not in a public config; [D]: derived.
 """
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import common, sources
 
 
 def get_config(argument: str | None = None) -> ConfigDict:
   """Returns the config; see the file's docstring for the argument."""
   arg = common.parse(
-    argument, variant="B/16", res=224, data="pairs", vocab="c4_en.model",
-    smoke=False,
+    argument, variant="B/16", res=224, data="", eval_data="",
+    vocab="c4_en.model", smoke=False,
   )  # fmt: skip
   size = arg.variant.partition("/")[0]
   config = ConfigDict()
   config.seed = 0
   config.batch_size = 32_768  # Abstract: 32k is enough.
   config.total = "9B examples"  # [M]
-  config.source = {"name": "tfds", "dataset": arg.data, "split": "train"}
+  sources.use_data(config, arg.data, arg.eval_data)
   config.loading = {"threads": 32}
   # Squashed, in training as in evaluation: 74.4 against 76.2 when it's wrong.
   config.train_image = [("resize", {"size": arg.res})]
@@ -55,5 +58,5 @@ def get_config(argument: str | None = None) -> ConfigDict:
   config.save_every = "1000 steps"
   config.eval_every = "5000 steps"
   if arg.smoke:
-    common.use_smoke(config)
+    common.use_smoke(config, arg.data, arg.eval_data)
   return config

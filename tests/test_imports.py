@@ -27,7 +27,8 @@ ROWS = [
   {"objectives", "interop"},
   {"step", "embedding", "evals"},
   {"checkpoint", "sourcing"},
-  {"pretrained", "assemble"},
+  {"pretrained", "assemble", "evaluators"},
+  {"reading"},
   {"experiment", "exchange"},
   {"run", "command", "bottleneck", "trained"},
   {"loop"},
@@ -128,6 +129,7 @@ def test_every_module_has_its_tests():
     "command": "wrong_inputs", "train": "wrong_inputs",
     "evaluate": "end_to_end", "objectives": "step", "interop": "big_vision",
     "data": "pipeline", "exchange": "convert", "finite": "health",
+    "evaluators": "evals", "reading": "plan",
   }  # fmt: skip
   for name in ROW:
     assert covered_by.get(name, name) in tests, name

@@ -119,7 +119,12 @@ def over_mesh(loss: Callable[..., jax.Array], mesh: Mesh) -> Callable:
   axis = sharding.BATCH
 
   def local(zimg, ztxt, scale, bias, ids):
-    return loss(zimg, ztxt, scale=scale, bias=bias, ids=ids, axis=axis)
+    value = loss(zimg, ztxt, scale=scale, bias=bias, ids=ids, axis=axis)
+    if value is None or jnp.shape(value) != ():
+      told = "None" if value is None else f"of shape {jnp.shape(value)}"
+      remedy = "It is the mean over the pairs of all devices."
+      raise errors.UserError("the loss", told, "a scalar", remedy)
+    return value
 
   rows, whole = PartitionSpec(axis), PartitionSpec()
   specs = (rows, rows, whole, whole, rows)

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import logging
 import posixpath
 import re
@@ -104,11 +105,11 @@ def source(
   Raises:
     UserError: for what is missing, and if no row has an image.
   """
-  places = files.roots(images)
+  roots = functools.cache(lambda: files.roots(images))
 
   def is_row(row: tables.Row) -> bool:
     with_image = all(name in row for name in _columns(image))
-    return with_image and any(_file(row, image) in place for place in places)
+    return with_image and any(_file(row, image) in place for place in roots())
 
   rows = tables.read_table(captions, is_row=is_row)
   if join:
@@ -118,7 +119,7 @@ def source(
       tables.column(rows, name, thing)
   idents = labels.numbered(rows, id) if id else list(range(len(rows)))
   numbers, names = labels.labels(rows, label, class_name, classes)
-  left = _Left(rows)
+  left, places = _Left(rows), roots()
   records: list[Record] = []
   missing = ""
   for i in tables.chosen(rows, where, split, split_column):
