@@ -10,6 +10,8 @@ import PIL.ImagePalette
 from big_contrastive.data.bad import BadRecord
 
 Image = PIL.Image.Image
+# Modes of PIL.
+_DOUBTFUL = {"F": "floats", "I": "32-bit integers"}
 Opened = Any  # PIL.ImageFile.ImageFile, and what the formats add to it.
 
 # Tags of TIFF.
@@ -18,22 +20,18 @@ _COLOURS, _EXTRA, _FORMAT = 320, 338, 339
 
 
 def check(image: Opened) -> None:
-  """Raises BadRecord where nothing says what is black and what white."""
-  kind = "floats" if image.mode == "F" else ""
+  """Raises BadRecord where nothing says what is black and what is white."""
+  kind = _DOUBTFUL.get(image.mode, "")
   if image.format == "TIFF":
     if image.mode in ("LA", "La", "PA") and image.tag_v2.get(_PLANES) == 2:
       raise BadRecord("image", "no image: grey and alpha in planes")
     if 2 in image.tag_v2.get(_FORMAT, ()):
       kind = "signed integers"
-    elif not kind and _bits(image) > 16:
-      kind = "32-bit integers"
+  elif image.format == "PPM" and image.mode == "I":
+    kind = ""  # PIL scales what is white to 16 bits.
   if kind:
-    raise _doubtful(kind)
-
-
-def _doubtful(kind: str) -> BadRecord:
-  wanted = "unsigned integers of 8 or 16 bits have"
-  return BadRecord("image", f"no image: {kind} have no known white; {wanted}")
+    wanted = "unsigned integers of 8 or 16 bits have"
+    raise BadRecord("image", f"no image: {kind} have no known white; {wanted}")
 
 
 def load(image: Opened) -> None:
@@ -166,8 +164,6 @@ def rgb(image: Image) -> Image:
 def _eight(image: Opened) -> Image:
   """The upper 8 of more bits of grey, which PIL would clip."""
   pixels, bits = np.asarray(image), _bits(image)
-  if pixels.min() < 0 or pixels.max() >= 2**bits:
-    raise _doubtful("32-bit integers")
   if image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0:
     pixels = 2**bits - 1 - pixels  # White is zero.
   grey = PIL.Image.fromarray((pixels >> (bits - 8)).astype(np.uint8))
