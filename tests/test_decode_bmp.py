@@ -34,17 +34,21 @@ def table(colours):
   return b"".join(bytes([b, g, r, 0]) for r, g, b in colours.tolist())
 
 
-@pytest.mark.parametrize("used", [2, 0])
-@pytest.mark.parametrize("depth", [1, 4, 8])
-@pytest.mark.parametrize("kind", ["coloured", "black and white", "grey"])
-def test_palettes_of_bmps(kind, depth, used):
-  many = used or 2**depth
+def palette(kind, many):
   colours = RNG(4).integers(0, 256, (many, 3))
   if kind == "black and white":
     colours[:2] = [[0] * 3, [255] * 3]
   if kind == "grey":
     colours = np.repeat(np.arange(many)[:, None], 3, 1)
-  index = RNG(5).integers(0, many, (5, 11))
+  return colours
+
+
+@pytest.mark.parametrize("used", [2, 0])
+@pytest.mark.parametrize("depth", [1, 4, 8])
+@pytest.mark.parametrize("kind", ["coloured", "black and white", "grey"])
+def test_palettes_of_bmps(kind, depth, used):
+  colours = palette(kind, used or 2**depth)
+  index = RNG(5).integers(0, len(colours), (5, 11))
   body = padded(bits(index, depth)[::-1])
   data = bmp(11, 5, depth, body, table(colours), used=used)
   check(data, colours[index])
@@ -158,6 +162,20 @@ def test_alpha_and_masks_of_icons_are_laid_on_white():
   # The directory needs not tell the bits.
   width, height, _, data = drawn(COLOURS, alpha, masked, 32)
   check(icon((width, height, 0, data)), want, 1)
+
+
+@pytest.mark.parametrize("used", [2, 0])
+@pytest.mark.parametrize("depth", [1, 4, 8])
+@pytest.mark.parametrize("kind", ["coloured", "black and white", "grey"])
+def test_palettes_of_icons(kind, depth, used):
+  colours = palette(kind, used or 2**depth)
+  index = RNG(5).integers(0, len(colours), (5, 11))
+  masked = RNG(7).integers(0, 2, (5, 11))
+  body = padded(bits(index[::-1], depth)) + padded(bits(masked[::-1], 1))
+  made = dib(11, 10, depth, body, table(colours), used=used)
+  want = np.where(masked[..., None], 255, colours[index])
+  check(icon((11, 5, depth, made)), want)
+  check(icon((11, 5, 0, made)), want)
 
 
 def test_a_png_in_an_icon_is_what_it_is_alone():

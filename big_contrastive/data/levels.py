@@ -1,6 +1,7 @@
 """From the samples that an image file stores to 8 bits of red, green, blue."""
 
 import io
+import struct
 from typing import Any
 
 import numpy as np
@@ -123,6 +124,19 @@ def _bmp(image: Opened) -> None:
     image.tile = [tile._replace(args=(raw, *tile.args[1:]))]
 
 
+def _jpeg_2000(image: Opened) -> None:
+  """PIL leaves out of a palette the colours that it has twice."""
+  if image.mode not in ("P", "PA"):
+    return
+  data, mode = image.fp.getvalue(), image.palette.mode
+  at = data.index(b"pclr") + 4
+  many, columns = struct.unpack_from(">HB", data, at)
+  start = at + 3 + columns
+  if columns == len(mode):
+    colours = data[start : start + many * columns]
+    image.palette = PIL.ImagePalette.raw(mode, colours)
+
+
 def _tga(image: Opened) -> None:
   """Without bits for alpha, all of it being 0 means that there is none."""
   told = image.fp.getvalue()[17] & 15
@@ -135,7 +149,8 @@ def _tga(image: Opened) -> None:
 
 
 _SPECIAL = {
-  "PNG": _png, "TIFF": _tiff, "TGA": _tga, "GIF": _gif, "BMP": _bmp, "DIB": _bmp
+  "PNG": _png, "TIFF": _tiff, "TGA": _tga, "GIF": _gif, "BMP": _bmp,
+  "DIB": _bmp, "JPEG2000": _jpeg_2000,
 }  # fmt: skip
 
 
