@@ -70,7 +70,13 @@ def test_what_the_first_frame_leaves_is_the_background(background):
     check(gif(8, 9, made, background=background), want)
   want[:] = 255
   want[3:8, 1:7] = own[INDEX]
-  check(gif(8, 9, frame(INDEX, (1, 3), own), palette=None), want)
+  made = frame(INDEX, (1, 3), own)
+  check(gif(8, 9, made, palette=None), want)
+  check(gif(8, 9, made, background=4 + background), want)  # There is no such.
+  greys = np.repeat(np.arange(4)[:, None], 3, 1)  # Which PIL keeps none of.
+  want[:] = background
+  want[3:8, 1:7] = own[INDEX]
+  check(gif(8, 9, made, palette=greys, background=background), want)
 
 
 def tga(width, height, kind, depth, body, flags=0, palette=b"", entry=0):

@@ -119,7 +119,7 @@ def of_pil(picture: Image) -> np.ndarray:
   with _reasons():
     limited(*picture.size)
     levels.check(picture)
-    picture.load()
+    levels.load(picture)
     image = levels.rgb(picture).copy()
     with contextlib.suppress(Exception):
       turn = picture.getexif().get(_ORIENTATION)

@@ -38,9 +38,17 @@ def check(image: Opened) -> None:
 def load(image: Opened) -> None:
   """Decodes an opened image, also where PIL alone would get it wrong."""
   special = _SPECIAL.get(image.format)
-  if special:
+  if special and image.tile and not image.tell():
     special(image)
   image.load()
+
+
+def _file(image: Opened) -> bytes:
+  at = image.fp.tell()
+  image.fp.seek(0)
+  data = image.fp.read()
+  image.fp.seek(at)
+  return data
 
 
 def _png(image: Opened) -> None:
@@ -51,7 +59,7 @@ def _png(image: Opened) -> None:
     image.info["transparency"] = (key & most) * 255 // most
   elif raw == "RGB;16B" and key is not None:
     # PIL keeps the upper bytes; both are needed to tell the colour.
-    lower = type(image)(io.BytesIO(image.fp.getvalue()))
+    lower = type(image)(io.BytesIO(_file(image)))
     lower.tile = [lower.tile[0]._replace(args="RGB;16L")]
     image.load()
     pixels = np.asarray(image, np.uint16) << 8 | np.asarray(lower)
@@ -97,21 +105,21 @@ def _gif(image: Opened) -> None:
   box = image.tile[0].extents
   if box == (0, 0, *image.size) or "transparency" in image.info:
     return
-  colour, palette = (255, 255, 255), image.global_palette
-  if "background" in image.info:
-    at = image.info["background"]
-    grey = bytes([at] * 3)
-    colour = palette.palette[3 * at : 3 * at + 3] if palette else grey
+  at, palette = image.info.get("background"), image.global_palette
+  colour = bytes([at] * 3) if at is not None else b""  # Of a palette of greys.
+  if palette:
+    colour = bytes(palette.palette[3 * at : 3 * at + 3])
   image.load()
   frame = image.convert("RGB").crop(box)
   image._mode = "RGB"
-  image.im = PIL.Image.new("RGB", image.size, tuple(colour)).im
+  white = (255, 255, 255)
+  image.im = PIL.Image.new("RGB", image.size, tuple(colour) or white).im
   image.paste(frame, box)
 
 
 def _bmp(image: Opened) -> None:
   """PIL makes a grey palette a mode, whatever the bits of an index are."""
-  data = image.fp.getvalue()
+  data = _file(image)
   data = data[14:] if image.format == "BMP" else data
   bits = data[10] if data[0] == 12 else data[14]
   if (image.mode, bits) in (("1", 4), ("1", 8), ("L", 1), ("L", 4)):
@@ -128,7 +136,7 @@ def _jpeg_2000(image: Opened) -> None:
   """PIL leaves out of a palette the colours that it has twice."""
   if image.mode not in ("P", "PA"):
     return
-  data, mode = image.fp.getvalue(), image.palette.mode
+  data, mode = _file(image), image.palette.mode
   at = data.index(b"pclr") + 4
   many, columns = struct.unpack_from(">HB", data, at)
   start = at + 3 + columns
@@ -139,7 +147,7 @@ def _jpeg_2000(image: Opened) -> None:
 
 def _tga(image: Opened) -> None:
   """Without bits for alpha, all of it being 0 means that there is none."""
-  told = image.fp.getvalue()[17] & 15
+  told = _file(image)[17] & 15
   image.load()
   if not told and image.has_transparency_data:
     image.im = image.im.convert("RGBA")
@@ -179,7 +187,7 @@ def rgb(image: Image) -> Image:
 def _eight(image: Opened) -> Image:
   """The upper 8 of more bits of grey, which PIL would clip."""
   pixels, bits = np.asarray(image), _bits(image)
-  if image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0:
+  if image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC, 0) == 0:
     pixels = 2**bits - 1 - pixels  # White is zero.
   grey = PIL.Image.fromarray((pixels >> (bits - 8)).astype(np.uint8))
   if (key := image.info.get("transparency")) is not None:
