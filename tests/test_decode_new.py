@@ -126,6 +126,29 @@ def test_sixteen_bits_of_jpeg_2000_become_the_upper_eight():
   check(encoded((grey >> 8).astype(np.uint8), "JPEG2000"), grey >> 8)
 
 
+def test_a_palette_of_jpeg_2000_may_have_a_colour_twice():
+  """Two boxes more in the head: the colours, and that they are looked up."""
+  palette = [[10, 20, 30], [10, 20, 30], [200, 100, 50], [0, 255, 0]]
+  index = RNG(2).integers(0, 4, (8, 9))
+  data = encoded(index.astype(np.uint8), "JPEG2000")
+  at = data.index(b"jp2h") - 4
+  length = int.from_bytes(data[at : at + 4], "big")
+  head = data[at + 8 : at + length]
+  grey, colour = (b"colr\1\0\0" + struct.pack(">I", n) for n in (17, 16))
+  assert head.count(grey) == 1
+
+  def box(kind, body):
+    return struct.pack(">I", 8 + len(body)) + kind + body
+
+  table = struct.pack(">HB", 4, 3) + bytes([7] * 3 + sum(palette, []))
+  columns = b"".join(struct.pack(">HBB", 0, 1, i) for i in range(3))
+  head = (
+    head.replace(grey, colour) + box(b"pclr", table) + box(b"cmap", columns)
+  )
+  made = data[:at] + box(b"jp2h", head) + data[at + length :]
+  check(made, np.array(palette)[index])
+
+
 SHAPES = ((5, 7), (5, 7, 1), (5, 7, 3), (5, 7, 4))
 
 

@@ -50,12 +50,18 @@ def test_logits_are_scaled_cosines_and_a_bias(ours, pictures):
 
 
 @pytest.mark.parametrize(
-  "mode", ["CMYK", "YCbCr", "LAB", "HSV", "I", "F", "RGBX", "La", "RGBa", "PA"]
+  "mode", ["CMYK", "YCbCr", "LAB", "HSV", "RGBX", "La", "RGBa", "PA", "I;16"]
 )
 def test_a_picture_may_be_of_any_mode(mode, ours):
   picture = PIL.Image.new(mode, (20, 24))
   assert picture.mode == mode
   assert ours.encode_image(picture).shape == (1, 24)
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_a_picture_whose_white_is_unknown_is_refused(mode, ours):
+  with pytest.raises(Exception, match="no known white"):
+    ours.encode_image(PIL.Image.new(mode, (20, 24)))
 
 
 def test_a_picture_is_the_same_in_every_form(ours, pictures, tmp_path):

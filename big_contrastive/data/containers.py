@@ -86,10 +86,12 @@ def largest(data: bytes) -> bytes:
     return data
   best = max(entries, key=_worth)
   length, start = struct.unpack_from("<II", best, 8)
-  if data.startswith(b"\x89PNG", start):
-    return data[start : start + length]
-  bits = struct.pack("<H", _alpha_bits(data[start : start + length]))
-  return data[:4] + b"\1\0" + best[:6] + bits + best[8:] + data[22:]
+  picture = data[start : start + length]
+  if picture.startswith(b"\x89PNG"):
+    return picture
+  bits, picture = _plain_bitmap(picture)
+  told = best[:6] + struct.pack("<HII", bits, len(picture), 22)
+  return data[:4] + b"\1\0" + told + picture
 
 
 def _worth(entry: bytes) -> tuple[int, int]:
@@ -100,20 +102,33 @@ def _worth(entry: bytes) -> tuple[int, int]:
   return (width or 256) * (height or 256), bits
 
 
-def _alpha_bits(dib: bytes) -> int:
-  """Bits of a bitmap in an icon, 32 where there is alpha: else a mask counts.
+def _plain_bitmap(dib: bytes) -> tuple[int, bytes]:
+  """The bits that an icon's directory has to tell, and the bitmap for PIL.
 
-  PIL believes the directory, which may not tell, and older icons have a fourth
-  byte of 0 throughout.
+  With 32 bits PIL takes the fourth byte for alpha, else the mask. It believes
+  the directory, which may not tell, and older icons have 0 there throughout.
   """
   if len(dib) < 40:
-    return 0
+    return 0, dib
   head, width, height, _, bits = struct.unpack_from("<IiiHH", dib)
-  pixels = 4 * width * (abs(height) // 2)
+  if bits <= 8:
+    return bits, _whole_palette(dib, head, bits)
+  area = width * (abs(height) // 2)
   mask = (width + 31) // 32 * 4 * (abs(height) // 2)
-  alpha = any(dib[head + 3 : head + pixels : 4])
-  return (
-    24
-    if bits == 32 and not alpha and len(dib) >= head + pixels + mask
-    else bits
-  )
+  alpha = bits == 32 and any(dib[head + 3 : head + 4 * area : 4])
+  masked = len(dib) >= head + 4 * area + mask
+  return (24 if bits == 32 and masked and not alpha else bits), dib
+
+
+def _whole_palette(dib: bytes, head: int, bits: int) -> bytes:
+  """The bitmap with so long a palette that PIL doesn't take it for greys.
+
+  Of which it would read indices of other bits than they are.
+  """
+  used = int.from_bytes(dib[32:36], "little") or 2**bits
+  more = (256 if bits == 8 else 2**bits + 1) - used
+  if head < 40 or more <= 0:
+    return dib
+  told, pixels = struct.pack("<I", used + more), head + 4 * used
+  palette = dib[head:pixels] + b"\1\2\3\0" * more
+  return dib[:32] + told + dib[36:head] + palette + dib[pixels:]

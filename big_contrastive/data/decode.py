@@ -22,6 +22,8 @@ Spare = Callable[[tuple[int, int]], float]
 # where a part of its size is enough.
 MAX_PIXELS = 2**26
 _ORIENTATION = 0x0112  # A tag of EXIF and TIFF.
+# By PIL's names those that may tell one; to look for it takes time.
+_NOTES = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}
 
 PIL.Image.init()
 # Without the formats that run programs (EPS) or that nobody has in a data set.
@@ -117,7 +119,7 @@ def of_pil(picture: Image) -> np.ndarray:
   with _reasons():
     limited(*picture.size)
     levels.check(picture)
-    picture.load()
+    levels.load(picture)
     image = levels.rgb(picture).copy()
     with contextlib.suppress(Exception):
       turn = picture.getexif().get(_ORIENTATION)
@@ -199,16 +201,15 @@ def _open(data: bytes) -> levels.Opened:
 
 def _upright(image: levels.Opened, data: bytes) -> tuple[int, int]:
   """Width and height when turned, of an image that isn't loaded."""
-  if not _noted(image, data):
-    return image.size
-  if image.format == "PNG" and "exif" not in image.info:
-    return decode(data).size  # For PIL reads it all to find another note.
-  if image.format == "TIFF" and _ORIENTATION in image.tag_v2:
-    return image.size  # PIL tells the turned size, and turns while loading.
-  turned = False
-  with contextlib.suppress(Exception):
-    turned = image.getexif().get(_ORIENTATION) in (5, 6, 7, 8)
-  return image.size[::-1] if turned else image.size
+  if image.format == "PNG" and containers.noted(data):
+    return decode(data).size  # A note may be behind the pixels.
+  # PIL tells the turned size of a TIFF that has the tag.
+  turned = image.format == "TIFF" and _ORIENTATION in image.tag_v2
+  if _NOTES & image.info.keys() and not turned:
+    with contextlib.suppress(Exception):
+      if image.getexif().get(_ORIENTATION) in (5, 6, 7, 8):
+        return image.size[::-1]
+  return image.size
 
 
 def _load(data: bytes, spare: Spare | None) -> Image:
@@ -222,7 +223,7 @@ def _load(data: bytes, spare: Spare | None) -> Image:
     image.draft("RGB", tuple(math.ceil(side / times) for side in image.size))
   limited(*image.size)
   levels.load(image)
-  if _noted(image, data):
+  if _NOTES & image.info.keys():
     with contextlib.suppress(Exception):  # Garbage in EXIF: a good image.
       PIL.ImageOps.exif_transpose(image, in_place=True)
   if spare and not jpeg:
@@ -248,13 +249,6 @@ def limited(width: int, height: int) -> tuple[int, int]:
   if not width * height:
     raise BadRecord("image", said)
   return width, height
-
-
-def _noted(image: Image, data: bytes) -> bool:
-  """Whether there may be an orientation; to look for one takes time."""
-  if image.format == "PNG":
-    return containers.noted(data)
-  return image.format != "JPEG" or bool(image.info.keys() & {"exif", "xmp"})
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """From the samples that an image file stores to 8 bits of red, green, blue."""
 
 import io
+import struct
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ import PIL.ImagePalette
 from big_contrastive.data.bad import BadRecord
 
 Image = PIL.Image.Image
+# Modes of PIL.
+_DOUBTFUL = {"F": "floats", "I": "32-bit integers"}
 Opened = Any  # PIL.ImageFile.ImageFile, and what the formats add to it.
 
 # Tags of TIFF.
@@ -18,30 +21,34 @@ _COLOURS, _EXTRA, _FORMAT = 320, 338, 339
 
 
 def check(image: Opened) -> None:
-  """Raises BadRecord where nothing says what is black and what white."""
-  kind = "floats" if image.mode == "F" else ""
+  """Raises BadRecord where nothing says what is black and what is white."""
+  kind = _DOUBTFUL.get(image.mode, "")
   if image.format == "TIFF":
     if image.mode in ("LA", "La", "PA") and image.tag_v2.get(_PLANES) == 2:
       raise BadRecord("image", "no image: grey and alpha in planes")
     if 2 in image.tag_v2.get(_FORMAT, ()):
       kind = "signed integers"
-    elif not kind and _bits(image) > 16:
-      kind = "32-bit integers"
+  elif image.format == "PPM" and image.mode == "I":
+    kind = ""  # PIL scales what is white to 16 bits.
   if kind:
-    raise _doubtful(kind)
-
-
-def _doubtful(kind: str) -> BadRecord:
-  wanted = "unsigned integers of 8 or 16 bits have"
-  return BadRecord("image", f"no image: {kind} have no known white; {wanted}")
+    wanted = "unsigned integers of 8 or 16 bits have"
+    raise BadRecord("image", f"no image: {kind} have no known white; {wanted}")
 
 
 def load(image: Opened) -> None:
   """Decodes an opened image, also where PIL alone would get it wrong."""
   special = _SPECIAL.get(image.format)
-  if special:
+  if special and image.tile and not image.tell():
     special(image)
   image.load()
+
+
+def _file(image: Opened) -> bytes:
+  at = image.fp.tell()
+  image.fp.seek(0)
+  data = image.fp.read()
+  image.fp.seek(at)
+  return data
 
 
 def _png(image: Opened) -> None:
@@ -52,7 +59,7 @@ def _png(image: Opened) -> None:
     image.info["transparency"] = (key & most) * 255 // most
   elif raw == "RGB;16B" and key is not None:
     # PIL keeps the upper bytes; both are needed to tell the colour.
-    lower = type(image)(io.BytesIO(image.fp.getvalue()))
+    lower = type(image)(io.BytesIO(_file(image)))
     lower.tile = [lower.tile[0]._replace(args="RGB;16L")]
     image.load()
     pixels = np.asarray(image, np.uint16) << 8 | np.asarray(lower)
@@ -98,21 +105,21 @@ def _gif(image: Opened) -> None:
   box = image.tile[0].extents
   if box == (0, 0, *image.size) or "transparency" in image.info:
     return
-  colour, palette = (255, 255, 255), image.global_palette
-  if "background" in image.info:
-    at = image.info["background"]
-    grey = bytes([at] * 3)
-    colour = palette.palette[3 * at : 3 * at + 3] if palette else grey
+  at, palette = image.info.get("background"), image.global_palette
+  colour = bytes([at] * 3) if at is not None else b""  # Of a palette of greys.
+  if palette:
+    colour = bytes(palette.palette[3 * at : 3 * at + 3])
   image.load()
   frame = image.convert("RGB").crop(box)
   image._mode = "RGB"
-  image.im = PIL.Image.new("RGB", image.size, tuple(colour)).im
+  white = (255, 255, 255)
+  image.im = PIL.Image.new("RGB", image.size, tuple(colour) or white).im
   image.paste(frame, box)
 
 
 def _bmp(image: Opened) -> None:
   """PIL makes a grey palette a mode, whatever the bits of an index are."""
-  data = image.fp.getvalue()
+  data = _file(image)
   data = data[14:] if image.format == "BMP" else data
   bits = data[10] if data[0] == 12 else data[14]
   if (image.mode, bits) in (("1", 4), ("1", 8), ("L", 1), ("L", 4)):
@@ -125,9 +132,22 @@ def _bmp(image: Opened) -> None:
     image.tile = [tile._replace(args=(raw, *tile.args[1:]))]
 
 
+def _jpeg_2000(image: Opened) -> None:
+  """PIL leaves out of a palette the colours that it has twice."""
+  if image.mode not in ("P", "PA"):
+    return
+  data, mode = _file(image), image.palette.mode
+  at = data.index(b"pclr") + 4
+  many, columns = struct.unpack_from(">HB", data, at)
+  start = at + 3 + columns
+  if columns == len(mode):
+    colours = data[start : start + many * columns]
+    image.palette = PIL.ImagePalette.raw(mode, colours)
+
+
 def _tga(image: Opened) -> None:
   """Without bits for alpha, all of it being 0 means that there is none."""
-  told = image.fp.getvalue()[17] & 15
+  told = _file(image)[17] & 15
   image.load()
   if not told and image.has_transparency_data:
     image.im = image.im.convert("RGBA")
@@ -137,7 +157,8 @@ def _tga(image: Opened) -> None:
 
 
 _SPECIAL = {
-  "PNG": _png, "TIFF": _tiff, "TGA": _tga, "GIF": _gif, "BMP": _bmp, "DIB": _bmp
+  "PNG": _png, "TIFF": _tiff, "TGA": _tga, "GIF": _gif, "BMP": _bmp,
+  "DIB": _bmp, "JPEG2000": _jpeg_2000,
 }  # fmt: skip
 
 
@@ -166,9 +187,7 @@ def rgb(image: Image) -> Image:
 def _eight(image: Opened) -> Image:
   """The upper 8 of more bits of grey, which PIL would clip."""
   pixels, bits = np.asarray(image), _bits(image)
-  if pixels.min() < 0 or pixels.max() >= 2**bits:
-    raise _doubtful("32-bit integers")
-  if image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0:
+  if image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC, 0) == 0:
     pixels = 2**bits - 1 - pixels  # White is zero.
   grey = PIL.Image.fromarray((pixels >> (bits - 8)).astype(np.uint8))
   if (key := image.info.get("transparency")) is not None:
