@@ -8,6 +8,11 @@ embedded by the source, by what was written, and by transformers or OpenCLIP
 where they are installed. DST appears only when all of them agree.
 """
 
+if __name__ == "__main__":  # Before what takes seconds to import.
+  from big_contrastive import signals
+
+  signals.end_at_once()
+
 import pathlib
 from typing import Any
 

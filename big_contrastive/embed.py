@@ -10,6 +10,11 @@ OUT/about.json where they come from, exp(t) as "scale", and b as "bias": a
 pair's logit is scale * image . text + bias. OUT appears when all is in it.
 """
 
+if __name__ == "__main__":  # Before what takes seconds to import.
+  from big_contrastive import signals
+
+  signals.end_at_once()
+
 import json
 import math
 import pathlib

@@ -9,6 +9,11 @@ Other flags are arguments of the task: see the files in big_contrastive/evals.
 Figures are printed as one JSON line.
 """
 
+if __name__ == "__main__":  # Before what takes seconds to import.
+  from big_contrastive import signals
+
+  signals.end_at_once()
+
 import json
 from typing import Any
 

@@ -10,6 +10,11 @@ plan is for the devices of this machine. Bytes are the compiler's; times are
 what the model's FLOPs take at a device's peak: no run is faster.
 """
 
+if __name__ == "__main__":  # Before what takes seconds to import.
+  from big_contrastive import signals
+
+  signals.end_at_once()
+
 import os
 import re
 from collections.abc import Sequence
