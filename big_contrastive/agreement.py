@@ -70,12 +70,11 @@ class Wishes:
 
   def listening(self) -> contextlib.AbstractContextManager[None]:
     """Takes SIGTERM and SIGINT for the wish to stop; a second ends at once."""
-    return signals.heard(self._hear)
+    return signals.handled(self._hear)
 
   def _hear(self, number: int, frame: types.FrameType | None) -> None:
     self._stop, self.heard = True, signal.Signals(number)
-    for other in signals.CODES:
-      signal.signal(other, signal.SIG_DFL)
+    signals.handle(signal.SIG_DFL)
     signals.say(
       f"{self.heard.name}: ends the step or the evaluation, saves, stops"
     )

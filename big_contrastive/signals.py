@@ -15,6 +15,8 @@ CODES = {
   signal.SIGTERM: errors.SAVED_AT_SIGTERM,
   signal.SIGINT: errors.INTERRUPTED,
 }
+Handler = Callable[[int, types.FrameType | None], object]
+
 _PATIENCE = 5.0  # Seconds that the main thread may go on, in C.
 
 # Done with the line and the exit code before `end_at_once` ends the process.
@@ -25,7 +27,8 @@ _parked = threading.Event()
 
 def say(line: str) -> None:
   """Writes a line to standard error at any moment, amid a print, too."""
-  os.write(2, f"{line}\n".encode())
+  with contextlib.suppress(OSError):  # Nobody reads it any more.
+    os.write(2, f"{line}\n".encode())
 
 
 @contextlib.contextmanager
@@ -44,16 +47,21 @@ def unheard() -> Iterator[None]:
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def handle(by: Handler | signal.Handlers) -> None:
+  """Has both handled so, save one that this process was told to ignore."""
+  for number in CODES:
+    if signal.getsignal(number) is not signal.SIG_IGN:
+      signal.signal(number, by)
+
+
 @contextlib.contextmanager
-def heard(
-  handler: Callable[[int, types.FrameType | None], None],
-) -> Iterator[None]:
-  """Has `handler` hear both, save one that this process is to ignore."""
+def handled(by: Handler) -> Iterator[None]:
+  """Does so until the end."""
   if threading.current_thread() is not threading.main_thread():
     yield  # In some notebooks; Python allows it in the main thread only.
     return
   before = {number: signal.getsignal(number) for number in CODES}
-  _set(handler)
+  handle(by)
   try:
     yield
   finally:
@@ -72,7 +80,7 @@ def end_at_once() -> None:
   os.set_blocking(write, False)
   threading.Thread(target=_hear, args=(read,), daemon=True).start()
   signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-  _set(_park)
+  handle(_park)
 
 
 def end_no_more() -> None:
@@ -80,12 +88,6 @@ def end_no_more() -> None:
   for number in CODES:
     if signal.getsignal(number) is _park:
       signal.signal(number, signal.SIG_IGN)
-
-
-def _set(handler: Callable[[int, types.FrameType | None], None]) -> None:
-  for number in CODES:
-    if signal.getsignal(number) is not signal.SIG_IGN:
-      signal.signal(number, handler)
 
 
 def _park(number: int, frame: types.FrameType | None) -> None:
