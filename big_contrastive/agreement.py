@@ -2,16 +2,15 @@
 
 import contextlib
 import signal
-import sys
-import threading
 import time
 import types
 import zlib
-from collections.abc import Iterator
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+
+from big_contrastive import signals
 
 # Columns of an array of wishes.
 SAVE, STOP = 0, 1
@@ -42,7 +41,7 @@ def all_have(text: str) -> bool:
 class Wishes:
   """When to save and when to stop, besides the intervals in steps.
 
-  Minutes pass and SIGTERM comes at other moments on each process. So each
+  Minutes pass and signals come at other moments on each process. So each
   step carries the wishes of all processes (see sharding.to_global and
   step.Placed), and what was wished before a step is decided, by all of them,
   after it: no clock is compared and no collective is added.
@@ -53,6 +52,7 @@ class Wishes:
 
   def __init__(self, minutes: float):
     self._seconds, self._stop = 60 * minutes, False
+    self.heard = signal.SIGTERM  # Or another process did.
     self._since, self._asked = time.monotonic(), False
 
   def now(self) -> np.ndarray:
@@ -75,20 +75,13 @@ class Wishes:
     """Starts the clock anew."""
     self._since, self._asked = time.monotonic(), False
 
-  @contextlib.contextmanager
-  def listening(self) -> Iterator[None]:
-    """Takes SIGTERM for the wish to stop; a second one ends at once."""
-    if threading.current_thread() is not threading.main_thread():
-      yield  # In some notebooks; Python allows it in the main thread only.
-      return
-    before = signal.signal(signal.SIGTERM, self._heard)
-    try:
-      yield
-    finally:
-      signal.signal(signal.SIGTERM, before)
+  def listening(self) -> contextlib.AbstractContextManager[None]:
+    """Takes SIGTERM and SIGINT for the wish to stop; a second ends at once."""
+    return signals.handled(self._hear)
 
-  def _heard(self, number: int, frame: types.FrameType | None) -> None:
-    self._stop = True
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    told = "SIGTERM: ends the step or the evaluation, saves, stops"
-    print(told, file=sys.stderr, flush=True)
+  def _hear(self, number: int, frame: types.FrameType | None) -> None:
+    self._stop, self.heard = True, signal.Signals(number)
+    signals.handle(signal.SIG_DFL)
+    signals.say(
+      f"{self.heard.name}: ends the step or the evaluation, saves, stops"
+    )

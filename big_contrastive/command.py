@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import jax
 
-from big_contrastive import errors, peers
+from big_contrastive import errors, peers, signals
 from big_contrastive.data import spec as specs
 
 Config = dict[str, Any]
@@ -47,9 +47,11 @@ def main(run: Callable[[], Any]) -> None:
     collective = isinstance(e, jax.errors.JaxRuntimeError)
     dead = peers.suspect() if collective else None
     if dead:
-      _end(f"error: {dead}. {peers.REMEDY}", errors.PROCESS_DIED)
+      _end(f"error: {dead}", dead.code)
     traceback.print_exc()
     _end(f"error: {type(e).__name__}: {e}", 1)
+  finally:
+    signals.end_no_more()
 
 
 # The disk is full, the quota used up, the file too large.
@@ -145,7 +147,7 @@ def start(distributed: bool) -> None:
       "num_processes": _number("JAX_NUM_PROCESSES"),
       "process_id": _number("JAX_PROCESS_ID"),
     }
-    # SIGTERM is heard by agreement.Wishes; before that it ends the process.
+    # Who hears SIGTERM is said in signals.py.
     jax.config.update("jax_enable_preemption_service", False)
     try:
       jax.distributed.initialize(**given)

@@ -9,6 +9,11 @@ where they are installed. DST appears only when all of them agree, and what it
 does not hold is told: a tokenizer, a text tower, preprocessing.
 """
 
+if __name__ == "__main__":  # Before what takes seconds to import.
+  from big_contrastive import signals
+
+  signals.end_at_once()
+
 import dataclasses
 import logging
 import pathlib

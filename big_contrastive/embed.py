@@ -12,6 +12,11 @@ Captions are read, all of them, before anything is embedded. Vectors are unit
 vectors; exit code 3 names what the model made none of.
 """
 
+if __name__ == "__main__":  # Before what takes seconds to import.
+  from big_contrastive import signals
+
+  signals.end_at_once()
+
 import json
 import math
 import pathlib

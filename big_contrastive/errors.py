@@ -33,6 +33,8 @@ WRONG_INPUT = 2
 BAD_NUMBERS = 3
 PROCESS_DIED = 4
 SAVED_AT_SIGTERM = 75  # EX_TEMPFAIL of sysexits.h: try again.
+INTERRUPTED = 130  # SIGINT, as shells have it.
+STOPPED = SAVED_AT_SIGTERM, INTERRUPTED
 
 
 class RunError(RuntimeError):

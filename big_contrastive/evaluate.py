@@ -10,6 +10,11 @@ Figures are printed as one JSON line, if all of them are finite: exit code 3
 says that one is not, or what the model made of an image or a text.
 """
 
+if __name__ == "__main__":  # Before what takes seconds to import.
+  from big_contrastive import signals
+
+  signals.end_at_once()
+
 import json
 from typing import Any
 

@@ -21,7 +21,8 @@ import jax
 from big_contrastive import agreement, errors
 
 _FILE = ".lock"
-_TOUCH = 5.0  # Seconds; three times that, and an untouched lock is stale.
+_TOUCH = 5.0  # Seconds.
+_PATIENCE = 60.0  # Untouched for longer, it's stale: a stalled disk, a swap.
 
 
 @contextlib.contextmanager
@@ -102,7 +103,7 @@ def _owner(file: IO[str]) -> dict[str, Any]:
 
 def _changes(path: pathlib.Path) -> bool:
   """Whether somebody touches the file; compares no clocks."""
-  seen, until = path.stat().st_mtime_ns, time.monotonic() + 3 * _TOUCH
+  seen, until = path.stat().st_mtime_ns, time.monotonic() + _PATIENCE
   while time.monotonic() < until:
     time.sleep(0.2)
     if path.stat().st_mtime_ns != seen:

@@ -26,8 +26,8 @@ def fit(
   and the position in the data agree. A step's metrics are read one step
   later, when the device is busy with the next: the host never makes it wait.
 
-  SIGTERM has it end the step that is running, or the next, or the batch of an
-  evaluation, save, and stop.
+  SIGTERM or SIGINT has it end the step that is running, or the next, or the
+  batch of an evaluation, save, and stop.
 
   Args:
     experiment: from experiment.build.
@@ -40,7 +40,7 @@ def fit(
 
   Raises:
     UserError: where the workdir is in use, of another experiment, or full.
-    RunError: for numbers that are not finite, and after SIGTERM.
+    RunError: for numbers that are not finite, and after a signal.
   """
   workdir, every = pathlib.Path(workdir), experiment.intervals
   with contextlib.ExitStack() as stack:
@@ -60,6 +60,9 @@ def fit(
     for done in range(begin.step, every.total):
       run.between(done, state, checkpoints)
       local, batch = next(batches)
+      # Workers may have been long in starting; compiling may be longer.
+      if done == begin.step and run.wishes.stop():
+        run.stop(done, checkpoints)
       state, values = experiment.placed.update(state, run.wishing(batch))
       run.log(done + 1, values, local)
     if begin.step < every.total or not begin.evaluated:

@@ -16,6 +16,11 @@ and named; more than 20, and than a hundredth of all, are an error, and nothing
 is left.
 """
 
+if __name__ == "__main__":  # Before what takes seconds to import.
+  from big_contrastive import signals
+
+  signals.end_at_once()
+
 import glob
 import io
 import json

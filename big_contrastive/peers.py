@@ -16,7 +16,7 @@ from typing import NoReturn
 import jax
 from jax._src import distributed  # The only door to the key-value store.
 
-from big_contrastive import errors
+from big_contrastive import errors, signals
 
 _BEAT = 2.0  # Seconds.
 _PATIENCE = 60.0  # As long may a process be silent: a stalled disk, a swap.
@@ -34,6 +34,7 @@ def start() -> None:
   _watch = _Watch()
   for run in (_watch.beat, _watch.guard):
     threading.Thread(target=run, daemon=True).start()
+  signals.last.append(_watch.stop)
 
 
 def leave(line: str, code: int) -> NoReturn:
@@ -46,7 +47,7 @@ def leave(line: str, code: int) -> NoReturn:
   os._exit(code)
 
 
-def suspect() -> str | None:
+def suspect() -> errors.RunError | None:
   """Returns who is dead, None if all live; after a failed collective."""
   if _watch is None:
     return None
@@ -54,19 +55,20 @@ def suspect() -> str | None:
   _watch.patience = _SUSPICION
   while _watch.verdict is None and time.monotonic() < until:
     time.sleep(0.2)
-  return _watch.verdict
+  return _watch.error() if _watch.verdict else None
 
 
 class _Watch:
   """What this process knows of the others.
 
-  Keys: alive/I "BEAT PID HOST"; ended/I "CODE LINE"; verdict/line.
+  Keys: alive/I "BEAT PID HOST"; ended/I and verdict/line "CODE LINE".
   """
 
   def __init__(self):
     self.index, self.count = jax.process_index(), jax.process_count()
     self.client = distributed.global_state.client
-    self.patience, self.verdict = _PATIENCE, None
+    self.patience = _PATIENCE
+    self.verdict, self.code = None, errors.PROCESS_DIED
     self.leaving, self.beats = False, 0
     now = time.monotonic()
     self.answered = now  # When process 0 last did.
@@ -81,13 +83,14 @@ class _Watch:
   def tell(self) -> None:
     """Tells that this process lives, and hears what there is."""
     self.beats += 1
-    who = f"{os.getpid()} {socket.gethostname()}"
+    told = f"{self.beats} {os.getpid()} {socket.gethostname()}"
+    self.changed[str(self.index)] = (told, time.monotonic())
     try:
-      self._set(f"alive/{self.index}", f"{self.beats} {who}")
+      self._set(f"alive/{self.index}", told)
       if self.index == 0:
         self._listen()
-      for _, line in self.client.key_value_dir_get("verdict/"):
-        self.verdict = self.verdict or line
+      for _, value in self.client.key_value_dir_get("verdict/"):
+        self._take(value)
       self.answered = time.monotonic()
     except Exception:
       pass  # Silence is what `guard` looks at.
@@ -105,7 +108,7 @@ class _Watch:
     }
     for index, value in ended.items():
       code, _, line = value.partition(" ")
-      if int(code) != errors.SAVED_AT_SIGTERM and index != "0":
+      if int(code) not in errors.STOPPED and index != "0":
         self._decide(f"{self._name(index)} ended with exit code {code}: {line}")
     for index, (_, since) in self.changed.items():
       if index not in ended and now - since > self.patience:
@@ -116,10 +119,25 @@ class _Watch:
     _, pid, host = (*self.changed[index][0].split(" "), "?", "?")[:3]
     return f"process {index} of {self.count} (pid {pid} on {host})"
 
-  def _decide(self, line: str) -> None:
+  def _decide(self, line: str, code: int = errors.PROCESS_DIED) -> None:
     if self.verdict is None:
-      self._set("verdict/line", line)
-      self.verdict = line
+      self._set("verdict/line", f"{code} {line}")
+      self._take(f"{code} {line}")
+
+  def _take(self, value: str) -> None:
+    if self.verdict is None:
+      code, _, line = value.partition(" ")
+      self.code, self.verdict = int(code), line
+
+  def error(self) -> errors.RunError:
+    """The verdict, as this process tells it."""
+    return errors.RunError(f"{self.verdict}. {REMEDY}", self.code)
+
+  def stop(self, line: str, code: int) -> None:
+    """Has the others end with the same exit code, before this one does."""
+    self.leaving = True
+    self._decide(f"{self._name(str(self.index))} was {line}", code)
+    self.ended(line, code)
 
   def guard(self) -> None:
     """Ends this process when there is a verdict, or process 0 is silent."""
@@ -133,16 +151,16 @@ class _Watch:
         )
     time.sleep(_GRACE)
     if not self.leaving:
-      told = f"error: {self.verdict}. {REMEDY}"
+      told = f"error: {self.error()}"
       print(told, file=sys.stderr, flush=True)
-      leave(told, errors.PROCESS_DIED)
+      leave(told, self.code)
 
   def ended(self, line: str, code: int) -> None:
     """Tells the others; process 0, whose end is theirs, goes last."""
     self.leaving = True
     try:
       self._set(f"ended/{self.index}", f"{code} {line}")
-      if self.index == 0 and code != errors.SAVED_AT_SIGTERM:
+      if self.index == 0 and code not in errors.STOPPED:
         self._decide(f"{self._name('0')} ended with exit code {code}: {line}")
     except Exception:
       return  # Nobody is left to be told.

@@ -11,6 +11,11 @@ what the model's FLOPs take at a device's peak: no run is faster. Neither the
 data set nor weights are needed, nor the vocabulary where its size is known.
 """
 
+if __name__ == "__main__":  # Before what takes seconds to import.
+  from big_contrastive import signals
+
+  signals.end_at_once()
+
 import os
 import re
 from collections.abc import Sequence

@@ -17,6 +17,7 @@ from big_contrastive import (
   health,
   metrics,
   sharding,
+  signals,
   step,
 )
 from big_contrastive.checkpoint import Checkpoints
@@ -37,7 +38,7 @@ def _due(done: int, every: int, last: bool) -> bool:
 
 
 class _Stopped(Exception):
-  """SIGTERM came in an evaluation."""
+  """A signal came in an evaluation."""
 
 
 class _Pending(NamedTuple):
@@ -116,7 +117,7 @@ class Run:
     if (save or stop) and not here:
       self.save(done, state, checkpoints, evaluated=not (evaluate and stop))
     if stop:
-      self._stop(done, checkpoints)
+      self.stop(done, checkpoints)
 
   def save(
     self,
@@ -137,16 +138,18 @@ class Run:
     self.wishes.saved()
     self.wished[agreement.SAVE] = 0
 
-  def _stop(self, done: int, checkpoints: Checkpoints) -> None:
+  def stop(self, done: int, checkpoints: Checkpoints) -> None:
+    """Raises RunError, once what was saved is on disk."""
     began = time.monotonic()
     checkpoints.wait()
     # Launchers end all when one ends: first process 0 has it on disk.
     agreement.on_any(False)
     took = time.monotonic() - began
     kept = f"saved at step {done}, in {took:.1f} s" if done else "at step 0"
+    heard = self.wishes.heard
     raise errors.RunError(
-      f"stopped by SIGTERM: {kept}. The same command goes on from there.",
-      errors.SAVED_AT_SIGTERM,
+      f"stopped by {heard.name}: {kept}. The same command goes on from there.",
+      signals.CODES[heard],
     )
 
   def log(
@@ -201,7 +204,7 @@ class Run:
     self.progress.show(at.step, {k: read[k] for k in shown if k in read})
 
   def evaluate(self, done: int, state: step.State) -> bool:
-    """Runs all evaluators; returns False where SIGTERM cuts them short.
+    """Runs all evaluators; returns False where a signal cuts them short.
 
     Raises:
       RunError: where a figure, or an embedding, is not finite.

@@ -7,6 +7,11 @@ Any field of the config can be set by --config.FIELD=VALUE. The same command
 again resumes from the newest checkpoint in the workdir.
 """
 
+if __name__ == "__main__":  # Before what takes seconds to import.
+  from big_contrastive import signals
+
+  signals.end_at_once()
+
 import sys
 
 from big_contrastive import bottleneck, command, experiment, loop

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 
-from big_contrastive import errors
+from big_contrastive import errors, signals
 
 
 def free(target: str, flag: str) -> pathlib.Path:
@@ -33,6 +33,11 @@ def free(target: str, flag: str) -> pathlib.Path:
 def appears(path: pathlib.Path) -> Iterator[pathlib.Path]:
   """Gives a path to write to, which is renamed if nothing goes wrong."""
   folder = tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent)
+
+  def remove(*_: object) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+
+  signals.last.append(remove)
   try:
     new = pathlib.Path(folder) / path.name
     yield new
@@ -40,4 +45,5 @@ def appears(path: pathlib.Path) -> Iterator[pathlib.Path]:
       path.rmdir()  # Empty: it was looked at.
     new.rename(path)
   finally:
+    signals.last.remove(remove)
     shutil.rmtree(folder)

@@ -61,7 +61,10 @@ fi
 logs=$(mktemp -d)
 pids=()
 stopped=
-trap 'kill -KILL "${pids[@]}" 2> /dev/null || true' EXIT
+# What SIGTERM (143) ends before it can hear it has begun nothing.
+trap 'code=$?
+  kill -KILL "${pids[@]}" 2> /dev/null || true
+  [ "$stopped $code" != "1 143" ] || exit 75' EXIT
 trap 'stopped=1; kill -TERM "${pids[@]}" 2> /dev/null || true' TERM
 
 # Starts all processes; a port of their own each time, as the old may linger.
@@ -116,6 +119,7 @@ watch() {
 
 for ((again = 1; ; again++)); do
   start "$@"
+  [ -z "$stopped" ] || kill -TERM "${pids[@]}" 2> /dev/null || true
   watch
   case "$code" in
     0) rm -rf "$logs" && exit 0 ;;

@@ -119,8 +119,12 @@ def kill_once(run, workdir, number, sent, rng):
   Returns what it was: whether something was half saved, and the last step.
   """
   since = time.time()
+  if run.args[0] != sys.executable:  # Who kills a launcher kills no worker.
+    wait_until(run, lambda: workers(run) != [run.pid])
   if number % 3 == 0:
-    time.sleep(rng.uniform(1, 12))
+    # But not so late, on a fast machine, that nothing is left to kill.
+    until, most = time.monotonic() + rng.uniform(0, 12), last(workdir) + 50
+    wait_until(run, lambda: time.monotonic() > until or last(workdir) > most)
   else:
     wait_until(run, lambda: begun(workdir, since))
     wanted = last(workdir) + rng.randint(1, 4 * SAVE_EVERY)
@@ -130,7 +134,7 @@ def kill_once(run, workdir, number, sent, rng):
     wait_until(run, lambda: saving(workdir))
     time.sleep(rng.uniform(0, 0.05))
   os.kill(rng.choice(workers(run)), sent)
-  code = run.wait(timeout=300)
+  code = run.wait(timeout=900)
   return bool(saving(workdir)), last(workdir), code
 
 

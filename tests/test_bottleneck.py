@@ -39,8 +39,9 @@ def test_a_slow_input_is_found_and_nothing_is_written(
   flags = ["--config", SIGLIP, "--workdir", f"{tmp_path}/w", "--profile-input"]
   monkeypatch.setattr("sys.argv", ["train", *flags])
   train.run()
-  # Two threads that sleep 50 ms an image: at most 40 images a second.
+  # Two threads that sleep 50 ms an image: at most 40 images a second; two of
+  # the twenty batches may have been ready when the clock began.
   said = capsys.readouterr().err
   rate = float(said.split("input   alone")[1].split()[0].replace(",", ""))
-  assert 0 < rate < 41
+  assert 0 < rate < 40 * 20 / 18
   assert not (tmp_path / "w").exists()

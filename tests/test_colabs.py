@@ -30,7 +30,7 @@ def test_zero_shot_shows_a_picture_of_similarities(tmp_path, monkeypatch):
   }.items():  # fmt: skip
     monkeypatch.setenv(name, value)
   notebook = nbformat.read(ROOT / "colabs/zero_shot.ipynb", as_version=4)
-  client = nbclient.NotebookClient(notebook, timeout=300)
+  client = nbclient.NotebookClient(notebook, timeout=1200)
   client.execute(cwd=str(tmp_path))
   outputs = [o for c in notebook.cells for o in c.get("outputs", [])]
   data = [

@@ -4,7 +4,10 @@ tests/killing.py does the same by hand, twenty times; figures in LOG.md.
 """
 
 import contextlib
+import pathlib
+import random
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -47,13 +50,44 @@ def test_sigterm_saves_at_that_step(processes, whole, tmp_path):
   run = killing.start(workdir, processes, 1, *FLAGS)
   killing.wait_until(run, lambda: len(killing.lines(workdir)) > 12)
   killing.os.kill(killing.workers(run)[-1], signal.SIGTERM)
-  assert run.wait(timeout=300) == 75, killing.said(workdir)
+  assert run.wait(timeout=900) == 75, killing.said(workdir)
   last = max(row["step"] for row in killing.lines(workdir))
   assert (workdir / "checkpoints" / str(last)).is_dir()
   assert f"saved at step {last}" in killing.said(workdir)
   assert not killing.saving(workdir)
   killing.train(workdir, processes, 1, *FLAGS)
   killing.assert_same_bits(whole(processes), workdir)
+
+
+def ends_with_75(run, workdir):
+  pids = killing.workers(run)
+  assert run.wait(timeout=900) == 75, killing.said(workdir)
+  said = killing.said(workdir)
+  assert "Traceback" not in said and "Exception ignored" not in said, said
+  until = time.monotonic() + 60
+  while left := [p for p in pids if pathlib.Path(f"/proc/{p}").exists()]:
+    assert time.monotonic() < until, left
+    time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_sigterm_as_two_processes_start_ends_both_with_75(whole, tmp_path):
+  """Sent to all, by the launcher, at random; or to one of them alone."""
+  workdir, rng = tmp_path / "stopped", random.Random(0)
+  lock = workdir / ".lock"
+  for _ in range(3):
+    run = killing.start(workdir, 2, 1, *FLAGS)
+    time.sleep(rng.uniform(0, 8))
+    run.send_signal(signal.SIGTERM)
+    ends_with_75(run, workdir)
+  for index in (0, 1):
+    lock.unlink(missing_ok=True)
+    run = killing.start(workdir, 2, 1, *FLAGS)
+    killing.wait_until(run, lock.exists)
+    killing.os.kill(killing.workers(run)[index], signal.SIGTERM)
+    ends_with_75(run, workdir)
+  killing.train(workdir, 2, 1, *FLAGS)
+  killing.assert_same_bits(whole(2), workdir)
 
 
 @pytest.mark.slow
@@ -71,7 +105,7 @@ def test_what_some_devices_saved_others_go_on_with(before, after, tmp_path):
   for pid in killing.workers(run):
     with contextlib.suppress(ProcessLookupError):
       killing.os.kill(pid, signal.SIGKILL)
-  run.wait(timeout=300)  # The launcher's children outlive it, not it them.
+  run.wait(timeout=900)  # The launcher's children outlive it, not it them.
   killing.train(moved, *after, *stop)
   ours, theirs = killing.lines(whole), killing.lines(moved)
   assert [r["step"] for r in ours] == [r["step"] for r in theirs]
@@ -87,7 +121,7 @@ def test_the_launcher_starts_again_what_a_death_has_ended(whole, tmp_path):
   run = killing.start(workdir, 2, 1, *FLAGS, launcher=["--restart"])
   killing.wait_until(run, lambda: len(killing.lines(workdir)) > 12)
   killing.os.kill(killing.workers(run)[-1], signal.SIGKILL)
-  assert run.wait(timeout=300) == 0, killing.said(workdir)
+  assert run.wait(timeout=900) == 0, killing.said(workdir)
   told = (tmp_path / "again.err").read_text()
   assert "ended with exit code 137" in told
   assert "starting again (1 of at most 100)" in told

@@ -15,7 +15,7 @@ SCRIPTS = sorted([*LAUNCH.glob("*.sh"), LAUNCH / "slurm.sbatch"])
 
 def run(*command, **environment):
   return subprocess.run(
-    list(map(str, command)), env=os.environ | environment, timeout=60,
+    list(map(str, command)), env=os.environ | environment, timeout=600,
     capture_output=True, text=True, check=False,
   )  # fmt: skip
 

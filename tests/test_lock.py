@@ -52,6 +52,7 @@ def test_a_lock_of_another_machine_is_alive_while_it_is_touched(
 ):
   """As on a shared disk that does not pass locks on."""
   monkeypatch.setattr(lock, "_TOUCH", 0.3)
+  monkeypatch.setattr(lock, "_PATIENCE", 5.0)
   owner = json.dumps({"pid": 7, "host": "elsewhere"})
   (tmp_path / ".lock").write_text(owner)
   with lock.held(tmp_path):

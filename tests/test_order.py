@@ -1,23 +1,14 @@
 """The order of records: coverage, mixtures, blocks, filters, string forms."""
 
 import collections
-import gc
 import io
-import itertools
-import multiprocessing
-import multiprocessing.util
-import os
-import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from test_pipeline import WORDS, Source, ids, image, same, training
+from test_pipeline import WORDS, Source, ids, image, training
 from test_webdataset import samples, write
 
 from big_contrastive import errors, sourcing
@@ -117,15 +108,6 @@ def test_an_epoch_has_every_id_once_over_all_processes_and_a_resume(
         np.testing.assert_array_equal(joined, value)
 
 
-@pytest.mark.parametrize("rows", [[0, 1, 5], range(70)])
-def test_any_number_of_worker_processes_makes_the_same_batches(rows):
-  plain = list(stream(Source(), 70, rows, ops=image).batches(1, 6))
-  for workers in (1, 2, 3):
-    again = stream(Source(), 70, rows, ops=image, workers=workers)
-    for a, b in zip(plain, again.batches(1, 6), strict=True):
-      same(a, b)
-
-
 def test_a_block_is_read_by_few_of_the_workers(made):
   """Not by all: each would read the whole source, of any size."""
   source = sourcing.source(made["parquet"], "x")
@@ -150,66 +132,6 @@ def test_a_block_is_read_by_few_of_the_workers(made):
   assert rows == tuple(range(64)) * 40
   plain = order.stream(source, 3)(np.arange(64 * 40))
   assert numbers == tuple(plain.tolist())
-
-
-def test_workers_leave_sigterm_to_their_parent():
-  plain = list(stream(Source(), ops=image).batches(0, 9))
-  again = stream(Source(), ops=image, workers=2).batches(0, 9)
-  same(next(again), plain[0])
-  children = multiprocessing.active_children()
-  assert children
-  for child in children:
-    os.kill(child.pid, signal.SIGTERM)
-  for a, b in zip(again, plain[1:], strict=True):
-    same(a, b)
-
-
-ORPHANS = """
-import multiprocessing, sys, time
-import numpy as np
-from test_order import Source, image, stream
-if __name__ == "__main__":
-  batches = stream(Source(), ops=image, workers=2).batches(0, 10**6)
-  next(batches)
-  pids = [child.pid for child in multiprocessing.active_children()]
-  print(*pids, flush=True)
-  time.sleep(100)
-"""
-
-
-def test_workers_end_when_their_parent_is_killed(tmp_path):
-  (tmp_path / "orphans.py").write_text(ORPHANS)
-  folder = os.path.dirname(__file__)
-  path = os.pathsep.join([folder, os.path.dirname(folder)])
-  with subprocess.Popen(
-    [sys.executable, tmp_path / "orphans.py"], stdout=subprocess.PIPE,
-    env=os.environ | {"PYTHONPATH": path}, text=True,
-  ) as parent:  # fmt: skip
-    pids = parent.stdout.readline().split()
-    parent.kill()
-  assert pids
-  until = time.monotonic() + 60
-  while any(os.path.exists(f"/proc/{pid}") for pid in pids):
-    assert time.monotonic() < until
-    time.sleep(0.1)
-
-
-@pytest.mark.parametrize("stop", [1, 6])
-def test_worker_processes_leave_no_semaphores(stop):
-  """Whether the stream ends or is left: Python's own collector is off."""
-  registry = multiprocessing.util._finalizer_registry
-  gc.collect()
-  before = len(registry)
-  gc.disable()
-  try:
-    run = stream(Source(), ops=image, workers=2)
-    batches = run.batches(0, 6)
-    taken = list(itertools.islice(batches, stop))
-    batches.close()
-    assert len(taken) == stop and not multiprocessing.active_children()
-    assert len(registry) == before
-  finally:
-    gc.enable()
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 16, 17, 90, 1000, 4097])

@@ -97,6 +97,31 @@ def test_who_has_saved_and_ended_is_not_missed(three):
   assert watches[0].verdict is None and watches[2].verdict is None
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_who_is_stopped_before_all_agree_ends_the_others_likewise(
+  first, three, monkeypatch
+):
+  store, watches = three
+  others = [i for i in range(3) if i != first]
+
+  def sleep(seconds):  # While it waits for the others to hear it.
+    pass_time(store, watches, 1, alive=others)
+
+  monkeypatch.setattr(peers.time, "sleep", sleep)
+  pass_time(store, watches, 3, alive=(0, 1, 2))
+  watches[first].stop("stopped by SIGTERM", errors.SAVED_AT_SIGTERM)
+  pass_time(store, watches, 3, alive=others)
+  ended = []
+  monkeypatch.setattr(peers, "leave", lambda *a: ended.append(a))
+  for i in others:
+    watches[i].guard()
+  for line, code in ended:
+    assert code == errors.SAVED_AT_SIGTERM == 75
+    assert line.startswith(f"error: process {first} of 3 (pid ")
+    assert "was stopped by SIGTERM. The same command" in line
+  assert len(ended) == 2
+
+
 def test_a_process_0_that_is_silent_ends_the_others(three, monkeypatch, capsys):
   """Its store does not answer any more."""
   store, watches = three

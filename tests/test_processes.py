@@ -12,7 +12,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-def local(processes, devices, *arguments, module=None, timeout=300):
+def local(processes, devices, *arguments, module=None, timeout=900):
   environment = os.environ | {"PYTHON": sys.executable}
   environment |= {"MODULE": module} if module else {}
   environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
@@ -80,9 +80,9 @@ def test_a_failing_process_kills_the_others(tmp_path):
   code = (
     "import os, sys, time\n"
     "if os.environ['JAX_PROCESS_ID'] == '1': sys.exit(7)\n"
-    "time.sleep(60)\n"
+    "time.sleep(3600)\n"
   )
-  run = launch(tmp_path, code, timeout=30)
+  run = launch(tmp_path, code, timeout=600)
   assert run.returncode == 7 and "exit code 7" in run.stderr
 
 
@@ -95,9 +95,9 @@ def toy(tmp_path, codes, *flags):
     "  done = len(tries.read_text()) if tries.exists() else 0\n"
     "  tries.write_text('x' * (done + 1))\n"
     "  sys.exit(codes[done])\n"
-    "if 0 not in codes: time.sleep(60)\n"
+    "if 0 not in codes: time.sleep(3600)\n"
   )
-  run = launch(tmp_path, code, *flags, timeout=60)
+  run = launch(tmp_path, code, *flags, timeout=600)
   return run, len((tmp_path / "toy.tries").read_text())
 
 

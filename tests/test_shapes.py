@@ -368,7 +368,7 @@ def test_another_process_makes_the_same_records_without_tensorflow(
 ):
   monkeypatch.setenv("PYTHONHASHSEED", "123")
   process = in_process(tmp_path, **SMALL)
-  out, err = process.communicate(timeout=120)
+  out, err = process.communicate(timeout=600)
   assert process.returncode == 0, err
   assert out == f"400 {read(data_dir)[3]['text'][0]} False\n"
   for split in scenes.ASKED:
@@ -386,7 +386,7 @@ def test_another_size_or_seed_is_another_data_set(data_dir):
 
 def test_of_processes_that_start_together_one_draws(tmp_path):
   processes = [in_process(tmp_path, train_size=100, size=16) for _ in range(3)]
-  outputs = [p.communicate(timeout=120) for p in processes]
+  outputs = [p.communicate(timeout=600) for p in processes]
   assert [p.returncode for p in processes] == [0, 0, 0], outputs
   assert len({out for out, _ in outputs}) == 1
   assert sum(err.count("drawing the data set") for _, err in outputs) == 1

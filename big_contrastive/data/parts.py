@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import signal
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -62,7 +61,7 @@ class Parts:
 
   def __setstate__(self, state: dict[str, Any]) -> None:
     self.__dict__.update(state)
-    _obey_parent()
+    _follow_parent()
 
   def made(self, k: int) -> Iterator[tuple[int, order.Batch]]:
     """Yields the examples of a part and their rows in this process's batch.
@@ -88,17 +87,12 @@ class Parts:
     return found
 
 
-def _obey_parent() -> None:
-  """In a worker of Grain's: SIGTERM, sent to all, is for its parent to hear.
-
-  Which ends it in time. And what has lost its parent ends by itself.
-  """
+def _follow_parent() -> None:
+  """Ends this process, a worker of Grain's, when it has lost its parent."""
   parent = multiprocessing.parent_process()
   own = multiprocessing.current_process().name
   if parent is None or not own.startswith("grain-process-prefetch"):
     return
-  if threading.current_thread() is threading.main_thread():
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
   def follow() -> None:
     parent.join()

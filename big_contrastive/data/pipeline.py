@@ -18,7 +18,7 @@ import grain
 import numpy as np
 from absl import flags
 
-from big_contrastive import errors
+from big_contrastive import errors, signals
 from big_contrastive.data import bad, fingerprint, memory, order, parts
 from big_contrastive.data.examples import Examples, name
 
@@ -103,13 +103,16 @@ class Training:
       def place(batch: Batch) -> tuple[np.ndarray, np.ndarray, Any]:
         return batch.pop("bad"), batch.pop("index"), put(batch)
 
-      ahead = self._dataset(written).map(place)
+      stream = iter(self._dataset(written).map(place))
+      closing.callback(lambda: stream.close())
+      if self.workers:
+        with signals.unheard():
+          stream.get_state()  # Makes what is started: all workers at once.
+          stream.start_prefetch()
       if self.ahead:
-        ahead = grain.experimental.ThreadPrefetchIterDataset(
-          ahead, prefetch_buffer_size=self.ahead
+        stream = grain.experimental.ThreadPrefetchDatasetIterator(
+          stream, prefetch_buffer_size=self.ahead
         )
-      stream = iter(ahead)
-      closing.callback(stream.close)
       closing.callback(written.memory.end)  # The first: workers may wait.
       seen = start * self.batch_size
       for step, (kinds, index, batch) in enumerate(stream, start):
