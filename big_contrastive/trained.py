@@ -9,6 +9,7 @@ big_vision .npz.
 
 import dataclasses
 import io
+import logging
 import math
 import os
 import pathlib
@@ -133,6 +134,8 @@ def _words(
   """The tokenizer that is given, or the model's own, of its length."""
   if section is not None:
     section = resolve.section(section, "tokenizer")
+    if model.tokenizer:
+      logging.warning("%s has a tokenizer of its own: not used", path)
     section = {"length": exchange.Words(model).length} | section
     if section.get("kind") == "checkpoint":
       return assemble.tokenizer(section, [])
