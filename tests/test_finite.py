@@ -69,6 +69,12 @@ def test_a_value_of_any_dtype_is_named_where_it_is(value, dtype, put):
     finite.arrays(sound | {"img": {"w": put(x)}}, "weights", "Mend it.")
 
 
+def test_what_float32_can_not_hold_is_not_finite():
+  finite.arrays({"a": np.array([3e38, -1e-300])}, "x", "")
+  with bad_numbers("not finite: a"):
+    finite.arrays({"a": np.array([1.0, 1e39])}, "x", "")
+
+
 def test_values_are_counted_and_only_some_names_are_listed():
   tree = {f"{i}": np.array([math.nan, 1, math.inf]) for i in range(6)}
   said = r"not finite: 0 \(2 of 3 values\), 1 .*, 3 \(.*\) and 2 more\."
