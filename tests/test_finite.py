@@ -229,20 +229,42 @@ def test_an_evaluation_over_nothing_is_an_error(monkeypatch):
       gallery.prepare(source, **wrong)
 
 
-def test_a_bad_figure_in_training_says_the_step_and_is_not_written(monkeypatch):
-  """Nor is any other of that evaluator; those before it stand."""
+def watching(embedder, evaluators):
+  """A run that evaluates, and what it tells."""
   told = []
   watched = object.__new__(run.Run)
   watched.settle = lambda: None
   watched._tell = lambda done, values: told.append(values)
   watched.progress = types.SimpleNamespace(say=lambda line: None)
+  watched.wishes = types.SimpleNamespace(stop=lambda: False)
+  watched.experiment = types.SimpleNamespace(
+    embedder=embedder, evaluators=evaluators
+  )
+  return watched, told
+
+
+def test_a_bad_figure_in_training_says_the_step_and_is_not_written(monkeypatch):
+  """Nor is any other of that evaluator; those before it stand."""
   evaluators = {
     "first": later(monkeypatch, [("a", 0.25)]),
     "second": later(monkeypatch, [("b", 0.5), ("c", math.nan)]),
   }
-  watched.experiment = types.SimpleNamespace(
-    embedder=None, evaluators=evaluators
-  )
+  watched, told = watching(None, evaluators)
   with bad_numbers("step 7, evaluation second: .*c is nan.*Checkpoints of st"):
     watched.evaluate(7, None)
   assert told == [{"eval/first/a": 0.25}]
+
+
+def test_embeddings_that_overflow_in_training_end_it(loaded):
+  """Though all parameters are finite."""
+  params = jax.tree.map(lambda x: x * 1e30, loaded.params)
+  finite.arrays(jax.tree.map(np.asarray, params["img"]), "x", "")
+  record = {"image": np.full((8, 8, 3), 9, np.uint8), "id": 0, "text": "a"}
+  evaluators = {"x": lambda images, _: [("n", len(images([record]).zimg))]}
+  watched, told = watching(loaded.embedder, evaluators)
+  with bad_numbers("step 7, evaluation x: .* 1 of 1 images .*: record 0"):
+    watched.evaluate(7, types.SimpleNamespace(params=params))
+  assert not told
+  sound = types.SimpleNamespace(params=loaded.params)
+  watched.speed = types.SimpleNamespace(restart=lambda: None)
+  assert watched.evaluate(7, sound) and told == [{"eval/x/n": 1}]
