@@ -151,7 +151,7 @@ def start(distributed: bool) -> None:
     jax.config.update("jax_enable_preemption_service", False)
     try:
       jax.distributed.initialize(**given)
-    except (ValueError, RuntimeError) as e:
+    except ValueError as e:
       allowed = "several processes that JAX finds, or the JAX_ variables"
       remedy = f"See launch/. It says: {e}"
       raise errors.UserError("--distributed", given, allowed, remedy) from e

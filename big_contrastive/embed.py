@@ -53,7 +53,9 @@ def run() -> None:
     batch_size=flags.batch_size,
     where="--checkpoint",
   )
-  about = {"checkpoint": flags.checkpoint, "data": flags.data}
+  about = {
+    k: _written(getattr(flags, k), f"--{k}") for k in ("checkpoint", "data")
+  }
   found = embed(model, source)
   if out:
     write(out, found, about)

@@ -81,7 +81,7 @@ def _there(path: str | pathlib.Path, where: str) -> pathlib.Path:
     with contextlib.suppress(OSError):  # A name too long to exist.
       if there.exists():
         return there
-    path = str(path)
+    path = str(path)[:300]
   raise errors.UserError(where, path, "a model's path", remedy)
 
 

@@ -25,7 +25,8 @@ def arrays(tree: Any, what: str, remedy: str) -> None:
   """Raises RunError unless all values in a tree are finite; one pass.
 
   Args:
-    tree: nested, of numpy arrays, or of jax arrays under any sharding. At its
+    tree: nested, of numpy arrays, or of jax arrays under any sharding. What
+      is float64 becomes float32 on a device, and must be finite there. At the
       top "t" may be the log-temperature: exp(t) must be finite, too.
     what: the tree's name, for the error.
     remedy: what to do.
@@ -41,7 +42,7 @@ def arrays(tree: Any, what: str, remedy: str) -> None:
     if isinstance(x, jax.Array):
       if not next(fine):
         bad.append(name)
-    elif not (finite := np.isfinite(x)).all():
+    elif not (finite := _finite(x)).all():
       wrong = finite.size - np.count_nonzero(finite)
       bad.append(f"{name} ({wrong:,} of {finite.size:,} values)")
     elif name == "t" and not np.isfinite(_exp(x)):
@@ -54,6 +55,11 @@ def arrays(tree: Any, what: str, remedy: str) -> None:
 @jax.jit
 def _all_finite(arrays: list[jax.Array]) -> list[jax.Array]:
   return [jnp.isfinite(x).all() for x in arrays]
+
+
+def _finite(x: Any) -> np.ndarray:
+  with np.errstate(over="ignore"):
+    return np.isfinite(x.astype(np.float32) if x.dtype == np.float64 else x)
 
 
 def _exp(t: Any) -> np.float32:

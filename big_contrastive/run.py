@@ -218,11 +218,11 @@ class Run:
 
     try:
       for name, run in self.experiment.evaluators.items():
-        results = run(
-          lambda source: embedder.images(state.params, source, check),
-          lambda texts: embedder.texts(state.params, texts, check),
-        )
         with _of_step(done, name):
+          results = run(
+            lambda source: embedder.images(state.params, source, check),
+            lambda texts: embedder.texts(state.params, texts, check),
+          )
           values = {f"eval/{name}/{key}": value for key, value in results}
         self._tell(done, values)
         self.progress.say(f"step {done}  {_line(name, values)}")

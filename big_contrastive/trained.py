@@ -8,6 +8,7 @@ big_vision .npz.
 """
 
 import dataclasses
+import logging
 import math
 import os
 import pathlib
@@ -127,6 +128,8 @@ def _words(
   """The tokenizer that is given, or the model's own, of its length."""
   if section is not None and "txt" in model.params:
     section = resolve.section(section, "tokenizer")
+    if model.tokenizer:
+      logging.warning("%s has a tokenizer of its own: not used", path)
     section = {"length": exchange.Words(model).length} | section
     if section.get("kind") == "checkpoint":
       return assemble.tokenizer(section, [])

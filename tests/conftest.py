@@ -52,3 +52,23 @@ def _caches(tmp_path_factory):
   os.environ.setdefault("BIG_CONTRASTIVE_DATA", str(home / "data"))
   jax.config.update("jax_compilation_cache_dir", str(home / "compiled"))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory):
+  """A checkpoint of a small model, far from its initial values: its path."""
+  import test_convert
+
+  from big_contrastive import exchange
+
+  path = tmp_path_factory.mktemp("small") / "model"
+  exchange.write(test_convert.model(), path, "checkpoint")
+  return path
+
+
+@pytest.fixture(scope="session")
+def loaded(small):
+  """The same model, loaded once: what it compiles is compiled once."""
+  import big_contrastive
+
+  return big_contrastive.load(small)

@@ -69,6 +69,20 @@ def test_a_checkpoint_holds_what_evaluation_needs(mesh, tmp_path):
   jax.tree.map(np.testing.assert_array_equal, params, state.params)
 
 
+@pytest.mark.parametrize("part", ["params", "opt"])
+def test_a_state_that_is_not_finite_is_not_gone_on_with(part, mesh, tmp_path):
+  state, value = trained(mesh(4)), getattr(trained(mesh(4)), part)
+  leaves, structure = jax.tree.flatten(value)
+  i = next(i for i, x in enumerate(leaves) if x.ndim > 1)
+  leaves[i] = leaves[i].at[0].set(np.inf)
+  value = jax.tree.unflatten(structure, leaves)
+  checkpoints = save(tmp_path, state._replace(**{part: value}), 1)
+  said = f"checkpoint .*/1: not finite: {part}/.*the one before"
+  with pytest.raises(errors.RunError, match=said) as e:
+    checkpoints.restore(1, placed(mesh(4)).abstract)
+  assert e.value.code == errors.BAD_NUMBERS
+
+
 def test_no_checkpoint_is_named(tmp_path):
   with pytest.raises(errors.UserError, match="--checkpoint.*no checkpoint"):
     catalog.find(str(tmp_path), "--checkpoint")

@@ -1,7 +1,9 @@
 """Embedding a data set: what is on disk is what the model says."""
 
+import dataclasses
 import json
 import os
+import types
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -85,3 +87,51 @@ def test_a_picture_that_is_broken_leaves_nothing(made, tmp_path, monkeypatch):
   with pytest.raises(errors.UserError, match="broken.png.*unreadable"):
     embed.run()
   assert not os.listdir(tmp_path)
+
+
+def records(captions, **more):
+  """A source of pictures with these captions."""
+  kept = {"image": np.zeros((20, 24, 3), np.uint8), "id": 0} | more
+  return [kept | {"text": text} for text in captions]
+
+
+def test_half_a_surrogate_pair_is_written_as_a_question_mark(loaded, tmp_path):
+  found = embed.embed(loaded, records(["half \ud83d of it", ["b", "c \udfff"]]))
+  embed.write(tmp_path / "out", found, {"checkpoint": "x", "data": "y"})
+  written = pq.read_table(tmp_path / "out" / "records.parquet").to_pydict()
+  assert written["captions"] == [["half ? of it"], ["b", "c ?"]]
+  flat = ["half ? of it", "b", "c ?"]
+  texts = np.load(tmp_path / "out" / "texts.npy")
+  np.testing.assert_array_equal(texts, loaded.encode_text(flat))
+
+
+def test_a_caption_that_is_none_ends_it_before_anything_is_embedded(loaded):
+  asked = []
+  never = types.SimpleNamespace(images=asked.append, texts=asked.append)
+  model = dataclasses.replace(loaded, embedder=never)
+  for wrong in (["a", [None]], [["a"], ["b", 5.0]], [b"a", "b"]):
+    with pytest.raises(errors.UserError, match="record [01] = "):
+      embed.embed(model, records(wrong))
+  assert not asked
+
+
+def test_records_without_captions_and_no_records_have_no_texts(
+  loaded, tmp_path
+):
+  for i, source in enumerate((records([[], []]), [])):
+    out = tmp_path / str(i)
+    embed.write(out, embed.embed(loaded, source), {})
+    about = json.loads((out / "about.json").read_text())
+    assert (about["images"], about["texts"]) == (len(source), 0)
+    assert about["d"] == 24
+    table = pq.read_table(out / "records.parquet")
+    assert table.column_names == ["id", "label", "captions"]
+    assert table.schema.field("captions").type == "list<element: string>"
+    assert table.num_rows == len(source)
+
+
+def test_about_is_strict_json(loaded, tmp_path):
+  found = embed.embed(loaded, records(["a"])) | {"scale": float("inf")}
+  with pytest.raises(ValueError, match="JSON"):
+    embed.write(tmp_path / "out", found, {})
+  assert not list(tmp_path.iterdir())

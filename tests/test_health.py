@@ -156,3 +156,14 @@ def test_the_step_names_what_is_not_finite_and_skips_it(skip, mesh):
   state, values = placed.update(state, tiny.batch(mesh(1), 2))
   assert np.asarray(values["finite"]).all()
   assert not np.array_equal(flat["t"], state.params["t"])
+  # A NaN in a token that no text of the batch has: the loss is finite.
+  last = tiny.batch(mesh(1), 3)
+  token = min(set(range(64)) - set(np.asarray(last["text"]).ravel().tolist()))
+  flat = tree.flatten(state.params)
+  flat["txt/embed/embedding"] = (
+    flat["txt/embed/embedding"].at[token].set(jnp.nan)
+  )
+  state = state._replace(params=tree.unflatten(flat))
+  finite = np.asarray(placed.update(state, last)[1]["finite"])
+  found = dict(zip(placed.checked, finite, strict=True))
+  assert found["the loss"] and not found["the parameters"]
