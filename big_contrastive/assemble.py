@@ -82,7 +82,7 @@ def model(
     pin: see sharding.pin.
   """
   parts = resolve.call(_towers, config, "config.model")
-  _check_padding(parts["text"], words)
+  _check_ids(parts["text"], words)
   from_words = {
     "vocab_size": _rows(parts["text"], "vocab_size", words.vocab_size),
     "positions": _rows(parts["text"], "positions", words.length),
@@ -120,12 +120,17 @@ def _rows(section: dict[str, Any], name: str, least: int) -> int:
   return given or least
 
 
-def _check_padding(section: dict[str, Any], words: text.Tokenizer) -> None:
+def _check_ids(section: dict[str, Any], words: text.Tokenizer) -> None:
   given = section.get("pad_id")
   if given is not None and given != words.pad_id:
     allowed = f"the tokenizer's, {words.pad_id}, or None"
     remedy = "Another token would be masked in place of the padding."
     raise errors.UserError("config.model.text.pad_id", given, allowed, remedy)
+  given = section.get("eos_id")
+  if section.get("pool") == "eos" and given not in (None, words.eos_id):
+    allowed = f"the tokenizer's, {words.eos_id}"
+    remedy = "No text would have the token that is looked at."
+    raise errors.UserError("config.model.text.eos_id", given, allowed, remedy)
 
 
 def _towers(

@@ -104,9 +104,22 @@ def write(model: Portable, path: str | pathlib.Path, format: str) -> None:
     remedy = "An .npz and a checkpoint of ours hold an image tower alone."
     allowed = "a model with an image and a text tower"
     raise errors.UserError("--format", format, allowed, remedy)
+  _check_positions(model)
   if format != "big_vision":  # A file; the others are directories.
     path.mkdir()
   portable.module(format).write(model, path)
+
+
+def _check_positions(model: Portable) -> None:
+  """Raises UserError where a format would take longer texts than ours."""
+  section = model.model.get("text", {})
+  if "txt" not in model.params or section.get("norm") == "post":
+    return
+  rows, length = len(model.params["txt"]["pos"]), Words(model).length
+  if rows != length:
+    allowed = f"the length of its texts, {length}, in this format"
+    thing = "config.model.text.positions"
+    raise errors.UserError(thing, rows, allowed, portable.ANOTHER)
 
 
 class Words:

@@ -5,7 +5,11 @@ Values are those of the models' config.json on their hub pages.
 
 import pytest
 
-from big_contrastive.interop import hugging_face, hugging_face_rows, layout
+from big_contrastive.interop import (
+  hugging_face_config,
+  hugging_face_rows,
+  layout,
+)
 from tests import peers
 
 
@@ -108,7 +112,7 @@ def test_tensors_are_those_of_transformers(name):
   with torch.device("meta"):
     model = getattr(transformers, f"{kind}Model")(config)
   wanted = {k: tuple(v.shape) for k, v in model.state_dict().items()}
-  found, own, shapes = hugging_face.describe(config.to_dict(), name)
+  found, own, shapes = hugging_face_config.describe(config.to_dict(), name)
   assert found == family
   assert own["image"]["variant"] == f"{variant}/{vision['patch_size']}"
   assert not {"width", "depth", "mlp", "heads"} & own["image"].keys()
@@ -122,4 +126,6 @@ def test_what_a_config_leaves_out_is_as_transformers_has_it():
   for family, kind in KINDS.items():
     whole = getattr(transformers, f"{kind}Config")().to_dict()
     bare = {"model_type": family, "text_config": None}
-    assert hugging_face.describe(bare, "a") == hugging_face.describe(whole, "b")
+    assert hugging_face_config.describe(
+      bare, "a"
+    ) == hugging_face_config.describe(whole, "b")

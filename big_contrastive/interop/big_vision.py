@@ -82,17 +82,22 @@ def write(
   """
   own = {"activation": "gelu_tanh", "eps": 1e-6}
   plain = {
-    "pos": "learned", "pre_norm": False, "patch_bias": True, "cls_pos": False
+    "pos": "learned", "pre_norm": False, "patch_bias": True, "cls_pos": False,
+    # Not in the file, and so what everybody takes.
+    "mean": [0.5] * 3, "std": [0.5] * 3,
   }  # fmt: skip
   image = portable.defaults("image") | model.model["image"]
-  portable.require("image", image, plain | own)
+  stats = {k: list(image[k]) for k in ("mean", "std")}
+  portable.require("image", image | stats, plain | own)
+  _check_side(image)
   text = portable.defaults("text") | model.model.get("text", {})
   if bert := text["norm"] == "post":
     size = portable.sizes(text, "config.model.text.variant")
     heads = {"heads": size["width"] // _HEAD_WIDTH}
     portable.require("text", text | size, _BERT | heads)
   else:
-    pools = {"pool": ("last", "first", "mean", "map"), "causal": False}
+    # Others are not in the file, and would be read as "last".
+    pools = {"pool": ("last", "map"), "causal": False}
     portable.require("text", text, portable.PLAIN_TEXT | pools | own)
   flat = tree.flatten(model.params)
   rows = rows_of.table(scanned, bert, image["max_patches"] is not None)
@@ -103,6 +108,15 @@ def write(
     prefix = "" if alone or bert else "params/"
   with path.open("wb") as file:  # savez would add .npz to another name.
     np.savez(file, **{prefix + k: v for k, v in arrays.items()})
+
+
+def _check_side(image: dict[str, Any]) -> None:
+  """Raises UserError for pixels past the last patch: files don't tell them."""
+  res, patch = image["res"], portable.patch(image)
+  if res % patch and (res, patch) != (384, 14):
+    allowed = f"a multiple of the patch side {patch} in this format"
+    thing = "config.model.image.res"
+    raise errors.UserError(thing, res, allowed, portable.ANOTHER)
 
 
 def _model(arrays: Arrays, path: pathlib.Path) -> portable.Portable:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from big_contrastive import errors
@@ -129,6 +130,7 @@ def read(
       shape.
   """
   slots = _slots(rows, shapes, source)
+  _check_numbers(stored, source)
   found = {name: tuple(x.shape) for name, x in stored.items()}
   compare(found, {k: slot.shape for k, slot in slots.items()}, source)
   flat = {k: np.empty(shape, np.float32) for k, shape in shapes.items()}
@@ -143,6 +145,16 @@ def read(
       target = flat[name][at]
       flat[name][at] = KINDS[slot.kind].read(part, target.shape)
   return flat
+
+
+def _check_numbers(stored: Mapping[str, np.ndarray], source: str) -> None:
+  """Raises UserError for what is quantised, and no value of a parameter."""
+  for name, x in stored.items():
+    if not jnp.issubdtype(x.dtype, jnp.floating) or x.dtype.itemsize == 1:
+      allowed = "floating point of two bytes or more"
+      remedy = "Is it quantised? Take the original."
+      told = f"{name}, {x.dtype}"
+      raise errors.UserError(f"tensors of {source}", told, allowed, remedy)
 
 
 def write(

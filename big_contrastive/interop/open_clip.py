@@ -70,6 +70,7 @@ def _plan(
   own: dict[str, Any], custom: bool, bias: bool
 ) -> tuple[dict[str, Any], list[layout.Row], dict[str, tuple[int, ...]]]:
   """config.model, the table, and our parameters' shapes, of a model_cfg."""
+  open_clip_config.look(own)
   vision, text = own["vision_cfg"], own["text_cfg"]
   timm = bool(vision.get("timm_model_name"))
   model: dict[str, Any] = {

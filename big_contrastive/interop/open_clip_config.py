@@ -39,9 +39,37 @@ _TEXT_PLAIN: dict[str, Any] = {
   "block_type": None, "qk_norm": False,
   "scaled_cosine_attn": False, "scale_heads": False,
   "scale_attn_inner": False, "scale_attn": False, "scale_fc": False,
-  "hf_model_name": None,
+  "hf_model_name": None, "tokenizer_mode": None,
 }  # fmt: skip
+# All others that there are: read here, or of training and the first values.
+_KNOWN = {
+  "model_cfg": """embed_dim vision_cfg text_cfg quick_gelu custom_text
+    init_logit_scale init_logit_bias nonscalar_logit_scale""",
+  "vision_cfg": """layers width head_width mlp_ratio patch_size image_size
+    patch_dropout attn_pooler_queries attn_pooler_heads output_tokens
+    act_kwargs norm_kwargs timm_model_name timm_model_pretrained timm_pool
+    timm_proj timm_proj_bias timm_drop timm_drop_path timm_model_kwargs""",
+  "text_cfg": """context_length vocab_size hf_tokenizer_name tokenizer_kwargs
+    width heads layers mlp_ratio pad_id eos_id no_causal_mask pool_type
+    proj_bias proj_type output_tokens act_kwargs norm_kwargs hf_model_pretrained
+    hf_proj_type hf_pooler_type""",
+}
 _POOLS = {"argmax": "argmax", "eos": "eos", "last": "last", "first": "first"}
+
+
+def look(own: dict[str, Any]) -> None:
+  """Raises UserError for what our towers don't compute; tells what may be."""
+  parts = {"model_cfg": own, "vision_cfg": own["vision_cfg"]}
+  parts["text_cfg"] = own["text_cfg"]
+  plain = {"vision_cfg": _IMAGE_PLAIN, "text_cfg": _TEXT_PLAIN, "model_cfg": {}}
+  for name, part in parts.items():
+    if not isinstance(part, dict):
+      remedy = "Is it the right file?"
+      raise errors.UserError(f"{CONFIG}: {name}", part, "an object", remedy)
+    place = f"{CONFIG}: {name}."
+    if name == "text_cfg" or not part.get("timm_model_name"):
+      portable.plain(part, plain[name], place)
+    portable.unknown(part, {*_KNOWN[name].split(), *plain[name]}, place)
 
 
 def _activation(own: dict[str, Any], section: dict[str, Any]) -> str:
@@ -53,14 +81,6 @@ def _activation(own: dict[str, Any], section: dict[str, Any]) -> str:
   return names[errors.choice(where, approximate, names)]
 
 
-def _plain(section: dict[str, Any], needed: dict[str, Any], where: str) -> None:
-  for name, value in needed.items():
-    if section.get(name, value) != value:
-      remedy = "Our towers have no such part."
-      thing = f"{CONFIG}: {where}.{name}"
-      raise errors.UserError(thing, section[name], repr(value), remedy)
-
-
 def _eps(section: dict[str, Any]) -> float:
   return (section.get("norm_kwargs") or {}).get("eps", 1e-5)
 
@@ -68,7 +88,6 @@ def _eps(section: dict[str, Any]) -> float:
 def read_image_native(
   own: dict[str, Any], cfg: dict[str, Any]
 ) -> dict[str, Any]:
-  _plain(cfg, _IMAGE_PLAIN, "vision_cfg")
   width, patch = cfg.get("width", 768), cfg.get("patch_size", 16)
   depth, res = cfg.get("layers", 12), cfg.get("image_size", 224)
   if not isinstance(depth, int):
@@ -96,7 +115,9 @@ def read_image_timm(own: dict[str, Any], cfg: dict[str, Any]) -> dict[str, Any]:
   size, patch, res = match[1], int(match[2]), int(match[3])
   res = cfg.get("image_size", res)
   exact = (patch, int(match[3])) in EXACT[size]
-  act = (cfg.get("timm_model_kwargs") or {}).get("act_layer")
+  kwargs = dict(cfg.get("timm_model_kwargs") or {})
+  act = kwargs.pop("act_layer", None)
+  portable.plain({"timm_model_kwargs": kwargs}, {"timm_model_kwargs": {}}, "")
   act = act or ("gelu" if exact else "gelu_tanh")
   return {
     "variant": f"{SIZES[size]}/{patch}", "res": res, "pool": "map",
@@ -105,7 +126,6 @@ def read_image_timm(own: dict[str, Any], cfg: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_text(own: dict[str, Any], cfg: dict[str, Any]) -> dict[str, Any]:
-  _plain(cfg, _TEXT_PLAIN, "text_cfg")
   width, heads = cfg.get("width", 512), cfg.get("heads", 8)
   mlp = int(width * cfg.get("mlp_ratio", 4.0))
   where = "text_cfg.pool_type"
@@ -127,9 +147,13 @@ def write_image_native(
   """vision_cfg, and what model_cfg has besides."""
   needed = {
     "pool": "tok", "cls_pos": True, "pos": "learned", "pre_norm": True,
-    "patch_bias": False, "out_bias": False,
+    "patch_bias": False, "out_bias": False, "max_patches": None,
   }  # fmt: skip
   portable.require("image", image, needed)
+  if image["out_dim"] is None:
+    allowed = "the width of a last linear layer, in this format"
+    thing = "config.model.image.out_dim"
+    raise errors.UserError(thing, None, allowed, portable.ANOTHER)
   size = portable.sizes(image, "config.model.image.variant")
   config = _shared(image, size) | {
     "image_size": image["res"],

@@ -6,7 +6,7 @@ write(portable, path).
 
 import dataclasses
 import inspect
-import math
+import logging
 import pathlib
 import types
 from typing import Any
@@ -24,6 +24,7 @@ from big_contrastive.models.vit import ImageTower
 # Fields of config.model.text as all but LiT's have them.
 PLAIN_TEXT: dict[str, Any] = {"norm": "pre", "segments": 0, "pad_id": None}
 FORMATS = ("hugging_face", "open_clip", "big_vision")
+ANOTHER = "Choose another format for the destination."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +129,8 @@ def assembled(
   """
   model = model | {"image": model["image"] | (section or {})}
   if "t" in flat:
-    model["scale"] = math.exp(flat["t"])
+    with np.errstate(over="ignore"):  # Who reads says what is not finite.
+      model["scale"] = float(np.exp(np.float32(flat["t"])))
   if "b" in flat:
     model["bias"] = float(flat["b"])
   return Portable(model, tree.unflatten(flat), **fields)
@@ -142,12 +144,31 @@ def require(
     allowed = value if isinstance(value, tuple) else (value,)
     if given.get(name) not in allowed:
       listed = " or ".join(map(repr, allowed))
-      raise errors.UserError(
-        f"config.model.{section}.{name}",
-        given.get(name),
-        f"{listed} in this format",
-        "Choose another format for the destination.",
-      )
+      thing = f"config.model.{section}.{name}"
+      allowed = f"{listed} in this format"
+      raise errors.UserError(thing, given.get(name), allowed, ANOTHER)
+
+
+def unknown(section: dict[str, Any], known: set[str], place: str) -> None:
+  """Warns of fields of a config that may change what is computed, or not."""
+  if names := sorted(section.keys() - known):
+    said = "%s%s: not known here; what it changes is not computed"
+    logging.warning(said, place, ", ".join(names))
+
+
+def plain(section: dict[str, Any], needed: dict[str, Any], place: str) -> None:
+  """Raises UserError for a field of a config that is there and not as needed.
+
+  Args:
+    section: of another project's config.
+    needed: what our towers compute.
+    place: what comes before a field's name in the error.
+  """
+  for name, value in needed.items():
+    if section.get(name, value) != value:
+      remedy = "Our towers have no such part."
+      thing = f"{place}{name}"
+      raise errors.UserError(thing, section[name], repr(value), remedy)
 
 
 def defaults(name: str) -> dict[str, Any]:

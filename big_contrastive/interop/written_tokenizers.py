@@ -46,6 +46,9 @@ def write_hugging_face(
     )
   settings |= {"model_max_length": words.length, "padding_side": "right"}
   settings |= {"clean_up_tokenization_spaces": False}
+  if family != "clip":
+    # A mask would hide padding, which these towers attend.
+    settings["model_input_names"] = ["input_ids"]
   _dump(folder / "tokenizer_config.json", settings)
   return notes
 
