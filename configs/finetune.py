@@ -71,7 +71,7 @@ def _use_smoke(config: ConfigDict, arg) -> None:
     config.model, config.tokenizer = model, tokenizer
     config.train_image = config.eval_image = images
   else:
-    config.init = {}
+    del config.init
     config.model = config.model.to_dict() | {"scale": 10.0}
     if arg.loss == "sigmoid":
       config.model["bias"] = -10.0

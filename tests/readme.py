@@ -1,0 +1,242 @@
+"""What the documents show: their snippets, and the data that these name."""
+
+import ast
+import io
+import json
+import pathlib
+import re
+import tarfile
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import PIL.Image
+import pyarrow as pa
+import pyarrow.parquet as pq
+import tensorflow_datasets as tfds
+from test_big_vision import arrays, image, save
+
+import tiny
+from big_contrastive import checkpoint, convert, experiment, pack, sourcing
+from big_contrastive.models import transformer
+
+ROOT = pathlib.Path(__file__).parents[1]
+COMMANDS = ("train", "evaluate", "pack", "convert", "embed", "plan")
+_WORDS = r"(?:python -m|make|launch/\S+|sbatch|pip|sha256sum|bash)\s"
+_MENTION = rf"(?:{'|'.join(COMMANDS)})\s.*--\w"
+_SOURCE = r"(?:wds|webdataset|parquet|tfds|folder|table|shapes):\S"
+
+
+class Snippet(NamedTuple):
+  """Something that a document shows, and the file and line of it."""
+
+  place: str
+  kind: str  # command, python, files, mention, flag or source.
+  text: str
+
+
+def documents() -> list[Snippet]:
+  """Returns the snippets of README.md and docs/, and of the docstrings."""
+  pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+  return [s for path in pages for s in markdown(path)]
+
+
+def docstrings() -> list[Snippet]:
+  """Returns the commands in the docstrings of configs and of commands."""
+  paths = [*sorted((ROOT / "configs").glob("*.py"))]
+  paths += [ROOT / "big_contrastive" / f"{name}.py" for name in COMMANDS]
+  found = []
+  for path in paths:
+    text = ast.get_docstring(ast.parse(path.read_text())) or ""
+    lines = re.findall(rf"^ +{_WORDS}(?:.*\\\n)*.*$", text, re.MULTILINE)
+    found += [Snippet(path.name, "command", _joined(x)) for x in lines]
+  return found
+
+
+def markdown(path: pathlib.Path) -> Iterator[Snippet]:
+  """Yields a page's fenced blocks, indented commands, and spans of code."""
+  text = path.read_text()
+  fences = re.compile(r"^```(.*)\n((?:.*\n)*?)```$", re.MULTILINE)
+  for found in fences.finditer(text):
+    place = _place(path, text, found.start())
+    yield from _block(place, found[1].strip(), found[2])
+  # Spaces in their place: so that lines keep their numbers.
+  rest = fences.sub(lambda m: re.sub(r"[^\n]", " ", m[0]), text)
+  indented = rf"^ {{4,}}{_WORDS}(?:.*\\\n)*.*$"
+  for found in re.finditer(indented, rest, re.MULTILINE):
+    place = _place(path, text, found.start())
+    yield Snippet(place, "command", _joined(found[0]))
+  for found in re.finditer(r"`([^`]+)`", rest):
+    span = " ".join(found[1].split())
+    kinds = {
+      "command": _WORDS, "mention": _MENTION, "flag": "--", "source": _SOURCE
+    }  # fmt: skip
+    for kind, form in kinds.items():
+      if re.match(form, span):
+        yield Snippet(_place(path, text, found.start()), kind, span)
+        break
+
+
+def _block(place: str, language: str, text: str) -> Iterator[Snippet]:
+  if language in ("", "sh", "bash", "console") and re.search(
+    rf"^{_WORDS}", text, re.MULTILINE
+  ):
+    for line in _joined(text).splitlines():
+      line = line.partition("   #")[0].strip()
+      if line:
+        yield Snippet(place, "command", line)
+  else:
+    kind = "files" if text.startswith("configs/ ") else language or "text"
+    yield Snippet(place, kind, text)
+
+
+def _joined(text: str) -> str:
+  """The text with lines that end in a backslash made one with the next."""
+  return re.sub(r"\\\n\s*", "", text).strip()
+
+
+def _place(path: pathlib.Path, text: str, at: int) -> str:
+  return f"{path.name}:{text.count(chr(10), 0, at) + 1}"
+
+
+# --- What the snippets name. A new one is a function here.
+
+MAKERS: dict[str, Callable[[pathlib.Path], None]] = {}
+CAPTIONS = ["a red circle", "a blue square", "a green ring", "two red bars"]
+_COLORS = [(220, 20, 20), (20, 20, 220), (20, 200, 20), (180, 60, 60)]
+
+
+def makes(*names: str) -> Callable:
+  """Registers what makes the files of these names in a folder."""
+
+  def register(make: Callable[[pathlib.Path], None]) -> Callable:
+    MAKERS.update({name: lambda root, name=name: make(root, name)
+                   for name in names})  # fmt: skip
+    return make
+
+  return register
+
+
+def provide(root: pathlib.Path, text: str) -> None:
+  """Makes everything that a snippet names and that is not there yet."""
+  for name, make in MAKERS.items():
+    # As a whole word, or as the beginning of a path.
+    named = re.search(rf"(?<![\w./-]){re.escape(name)}(?![\w-])", text)
+    if named and not (root / name).exists():
+      make(root)
+
+
+def picture(i: int) -> bytes:
+  """Returns a PNG whose colour goes with CAPTIONS[i % 4]."""
+  r = np.random.default_rng(i)
+  pixels = r.integers(0, 40, (40, 48, 3)) + np.array(_COLORS[i % 4])
+  file = io.BytesIO()
+  PIL.Image.fromarray(pixels.clip(0, 255).astype("u1")).save(file, "PNG")
+  return file.getvalue()
+
+
+@makes("photos", "my_photos_by_class")
+def _photos(root, name):
+  for i in range(32):
+    file = root / name / CAPTIONS[i % 4] / f"{i}.png"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(picture(i))
+
+
+@makes("captions.tsv")
+def _captions(root, name):
+  rows = ["image\tfile\tpath\tcaption\ttext"]
+  for i in range(32):
+    file, caption = f"{CAPTIONS[i % 4]}/{i}.png", f"{CAPTIONS[i % 4]}, {i}"
+    rows.append("\t".join([file] * 3 + [caption] * 2))
+  (root / name).write_text("\n".join(rows) + "\n")
+
+
+@makes("shards", "val.tar")
+def _shards(root, name):
+  tars = 128 if name == "shards" else 1
+  for k in range(tars):
+    path = root / (f"shards/{k:03}.tar" if tars > 1 else name)
+    path.parent.mkdir(exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+      for i in range(k, k + (1 if tars > 1 else 16)):
+        about = json.dumps({"text": CAPTIONS[i % 4], "id": i}).encode()
+        for end, data in (("png", picture(i)), ("json", about)):
+          member = tarfile.TarInfo(f"{i:06}.{end}")
+          member.size = len(data)
+          tar.addfile(member, io.BytesIO(data))
+
+
+@makes("packed")
+def _packed(root, name):
+  (root / name).mkdir()
+  _shards(root, "val.tar")
+  source = sourcing.source(f"wds:{root}/val.tar,caption=json:text", "")
+  pack.pack(source, str(root / name / "train.tar"), 8)
+
+
+def _pairs(root, title, **features):
+  """A TFDS data set, in the class's name with underscores."""
+  f = tfds.features
+
+  def info(self):
+    made = f.FeaturesDict({"image": f.Image(), **features})
+    return tfds.core.DatasetInfo(builder=self, features=made)
+
+  def examples(self):
+    for i in range(32):
+      text = CAPTIONS[i % 4]
+      captions = {"captions": [{"text": text}], "text": text}
+      yield i, {"image": picture(i)} | {k: captions[k] for k in features}
+
+  with tfds.core.registered.skip_registration():
+    made = type(
+      title, (tfds.core.GeneratorBasedBuilder,),
+      {
+        "VERSION": tfds.core.Version("1.0.0"), "_info": info,
+        "_split_generators": lambda self, dl: {"train": examples(self)},
+        "_generate_examples": examples, "code_path": None,
+      },
+    )  # fmt: skip
+  made(data_dir=root, file_format="array_record").download_and_prepare()
+
+
+@makes("my_pairs")
+def _my_pairs(root, name):
+  _pairs(root, "MyPairs", text=tfds.features.Text())
+  images = [{"bytes": picture(i), "path": None} for i in range(16)]
+  texts = [CAPTIONS[i % 4] for i in range(16)]
+  rows = pa.table({"image": images, "caption": texts})
+  pq.write_table(rows, root / name / "train.parquet")
+
+
+@makes("my_tfds_pairs")
+def _my_tfds_pairs(root, name):
+  _pairs(root, "MyTfdsPairs", text=tfds.features.Text())
+
+
+@makes("coco_captions")
+def _coco(root, name):
+  text = {"text": tfds.features.Text()}
+  _pairs(root, "CocoCaptions", captions=tfds.features.Sequence(text))
+
+
+@makes("runs/demo", "runs/mine", "runs/flip")
+def _runs(root, name):
+  config = tiny.load("flip" if name == "runs/flip" else "demo", "smoke")
+  made = experiment.build(config | {"evals": {}})
+  store = checkpoint.Checkpoints(root / name)
+  store.save(0, made.placed.init(), made.meta(0), made.tokenizer.blob)
+  store.close()
+
+
+@makes("exported", "DIR_OR_NPZ", "siglip2-base-patch16-224")
+def _exported(root, name):
+  provide(root, "runs/demo")
+  convert.convert(str(root / "runs/demo"), str(root / name))
+
+
+@makes("B_16.npz")
+def _npz(root, name):
+  size = tuple(transformer.size_of("mu", "").values())
+  save(root / name, arrays(image(size, 8, 4, pool="tok")))
