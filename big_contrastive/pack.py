@@ -30,12 +30,11 @@ import tarfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from big_contrastive import command, errors, sourcing
-from big_contrastive.data import bad, examples, pipeline
+from big_contrastive.data import bad, decode, examples, pipeline
 
 _GROUP = 100  # Rows in a row group: so few, that one can be read for one row.
 
@@ -136,15 +135,22 @@ def _bytes(image: Any) -> bytes:
   if isinstance(image, bytes):
     return image
   file = io.BytesIO()
-  PIL.Image.fromarray(image).save(file, "PNG")
+  decode.decode(image).save(file, "PNG")
   return file.getvalue()
 
 
 def _ending(image: bytes) -> str:
   """Of a name for an encoded image."""
-  known = {b"\xff\xd8": "jpg", b"\x89PNG": "png", b"GIF8": "gif"}
-  found = [end for start, end in known.items() if image.startswith(start)]
-  return found[0] if found else "webp" if image[8:12] == b"WEBP" else "jpg"
+  for start, ending in _STARTS.items():
+    if image.startswith(start):
+      return ending
+  return {b"WEBP": "webp", b"avif": "avif"}.get(image[8:12], "jpg")
+
+
+_STARTS = {
+  b"\xff\xd8": "jpg", b"\x89PNG": "png", b"GIF8": "gif", b"BM": "bmp",
+  b"II*\0": "tif", b"MM\0*": "tif", b"P5": "pgm", b"P6": "ppm",
+}  # fmt: skip
 
 
 def _tar(path: pathlib.Path, records: Iterator, source: Any) -> None:
@@ -164,13 +170,13 @@ def _tar(path: pathlib.Path, records: Iterator, source: Any) -> None:
 
 def _parquet(path: pathlib.Path, records: Iterator, source: Any) -> None:
   rows = [record for _, record in records]
-  numbers = [n for n in ("id", "label") if rows and n in rows[0]]
+  numbers = [n for n in ("id", "label") if any(n in row for row in rows)]
   images = [{"bytes": row["image"], "path": None} for row in rows]
   struct = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
   columns = {
     "image": pa.array(images, struct),
     "captions": pa.array([r["text"] for r in rows], pa.list_(pa.string())),
-    **{n: pa.array([int(r[n]) for r in rows], pa.int64()) for n in numbers},
+    **{n: pa.array([r.get(n) for r in rows], pa.int64()) for n in numbers},
   }
   # What Hugging Face's `datasets` reads: which column is an image.
   features: dict[str, Any] = {"image": {"_type": "Image"}}

@@ -2,7 +2,9 @@
 
 import json
 import os
+import tarfile
 
+import PIL.Image
 import pyarrow.parquet as pq
 import pytest
 from test_order import png
@@ -61,6 +63,31 @@ def test_tars_and_parquet_give_back_every_record(config, tmp_path, monkeypatch):
   assert parquet.classes == ["kind 0", "kind 1", "kind 2"]
   note = pq.read_schema(f"{tmp_path}/a-00000.parquet").metadata[b"huggingface"]
   assert json.loads(note)["info"]["features"]["image"] == {"_type": "Image"}
+
+
+@pytest.mark.parametrize(
+  "form, ending",
+  [
+    ("PNG", "png"), ("JPEG", "jpg"), ("GIF", "gif"), ("WEBP", "webp"),
+    ("TIFF", "tif"), ("AVIF", "avif"), ("BMP", "bmp"), ("PPM", "ppm"),
+  ],
+)  # fmt: skip
+def test_an_image_is_named_by_its_format(tmp_path, form, ending):
+  (tmp_path / "a").mkdir()
+  picture = PIL.Image.new("RGB", (8, 8), (9, 9, 9))
+  picture.save(tmp_path / "a" / f"1.{ending}", form)
+  source = sourcing.source(f"folder:{tmp_path}", "x")
+  (name,) = pack.pack(source, f"{tmp_path}/out.tar", 10)
+  with tarfile.open(name) as tar:
+    assert tar.getnames() == [f"000000000.{ending}", "000000000.json"]
+  assert sourcing.source(f"wds:{name}", "x")[0]["image"] == source[0]["image"]
+
+
+def test_a_record_without_a_label_has_none_when_it_is_packed(tmp_path):
+  rows = [{"image": png(), "text": "a", "id": i} for i in range(3)]
+  rows[1]["label"] = 5
+  (name,) = pack.pack(rows, f"{tmp_path}/out.parquet", 10)
+  assert pq.read_table(name)["label"].to_pylist() == [None, 5, None]
 
 
 def test_bad_records_are_left_out_named_and_limited(tmp_path, capsys):
