@@ -211,9 +211,9 @@ def test_a_crop_of_a_png_with_long_notes_is_that_of_the_same_without():
 
 
 def test_notes_take_bounded_memory():
-  """A quarter of a megabyte that would be 256, wherever it is."""
+  """An eighth of a megabyte that would be 128, wherever it is."""
   packer, zeros = zlib.compressobj(9), bytes(2**20)
-  packed = b"".join([packer.compress(zeros) for _ in range(256)])
+  packed = b"".join([packer.compress(zeros) for _ in range(128)])
   bomb = chunk(b"iTXt", XMP + b"\1\0\0\0" + packed + packer.flush())
   tracemalloc.start()
   check(png(8, 8, 8, 0, ROWS, bomb), GREY)

@@ -140,6 +140,20 @@ def test_fewer_samples_of_colour_than_of_brightness():
   check(grey, 4, 2, [each.tobytes()], [8] * 3, 6, tags)
 
 
+def test_planes_and_fewer_samples_of_colour_are_turned_as_well():
+  strips = [stored(RGB16[..., i], False) for i in range(3)]
+  tags = {284: (3, [2]), 274: (3, [6])}
+  check(np.rot90(UPPER, -1), 4, 3, strips, [16] * 3, 2, tags)
+  blocks = [10, 20, 30, 40, 128, 128, 50, 60, 70, 80, 128, 128]
+  grey = np.array([[10, 20, 50, 60], [30, 40, 70, 80]])
+  tags = {274: (3, [8])}
+  check(np.rot90(grey), 4, 2, [bytes(blocks)], [8] * 3, 6, tags)
+  white = np.array([[0, 255, 256, 65535]])
+  strips = [stored(white, False)]
+  want = np.rot90(65535 - white) >> 8
+  check(want, 4, 1, strips, [16], 0, tags)
+
+
 def test_cielab_becomes_srgb():
   """By the formulas of CIELAB with white D50, but for rounding to 8 bits."""
   rgb = np.array([[255] * 3, [0] * 3, [128] * 3, [180, 90, 70], [60, 90, 150]])
