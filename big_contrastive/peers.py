@@ -20,7 +20,7 @@ from big_contrastive import errors, signals
 
 _BEAT = 2.0  # Seconds.
 _PATIENCE = 60.0  # As long may a process be silent: a stalled disk, a swap.
-_SUSPICION = 15.0  # So long, once a collective has failed.
+_SUSPICION = 30.0  # So long, once a collective has failed.
 _GRACE = 2 * _BEAT  # To say by itself what is wrong.
 
 REMEDY = "The same command again goes on from the newest checkpoint."
@@ -109,7 +109,7 @@ class _Watch:
     for index, value in ended.items():
       code, _, line = value.partition(" ")
       if int(code) not in errors.STOPPED and index != "0":
-        self._decide(f"{self._name(index)} ended with exit code {code}: {line}")
+        self._blame(index, int(code), line)
     for index, (_, since) in self.changed.items():
       if index not in ended and now - since > self.patience:
         told = f"is silent for {now - since:.0f} s: it has died or hangs"
@@ -118,6 +118,12 @@ class _Watch:
   def _name(self, index: str) -> str:
     _, pid, host = (*self.changed[index][0].split(" "), "?", "?")[:3]
     return f"process {index} of {self.count} (pid {pid} on {host})"
+
+  def _blame(self, index: str, code: int, line: str) -> None:
+    told = f"{self._name(index)} ended with exit code {code}: {line}"
+    # Where to begin again does not help, no process may say that it does.
+    useless = code in (errors.WRONG_INPUT, errors.BAD_NUMBERS)
+    self._decide(told, code if useless else errors.PROCESS_DIED)
 
   def _decide(self, line: str, code: int = errors.PROCESS_DIED) -> None:
     if self.verdict is None:
@@ -161,7 +167,7 @@ class _Watch:
     try:
       self._set(f"ended/{self.index}", f"{code} {line}")
       if self.index == 0 and code not in errors.STOPPED:
-        self._decide(f"{self._name('0')} ended with exit code {code}: {line}")
+        self._blame("0", code, line)
     except Exception:
       return  # Nobody is left to be told.
     # Until all have heard it, and have had their grace.

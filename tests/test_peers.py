@@ -75,6 +75,20 @@ def test_who_ends_with_an_error_is_named_with_it(three):
     assert "exit code 2: error: no such file" in watches[i].verdict
 
 
+@pytest.mark.parametrize("code, theirs", [(1, 4), (2, 2), (3, 3), (4, 4)])
+def test_all_say_whether_to_begin_again_helps(code, theirs, three, monkeypatch):
+  store, watches = three
+  pass_time(store, watches, 3, alive=(0, 1, 2))
+  watches[2].ended("error: something", code)
+  pass_time(store, watches, 3, alive=(0, 1))
+  ended = []
+  monkeypatch.setattr(peers.time, "sleep", lambda seconds: None)
+  monkeypatch.setattr(peers, "leave", lambda *a: ended.append(a))
+  for i in (0, 1):
+    watches[i].guard()
+  assert [c for _, c in ended] == [theirs, theirs]
+
+
 def test_what_process_0_ends_with_the_others_hear(three, monkeypatch):
   store, watches = three
 
