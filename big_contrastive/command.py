@@ -32,6 +32,9 @@ def main(run: Callable[[], Any]) -> None:
     _end(f"error: {e}", errors.WRONG_INPUT)
   except errors.RunError as e:
     _end(f"error: {e}", e.code)
+  except MemoryError as e:  # The host's; what a device has: below.
+    told = f"error: {e or 'out of memory'}. Lower the batch size."
+    _end(told, errors.WRONG_INPUT)
   except OSError as e:
     if e.errno in _DENIED and e.filename:
       _end(f"error: {e}", errors.WRONG_INPUT)

@@ -58,6 +58,7 @@ def _all_finite(arrays: list[jax.Array]) -> list[jax.Array]:
 
 
 def _finite(x: Any) -> np.ndarray:
+  x = np.asarray(x)
   with np.errstate(over="ignore"):
     return np.isfinite(x.astype(np.float32) if x.dtype == np.float64 else x)
 

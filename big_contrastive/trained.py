@@ -106,8 +106,8 @@ def load(
     UserError: for what is not there, in no known format, or broken.
     RunError: for parameters that are not finite.
   """
-  batch_size = given.count(batch_size, "batch_size")
-  threads = given.count(threads, "threads")
+  batch_size = given.count(batch_size, "batch_size", 2**20)
+  threads = given.count(threads, "threads", 4096)
   model = exchange.read(path, where=where)
   words = _words(model, tokenizer, path)
   if texts and isinstance(words, exchange.Words):

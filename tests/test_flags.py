@@ -7,6 +7,7 @@ written, so that all of them run in one process.
 import itertools
 import re
 
+import numpy as np
 import pytest
 
 from big_contrastive import (
@@ -182,3 +183,14 @@ def test_a_wrong_flag_is_named_and_ends_with_2(
   assert "error: " in last
   assert re.search(said, last), (given, last)
   assert not places["new"].exists()
+
+
+def test_a_batch_that_the_host_has_no_memory_for_is_one_line(capsys):
+  def run():
+    np.zeros((2**20, 2**20, 2**10), np.uint8)
+
+  with pytest.raises(SystemExit) as end:
+    command.main(run)
+  said = capsys.readouterr().err.strip()
+  assert end.value.code == 2
+  assert re.fullmatch("error: Unable to allocate .*Lower the batch size.", said)

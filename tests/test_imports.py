@@ -128,7 +128,7 @@ def test_every_module_has_its_tests():
     "agreement": "processes", "whole": "embed",
     "command": "wrong_inputs", "train": "wrong_inputs",
     "evaluate": "end_to_end", "objectives": "step", "interop": "big_vision",
-    "data": "pipeline", "exchange": "convert", "finite": "health",
+    "data": "pipeline", "exchange": "convert",
     "evaluators": "evals", "reading": "plan",
   }  # fmt: skip
   for name in ROW:

@@ -14,21 +14,20 @@ from big_contrastive import errors, exchange, trained
 
 
 @pytest.fixture(scope="module")
-def paths(tmp_path_factory):
+def paths(tmp_path_factory, small):
   folder = tmp_path_factory.mktemp("models")
-  for name in ("checkpoint", "hugging_face"):
-    exchange.write(model(), folder / name, name)
+  exchange.write(model(), folder / "hugging_face", "hugging_face")
   exchange.write(model(), folder / "x.npz", "big_vision")
   return {
-    "checkpoint": folder / "checkpoint",
+    "checkpoint": small,
     "hugging_face": folder / "hugging_face",
     "big_vision": folder / "x.npz",
   }
 
 
 @pytest.fixture(scope="module")
-def ours(paths):
-  return big_contrastive.load(str(paths["checkpoint"]))
+def ours(loaded):
+  return loaded
 
 
 @pytest.fixture(scope="module")

@@ -127,14 +127,14 @@ def _text(given: Any, name: str) -> str:
     raise errors.UserError(name, told(given), "a text", remedy) from e
 
 
-def count(given: Any, name: str) -> int:
-  """Returns a whole number from 1 to 2**20, or raises UserError."""
+def count(given: Any, name: str, most: int) -> int:
+  """Returns a whole number from 1 to `most`, or raises UserError."""
   try:
     number = operator.index(given)
   except TypeError:
     number = 0
-  if isinstance(given, bool) or not 1 <= number <= 2**20:
-    allowed = "a whole number from 1 to 2**20"
+  if isinstance(given, bool) or not 1 <= number <= most:
+    allowed = f"a whole number from 1 to {most}"
     raise errors.UserError(name, given, allowed, "Leave it out for the usual.")
   return number
 

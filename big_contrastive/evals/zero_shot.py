@@ -103,9 +103,9 @@ def ranks(
   A score that is not finite is ahead of all others, and as the label's own it
   is never right: retrieval.NEVER.
   """
-  scores = np.where(np.isfinite(scores), scores, np.inf)
+  fine = np.isfinite(scores)
   right = np.take_along_axis(scores, label[:, None], axis=1)
-  ahead = scores >= right
+  ahead = ~(fine & (scores < right))
   twins = collections.defaultdict(list)
   for column, name in enumerate(names):
     twins[name].append(column)
