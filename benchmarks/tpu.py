@@ -26,7 +26,7 @@ from jax.sharding import AxisType
 
 from benchmarks import loss as losses
 from benchmarks import step as whole_step
-from big_contrastive import sharding, step
+from big_contrastive import plan, sharding, step
 
 MIB = 2**20
 
@@ -108,13 +108,10 @@ def loss_table(flags):
 
 def too_large(error):
   """Returns what the compiler says that it needs, or raises its error."""
-  for form in (
-    r"Used ([\d.]+\w) of ([\d.]+\w) hbm",
-    r"temporaries \(([\d.]+\w)\) exceeds available HBM \(([\d.]+\w)\)",
-  ):
-    if found := re.search(form, str(error)):
-      return f"needs {found.group(1)} of {found.group(2)}"
-  raise error
+  found = plan.too_large(error)
+  if found is None:
+    raise error
+  return f"needs {found[0]} of {found[1]}"
 
 
 def compile_step(mesh, size, micro, remat, loss="sigmoid"):

@@ -95,15 +95,21 @@ def plan(config: dict[str, Any], devices: Sequence[jax.Device]) -> list[str]:
   """
   shapes_alone = reading.Shapes(config)
   made = experiment.build(reading.without_epochs(config), devices, shapes_alone)
+  assumed = [f"assumed     {note}" for note in shapes_alone.notes]
+  return [*_memory(made, devices), *_time(made, devices), *assumed]
+
+
+def _memory(
+  made: experiment.Experiment, devices: Sequence[jax.Device]
+) -> list[str]:
   placed, size = made.placed, made.batch_size
   n = sharding.ring_size(placed.mesh)
   shapes = tree.flatten(placed.abstract.params)
   count = sum(int(np.prod(x.shape)) for x in shapes.values())
   mesh = " x ".join(f"{k} {v}" for k, v in placed.mesh.shape.items())
-  kind = devices[0].device_kind
   fits = ": it fits" * (devices[0].platform != "cpu")
   lines = [
-    f"devices     {len(devices)} x {kind}, mesh {mesh}",
+    f"devices     {len(devices)} x {devices[0].device_kind}, mesh {mesh}",
     f"parameters  {count:,}",
     f"batch       {size:,} pairs, {size // n:,} a device",
     f"state       {readable(_state_bytes(placed))} a device",
@@ -115,16 +121,23 @@ def plan(config: dict[str, Any], devices: Sequence[jax.Device]) -> list[str]:
       f"evaluation  {_peak(x)} a device with {at_once} {name} at a time{fits}"
       for name, x in compile_evaluation(made).items()
     ]
-  lines.append(f"FLOPs       {made.flops * size:.3g} a step, of the model")
-  peak = metrics.peak_flops(kind)
+  return lines
+
+
+def _time(
+  made: experiment.Experiment, devices: Sequence[jax.Device]
+) -> list[str]:
+  flops = made.flops * made.batch_size
+  lines = [f"FLOPs       {flops:.3g} a step, of the model"]
+  peak = metrics.peak_flops(devices[0].device_kind)
   if peak:
-    seconds = made.flops * size / (peak * len(devices))
+    seconds = flops / (peak * len(devices))
     lines.append(
       f"time        {seconds:.3g} s a step at the devices' peak of "
-      f"{peak / 1e12:.0f} TFLOP/s, {size / seconds:,.0f} images/s: no run is "
-      "faster; at 50 % MFU it takes twice as long"
+      f"{peak / 1e12:.0f} TFLOP/s, {made.batch_size / seconds:,.0f} images/s: "
+      "no run is faster; at 50 % MFU it takes twice as long"
     )
-  return lines + [f"assumed     {note}" for note in shapes_alone.notes]
+  return lines
 
 
 def compile_step(made: experiment.Experiment) -> jax.stages.Compiled:
@@ -178,14 +191,23 @@ def _compiled(
 
 
 def _too_large(e: Exception, what: str, size: int) -> errors.UserError | None:
+  found = too_large(e)
+  if found is None:
+    return None
+  needs, has = found
+  field = "batch_size" if what == "a step" else "micro_batch"
+  allowed = f"what fits: {what} needs {needs} of a device's {has}"
+  return errors.UserError(f"config.{field}", size, allowed, errors.SMALLER)
+
+
+def too_large(e: Exception) -> tuple[str, str] | None:
+  """Returns what a program needs of a device and what that has: "32G", "16G".
+
+  None for an error of another kind.
+  """
   for form in _TOO_LARGE:
     if found := re.search(form, str(e)):
-      needs, has = found.groups()
-      return errors.UserError(
-        "config.batch_size" if what == "a step" else "config.micro_batch", size,
-        f"what fits: {what} needs {needs} of a device's {has}",
-        errors.SMALLER,
-      )  # fmt: skip
+      return found[1], found[2]
   return None
 
 

@@ -107,7 +107,8 @@ def whole(path: str, where: str = "config.init") -> Whole:
 def _check_there(path: str, where: str) -> None:
   if not path or not is_there(path):
     allowed = "a checkpoint, a Hugging Face or OpenCLIP directory, or an .npz"
-    raise errors.UserError(where, path, allowed, "No such file or directory.")
+    remedy = "No such file or directory." if path else "It is not given."
+    raise errors.UserError(where, path, allowed, remedy)
 
 
 def is_there(path: Any) -> bool:

@@ -31,7 +31,7 @@ class Snippet(NamedTuple):
   """Something that a document shows, and the file and line of it."""
 
   place: str
-  kind: str  # command, python, files, mention, flag or source.
+  kind: str  # command, python, files, mention, flag, source or config.
   text: str
 
 
@@ -69,7 +69,8 @@ def markdown(path: pathlib.Path) -> Iterator[Snippet]:
   for found in re.finditer(r"`([^`]+)`", rest):
     span = " ".join(found[1].split())
     kinds = {
-      "command": _WORDS, "mention": _MENTION, "flag": "--", "source": _SOURCE
+      "command": _WORDS, "mention": _MENTION, "flag": "--", "source": _SOURCE,
+      "config": r"configs/\w+\.py:",
     }  # fmt: skip
     for kind, form in kinds.items():
       if re.match(form, span):
