@@ -46,9 +46,9 @@ def model(**more):
   return filled(sections, [["resize", {"size": 16}]])
 
 
-def filled(sections, ops):
+def filled(sections, ops, words=WORDS):
   """A model of these sections, far from its initial values."""
-  _, abstract = assemble.model(sections, WORDS)
+  _, abstract = assemble.model(sections, words)
   flat = tree.shapes(two_tower.split(abstract)[1])
   r = np.random.default_rng(0)
   params = {

@@ -20,6 +20,7 @@ from big_contrastive.interop import (
   portable,
   surroundings,
   tensors,
+  tokenizers,
 )
 
 _CONFIG, _WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
@@ -144,7 +145,12 @@ def write(model: portable.Portable, path: pathlib.Path) -> None:
   if not model.tokenizer:
     # Files that are not there: else OpenCLIP would take CLIP's own.
     own["text_cfg"]["hf_tokenizer_name"] = "."
-  elif surroundings.write_tokenizer(model, path) and not _is_clips(model):
+  elif _is_clips(model):  # It comes with OpenCLIP; others need the file.
+    zipped = model.blob[:2] == b"\x1f\x8b"
+    name = tokenizers.CLIP_FILE if zipped else "merges.txt"
+    (path / name).write_bytes(model.blob)
+  else:
+    surroundings.write_tokenizer(model, path)
     own["text_cfg"] |= {
       "hf_tokenizer_name": ".",
       "tokenizer_kwargs": {"clean": _cleaning(model.tokenizer)},
@@ -156,7 +162,8 @@ def write(model: portable.Portable, path: pathlib.Path) -> None:
 def _is_clips(model: portable.Portable) -> bool:
   """Whether it is CLIP's own vocabulary, which comes with OpenCLIP."""
   words = text.restore(model.tokenizer, model.blob)
-  return words.spec["kind"] == "clip_bpe" and words.vocab_size == 49408
+  own = words.spec["kind"] == "clip_bpe" and words.vocab_size == 49408
+  return own and words.pad_id == 0
 
 
 def _cleaning(spec: dict[str, Any]) -> str:

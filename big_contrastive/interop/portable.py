@@ -130,7 +130,7 @@ def assembled(
   model = model | {"image": model["image"] | (section or {})}
   if "t" in flat:
     with np.errstate(over="ignore"):  # Who reads says what is not finite.
-      model["scale"] = float(np.exp(np.float32(flat["t"])))
+      model["scale"] = float(np.exp(np.float64(flat["t"])))
   if "b" in flat:
     model["bias"] = float(flat["b"])
   return Portable(model, tree.unflatten(flat), **fields)

@@ -119,7 +119,9 @@ def write_tokenizer(
   if not model.tokenizer:
     return False
   write = tokenizers.write_hugging_face
-  for note in write(model.tokenizer, model.blob, path, family) or []:
+  given = portable.defaults("text") | model.model["text"]
+  seen = not given["causal"] or given["pool"] not in ("first", "eos", "argmax")
+  for note in write(model.tokenizer, model.blob, path, family, seen):
     logging.warning("%s", note)
   return True
 

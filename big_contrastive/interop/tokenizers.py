@@ -22,7 +22,7 @@ __all__ = ["read_hugging_face", "read_open_clip", "write_hugging_face"]
 
 Spec = dict[str, Any]  # Arguments of data.text.build, without path and blob.
 
-_CLIP_FILE = "bpe_simple_vocab_16e6.txt.gz"
+CLIP_FILE = "bpe_simple_vocab_16e6.txt.gz"
 # What transformers takes where config.json leaves the length out.
 _LENGTHS = {"clip": 77, "siglip": 64, "siglip2": 64}
 _LOWERED = ("GemmaTokenizer", "Siglip2Tokenizer")  # SigLIP 2 in lower case.
@@ -105,7 +105,7 @@ def read_open_clip(
       said = (
         "%s: no tokenizer, copy CLIP's %s, merges.txt or tokenizer.json there"
       )
-      logging.warning(said, folder, _CLIP_FILE)
+      logging.warning(said, folder, CLIP_FILE)
       return {}, b""
     return _settled("clip_bpe", length, merges, **rules)
   spec, blob = read_hugging_face(folder, length)
@@ -209,8 +209,8 @@ def _merges(folder: pathlib.Path) -> bytes | None:
   package = importlib.util.find_spec("open_clip")
   installed = pathlib.Path(package.origin or "").parent if package else folder
   for place in (folder, installed):
-    if (place / _CLIP_FILE).is_file():
-      return _bytes(place / _CLIP_FILE)
+    if (place / CLIP_FILE).is_file():
+      return _bytes(place / CLIP_FILE)
   pairs = None
   if (folder / "merges.txt").is_file():
     pairs = _pairs(folder / "merges.txt")

@@ -6,7 +6,7 @@ from typing import Any
 
 from big_contrastive import errors
 from big_contrastive.data import text, vocabulary
-from big_contrastive.interop import fast_tokenizers
+from big_contrastive.interop import fast_tokenizers, portable
 
 
 def write_hugging_face(
@@ -14,6 +14,7 @@ def write_hugging_face(
   blob: bytes,
   directory: str | pathlib.Path,
   family: str = "",
+  padding_seen: bool = False,
 ) -> list[str]:
   """Writes files with which transformers' AutoTokenizer gives our ids.
 
@@ -23,15 +24,19 @@ def write_hugging_face(
     spec, blob: as text.restore takes them.
     directory: made where there is none.
     family: of the model beside it, config.json's model_type.
+    padding_seen: whether that model's vectors depend on the padding.
 
   Returns:
     What their classes do otherwise, for the user, a sentence each.
 
   Raises:
-    UserError: for a SentencePiece that none of their classes takes.
+    UserError: for a SentencePiece that none of their classes takes, and for
+      padding that is seen and that they can't make.
   """
   words, folder = text.restore(spec, blob), pathlib.Path(directory)
   _check(words.spec)
+  if padding_seen:
+    _check_padding(words)
   notes = _notes(words.spec)
   folder.mkdir(parents=True, exist_ok=True)
   write = _write_siglip if spec["kind"] == "sentencepiece" else _write_json
@@ -60,6 +65,16 @@ def _check(spec: dict[str, Any]) -> None:
     given = {k: spec[k] for k in ("canonicalize", "bos", "eos")}
     remedy = "Give the same vocabulary as a tokenizer.json, kind json."
     raise errors.UserError("config.tokenizer", given, allowed, remedy)
+
+
+def _check_padding(words: text.Tokenizer) -> None:
+  if words.spec["kind"] == "sentencepiece":
+    return
+  if words.pad_id not in vocabulary.special_ids(fast_tokenizers.build(words)):
+    allowed = "a special token: transformers pads with no other, and this"
+    allowed += " text tower sees padding"
+    thing = "padding of the tokenizer"
+    raise errors.UserError(thing, words.pad_id, allowed, portable.ANOTHER)
 
 
 def _notes(spec: dict[str, Any]) -> list[str]:
