@@ -121,6 +121,13 @@ def test_smoke_reads_the_data_that_are_given(name):
   assert config["evals"] == {"own": {"task": "retrieval", "source": TARS}}
 
 
+@pytest.mark.parametrize("argument", ["smoke", "smoke,loss=softmax"])
+def test_finetune_is_tried_without_weights(argument):
+  config = load("finetune", argument)
+  assert "init" not in config
+  assert experiment.build(config).batch_size == 16
+
+
 def test_recipes_are_found_where_the_package_is(tmp_path, monkeypatch):
   """Not by the folder of the config: a user's own lie elsewhere."""
   monkeypatch.chdir(tmp_path)
