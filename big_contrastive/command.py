@@ -129,7 +129,8 @@ def model_parser(description: str) -> argparse.ArgumentParser:
 
 
 def _positive(text: str) -> int:
-  if not text.isdecimal() or not 1 <= int(text[:8]) <= 2**20:
+  whole = text.isdecimal() and len(text) < 10
+  if not whole or not 1 <= int(text) <= 2**20:
     raise argparse.ArgumentTypeError(f"{text!r}: allowed is 1 to {2**20}")
   return int(text)
 

@@ -85,8 +85,10 @@ class Embedder:
       source, self._image, size, rows, self._threads
     )
     name = functools.partial(examples.name, source)
-    nothing = np.zeros(0, np.int32)
-    parts, done = [[self._none(params, size), nothing, nothing]], 0
+    if not len(source):
+      nothing = np.zeros(0, np.int32)
+      return Embedded(self._none(params, size), nothing, nothing)
+    parts, done = [], 0
     for batch, real in batches:
       before()
       batch = sharding.to_global(batch, size, self._mesh)
@@ -104,7 +106,9 @@ class Embedder:
   ) -> np.ndarray:
     """Returns the unit embeddings [len(texts), d], float32; see `images`."""
     size, rows = self.batch_size, self._rows()
-    parts = [self._none(params, size)]
+    if not len(texts):
+      return self._none(params, size)
+    parts = []
     for start in range(0, len(texts), size):
       before()
       tokens = self._tokenizer.rows(texts[start : start + size])
@@ -116,10 +120,12 @@ class Embedder:
     return np.concatenate(parts)
 
   def _none(self, params: dict[str, Any], size: int) -> np.ndarray:
-    """The embeddings of no text, [0, d]."""
-    tokens = jax.ShapeDtypeStruct((size, self._tokenizer.length), np.int32)
-    width = jax.eval_shape(self._embed_text, params, tokens).shape[-1]
-    return np.zeros((0, width), np.float32)
+    """The embeddings of nothing, [0, d]; nothing is compiled."""
+    one = self._image(np.zeros((32, 32, 3), np.uint8), None)
+    image = jax.ShapeDtypeStruct((size, *one.shape), one.dtype)
+    batch = {"image": image, "label": None, "id": None}
+    zimg, *_ = jax.eval_shape(self._embed_image, params, batch)
+    return np.zeros((0, zimg.shape[-1]), np.float32)
 
   def lower(
     self, params: dict[str, Any], beside: Any, example: dict[str, Any]
