@@ -27,7 +27,7 @@ import json
 import pathlib
 import sys
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import PIL.Image
