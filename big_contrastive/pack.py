@@ -27,13 +27,13 @@ import json
 import pathlib
 import sys
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from big_contrastive import command, errors, sourcing
+from big_contrastive import command, errors, signals, sourcing
 from big_contrastive.data import bad, decode, examples, pipeline
 
 _GROUP = 100  # Rows in a row group: so few, that one can be read for one row.
@@ -61,29 +61,27 @@ def pack(source: pipeline.Source, out: str, per_file: int) -> list[str]:
   Raises:
     UserError: for another ending, files that exist, or too many bad records.
   """
-  path = pathlib.Path(out).expanduser()
-  writers: dict[str, Callable] = {".tar": _tar, ".parquet": _parquet}
-  if path.suffix not in writers:
-    allowed = "a name that ends in .tar or .parquet"
-    raise errors.UserError("--out", out, allowed, "Add the ending.")
+  path = _free(out)
   if per_file < 1:
     raise errors.UserError("--per_file", per_file, "at least 1", "Raise it.")
   path.parent.mkdir(parents=True, exist_ok=True)
-  if there := sorted(
-    path.parent.glob(f"{glob.escape(path.stem)}-?????{path.suffix}")
-  ):
-    remedy = "Remove them or choose another name."
-    raise errors.UserError("--out", str(there[0]), "a new name", remedy)
   records, files = _Good(source), []
-  try:
-    while not records.done:
-      name = path.with_name(f"{path.stem}-{len(files):05}{path.suffix}")
-      files.append(name.with_name(name.name + ".new"))
-      writers[path.suffix](files[-1], records.take(per_file), source)
-    records.check()
-  except BaseException:
+
+  def remove(*_: object) -> None:
     for file in files:
       file.unlink(missing_ok=True)
+
+  write = _parquet if path.suffix == ".parquet" else _tar
+  try:
+    with signals.removing(remove):
+      while not records.done:
+        name = path.with_name(f"{path.stem}-{len(files):05}{path.suffix}")
+        files.append(name.with_name(name.name + ".new"))
+        write(files[-1], records.take(per_file), source)
+      records.check()
+      signals.end_no_more()  # All files get their names.
+  except BaseException:
+    remove()
     raise
   names = [str(file.rename(file.with_suffix(""))) for file in files]
   left = f", {sum(records.bad.values())} left out {records.bad}"
@@ -92,6 +90,20 @@ def pack(source: pipeline.Source, out: str, per_file: int) -> list[str]:
     file=sys.stderr,
   )
   return names
+
+
+def _free(out: str) -> pathlib.Path:
+  """The path that names are made of, once it is seen that none is taken."""
+  path = pathlib.Path(out).expanduser()
+  if path.suffix not in (".tar", ".parquet"):
+    allowed = "a name that ends in .tar or .parquet"
+    raise errors.UserError("--out", out, allowed, "Add the ending.")
+  if there := sorted(
+    path.parent.glob(f"{glob.escape(path.stem)}-?????{path.suffix}")
+  ):
+    remedy = "Remove them or choose another name."
+    raise errors.UserError("--out", str(there[0]), "a new name", remedy)
+  return path
 
 
 class _Good:

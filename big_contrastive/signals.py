@@ -83,6 +83,16 @@ def end_at_once() -> None:
   handle(_park)
 
 
+@contextlib.contextmanager
+def removing(do: Callable[..., object]) -> Iterator[None]:
+  """Has `do` remove what is half written, should they end this process."""
+  last.append(do)
+  try:
+    yield
+  finally:
+    last.remove(do)
+
+
 def end_no_more() -> None:
   """What is done is done: after `end_at_once`, they are ignored."""
   for number in CODES:

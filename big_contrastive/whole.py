@@ -37,13 +37,13 @@ def appears(path: pathlib.Path) -> Iterator[pathlib.Path]:
   def remove(*_: object) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
-  signals.last.append(remove)
   try:
     new = pathlib.Path(folder) / path.name
-    yield new
+    with signals.removing(remove):
+      yield new
+      signals.end_no_more()  # When it is there, the command says it is done.
     if path.is_dir():
       path.rmdir()  # Empty: it was looked at.
     new.rename(path)
   finally:
-    signals.last.remove(remove)
     shutil.rmtree(folder)

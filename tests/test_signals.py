@@ -211,11 +211,21 @@ def test_embed_leaves_nothing_half_written(number, whole, tmp_path):
   assert made == ["about.json", "images.npy", "records.parquet", "texts.npy"]
   shutil.rmtree(folder / "out")
   for run, sent in swept(2, begin, took):
-    assert run.end(sent) <= (folder / "out").exists()
-    if (folder / "out").exists():
+    if run.end(sent):
       assert sorted(os.listdir(folder / "out")) == made
       shutil.rmtree(folder / "out")
     assert not [*folder.iterdir()]
+
+
+@pytest.mark.parametrize("number", CODES)
+def test_pack_leaves_nothing_half_written(number, tmp_path):
+  flags = "--data", "shapes:split=heldout,train_size=512,size=32", "--out"
+  folder = tmp_path / "packed"
+  at = "tarfile:TarFile.addfile"  # Of the first record.
+  run = Run(
+    tmp_path, "pack", *flags, folder / "x.tar", at=at, number=number
+  )  # fmt: skip
+  assert not run.end(number) and not [*folder.iterdir()]
 
 
 def ends_itself():
