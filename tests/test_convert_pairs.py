@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import big_contrastive
-from big_contrastive import convert, errors, exchange, tree
+from big_contrastive import convert, embed, errors, exchange, tree
 from big_contrastive.data import text
 from big_contrastive.interop import open_clip_config as configs
 from big_contrastive.interop.portable import Portable
@@ -165,6 +165,19 @@ def test_an_image_tower_alone_stays_one(
   with pytest.raises(errors.UserError, match="image tower alone"):
     given = {"kind": "bytes", "length": 9}
     convert.convert(str(a), str(tmp_path / "c"), tokenizer=given)
+
+
+@pytest.mark.parametrize("kind", ["no tokenizer", "one tower"])
+def test_embed_takes_images_without_captions(kind, expected, tmp_path):
+  exchange.write(siglip(kind), tmp_path / "ours", "checkpoint")
+  loaded = big_contrastive.load(str(tmp_path / "ours"))
+  source = [{"image": x, "id": 0, "text": []} for x in PICTURES]
+  found = embed.embed(loaded, source)
+  np.testing.assert_allclose(found["images"], expected["image"], atol=1e-5)
+  assert found["texts"].shape == (0, 32)
+  source[0]["text"] = ["a cat"]
+  with pytest.raises(errors.UserError, match="is an image tower|has none"):
+    embed.embed(loaded, source)
 
 
 def test_a_tokenizer_that_the_text_tower_cannot_have_had_is_refused(tmp_path):

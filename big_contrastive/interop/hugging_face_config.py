@@ -217,10 +217,9 @@ def check(
     plain = {"pos": "learned"} if name == "image" else portable.PLAIN_TEXT
     needed |= plain
     portable.require(name, portable.defaults(name) | given, needed)
-    if (name == "text" or family == "clip") and not given.get("out_dim"):
-      allowed = "the width of a last linear layer, in this format"
-      thing = f"config.model.{name}.out_dim"
-      raise errors.UserError(thing, None, allowed, portable.ANOTHER)
+  portable.require_projection("text", text)
+  if family == "clip":
+    portable.require_projection("image", image)
   if ("b" in flat) != (family != "clip"):
     allowed = f"{'None' if family == 'clip' else 'a number'} in this format"
     given = float(flat["b"]) if "b" in flat else None

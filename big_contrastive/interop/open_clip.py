@@ -121,6 +121,9 @@ def write(model: portable.Portable, path: pathlib.Path) -> None:
     if timm
     else open_clip_config.write_image_native
   )(image)
+  texts = open_clip_config.write_text(text, flat)
+  if not timm:
+    portable.require_projection("image", image)
   act = text["activation"]
   if (act == "quick_gelu") != own.get("quick_gelu", False):
     allowed = "the image tower's: quick_gelu is for both"
@@ -132,7 +135,7 @@ def write(model: portable.Portable, path: pathlib.Path) -> None:
   own |= {
     "embed_dim": text["out_dim"] or flat["txt/pos"].shape[1],
     "vision_cfg": vision,
-    "text_cfg": open_clip_config.write_text(text, flat),
+    "text_cfg": texts,
     # Older versions of the plain class pool by argmax whatever is asked.
     "custom_text": timm or text["pool"] != "argmax",
   }  # fmt: skip

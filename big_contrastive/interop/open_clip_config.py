@@ -150,10 +150,6 @@ def write_image_native(
     "patch_bias": False, "out_bias": False, "max_patches": None,
   }  # fmt: skip
   portable.require("image", image, needed)
-  if image["out_dim"] is None:
-    allowed = "the width of a last linear layer, in this format"
-    thing = "config.model.image.out_dim"
-    raise errors.UserError(thing, None, allowed, portable.ANOTHER)
   size = portable.sizes(image, "config.model.image.variant")
   config = _shared(image, size) | {
     "image_size": image["res"],

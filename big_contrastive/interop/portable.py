@@ -149,6 +149,14 @@ def require(
       raise errors.UserError(thing, given.get(name), allowed, ANOTHER)
 
 
+def require_projection(section: str, given: dict[str, Any]) -> None:
+  """Raises UserError for a tower without the last linear layer."""
+  if not given.get("out_dim"):
+    thing = f"config.model.{section}.out_dim"
+    allowed = "the width of a last linear layer, in this format"
+    raise errors.UserError(thing, None, allowed, ANOTHER)
+
+
 def unknown(section: dict[str, Any], known: set[str], place: str) -> None:
   """Warns of fields of a config that may change what is computed, or not."""
   if names := sorted(section.keys() - known):
