@@ -99,6 +99,33 @@ def test_line_breaks_of_old_macs_end_rows(make):
   assert texts(make("image,caption\r0.png,a\r1.png,b\r")) == ["a", "b"]
 
 
+def test_a_first_field_of_several_lines_is_no_row_that_was_swallowed(make):
+  """Its last line, with the fields behind it, would be a row by itself."""
+  source = make('caption,image\n"a, cat\nand b",0.png\nc,1.png\n')
+  assert texts(source) == ["a, cat\nand b", "c"]
+  for row in ('"b,1.png\nc"', '"b, d,1.png\nc"', '"b,no.png\nd,2.png\nc"'):
+    with pytest.raises(errors.UserError, match=r"t\.csv:3.* row of its own"):
+      make(f"caption,image\na,0.png\n{row},3.png\n")
+
+
+def test_a_key_that_a_line_has_twice_is_named(make):
+  """Python's json takes the last value, and forgets the first."""
+  said = r"t\.jsonl:2 = .*the key 'caption' is there twice"
+  row = '{"image": "0.png", "caption": "a"}\n'
+  with pytest.raises(errors.UserError, match=said):
+    make(row + '{"caption": "b", "image": "1.png", "caption": "c"}', ".jsonl")
+
+
+def test_a_class_may_be_called_none_in_any_spelling(make, tmp_path):
+  (tmp_path / "names.txt").write_text("a dog\nNone\n")
+  labels = ["None", " None ", "none", "null"]
+  lines = [f"{i}.png,x,{label}" for i, label in enumerate(labels)]
+  content = "\n".join(["image,caption,y", *lines])
+  source = make(content, more=f",label=y,classes={tmp_path}/names.txt")
+  assert [source[i]["label"] for i in range(len(source))] == [1, 1, 1]
+  assert source.skipped == {"no label": 1}
+
+
 def test_a_field_of_several_lines_that_look_like_rows_is_told(make, caplog):
   source = make('image,caption\n0.png,"a cat,\nnot.png,b"\n1.png,c\n')
   assert texts(source) == ["a cat,\nnot.png,b", "c"]

@@ -134,7 +134,8 @@ def _checked(named: list[tuple[str, Any]]) -> list[str]:
 def _of_json(path: str, key: str, where: str) -> list[tuple[Any, Any]]:
   """The list in a JSON file: all of it, or under a key."""
   try:
-    found = json.loads("\n".join(paths.lines(path, where)))
+    text = "\n".join(paths.lines(path, where))
+    found = json.loads(text, object_pairs_hook=records.once)
   except (ValueError, RecursionError) as e:
     if isinstance(e, errors.UserError):
       raise

@@ -61,11 +61,12 @@ def _label(
   rows: tables.Rows, i: int, column: str, names: lists.Names
 ) -> int | None:
   value = rows[i][column]
-  if value not in names:
-    number = stored.whole(value)
-    if stored.plain(value) is None or (number is not None and number < 0):
-      return None
+  text, number = stored.text(value), stored.whole(value)
+  missing = stored.plain(value) is None or (number is not None and number < 0)
   try:
+    # A class may be called " None", or "-1".
+    if missing and (text is None or names.place(text) is None):
+      return None
     return lists.label(value, names)
   except BadRecord as e:
     allowed = f"one of the {len(names)} classes, or its number"

@@ -225,11 +225,25 @@ def parse_json(data: bytes) -> dict[str, Any]:
     BadRecord: for what is none.
   """
   try:
-    found = json.loads(data)
+    found = json.loads(data, object_pairs_hook=once)
   except (ValueError, RecursionError) as e:
     raise BadRecord("type", f"no JSON: {type(e).__name__}: {e}") from e
   if not isinstance(found, dict):
     raise BadRecord("type", f"a JSON {type(found).__name__}, no object")
+  return found
+
+
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  """Returns the object of a JSON text's pairs; for json's object_pairs_hook.
+
+  Raises:
+    ValueError: for a key that is there twice: json would take the last value.
+  """
+  found = dict(pairs)
+  if len(found) < len(pairs):
+    keys = [key for key, _ in pairs]
+    twice = next(key for key in keys if keys.count(key) > 1)
+    raise ValueError(f"the key {twice!r} is there twice")
   return found
 
 

@@ -89,7 +89,8 @@ def _jsonl(path: str, file: TextIO, is_row: Callable) -> Numbered:
     if not line.strip():
       continue
     try:
-      row, remedy = json.loads(line), 'Write it like {"image": "a.jpg"}.'
+      row = json.loads(line, object_pairs_hook=records.once)
+      remedy = 'Write it like {"image": "a.jpg"}.'
     except (ValueError, RecursionError) as e:
       row, remedy = None, f"Mend the line: {e}."
     if not isinstance(row, dict):
@@ -165,12 +166,24 @@ def _check_lines(
   path: str, start: int, lines: list[str], header: list[str], kind: str,
   is_row: Callable[[Row], bool],
 ) -> None:  # fmt: skip
-  """A field of several lines must not be one that swallowed rows."""
+  """A field of several lines must not be one that swallowed rows.
+
+  The last of its lines may look like a row, as fields follow it. Of one that
+  swallowed a row, so does the first, if its last mark is taken for none.
+  """
+  first = next(csv.reader(lines[:1], delimiter=kind))
+  first += next(csv.reader([first.pop()], delimiter=kind), [])
+  ends = (first[: len(header)], first[-len(header) :])  # It may have more.
+  whole = len(first) >= len(header) and any(
+    is_row(dict(zip(header, fields, strict=True))) for fields in ends
+  )
   for k, line in enumerate(lines[1:], start + 1):
     fields = next(csv.reader([line], delimiter=kind))
     if len(fields) != len(header):
       continue
-    if is_row(dict(zip(header, fields, strict=True))):
+    last = k == start + len(lines) - 1
+    found = is_row(dict(zip(header, fields, strict=True)))
+    if found and (whole or not last):
       allowed = "a quotation mark at both ends of a field"
       remedy = f"One is missing: line {k} within it is a row of its own."
       _raise(f"{path}:{start}", lines[0], allowed, remedy)
