@@ -2,13 +2,16 @@
 
 import datetime
 import decimal
+import io
 import json
 import pathlib
+import tarfile
 
 import numpy as np
 import pytest
 
 from big_contrastive.data import bad, classes, records
+from big_contrastive.data.sources import webdataset
 
 DOCS = pathlib.Path(__file__).parents[1] / "docs" / "data.md"
 
@@ -160,3 +163,17 @@ def test_a_label_is_a_name_or_a_number_and_never_a_guess(value, names, want):
   with pytest.raises(bad.BadRecord) as e:
     classes.label(value, names)
   assert e.value.kind == "label"
+
+
+def test_names_of_samples_are_ids_whatever_they_say(tmp_path):
+  """A file may be called nan.jpg: that is a name, and no missing value."""
+  names = ["nan", "None", "7", "007", "NA"]
+  with tarfile.open(tmp_path / "a.tar", "w") as tar:
+    for name in names:
+      for member in (f"{name}.jpg", f"{name}.txt"):
+        info = tarfile.TarInfo(member)
+        info.size = 1
+        tar.addfile(info, io.BytesIO(b"x"))
+  source = webdataset.source(urls=f"{tmp_path}/a.tar", id="key")
+  ids = [source[i]["id"] for i in range(len(source))]
+  assert len(set(ids)) == 5 and ids[2] == 7

@@ -169,6 +169,16 @@ def number(value: Any) -> int:
     value = key(value)
     if value is None:
       raise BadRecord("missing", "no id")
+  return _fitting(value)
+
+
+def named(name: str) -> int:
+  """Returns the id of a sample's name, which may be "nan" or "None", too."""
+  value = key(name)
+  return _fitting(name if value is None else value)
+
+
+def _fitting(value: int | str | bytes) -> int:
   if isinstance(value, int) and -(2**31) <= value < 2**31:
     return value
   text = value if isinstance(value, bytes) else str(value).encode()

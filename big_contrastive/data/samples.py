@@ -22,7 +22,7 @@ def ids(
   indices: list[tars.Index], shard: np.ndarray, number: np.ndarray
 ) -> np.ndarray:
   """The ids of samples by their names."""
-  of_tars = [[records.number(key) for key in one.keys] for one in indices]
+  of_tars = [[records.named(key) for key in one.keys] for one in indices]
   pairs = zip(shard.tolist(), number.tolist(), strict=True)
   return np.array([of_tars[k][i] for k, i in pairs], np.int32)
 

@@ -1,0 +1,170 @@
+"""Pictures in every form that Python has: the right embeddings, or the item."""
+
+import io
+import math
+import pathlib
+from typing import Any
+
+import numpy as np
+import PIL.Image
+
+from big_contrastive import errors
+
+
+class Tensor:
+  """As torch's: an array, if it is asked for it."""
+
+  def __init__(self, array: np.ndarray):
+    self.array = array
+
+  def __array__(self, dtype=None, copy=None) -> np.ndarray:
+    return self.array
+
+
+def fault(rng, folder: pathlib.Path, model: Any) -> str:
+  """Embeds a few pictures; returns what is wrong with it, "" if nothing."""
+  count = rng.randint(1, 4)
+  shapes = [(rng.randint(1, 40), rng.randint(1, 40)) for _ in range(count)]
+  form = rng.choice(["one", "batch", *_SEVERAL])
+  if form == "batch":
+    shapes = shapes[:1] * count
+  pictures = [_picture(rng, *shape) for shape in shapes]
+  if form == "batch":
+    pictures = [p.convert(pictures[0].mode) for p in pictures]
+  if form == "one":
+    pictures = pictures[:1]
+  given, bad, note = _given(rng, folder, form, pictures)
+  note = f"{form} of {note}"
+  try:
+    found = model.encode_image(given)
+  except errors.UserError as e:
+    thing = str(e).partition(" = ")[0].partition(" (")[0]
+    # One array may be told as one picture, or as the first of a batch.
+    right = bad is not None and "\n" not in str(e) and thing in bad
+    return "" if right else f"{note}: {bad} wrong, told: {e}"
+  except Exception as e:
+    return f"{note}: {type(e).__name__}: {e}"
+  if bad is not None:
+    return f"{note}: {bad} is wrong, but embedded: {found.shape}"
+  want = model.encode_image([_png(_plain(p)) for p in pictures])
+  if found.shape != want.shape or np.abs(found - want).max() > 1e-6:
+    off = found.shape == want.shape and np.abs(found - want).max()
+    return f"{note}: {found.shape}, off by {off}, not {want.shape}"
+  return ""
+
+
+def _picture(rng, height: int, width: int) -> PIL.Image.Image:
+  r = np.random.default_rng(rng.randrange(2**32))
+  mode = rng.choice(["RGB", "RGB", "L", "RGBA", "LA", "P", "1", "CMYK", "YCbCr"])
+  pixels = r.integers(0, 256, (height, width, 3), np.uint8)
+  picture = PIL.Image.fromarray(pixels)
+  if mode in ("RGBA", "LA"):
+    alpha = PIL.Image.fromarray(pixels[..., 0])
+    picture.putalpha(alpha)
+  return picture.convert(mode)
+
+
+def _plain(picture: PIL.Image.Image) -> PIL.Image.Image:
+  """The same in a mode that a PNG has."""
+  there = picture.mode in ("RGB", "L", "RGBA", "LA", "P", "1")
+  return picture if there else picture.convert("RGB")
+
+
+def _png(picture: PIL.Image.Image, form: str = "PNG", **how) -> bytes:
+  file = io.BytesIO()
+  picture.save(file, form, **how)
+  return file.getvalue()
+
+
+def _given(rng, folder, form, pictures) -> tuple[Any, Any, str]:
+  """What is passed, what errors may call the wrong one, and what it is."""
+  if form == "batch":
+    mode = rng.choice(["RGB", "L", "RGBA"])
+    for i, picture in enumerate(pictures):
+      pictures[i] = picture.convert(mode)
+    arrays = [np.asarray(p) for p in pictures]
+    batch = np.stack(arrays)
+    batch = batch[..., None] if mode == "L" else batch
+    return rng.choice([np.asarray, np.asfortranarray, Tensor])(batch), None, mode
+  made = [_one(rng, folder, i, p) for i, p in enumerate(pictures)]
+  items = [item for item, _ in made]
+  note = ", ".join(said for _, said in made)
+  bad = None
+  if rng.random() < 0.4:
+    i = rng.randrange(len(items))
+    value = _bad(rng, _png(_plain(pictures[i])))
+    items[i], bad = value, (f"images[{i}]",)
+    note += f", number {i} is {type(value).__name__} {value!r:.60}"
+    if form == "one":
+      bad = ("images", "images[0]")
+  if form == "one":
+    return items[0], bad, note
+  return _SEVERAL[form](items), bad, note
+
+
+def _objects(items: list) -> np.ndarray:
+  found = np.empty(len(items), object)
+  for i, item in enumerate(items):
+    found[i] = item
+  return found
+
+
+_SEVERAL = {
+  "a list": list,
+  "a tuple": tuple,
+  "a generator": lambda items: (item for item in items),
+  "an iterator": iter,
+  "values": lambda items: dict(enumerate(items)).values(),
+  "objects": _objects,
+}
+
+
+def _one(rng, folder, number: int, picture) -> tuple[Any, str]:
+  """A picture in one of its forms."""
+  plain = _plain(picture)
+  data = _png(plain)
+  kinds = ["PNG"]
+  if plain.mode == "RGB":
+    kinds += ["BMP", "TIFF", "PPM", "WEBP"]
+  kind = rng.choice(kinds)
+  data = _png(plain, kind, **({"lossless": True} if kind == "WEBP" else {}))
+  path = folder / f"{number} é.{kind.lower()}"
+  path.write_bytes(data)
+  forms = {
+    "path": path, "name": str(path), "bytes": data, "bytearray": bytearray(data),
+    "view": memoryview(data), "file": io.BytesIO(data), "PIL": picture,
+    "opened": PIL.Image.open(path), "text": np.str_(path),
+  }  # fmt: skip
+  if plain.mode in ("RGB", "L", "RGBA"):
+    array = np.asarray(plain)
+    turned = np.ascontiguousarray(array[::-1])[::-1]
+    wide = np.repeat(array, 2, 1)[:, ::2]
+    forms |= {
+      "array": array, "fortran": np.asfortranarray(array), "turned": turned,
+      "every second": wide, "tensor": Tensor(array),
+    }  # fmt: skip
+    if plain.mode == "L":
+      forms["gray of one channel"] = array[..., None]
+  name = rng.choice(list(forms))
+  return forms[name], f"{name} ({kind}, {picture.mode} {picture.size})"
+
+
+def _bad(rng, data: bytes) -> Any:
+  """What is no picture."""
+  pixels = np.full((5, 6, 3), 7, np.uint8)
+  arrays = [
+    pixels / 255, pixels.astype(np.float32), pixels.astype(np.int64),
+    pixels.astype(np.uint16), pixels > 3, pixels[..., :2], pixels[:0],
+    pixels[None, None], pixels.astype(np.int8), np.array(5), pixels[0, 0],
+    np.full((5, 6, 3), math.nan), pixels.astype(complex),
+    np.zeros((5, 6, 5), np.uint8), np.zeros((3, 50, 60), np.uint8),
+  ]  # fmt: skip
+  others = [
+    None, 5, 2.5, math.nan, True, {}, {"a": 1}, object(), 1j, b"", b"no picture",
+    data[: len(data) // 2], "nowhere.png", "", "a\0b", pathlib.Path("no"),
+    "x" * 5000, io.StringIO("x"), io.BytesIO(b""), [], [pixels], (pixels,),
+    range(3), type, len, PIL.Image.new("F", (3, 3)), PIL.Image.new("I", (3, 3)),
+    slice(1), frozenset({1}),
+  ]  # fmt: skip
+  several = [x for x in others if not isinstance(x, list | tuple | range)]
+  return rng.choice([*arrays[:14], *arrays, *several, [], [pixels], (pixels,)])
