@@ -38,7 +38,8 @@ class Health:
 
   Args:
     limits: what they are held against.
-    names: what each entry of metrics["finite"] is about.
+    names: what each entry of metrics["finite"] is about; the parameters are
+      looked at besides.
     folder: where batches with bad numbers are kept.
     skipped: steps that were skipped before a resume.
   """
@@ -46,24 +47,32 @@ class Health:
   def __init__(
     self, limits: Limits, names: list[str], folder: pathlib.Path, skipped: int
   ):
-    self.limits, self.names, self.folder = limits, names, folder
+    self.limits, self.folder = limits, folder
+    self.names = [*names, "the parameters"]
     self.skipped, self._in_a_row = skipped, 0
     self._losses: list[float] = []
     self._told: set[str] = set()
 
   def check(
-    self, step: int, fine: np.ndarray, batch: dict[str, np.ndarray]
+    self,
+    step: int,
+    fine: np.ndarray,
+    param_norm: float,
+    batch: dict[str, np.ndarray],
   ) -> str | None:
     """Returns a line where a step was skipped, None where all is finite.
 
     Args:
       step: its number.
       fine: bool [n], as `names` has it.
+      param_norm: of the parameters before the step: a NaN that no example and
+        no update touches is seen nowhere else.
       batch: this process's rows, and "position", int [b], of each in the data.
 
     Raises:
       RunError: where a number is not finite and steps are not to be skipped.
     """
+    fine = np.append(fine, np.isfinite(param_norm))
     if fine.all():
       self._in_a_row = 0
       return None

@@ -170,8 +170,9 @@ class Run:
   def _read(self, at: _Pending) -> None:
     """Looks whether a step was sound, and writes its metrics if due."""
     values = dict(at.values)
-    finite, wished = jax.device_get(
-      (values.pop("finite"), values.pop("wishes", None))
+    looked_at = values.pop("finite"), values["param_norm"]
+    (finite, norm), wished = jax.device_get(
+      (looked_at, values.pop("wishes", None))
     )
     self.speed.step()
     if at.step == self.begin.step + 1:
@@ -181,7 +182,7 @@ class Run:
     first = (at.step - 1) * self.experiment.batch_size
     position = first + self.experiment.training.rows
     batch = at.batch | {"position": position}
-    skipped = self.health.check(at.step, finite, batch)
+    skipped = self.health.check(at.step, finite, norm, batch)
     if skipped:
       self.progress.say(skipped)
     # Not by where the run went on: a resumed run writes the same lines.

@@ -76,7 +76,7 @@ class Model:
     cosines = self.encode_image(images) @ self.encode_text(texts).T
     t, b = (float(self.params.get(k, 0.0)) for k in ("t", "b"))
     found = cosines * np.float32(math.exp(t)) + np.float32(b)
-    finite.arrays(found, "logits", finite.ANOTHER)
+    finite.arrays({"logits": found}, "what came out", finite.ANOTHER)
     return found
 
 

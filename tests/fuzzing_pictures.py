@@ -55,7 +55,9 @@ def fault(rng, folder: pathlib.Path, model: Any) -> str:
 
 def _picture(rng, height: int, width: int) -> PIL.Image.Image:
   r = np.random.default_rng(rng.randrange(2**32))
-  mode = rng.choice(["RGB", "RGB", "L", "RGBA", "LA", "P", "1", "CMYK", "YCbCr"])
+  mode = rng.choice(
+    ["RGB", "RGB", "L", "RGBA", "LA", "P", "1", "CMYK", "YCbCr"]
+  )
   pixels = r.integers(0, 256, (height, width, 3), np.uint8)
   picture = PIL.Image.fromarray(pixels)
   if mode in ("RGBA", "LA"):
@@ -85,7 +87,11 @@ def _given(rng, folder, form, pictures) -> tuple[Any, Any, str]:
     arrays = [np.asarray(p) for p in pictures]
     batch = np.stack(arrays)
     batch = batch[..., None] if mode == "L" else batch
-    return rng.choice([np.asarray, np.asfortranarray, Tensor])(batch), None, mode
+    return (
+      rng.choice([np.asarray, np.asfortranarray, Tensor])(batch),
+      None,
+      mode,
+    )
   made = [_one(rng, folder, i, p) for i, p in enumerate(pictures)]
   items = [item for item, _ in made]
   note = ", ".join(said for _, said in made)

@@ -27,9 +27,11 @@ def batch(size=40, same=0, ids=None):
 
 def test_a_bad_step_stops_the_run_and_keeps_its_batch(tmp_path):
   watch = make(tmp_path)
-  assert watch.check(1, np.array([True, True, True]), batch()) is None
+  assert watch.check(1, np.array([True, True, True]), 1.0, batch()) is None
+  with pytest.raises(errors.RunError, match="not finite: the parameters"):
+    watch.check(1, np.array([True, True, True]), float("nan"), batch())
   with pytest.raises(errors.RunError, match="step 2: .*the gradient of t") as e:
-    watch.check(2, np.array([True, True, False]), batch())
+    watch.check(2, np.array([True, True, False]), 1.0, batch())
   assert e.value.code == errors.BAD_NUMBERS == 3
   with np.load(tmp_path / "step_2_process_0.npz") as kept:
     np.testing.assert_array_equal(kept["text"], batch()["text"])
@@ -43,12 +45,12 @@ def test_skipped_steps_are_counted_and_too_many_in_a_row_stop(tmp_path):
   watch = make(tmp_path, skip_nonfinite=True)
   bad, fine = np.array([False, True, True]), np.array([True, True, True])
   for i in range(3):
-    assert "Skipped; " in watch.check(i, bad, batch())
-  assert watch.check(3, fine, batch()) is None
+    assert "Skipped; " in watch.check(i, bad, 1.0, batch())
+  assert watch.check(3, fine, 1.0, batch()) is None
   assert watch.skipped == 3 and not list(tmp_path.iterdir())
   with pytest.raises(errors.RunError, match="20 skipped steps in a row"):
     for i in range(20):
-      watch.check(4 + i, bad, batch())
+      watch.check(4 + i, bad, 1.0, batch())
 
 
 @pytest.mark.parametrize("loss", ["sigmoid", "softmax"])
@@ -164,6 +166,6 @@ def test_the_step_names_what_is_not_finite_and_skips_it(skip, mesh):
     flat["txt/embed/embedding"].at[token].set(jnp.nan)
   )
   state = state._replace(params=tree.unflatten(flat))
-  finite = np.asarray(placed.update(state, last)[1]["finite"])
-  found = dict(zip(placed.checked, finite, strict=True))
-  assert found["the loss"] and not found["the parameters"]
+  values = jax.device_get(placed.update(state, last)[1])
+  found = dict(zip(placed.checked, values["finite"], strict=True))
+  assert found["the loss"] and np.isnan(values["param_norm"])

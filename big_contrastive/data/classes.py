@@ -1,12 +1,11 @@
-"""Labels, names of classes, lists of them, and whether two lists fit."""
+"""Names of classes: labels by name, and lists of them in files."""
 
 import json
 import os
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any
-
-import numpy as np
 
 from big_contrastive import errors
 from big_contrastive.data import paths, records, tables
@@ -44,6 +43,7 @@ class Names(list[str]):
 
 def alike(name: str) -> str:
   """Returns a class's name without what lists of names differ in."""
+  name = unicodedata.normalize("NFC", name)  # macOS writes another form.
   return " ".join(re.sub(r"[\s_-]+", " ", name).casefold().split())
 
 
@@ -94,9 +94,9 @@ def read(value: str | Sequence[str], where: str) -> list[str]:
   if path.endswith(".json"):
     listed = _of_json(path, key, where)
     named = [(f"{where}: {path}[{i}]", text) for i, text in listed]
-  elif key:
+  elif key or path.endswith((".csv", ".tsv", ".jsonl")):
     rows = tables.read_table(path, where)
-    tables.column(rows, key, where)
+    tables.column(rows, key, f"{where}: column of {path}")
     named = [(f"{where}: {rows.at(i)}", r[key]) for i, r in enumerate(rows)]
   else:
     texts = paths.lines(path, where)
@@ -148,108 +148,9 @@ def _of_json(path: str, key: str, where: str) -> list[tuple[Any, Any]]:
   if isinstance(found, dict) and set(found) == set(map(str, range(len(found)))):
     return [(i, found[str(i)]) for i in range(len(found))]
   allowed = '["text", ...], {"0": "text", ...}, or one of those under a key'
-  keys = ", ".join(map(repr, list(found)[:_SHOWN]))
-  has = f"the keys {keys}" if isinstance(found, dict) else f"{found!r}"[:60]
+  has = f"{found!r}"[:60]
+  if isinstance(found, dict):
+    has = "the keys " + ", ".join(map(repr, list(found)[:_SHOWN]))
   raise errors.UserError(
     where, path, allowed, f"It has {has}. Say which: {_KINDS}."
   )
-
-
-def numbers(names: Sequence[str]) -> list[int] | None:
-  """Returns the numbers that a source's classes have in place of names.
-
-  None where they have names: where they are not all of 0, 1, ... in any order,
-  as names of folders are sorted: 0, 1, 10, 2.
-  """
-  found = [records.whole(name) for name in names]
-  return found if set(found) == set(range(len(found))) else None
-
-
-def match(
-  names: Sequence[str],
-  own: Sequence[str] | None,
-  where: str,
-  remedy: str = "Mend the list, or the names of the folders.",
-) -> np.ndarray | None:
-  """Returns the place in a list of names of each of a source's classes.
-
-  Names are compared by alike.
-
-  Args:
-    names: the list.
-    own: the source's, by label; None if it has none.
-    where: the argument that has the list, for errors.
-    remedy: what to do where they don't fit.
-
-  Returns:
-    int64 [len(own)]; None where classes have no names, and labels are places.
-
-  Raises:
-    UserError: where a class of the source is not in the list, or several
-      times; both sides are shown.
-  """
-  if not own:
-    return None
-  places = numbers(own)
-  if places is not None:
-    told = f"The data's classes are numbers: {_shown(own)}."
-    _check_count(len(own), names, where, told)
-    return np.array(places)
-  if list(map(alike, names)) == list(map(alike, own)):
-    return np.arange(len(own))
-  by_name, found, missing = Names(names), [], []
-  for name in own:
-    try:
-      place = by_name.place(name)
-    except BadRecord:
-      place = None
-    found.append(place)
-    if place is None:
-      missing.append(name)
-  if not missing:
-    return np.array(found)
-  raise errors.UserError(
-    where, _shown(names),
-    f"a list in which each class of the data is once: {_shown(own)}",
-    f"{len(missing)} are not, like {missing[0]!r}. {remedy}",
-  )  # fmt: skip
-
-
-def check_count(label: np.ndarray, names: Sequence[str], where: str) -> None:
-  """Raises UserError where labels are places in a list of another length.
-
-  Args:
-    label: int [n], all labels of the data.
-    names: the list.
-    where: the argument that has the list, for errors.
-  """
-  told = f"Its labels are {label.min()} to {label.max()}."
-  _check_count(int(label.max()) + 1, names, where, told)
-
-
-def _check_count(
-  count: int, names: Sequence[str], where: str, told: str
-) -> None:
-  if count != len(names):
-    raise errors.UserError(
-      where, _shown(names),
-      f"as many names as the data has classes, {count}",
-      f"{told} Is a line too many, or one missing? If labels are places in "
-      "this list, set match = 'number'.",
-    )  # fmt: skip
-
-
-def check_labels(label: np.ndarray, names: Sequence[str]) -> None:
-  """Raises UserError unless every label has a name."""
-  if label.min() < 0 or label.max() >= len(names):
-    raise errors.UserError(
-      "labels of the evaluation data",
-      f"{label.min()} to {label.max()}",
-      f"0 to {len(names) - 1}, one for each class name",
-      "Give a source with labels, and as many class names.",
-    )
-
-
-def _shown(names: Sequence[str]) -> str:
-  more = ", ..." if len(names) > _SHOWN else ""
-  return f"{len(names)} names ({', '.join(names[:_SHOWN])}{more})"

@@ -1,12 +1,16 @@
 """Columns of Parquet files: which there are, and whether they fit."""
 
 import json
+from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from big_contrastive import errors
 from big_contrastive.data import classes as lists
+from big_contrastive.data import matching, records
 
 
 def listed(schema: pa.Schema) -> str:
@@ -112,11 +116,6 @@ def _listing(kind: pa.DataType) -> bool:
   return any(test(kind) for test in tests)
 
 
-def holds_text(kind: pa.DataType) -> bool:
-  """Returns whether a column's values are texts or bytes."""
-  return _binary(_inner(kind))
-
-
 def holds_paths(kind: pa.DataType) -> bool:
   """Returns whether a column of images may have paths of them."""
   kind = _inner(kind)
@@ -175,20 +174,70 @@ def rows_in(
 
 
 def label_names(
-  classes: str | list | None,
+  given: str | list | None,
+  noted: list[str] | None,
+  column: str | None,
+  first: Callable[[str], list[Any]],
+) -> tuple[lists.Names | None, np.ndarray | None]:
+  """Returns the names of the classes of labels, None where they are numbers.
+
+  And the place among them of each class that the files note, None for itself.
+
+  Args:
+    given: names, as classes.read takes them, or None.
+    noted: those that the files note, or None.
+    column: of the labels; None for no labels.
+    first: column -> its first values.
+
+  Raises:
+    UserError: where labels are names, and the names of classes are not known.
+  """
+  if given is not None:
+    names = lists.Names(lists.read(given, "classes"))
+    if noted is None:
+      return names, None
+    remedy = "Leave classes out for the names that the files note."
+    return names, matching.match(names, noted, "classes", remedy)
+  if noted is not None:
+    return lists.Names(noted), None
+  values = [v for v in map(records.plain, first(column)) if v] if column else []
+  if values and all(records.whole(v) is None for v in values):
+    allowed = "a column of numbers, or names of classes beside it"
+    remedy = (
+      f"It has {values[0]!r}. List the names, one a line, in a file: "
+      "classes=FILE."
+    )
+    raise errors.UserError("label", column, allowed, remedy)
+  return None, None
+
+
+def plain_times(table: pa.Table) -> pa.Table:
+  """Returns a table whose times are texts: Python's have no nanoseconds."""
+  for i, field in enumerate(table.schema):
+    if pa.types.is_temporal(field.type):
+      texts = table.column(i).cast(pa.string())
+      table = table.set_column(i, field.name, texts)
+  return table
+
+
+def layout(
+  heads: list[pq.FileMetaData],
+  groups: list[tuple[int, int]],
   chosen: dict[str, str],
-  names: dict[str, list[str]],
-  schemas: list[pa.Schema],
-) -> lists.Names | None:
-  """Returns the names of the classes of labels; None for but numbers."""
-  column = chosen.get("label", "")
-  if classes is not None:
-    return lists.Names(lists.read(classes, "classes"))
-  if column in names:
-    return lists.Names(names[column])
-  for schema in schemas:
-    if column and holds_text(schema.field(column).type):
-      allowed = "a column of numbers, or names of classes beside it"
-      remedy = "List the names, one a line, in a file: classes=FILE."
-      raise errors.UserError("label", column, allowed, remedy)
-  return None
+) -> bytes:
+  """Returns sizes, and least and largest values, of the columns that are read.
+
+  Args:
+    heads: of the files.
+    groups: (file, row group) of each block.
+    chosen: the columns.
+  """
+  found = []
+  for file, number in groups:
+    group = heads[file].row_group(number)
+    for column in map(group.column, range(group.num_columns)):
+      if column.path_in_schema.split(".")[0] in chosen.values():
+        told = column.statistics if column.is_stats_set else None
+        ends = (told.min, told.max) if told and told.has_min_max else ()
+        found.append((group.num_rows, column.total_compressed_size, ends))
+  return repr(found).encode("utf-8", "replace")

@@ -51,7 +51,8 @@ class Tar:
     with open(path, "rb") as file:
       members = Members(file, path, "images", os.path.getsize(path))
       for name, start, size in members:
-        self._index[name] = start, size
+        if self._index.setdefault(name, (start, size)) != (start, size):
+          members.skipped["second member of the same name"] += 1
     for reason, count in members.skipped.items():
       logging.warning("%s: %d left out: %s", path, count, reason)
     if members.damage:

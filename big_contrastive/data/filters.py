@@ -2,6 +2,8 @@
 
 import collections
 import dataclasses
+import logging
+import math
 from collections.abc import Callable
 from concurrent import futures
 from typing import Any
@@ -91,6 +93,13 @@ def apply(
   Raises:
     UserError: if nothing is left.
   """
+  for name, value in (
+    ("min_side", min_side), ("max_aspect", max_aspect),
+    ("min_caption", min_caption), ("max_caption", max_caption),
+  ):  # fmt: skip
+    if not 0 <= value < math.inf:
+      remedy = "Leave it out for any."
+      raise errors.UserError(f"filter.{name}", value, "0 or more", remedy)
   skipped: collections.Counter[str] = collections.Counter()
   chosen = np.arange(len(source))
   if keep is not None:
@@ -137,14 +146,21 @@ def _reason(
 
 
 def _listed(source: order.Source, keep: str) -> np.ndarray:
-  with paths.open_file(paths.find(keep, "filter.keep")[0], "keep") as file:
-    lines = file.read().decode("utf-8-sig").splitlines()
-  wanted = {line.strip() for line in lines}
+  lines = paths.lines(keep, "filter.keep")
+  wanted = {line.strip() for line in lines} - {""}
+  used = set()
 
   def is_kept(index: int) -> bool:
     name = examples.name(source, index)
-    if name in wanted or name.rpartition(":")[2] in wanted:
-      return True
-    return not hasattr(source, "name") and str(source[index]["id"]) in wanted
+    forms = {name, name.rpartition(":")[2]}
+    if not hasattr(source, "name"):
+      forms = {str(source[index]["id"])}
+    found = forms & wanted
+    used.update(found)
+    return bool(found)
 
-  return np.flatnonzero([is_kept(i) for i in range(len(source))])
+  chosen = np.flatnonzero([is_kept(i) for i in range(len(source))])
+  if lost := sorted(wanted - used):
+    said = "filter.keep: %d lines of %s are of no record, like %r"
+    logging.warning(said, len(lost), keep, lost[0])
+  return chosen

@@ -1,9 +1,11 @@
 """Ids and labels of a whole table."""
 
+from typing import Any
+
 from big_contrastive import errors
 from big_contrastive.data import classes as lists
+from big_contrastive.data import matching, tables
 from big_contrastive.data import records as stored
-from big_contrastive.data import tables
 from big_contrastive.data.bad import BadRecord
 
 
@@ -39,9 +41,10 @@ def labels(
     tables.column(rows, class_name, "class_name")
   if classes is not None:
     names = lists.Names(lists.read(classes, "classes"))
-    return [_label(rows, i, label, names) for i in range(len(rows))], list(
-      names
-    )
+    labels = [_label(rows, i, label, names) for i in range(len(rows))]
+    there = [k for k in labels if k is not None]
+    matching.tell_unused(there, names, "classes")
+    return labels, list(names)
   values = [stored.plain(row[label]) for row in rows]
   numbers = [stored.whole(v) for v in values]
   there = [i for i, v in enumerate(values) if v is not None]
@@ -54,7 +57,7 @@ def labels(
     order = {v: i for i, v in enumerate(sorted({values[i] for i in there}))}
     labels = [order.get(v) for v in values]
   names = [tables.said(row[class_name or label]) for row in rows]
-  return labels, _classes(labels, names)
+  return labels, _classes(rows, labels, names)
 
 
 def _label(
@@ -80,9 +83,11 @@ def _check_alike(
   kinds: dict[bool, list[int]] = {False: [], True: []}
   for i in there:
     kinds[numbers[i] is None].append(i)
-    if numbers[i] is None and not isinstance(rows[i][column], str):
-      allowed, remedy = "a whole number or a text", "Mend the row."
-      raise errors.UserError(rows.at(i), rows[i][column], allowed, remedy)
+    if _doubtful(rows[i][column], numbers[i]):
+      allowed, remedy = "a whole number below 2**31, or a name", "Mend the row."
+      raise errors.UserError(
+        f"{rows.at(i)}: {column}", rows[i][column], allowed, remedy
+      )
   few, many = sorted(kinds.values(), key=len)
   if few:
     allowed = f"whole numbers alone, or names alone, as in {rows.at(many[0])}"
@@ -93,9 +98,27 @@ def _check_alike(
     )
 
 
-def _classes(labels: list[int | None], names: list[str]) -> list[str]:
+def _doubtful(value: Any, number: int | None) -> bool:
+  """Whether a label is a number, and none that a label can be."""
+  if number is not None:
+    return number >= 2**31
+  if not isinstance(value, str):
+    return True
+  try:
+    float(value)
+  except ValueError:
+    return False
+  return True
+
+
+def _classes(
+  rows: tables.Rows, labels: list[int | None], names: list[str]
+) -> list[str]:
   by_label: dict[int, str] = {}
-  for label, name in zip(labels, names, strict=True):
+  for i, (label, name) in enumerate(zip(labels, names, strict=True)):
+    if label is not None and not name:
+      allowed, remedy = "a name for each label", "Add it."
+      raise errors.UserError(f"class_name: {rows.at(i)}", name, allowed, remedy)
     if label is not None and by_label.setdefault(label, name) != name:
       pair = f"{by_label[label]} and {name}"
       allowed = f"one name for the label {label}"

@@ -20,10 +20,11 @@ class Members:
   And of its links to earlier ones; of tars that were joined, those of all.
   Names are as records.member has them. After it, `damage` says what is wrong
   with the tar from some byte on, and `skipped` counts what was left out.
+  `archive` numbers the tars that were joined.
   """
 
   def __init__(self, file: Any, path: str, thing: str, total: int):
-    self.damage = ""
+    self.damage, self.archive = "", 0
     self.skipped: collections.Counter[str] = collections.Counter()
     self._file, self._path, self._thing = file, path, thing
     self._total = total
@@ -87,6 +88,7 @@ class Members:
       while block := self._file.read(2**20):
         zeros = len(block) - len(block.lstrip(b"\0"))
         if zeros < len(block):
+          self.archive += 1
           tar.offset = self._file.tell() - len(block) + zeros // 512 * 512
           return True
     return False

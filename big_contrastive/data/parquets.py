@@ -1,7 +1,6 @@
 """Parquet files: where they are, and how they begin."""
 
 import collections
-import glob
 import os
 
 import pyarrow as pa
@@ -34,11 +33,16 @@ def find(files: str, split: str | None) -> tuple[list[str], list[str]]:
   folder = os.path.expanduser(whole)
   if paths.remote(whole) or not os.path.isdir(folder):
     return paths.find(whole, THING), []
-  # Its name may hold what a pattern means something by.
-  inside = glob.glob(f"{glob.escape(folder)}/**/*", recursive=True)
-  inside = sorted(path for path in inside if os.path.isfile(path))
-  every = [path for path in inside if path.endswith(".parquet")]
-  others = [path for path in inside if not path.endswith(".parquet")]
+  every: list[str] = []
+  others: list[str] = []
+  for own, inner, names in os.walk(folder, followlinks=True):
+    hidden = [n for n in inner if n.startswith(".")]
+    others += [os.path.join(own, n) for n in hidden]
+    inner[:] = sorted(set(inner) - set(hidden))
+    for name in sorted(names):
+      good = name.lower().endswith((".parquet", ".pq")) and name[0] != "."
+      (every if good else others).append(os.path.join(own, name))
+  every.sort()
   if not every:
     remedy = "Check the path."
     if any(path.endswith(".arrow") for path in others):

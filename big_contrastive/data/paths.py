@@ -159,11 +159,11 @@ def utf8_lines(file: Any, thing: str) -> list[str]:
     file: from open_file.
     thing: what the file is called in errors, before ":" and the line.
   """
-  raw = file.read().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+  raw = re.split(rb"\r\n|\n|\r", file.read().removeprefix(b"\xef\xbb\xbf"))
   found = []
   for number, line in enumerate(raw, 1):
-    text = line.decode("utf-8", "replace").rstrip("\r")
-    if "\0" in text or text.encode() != line.rstrip(b"\r"):
+    text = line.decode("utf-8", "replace")
+    if "\0" in text or text.encode() != line:
       allowed = "text in UTF-8, without NUL"
       raise errors.UserError(f"{thing}:{number}", text[:60], allowed, CONVERT)
     found.append(text)

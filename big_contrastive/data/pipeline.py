@@ -233,7 +233,7 @@ def evaluation(
       raise errors.UserError(
         f"{name(source, index)} of the evaluation data",
         "unreadable",
-        "an image that can be decoded",
+        "records that can all be read: a figure over fewer is another figure",
         f"{e}.",
       ) from e
     label = np.int32(record.get("label", -1))

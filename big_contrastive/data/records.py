@@ -25,7 +25,7 @@ MISSING = frozenset(
 )
 _WHOLE = re.compile(r"[+-]?[0-9]{1,18}(\.0*)?")
 # "007" is another id than "7": both may be names of files.
-_WHOLE_ID = re.compile(r"-?(0|[1-9][0-9]{0,17})(\.0+)?")
+_WHOLE_ID = re.compile(r"-?(0|[1-9][0-9]{0,99})(\.0+)?")
 
 
 def plain(value: Any) -> Any:
@@ -78,11 +78,9 @@ def caption(value: Any) -> list[str]:
     BadRecord: for bytes that are no UTF-8, and for what is no text.
   """
   value = plain(value)
-  if value is None:
-    return []
-  if isinstance(value, list | tuple):
-    return [text for item in value for text in caption(item)]
-  return [_text(value, "caption")]
+  several = value if isinstance(value, list | tuple) else [value]
+  found = [item for item in map(plain, several) if item is not None]
+  return [_text(item, "caption") for item in found]
 
 
 def field(value: Any) -> str:
@@ -94,9 +92,9 @@ def field(value: Any) -> str:
     BadRecord: see caption.
   """
   value = plain(value)
-  if isinstance(value, list | tuple):
-    return ", ".join(filter(None, map(field, value)))
-  return "" if value is None else _text(value, "value")
+  several = value if isinstance(value, list | tuple) else [value]
+  found = [item for item in map(plain, several) if item is not None]
+  return ", ".join(_text(item, "value") for item in found)
 
 
 def _text(value: Any, what: str) -> str:
@@ -267,6 +265,22 @@ def inside(name: str) -> str:
   if short.startswith("/") or short.split("/")[0] == ".." or "\0" in name:
     raise BadRecord("escape", f"a path that leads out: {name!r}")
   return short
+
+
+def below(name: str, root: str) -> str:
+  """Returns the same of a path that may begin with "/", if it is below root.
+
+  Raises:
+    BadRecord: see inside.
+  """
+  if not name.startswith("/"):
+    return inside(name)
+  top = posixpath.abspath(root).rstrip("/") + "/"
+  short = posixpath.normpath(name)
+  if not short.startswith(top):
+    said = f"a path outside of {root!r}: {name!r}; root= may be a folder above"
+    raise BadRecord("escape", said)
+  return inside(short.removeprefix(top))
 
 
 def member(name: str) -> str:

@@ -2,7 +2,6 @@
 
 import ast
 import os
-import typing
 from typing import Any
 
 from big_contrastive import errors, resolve
@@ -44,7 +43,7 @@ def parse(spec: str, where: str) -> dict[str, Any]:
       texts[key] = piece
     else:
       texts[key] += "," + piece
-  hints = typing.get_type_hints(
+  hints = resolve.hints(
     resolve.module("data.sources", name, where).source
   )
   # A folder may be called 2024.

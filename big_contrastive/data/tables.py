@@ -2,7 +2,6 @@
 
 import csv
 import json
-import logging
 import os
 import pathlib
 from collections.abc import Callable, Iterator
@@ -36,7 +35,7 @@ class Rows(list[Row]):
 def read_table(
   path: str,
   thing: str = "captions",
-  is_row: Callable[[Row], bool] = lambda row: False,
+  about: Callable[[Row], str] = lambda row: "",
 ) -> Rows:
   """Returns the rows of a JSONL, CSV or TSV file.
 
@@ -45,8 +44,9 @@ def read_table(
   Args:
     path: .csv and .tsv have a header line; JSONL values may be lists.
     thing: the argument that holds the path, for errors.
-    is_row: tells a row from a line of text: where lines within quotation marks
-      are rows, one mark is missing, and the rows would be lost.
+    about: row -> what it is about, "" for what is no row: where a line within
+      quotation marks is about something else than its row, one mark is
+      missing, and rows would be lost.
 
   Raises:
     UserError: for a file that is missing, empty or broken; names the line.
@@ -66,7 +66,7 @@ def read_table(
     raise errors.UserError(thing, path, "a file that exists", remedy)
   try:
     with open(full, newline="", encoding="utf-8-sig") as file:
-      rows = Rows(path, reader(path, file, is_row))
+      rows = Rows(path, reader(path, file, about))
   except UnicodeDecodeError:
     with open(full, "rb") as raw:
       paths.utf8_lines(raw, path)  # Names the line.
@@ -84,7 +84,7 @@ def column(rows: list[Row], name: str, thing: str) -> str:
   return errors.choice(thing, name, rows[0])
 
 
-def _jsonl(path: str, file: TextIO, is_row: Callable) -> Numbered:
+def _jsonl(path: str, file: TextIO, about: Callable) -> Numbered:
   for number, line in enumerate(file, 1):
     if not line.strip():
       continue
@@ -122,7 +122,7 @@ class _Lines:
       yield line
 
 
-def _csv(path: str, file: TextIO, is_row: Callable, **dialect: Any) -> Numbered:
+def _csv(path: str, file: TextIO, about: Callable, **dialect: Any) -> Numbered:
   lines = _Lines(path, file)
   reader = csv.reader(lines, strict=True, **dialect)
   header, kind = _header(path, reader), dialect.get("delimiter", ",")
@@ -142,15 +142,21 @@ def _csv(path: str, file: TextIO, is_row: Callable, **dialect: Any) -> Numbered:
         f"{path}:{start}",
         f"{len(fields)} fields",
         f"{len(header)} fields, as the header has",
-        "Mend the line: a quote or a separator may be missing.",
+        "Mend the line: a quote or a separator may be missing; or "
+        "save it as .csv, if fields hold tabs or line breaks.",
       )
     if len(lines.record) > 1:
-      _check_lines(path, start, lines.record, header, kind, is_row)
+      row = dict(zip(header, fields, strict=True))
+      _check_lines(path, start, lines.record, row, kind, about)
     yield start, dict(zip(header, fields, strict=True))
 
 
 def _header(path: str, reader: Any) -> list[str]:
-  header = next(reader, [])
+  try:
+    header = next(reader, [])
+  except csv.Error as e:
+    remedy = f"{e}. Is a quotation mark missing?"
+    _raise(f"{path}:1", "the header", "names with commas between them", remedy)
   for name in header:
     if header.count(name) > 1:
       allowed = "columns with different names"
@@ -163,45 +169,30 @@ def _header(path: str, reader: Any) -> list[str]:
 
 
 def _check_lines(
-  path: str, start: int, lines: list[str], header: list[str], kind: str,
-  is_row: Callable[[Row], bool],
+  path: str, start: int, lines: list[str], row: Row, kind: str,
+  about: Callable[[Row], str],
 ) -> None:  # fmt: skip
-  """A field of several lines must not be one that swallowed rows.
-
-  The last of its lines may look like a row, as fields follow it. Of one that
-  swallowed a row, so does the first, if its last mark is taken for none.
-  """
-  first = next(csv.reader(lines[:1], delimiter=kind))
-  first += next(csv.reader([first.pop()], delimiter=kind), [])
-  ends = (first[: len(header)], first[-len(header) :])  # It may have more.
-  whole = len(first) >= len(header) and any(
-    is_row(dict(zip(header, fields, strict=True))) for fields in ends
-  )
+  """A field of several lines must not be one that swallowed rows."""
   for k, line in enumerate(lines[1:], start + 1):
     fields = next(csv.reader([line], delimiter=kind))
-    if len(fields) != len(header):
+    if len(fields) != len(row):
       continue
-    last = k == start + len(lines) - 1
-    found = is_row(dict(zip(header, fields, strict=True)))
-    if found and (whole or not last):
+    found = about(dict(zip(row, fields, strict=True)))
+    if found and found != about(row):
       allowed = "a quotation mark at both ends of a field"
       remedy = f"One is missing: line {k} within it is a row of its own."
       _raise(f"{path}:{start}", lines[0], allowed, remedy)
-    asked = "is a quotation mark missing?"
-    told = "%s:%d: a field that goes on to line %d: %s"
-    logging.warning(told, path, start, k, asked)
-    return
 
 
-def _tsv(path: str, file: TextIO, is_row: Callable) -> Numbered:
+def _tsv(path: str, file: TextIO, about: Callable) -> Numbered:
   start = file.tell()
   first = file.readline().rstrip("\r\n").split("\t")
   file.seek(start)
   if all(_quoted(name) for name in first):  # All is, as by QUOTE_ALL.
-    yield from _csv(path, file, is_row, delimiter="\t")
+    yield from _csv(path, file, about, delimiter="\t")
     return
   # A tab ends a field, and nothing else: captions may hold quotes.
-  plain = _csv(path, file, is_row, delimiter="\t", quoting=csv.QUOTE_NONE)
+  plain = _csv(path, file, about, delimiter="\t", quoting=csv.QUOTE_NONE)
   for number, row in plain:
     yield number, {k: _unquoted(v) for k, v in row.items()}
 
@@ -267,7 +258,10 @@ def chosen(
 
 
 def join(rows: Rows, table: str) -> None:
-  """Adds another table's columns to the rows, by equal values of one."""
+  """Adds another table's columns to the rows, by equal values of one.
+
+  A row that lacks the value gets none.
+  """
   path, _, name = table.rpartition(":")
   if not path:
     remedy = "Write it like classes.tsv:label."
@@ -285,10 +279,14 @@ def join(rows: Rows, table: str) -> None:
       raise errors.UserError(
         f"join: {others.at(i)}: {name}", other[name], allowed, remedy
       )
+  nothing = dict.fromkeys(others[0], "")
   for i, row in enumerate(rows):
-    if said(row[name]) not in by_value:
+    value = said(row[name])
+    if value and value not in by_value:
       allowed, remedy = f"a {name} of {path}", "Add it to that table."
       raise errors.UserError(
         f"join: {rows.at(i)}: {name}", row[name], allowed, remedy
       )
-    rows[i] = by_value[said(row[name])] | row
+    # What a JSONL line lacks hides nothing.
+    own = {k: v for k, v in row.items() if v != "" or k not in nothing}
+    rows[i] = (by_value[value] if value else nothing) | own

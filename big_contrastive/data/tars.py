@@ -162,14 +162,15 @@ def scan(path: str, thing: str) -> Index:
   """Returns the index of a tar by reading its headers."""
   total = paths.version(path, thing)[0]
   rows: list[tuple[int, int, int, int]] = []
-  keys: dict[str, int] = {}
+  keys: dict[tuple[int, str], int] = {}
   kinds: dict[str, int] = {}
   seen: set[tuple[int, int]] = set()
   with paths.open_file(path, thing) as file:
     members = Members(file, path, thing, total)
     for name, start, size in members:
       key, kind = split(name)
-      sample = keys.setdefault(key, len(keys))
+      # Of another of the tars that were joined it is another sample.
+      sample = keys.setdefault((members.archive, key), len(keys))
       of_kind = kinds.setdefault(kind, len(kinds))
       if (sample, of_kind) in seen:
         members.skipped["second member of the same name"] += 1
@@ -179,7 +180,7 @@ def scan(path: str, thing: str) -> Index:
   columns = np.array(rows, np.int64).reshape(-1, 4).T
   names = ("sample", "kind", "start", "size")
   return Index(
-    keys=list(keys),
+    keys=[key for _, key in keys],
     kinds=list(kinds),
     skipped=dict(members.skipped),
     damage=members.damage,

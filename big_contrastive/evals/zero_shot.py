@@ -2,12 +2,12 @@
 
 import collections
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from big_contrastive import errors, finite
-from big_contrastive.data import classes as lists
+from big_contrastive.data import matching
 from big_contrastive.data.classes import read as _listed
 from big_contrastive.evals import retrieval
 
@@ -19,7 +19,7 @@ def prepare(
   *,
   classes: str | list | None = None,
   templates: str | list = ("{c}",),
-  match: Literal["name", "number"] = "name",
+  match: matching.By = "name",
 ) -> Callable[[Callable, Callable], Result]:
   """Returns run(embed_images, embed_texts), which yields top1 and top5.
 
@@ -37,10 +37,11 @@ def prepare(
       "file.json:key"; None for the source's own.
     templates: prompts in which {c} is the class name: a list, a file with one
       a line, or "file.json:key".
-    match: how labels of the source are places in `classes`: by the names of
-      its classes, where they have names, and else by their number, of which
-      there must be as many as names. "number": labels are the places, whatever
-      the source's own names are, and not all of them need occur.
+    match: how labels are places in `classes`. "name": by the names that the
+      source has, in any order; names that are numbers, and labels without
+      names, are the places, and as many as the list has. "number": labels are
+      the places, from 0 on, and not all need occur. "order": the list has the
+      source's classes in their order, or the labels that occur.
 
   Raises:
     UserError: where `classes` and the source's don't fit.
@@ -60,9 +61,9 @@ def prepare(
         "templates", template, "texts with {c} in them", remedy
       )
 
-  by_name = classes is not None and match == "name"
-  own = source.classes if by_name else None
-  places = lists.match(names, own, "classes", _ORDER) if by_name else None
+  own = None if classes is None else source.classes
+  if own and match != "order":  # Before the work.
+    matching.fit(names, own, match, "classes")
 
   def run(embed_images: Callable, embed_texts: Callable) -> Result:
     texts = [t.replace("{c}", name) for name in names for t in prompts]
@@ -72,12 +73,11 @@ def prepare(
     finite.unit(ztxt, "classes", lambda i: repr(names[i]))
     data = embed_images(source)
     label = data.label
-    if places is not None:
-      lists.check_labels(label, own)
-      label = places[label]
-    elif by_name and not own:
-      lists.check_count(label, names, "classes")
-    lists.check_labels(label, names)
+    if classes is None:
+      matching.check_labels(label, names)
+      matching.tell_unused(label, names, "classes of the evaluation data")
+    else:
+      label = matching.places(label, names, own, match, "classes")
     ahead = ranks(data.zimg @ ztxt.T, label, names)
     yield "top1", float(np.mean(ahead < 1))
     yield "top5", float(np.mean(ahead < 5))
@@ -86,9 +86,6 @@ def prepare(
     yield "chance_top5", min(1.0, 5 / len(names))
 
   return run
-
-
-_ORDER = "Are the names in the order of the labels? Then set match = 'number'."
 
 
 def ranks(

@@ -1,20 +1,25 @@
 """A folder of class folders, or of images with a .txt caption beside each."""
 
 import collections
+import contextlib
 import dataclasses
 import os
 import pathlib
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 from big_contrastive import errors
 from big_contrastive.data import classes as lists
+from big_contrastive.data import matching
 from big_contrastive.data import records as stored
 from big_contrastive.data.bad import BadRecord
 from big_contrastive.data.decode import ENDINGS
 
 MAIN = "root"
 Record = tuple[str, str, int, int | None]
+_SIZED = 20_000  # Files whose sizes a digest is of.
 
 
 @dataclasses.dataclass
@@ -48,7 +53,12 @@ class Folder:
 
   def outline(self) -> Iterator[str]:
     """Yields what there is, in order, for a digest."""
-    return (f"{path}\n{text}" for path, text, _, _ in self.records)
+    often = len(self.records) // _SIZED + 1
+    for i, (path, text, _, _) in enumerate(self.records):
+      yield f"{path}\n{text}"
+      if i % often == 0:
+        with contextlib.suppress(OSError):
+          yield str(os.path.getsize(os.path.join(self.root, path)))
 
 
 def source(
@@ -83,7 +93,7 @@ def source(
   images, texts = _files(top, skipped)
   if not images:
     allowed = "a folder with images: ." + ", .".join(ENDINGS)
-    remedy = f"Check the path. In it are: {dict(skipped) or 'no files'}."
+    remedy = f"Check the path. In it are: {_counted(skipped) or 'no files'}."
     raise errors.UserError("root", top, allowed, remedy)
   if any(os.path.splitext(path)[0] in texts for path in images):
     return _captioned(top, images, texts, skipped)
@@ -211,23 +221,25 @@ def _spoken(folder: str) -> str:
 
 def _labels(folders: list[str], names: list[str] | None) -> dict[str, int]:
   """The label of each class folder."""
-  if all(name.isascii() and name.isdigit() for name in folders):
-    found = {name: int(name) for name in folders}
-  elif names is None:
-    found = {name: i for i, name in enumerate(folders)}
-    _check_apart({name: _spoken(name) for name in folders})
+  spoken = [*map(stored.clean, folders)]
+  places = matching.numbers(spoken)
+  whole = all(name.isascii() and name.isdigit() for name in folders)
+  if names is not None and not (whole and matching.numbers(names) is None):
+    remedy = "Mend the list, or the names of the folders."
+    found = matching.match(names, spoken, "classes", remedy).tolist()
+  elif whole and max(map(int, folders)) < 2**31:
+    _check_apart({name: int(name) for name in folders})
+    found = places
+    if names is not None:
+      matching.check_labels(np.array(found), names)
+      matching.tell_unused(found, names, "classes")
   else:
-    places = lists.match(names, [*map(stored.clean, folders)], "classes")
-    found = {
-      name: i if places is None else int(places[i])
-      for i, name in enumerate(folders)
-    }
-  _check_apart(found)
-  if names and max(found.values()) >= len(names):
-    largest = max(folders, key=found.__getitem__)
-    allowed, remedy = f"a number below {len(names)}", "classes has no more."
-    raise errors.UserError("class folder", largest, allowed, remedy)
-  return found
+    found = range(len(folders))
+  labels = dict(zip(folders, found, strict=True))
+  _check_apart(
+    {name: _spoken(name) for name in folders} if names is None else labels
+  )
+  return labels
 
 
 def _check_apart(meanings: dict[str, Any]) -> None:

@@ -43,7 +43,10 @@ class Rows:
       for a while, see order.Blocks.
     skipped: what was left out, and how many.
     by_image: whether the id is that of the image.
-    sizes: int64, bytes of each block.
+    places: int64, place in classes of each of the classes that the files note,
+      where they differ; or None.
+    noted: those.
+    layout: what the files say of themselves, for a digest.
   """
 
   def __init__(
@@ -59,12 +62,15 @@ class Rows:
     window: int,
     skipped: dict[str, int],
     by_image: bool,
-    sizes: np.ndarray,
+    places: np.ndarray | None,
+    noted: list[str] | None,
+    layout: bytes,
   ):
     self.files, self.groups, self.blocks = files, groups, blocks
     self.columns, self.root, self.classes = columns, root, classes
     self.text_names, self.cache, self.window = text_names, cache, window
-    self.skipped, self.by_image, self.sizes = skipped, by_image, sizes
+    self.skipped, self.by_image, self.layout = skipped, by_image, layout
+    self.places, self.noted = places, noted
     self._ends = np.cumsum(blocks).tolist()
     self._begin()
 
@@ -100,8 +106,13 @@ class Rows:
       "id": self._id(index, cells),
     }
     if "label" in cells:
-      record["label"] = lists.label(cells["label"], self.classes)
+      record["label"] = self._label(cells["label"])
     return record
+
+  def _label(self, value: Any) -> int:
+    if self.places is None:
+      return lists.label(value, self.classes)
+    return int(self.places[lists.label(value, self.noted)])
 
   def _id(self, index: int, cells: dict[str, Any]) -> int:
     if self.by_image:
@@ -121,14 +132,13 @@ class Rows:
 
   def outline(self) -> list[bytes]:
     """Returns what there is, in order, for a digest."""
-    return [self.blocks.tobytes(), self.sizes.tobytes()]
+    return [self.blocks.tobytes(), self.layout]
 
   def first_images(self) -> list[bytes]:
     """Returns what tells the first images from each other."""
-    file, group = self.groups[0]
-    column = self.columns["image"]
-    cells = parquets.first(self.files[file], group, column, _TRIED)
-    return list(map(_which, cells))
+    return list(
+      map(_which, _first(self.files, self.groups, self.columns["image"]))
+    )
 
   def _block(self, block: int) -> pa.Table:
     """A row group; threads that want the same one wait for the first."""
@@ -171,7 +181,7 @@ class Rows:
       raise bad.BadRecord("read", f"{where}: {said}") from e
     if len(table) != self.blocks[block]:
       raise bad.BadRecord("read", f"{self.files[file]} has changed")
-    return table.combine_chunks()
+    return columns.plain_times(table).combine_chunks()
 
   def _opened(self, file: int) -> pq.ParquetFile:
     """The file, opened once by each thread, which keeps the last it used."""
@@ -193,9 +203,16 @@ class Rows:
     if value is not None or not isinstance(path, str):
       raise bad.BadRecord("type", f"an image of type {type(value).__name__}")
     root = self.root or posixpath.dirname(self.files[file])
-    full = posixpath.join(root, records.inside(path))
+    full = posixpath.join(root, records.below(path, root))
     with paths.open_file(full, "image") as opened:
       return opened.read()
+
+
+def _first(
+  files: list[str], groups: list[tuple[int, int]], column: str
+) -> list[Any]:
+  file, group = groups[0]
+  return parquets.first(files[file], group, column, _TRIED)
 
 
 def _which(image: Any) -> bytes:
@@ -237,7 +254,8 @@ def source(
       Files may differ in columns that are not read.
     classes: names by label, as classes.read takes them, in place of those that
       `datasets` notes; needed where labels are names.
-    root: the folder where paths of images begin; by default the file's.
+    root: the folder where paths of images begin, or that holds them if they
+      begin with "/"; by default the file's.
     cache_mb: memory for row groups, in each process that reads.
 
   Raises:
@@ -259,7 +277,6 @@ def source(
   if by_image := chosen.get("id") == chosen["image"]:
     del chosen["id"]
   names = columns.check_same(found, schemas, chosen)
-  label_names = columns.label_names(classes, chosen, names, schemas)
   groups = [
     (f, g) for f, h in enumerate(heads) for g in range(h.num_row_groups)
   ]
@@ -272,12 +289,16 @@ def source(
   window = columns.rows_in(heads, groups, set(chosen.values()), cache // 2)
   if columns.holds_paths(schemas[0].field(chosen["image"]).type):
     others = [path for path in others if _ending(path) not in ENDINGS]
+  noted, column = names.get(chosen.get("label", "")), chosen.get("label")
+  label_names, places = columns.label_names(
+    classes, noted, column, lambda name: _first(found, groups, name)
+  )
   made = Rows(
     found, groups, blocks, chosen, root and os.path.expanduser(root),
     label_names, names.get(chosen["text"]), cache, window,
     dict(collections.Counter(f"no Parquet: .{_ending(p)}" for p in others)),
     by_image,
-    np.array([heads[f].row_group(g).total_byte_size for f, g in groups]),
+    places, noted, columns.layout(heads, groups, chosen),
   )  # fmt: skip
   if id is None and records.repeat(made.first_images()):
     made.by_image = True
@@ -286,4 +307,5 @@ def source(
 
 
 def _ending(path: str) -> str:
-  return path.rpartition("/")[2].rpartition(".")[2].lower()
+  name = path.rpartition("/")[2]
+  return "*, hidden" if name[0] == "." else name.rpartition(".")[2].lower()

@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import functools
 import logging
+import os
 import posixpath
 import re
 from collections.abc import Iterator
@@ -107,11 +108,14 @@ def source(
   """
   roots = functools.cache(lambda: files.roots(images))
 
-  def is_row(row: tables.Row) -> bool:
-    with_image = all(name in row for name in _columns(image))
-    return with_image and any(_file(row, image) in place for place in roots())
+  def about(row: tables.Row) -> str:
+    """The image of a row, if it is there."""
+    if not all(name in row for name in _columns(image)):
+      return ""
+    name = _file(row, image)
+    return name if any(name in place for place in roots()) else ""
 
-  rows = tables.read_table(captions, is_row=is_row)
+  rows = tables.read_table(captions, about=about)
   if join:
     tables.join(rows, join)
   for text, thing in ((image, "image"), (caption, "caption")):
@@ -170,7 +174,8 @@ def _tell_unused(
     except BadRecord:
       continue
   for place in places:
-    unused = (n for n in place.names() if n not in wanted)
+    own = wanted | {os.path.relpath(n, place.path) for n in wanted if n[:1] == "/"}
+    unused = (n for n in place.names() if n not in own)
     found = [n for n in unused if n.rpartition(".")[2].lower() in ENDINGS]
     if found:
       said = "%s: %d images are not used: no row of %s names them, like %s"
