@@ -58,12 +58,13 @@ def case(rng, folder) -> Case:
   refusable = bool(wrong) or not made.records or _lacks(tars, options)
   return Case(
     f"{given}, {note}", read, [] if refused else [made], refusable,
-    ("0.tar",) if refused else (), lossy,
+    options.get("named", ("0.tar",)) if refused else (), lossy,
   )  # fmt: skip
 
 
 _KEYS = [
-  "0", "7", "007", "000123", "f/0", "f/1", "a b", "é/ü", "nan", "None", "A", "a",
+  "0", "7", "007", "000123", "f/0", "f/1", "a b", "é/ü", "nan", "None", "A",
+  "a",
   "x" * 90, "long/" * 30 + "y", "-1",
 ]  # fmt: skip
 
@@ -258,8 +259,16 @@ def a_broken_json(rng, rows, tars, options):
   return False, False
 
 
+def a_member_that_nobody_has(rng, rows, tars, options):
+  role = rng.choice(["caption", "label", "id"])
+  options[role] = rng.choice(["text", "json", "jpgs", "txt2"])
+  options["named"] = ("member", options[role])
+  return True, False
+
+
 DAMAGES = [a_damage, compressed_or_empty]
 WRONG = [
   *DAMAGES, a_damage, a_member_twice, a_link_to_an_earlier_member,
   a_link_to_nothing, a_path_that_leads_out, a_broken_json,
+  a_member_that_nobody_has,
 ]  # fmt: skip

@@ -1,6 +1,7 @@
-"""All generated cases: python fuzzing_values.py FOLDER FIRST COUNT [KIND]."""
+"""All kinds of generated cases: python fuzzing_values.py FOLDER FIRST COUNT."""
 
 import logging
+import pathlib
 import sys
 
 import fuzzing_classes
@@ -10,11 +11,21 @@ import fuzzing_tars
 import fuzzing_truth
 
 MAKERS = {
-  "tables": fuzzing_tables.case, "parquet": fuzzing_parquet.case,
-  "tars": fuzzing_tars.case, "classes": fuzzing_classes.case,
-}  # fmt: skip
+  "tables": fuzzing_tables.case,
+  "parquet": fuzzing_parquet.case,
+  "tars": fuzzing_tars.case,
+  "classes": fuzzing_classes.case,
+}
+
+
+def main(folder: str, first: str, count: str) -> None:
+  """Prints what is wrong; the data of a seed stay in FOLDER/SEED."""
+  logging.disable()
+  for seed in range(int(first), int(first) + int(count)):
+    *_, said = fuzzing_truth.run(MAKERS, pathlib.Path(folder), seed)
+    if said:
+      print(said, flush=True)
+
 
 if __name__ == "__main__":
-  logging.disable()
-  chosen = {k: v for k, v in MAKERS.items() if k in (sys.argv[4:] or MAKERS)}
-  fuzzing_truth.main(chosen, sys.argv[1], *map(int, sys.argv[2:4]))
+  main(*sys.argv[1:])
