@@ -180,38 +180,12 @@ def _bad(rng, data: bytes, folder: pathlib.Path, alone: bool) -> Any:
 
 def fault_of_texts(rng, model: Any) -> str:
   """Embeds a few texts; returns what is wrong with it, "" if nothing."""
-  some = [
-    "a cat",
-    "",
-    "猫 é",
-    "dogs, 'two'\n",
-    "x" * 300,
-    "half \ud800",
-    "🦄 nan",
-  ]
-  texts = rng.choices(some, k=rng.randint(1, 4))
-  given: list[Any] = []
-  for said in texts:
-    forms = [said, said, np.str_(said)]
-    if said.isprintable():  # No file, and no bytes, have half a pair.
-      data = said.encode()
-      forms += [data, bytearray(data), memoryview(data)]
-    given.append(rng.choice(forms))
+  texts = rng.choices(_TEXTS, k=rng.randint(1, 4))
+  given = [_one_text(rng, said) for said in texts]
   bad = None
   if rng.random() < 0.4:
     i = rng.randrange(len(given))
-    none = [
-      None,
-      5,
-      math.nan,
-      True,
-      {},
-      [],
-      ["a"],
-      b"caf\xe9",
-      np.ones(2),
-      object(),
-    ]
+    none = [None, 5, math.nan, True, {}, [], ["a"], b"caf\xe9", np.ones(2)]
     given[i], bad = rng.choice(none), f"texts[{i}]"
   form = rng.choice(list(_SEVERAL))
   note = f"{form} of {given!r}"
@@ -227,3 +201,16 @@ def fault_of_texts(rng, model: Any) -> str:
   want = model.encode_text([said.replace("\ud800", "?") for said in texts])
   same = found.shape == want.shape and np.abs(found - want).max() <= 1e-6
   return "" if same else f"{note}: not as lists of str"
+
+
+_TEXTS = [
+  "a cat", "", "猫 é", "dogs, 'two'\n", "x" * 300, "half \ud800", "🦄 nan",
+]  # fmt: skip
+
+
+def _one_text(rng, said: str) -> Any:
+  forms = [said, said, np.str_(said)]
+  if "\ud800" not in said:  # No file, and no bytes, have half a pair.
+    data = said.encode()
+    forms += [data, bytearray(data), memoryview(data)]
+  return rng.choice(forms)

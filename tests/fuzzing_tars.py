@@ -23,16 +23,7 @@ def case(rng, folder) -> Case:
     "id": rng.choice([None, "key", "image", "json:id"]),
     "classes": rng.random() < 0.5,
   }
-  tars: list[list[Member]] = []
-  rows: list[Row] = []
-  for k in range(rng.randint(1, 3)):
-    members = []
-    for key in rng.sample(_KEYS, rng.randint(1, 5)):
-      row, files = _sample(rng, f"image {k} {key}".encode(), key, options)
-      rows.append(row)
-      members += [(f"{key}.{kind}", data) for kind, data in files.items()]
-    rng.shuffle(members)
-    tars.append(members)
+  rows, tars = _samples(rng, options)
   wrong, refused, lossy = None, False, False
   if rng.random() < 0.5:
     wrong = rng.choice(WRONG)
@@ -60,6 +51,21 @@ def case(rng, folder) -> Case:
     f"{given}, {note}", read, [] if refused else [made], refusable,
     options.get("named", ("0.tar",)) if refused else (), lossy,
   )  # fmt: skip
+
+
+def _samples(rng, options) -> tuple[list[Row], list[list[Member]]]:
+  """Samples, and the members of each tar in any order."""
+  tars: list[list[Member]] = []
+  rows: list[Row] = []
+  for k in range(rng.randint(1, 3)):
+    members = []
+    for key in rng.sample(_KEYS, rng.randint(1, 5)):
+      row, files = _sample(rng, f"image {k} {key}".encode(), key, options)
+      rows.append(row)
+      members += [(f"{key}.{kind}", data) for kind, data in files.items()]
+    rng.shuffle(members)
+    tars.append(members)
+  return rows, tars
 
 
 _KEYS = [

@@ -5,6 +5,8 @@ import pathlib
 import sys
 
 import fuzzing_classes
+import fuzzing_folders
+import fuzzing_joined
 import fuzzing_parquet
 import fuzzing_tables
 import fuzzing_tars
@@ -15,6 +17,8 @@ MAKERS = {
   "parquet": fuzzing_parquet.case,
   "tars": fuzzing_tars.case,
   "classes": fuzzing_classes.case,
+  "folders": fuzzing_folders.case,
+  "joined": fuzzing_joined.case,
 }
 
 
