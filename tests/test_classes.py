@@ -251,3 +251,10 @@ def test_parts_of_a_mixture_with_other_classes_have_no_labels(tmp_path):
   assert not any("label" in mixed[i] for i in range(4))
   same = sourcing.source({"mixture": [parts[0], parts[0]]}, "x")
   assert same.classes == ["cat", "dog"] and same[3]["label"] == 1
+
+
+def test_a_class_that_a_json_file_numbers_twice_is_named(tmp_path):
+  """Python's json would take the last, and the first would have no images."""
+  (tmp_path / "x.json").write_text('{"0": "ant", "1": "bee", "0": "cow"}')
+  with pytest.raises(errors.UserError, match="x.json.*'0' is there twice"):
+    classes.read(f"{tmp_path}/x.json", "classes")

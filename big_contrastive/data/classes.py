@@ -1,6 +1,5 @@
 """Labels, names of classes, lists of them, and whether two lists fit."""
 
-import json
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -134,8 +133,7 @@ def _checked(named: list[tuple[str, Any]]) -> list[str]:
 def _of_json(path: str, key: str, where: str) -> list[tuple[Any, Any]]:
   """The list in a JSON file: all of it, or under a key."""
   try:
-    text = "\n".join(paths.lines(path, where))
-    found = json.loads(text, object_pairs_hook=records.once)
+    found = records.from_json("\n".join(paths.lines(path, where)))
   except (ValueError, RecursionError) as e:
     if isinstance(e, errors.UserError):
       raise

@@ -228,6 +228,31 @@ def place(index: int, ends: Sequence[int]) -> tuple[int, int]:
   return part, index - (ends[part - 1] if part else 0)
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  found = dict(pairs)
+  if len(found) < len(pairs):
+    keys = [key for key, _ in pairs]
+    twice = next(key for key in keys if keys.count(key) > 1)
+    raise ValueError(f"the key {twice!r} is there twice")
+  return found
+
+
+# json.loads would make one for each text.
+_DECODER = json.JSONDecoder(object_pairs_hook=_once)
+
+
+def from_json(data: str | bytes) -> Any:
+  """Returns the value of a JSON text.
+
+  Raises:
+    ValueError, RecursionError: for what is none, and for a key that an object
+      has twice: Python's json takes the last value, and forgets the first.
+  """
+  if isinstance(data, bytes):
+    data = data.decode(json.detect_encoding(data), "surrogatepass")
+  return _DECODER.decode(data)
+
+
 def parse_json(data: bytes) -> dict[str, Any]:
   """Returns the object in a JSON text.
 
@@ -235,25 +260,11 @@ def parse_json(data: bytes) -> dict[str, Any]:
     BadRecord: for what is none.
   """
   try:
-    found = json.loads(data, object_pairs_hook=once)
+    found = from_json(data)
   except (ValueError, RecursionError) as e:
     raise BadRecord("type", f"no JSON: {type(e).__name__}: {e}") from e
   if not isinstance(found, dict):
     raise BadRecord("type", f"a JSON {type(found).__name__}, no object")
-  return found
-
-
-def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-  """Returns the object of a JSON text's pairs; for json's object_pairs_hook.
-
-  Raises:
-    ValueError: for a key that is there twice: json would take the last value.
-  """
-  found = dict(pairs)
-  if len(found) < len(pairs):
-    keys = [key for key, _ in pairs]
-    twice = next(key for key in keys if keys.count(key) > 1)
-    raise ValueError(f"the key {twice!r} is there twice")
   return found
 
 

@@ -1,7 +1,6 @@
 """Tables with a header: JSONL, CSV and TSV, row by row and nothing lost."""
 
 import csv
-import json
 import logging
 import os
 import pathlib
@@ -89,8 +88,7 @@ def _jsonl(path: str, file: TextIO, is_row: Callable) -> Numbered:
     if not line.strip():
       continue
     try:
-      row = json.loads(line, object_pairs_hook=records.once)
-      remedy = 'Write it like {"image": "a.jpg"}.'
+      row, remedy = records.from_json(line), 'Write it like {"image": "a.jpg"}.'
     except (ValueError, RecursionError) as e:
       row, remedy = None, f"Mend the line: {e}."
     if not isinstance(row, dict):
