@@ -69,11 +69,19 @@ def head(path: str) -> pq.FileMetaData:
     return file.metadata
 
 
-def first(path: str, group: int, column: str, count: int) -> list[object]:
-  """Returns a column's first values in a row group; [] where it is broken."""
+def first(
+  path: str, groups: list[int], column: str, count: int
+) -> list[object]:
+  """Returns a column's first values in row groups; up to what is broken."""
+  found: list[object] = []
   try:
     with opened(path) as file:
-      rows = file.iter_batches(count, row_groups=[group], columns=[column])
-      return next(rows).column(0).to_pylist()
+      for group in groups:
+        if len(found) >= count:
+          break
+        # A batch may end before its row group does.
+        rows = file.iter_batches(count, row_groups=[group], columns=[column])
+        found += next(rows).column(0).to_pylist()
   except (pa.ArrowException, OSError, StopIteration):
-    return []
+    pass
+  return found[:count]

@@ -124,10 +124,11 @@ class Rows:
     return [self.blocks.tobytes(), self.sizes.tobytes()]
 
   def first_images(self) -> list[bytes]:
-    """Returns what tells the first images from each other."""
-    file, group = self.groups[0]
+    """Returns what tells the first images of a file from each other."""
+    file, _ = self.groups[0]
+    groups = [group for f, group in self.groups if f == file]
     column = self.columns["image"]
-    cells = parquets.first(self.files[file], group, column, _TRIED)
+    cells = parquets.first(self.files[file], groups, column, _TRIED)
     return list(map(_which, cells))
 
   def _block(self, block: int) -> pa.Table:
