@@ -38,7 +38,7 @@ def fault(rng, folder: pathlib.Path, model: Any) -> str:
   try:
     found = model.encode_image(given)
   except errors.UserError as e:
-    thing = str(e).partition(" = ")[0].partition(" (")[0]
+    thing = str(e).split()[0]
     # One array may be told as one picture, or as the first of a batch.
     right = bad is not None and "\n" not in str(e) and thing in bad
     return "" if right else f"{note}: {bad} wrong, told: {e}"
@@ -98,7 +98,8 @@ def _given(rng, folder, form, pictures) -> tuple[Any, Any, str]:
   bad = None
   if rng.random() < 0.4:
     i = rng.randrange(len(items))
-    value = _bad(rng, _png(_plain(pictures[i])))
+    data = _png(_plain(pictures[i]))
+    value = _bad(rng, data, folder, form == "one")
     items[i], bad = value, (f"images[{i}]",)
     note += f", number {i} is {type(value).__name__} {value!r:.60}"
     if form == "one":
@@ -137,9 +138,10 @@ def _one(rng, folder, number: int, picture) -> tuple[Any, str]:
   path = folder / f"{number} é.{kind.lower()}"
   path.write_bytes(data)
   forms = {
-    "path": path, "name": str(path), "bytes": data, "bytearray": bytearray(data),
-    "view": memoryview(data), "file": io.BytesIO(data), "PIL": picture,
-    "opened": PIL.Image.open(path), "text": np.str_(path),
+    "path": path, "name": str(path), "text": np.str_(path), "bytes": data,
+    "bytearray": bytearray(data), "view": memoryview(data),
+    "file": io.BytesIO(data), "PIL": picture,
+    "opened": PIL.Image.open(io.BytesIO(data)),
   }  # fmt: skip
   if plain.mode in ("RGB", "L", "RGBA"):
     array = np.asarray(plain)
@@ -155,8 +157,8 @@ def _one(rng, folder, number: int, picture) -> tuple[Any, str]:
   return forms[name], f"{name} ({kind}, {picture.mode} {picture.size})"
 
 
-def _bad(rng, data: bytes) -> Any:
-  """What is no picture."""
+def _bad(rng, data: bytes, folder: pathlib.Path, alone: bool) -> Any:
+  """What is no picture; in a list, several are none, either."""
   pixels = np.full((5, 6, 3), 7, np.uint8)
   arrays = [
     pixels / 255, pixels.astype(np.float32), pixels.astype(np.int64),
@@ -166,11 +168,49 @@ def _bad(rng, data: bytes) -> Any:
     np.zeros((5, 6, 5), np.uint8), np.zeros((3, 50, 60), np.uint8),
   ]  # fmt: skip
   others = [
-    None, 5, 2.5, math.nan, True, {}, {"a": 1}, object(), 1j, b"", b"no picture",
-    data[: len(data) // 2], "nowhere.png", "", "a\0b", pathlib.Path("no"),
-    "x" * 5000, io.StringIO("x"), io.BytesIO(b""), [], [pixels], (pixels,),
-    range(3), type, len, PIL.Image.new("F", (3, 3)), PIL.Image.new("I", (3, 3)),
-    slice(1), frozenset({1}),
+    None, 5, 2.5, math.nan, True, {}, {"a": 1}, object(), 1j, type, len,
+    slice(1), frozenset({1}), b"", b"no picture", data[: len(data) // 2],
+    "nowhere.png", "", "a\0b", pathlib.Path("no"), "x" * 5000, folder,
+    io.StringIO("x"), io.BytesIO(b""), PIL.Image.new("F", (3, 3)),
+    PIL.Image.new("I", (3, 3)),
   ]  # fmt: skip
-  several = [x for x in others if not isinstance(x, list | tuple | range)]
-  return rng.choice([*arrays[:14], *arrays, *several, [], [pixels], (pixels,)])
+  within = [[], [pixels], (pixels,), range(3), np.zeros((2, 5, 6, 3), np.uint8)]
+  return rng.choice([*arrays, *others, *within * (not alone)])
+
+
+def fault_of_texts(rng, model: Any) -> str:
+  """Embeds a few texts; returns what is wrong with it, "" if nothing."""
+  texts = rng.choices(_TEXTS, k=rng.randint(1, 4))
+  given = [_one_text(rng, said) for said in texts]
+  bad = None
+  if rng.random() < 0.4:
+    i = rng.randrange(len(given))
+    none = [None, 5, math.nan, True, {}, [], ["a"], b"caf\xe9", np.ones(2)]
+    given[i], bad = rng.choice(none), f"texts[{i}]"
+  form = rng.choice(list(_SEVERAL))
+  note = f"{form} of {given!r}"
+  try:
+    found = model.encode_text(_SEVERAL[form](given))
+  except errors.UserError as e:
+    right = "\n" not in str(e) and str(e).split()[0] == bad
+    return "" if right else f"{note}: {bad} wrong, told: {e}"
+  except Exception as e:
+    return f"{note}: {type(e).__name__}: {e}"
+  if bad is not None:
+    return f"{note}: {bad} is wrong, but embedded: {found.shape}"
+  want = model.encode_text([said.replace("\ud800", "?") for said in texts])
+  same = found.shape == want.shape and np.abs(found - want).max() <= 1e-6
+  return "" if same else f"{note}: not as lists of str"
+
+
+_TEXTS = [
+  "a cat", "", "猫 é", "dogs, 'two'\n", "x" * 300, "half \ud800", "🦄 nan",
+]  # fmt: skip
+
+
+def _one_text(rng, said: str) -> Any:
+  forms = [said, said, np.str_(said)]
+  if "\ud800" not in said:  # No file, and no bytes, have half a pair.
+    data = said.encode()
+    forms += [data, bytearray(data), memoryview(data)]
+  return rng.choice(forms)

@@ -23,16 +23,7 @@ def case(rng, folder) -> Case:
     "id": rng.choice([None, "key", "image", "json:id"]),
     "classes": rng.random() < 0.5,
   }
-  tars: list[list[Member]] = []
-  rows: list[Row] = []
-  for k in range(rng.randint(1, 3)):
-    members = []
-    for key in rng.sample(_KEYS, rng.randint(1, 5)):
-      row, files = _sample(rng, f"image {k} {key}".encode(), key, options)
-      rows.append(row)
-      members += [(f"{key}.{kind}", data) for kind, data in files.items()]
-    rng.shuffle(members)
-    tars.append(members)
+  rows, tars = _samples(rng, options)
   wrong, refused, lossy = None, False, False
   if rng.random() < 0.5:
     wrong = rng.choice(WRONG)
@@ -58,12 +49,28 @@ def case(rng, folder) -> Case:
   refusable = bool(wrong) or not made.records or _lacks(tars, options)
   return Case(
     f"{given}, {note}", read, [] if refused else [made], refusable,
-    ("0.tar",) if refused else (), lossy,
+    options.get("named", ("0.tar",)) if refused else (), lossy,
   )  # fmt: skip
 
 
+def _samples(rng, options) -> tuple[list[Row], list[list[Member]]]:
+  """Samples, and the members of each tar in any order."""
+  tars: list[list[Member]] = []
+  rows: list[Row] = []
+  for k in range(rng.randint(1, 3)):
+    members = []
+    for key in rng.sample(_KEYS, rng.randint(1, 5)):
+      row, files = _sample(rng, f"image {k} {key}".encode(), key, options)
+      rows.append(row)
+      members += [(f"{key}.{kind}", data) for kind, data in files.items()]
+    rng.shuffle(members)
+    tars.append(members)
+  return rows, tars
+
+
 _KEYS = [
-  "0", "7", "007", "000123", "f/0", "f/1", "a b", "é/ü", "nan", "None", "A", "a",
+  "0", "7", "007", "000123", "f/0", "f/1", "a b", "é/ü", "nan", "None", "A",
+  "a",
   "x" * 90, "long/" * 30 + "y", "-1",
 ]  # fmt: skip
 
@@ -258,8 +265,16 @@ def a_broken_json(rng, rows, tars, options):
   return False, False
 
 
+def a_member_that_nobody_has(rng, rows, tars, options):
+  role = rng.choice(["caption", "label", "id"])
+  options[role] = rng.choice(["text", "json", "jpgs", "txt2"])
+  options["named"] = ("member", options[role])
+  return True, False
+
+
 DAMAGES = [a_damage, compressed_or_empty]
 WRONG = [
   *DAMAGES, a_damage, a_member_twice, a_link_to_an_earlier_member,
   a_link_to_nothing, a_path_that_leads_out, a_broken_json,
+  a_member_that_nobody_has,
 ]  # fmt: skip

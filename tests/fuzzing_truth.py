@@ -75,6 +75,7 @@ class Case:
     wrong: whether an error is right, too; it is alone if there is no truth.
     named: what the error names, each of them.
     lossy: whether records may be missing if damage is told.
+    refused: whether there was an error; set by `fault`.
   """
 
   note: str
@@ -83,6 +84,7 @@ class Case:
   wrong: bool = False
   named: tuple[str, ...] = ()
   lossy: bool = False
+  refused: bool = False
 
 
 def fault(case: Case) -> str:
@@ -110,6 +112,7 @@ def fault(case: Case) -> str:
 
 
 def told_badly(case: Case, line: str) -> str:
+  case.refused = True
   if not case.wrong:
     return f"an error: {line}"
   if "\n" in line or "allowed is" not in line:
@@ -189,20 +192,19 @@ NO_TEXTS = (
 )  # fmt: skip
 
 
-def main(makers: dict[str, Callable], folder: str, first: int, count: int):
-  """Prints the faults of cases; see tests/test_fuzz_values.py."""
-  for seed in range(first, first + count):
-    said = run(makers, pathlib.Path(folder), seed)
-    if said:
-      print(said, flush=True)
+def run(
+  makers: dict[str, Callable], folder: pathlib.Path, seed: int
+) -> tuple[str, bool, str]:
+  """Makes a case in a folder of its own, and reads it.
 
-
-def run(makers: dict[str, Callable], folder: pathlib.Path, seed: int) -> str:
-  """Makes a case in a folder of its own; returns what is wrong, or ""."""
+  Returns:
+    Its kind, whether it was refused, and what is wrong with that, or "".
+  """
   kind = list(makers)[seed % len(makers)]
   own = folder / str(seed)
   own.mkdir()
   case = makers[kind](random.Random(seed), own)
   said = fault(case)
-  how = f"python tests/fuzzing_values.py FOLDER {seed} 1"
-  return said and f"seed {seed} ({kind}: {case.note}): {said}\nAgain: {how}"
+  again = f"python tests/fuzzing_values.py FOLDER {seed} 1"
+  told = f"seed {seed} ({kind}: {case.note}): {said}\nAgain: {again}"
+  return kind, case.refused, said and told

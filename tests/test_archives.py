@@ -44,6 +44,34 @@ def test_tars_that_were_joined_are_read_to_the_end_of_the_last(tmp_path, zeros):
   assert [images[i]["image"] for i in range(2)] == [b"image 1", b"image 8"]
 
 
+def test_of_tars_that_were_joined_samples_stay_apart_or_come_together(tmp_path):
+  """A sample that comes again is another one, never half of each."""
+
+  def joined(*parts):
+    data = b""
+    for k, members in enumerate(parts):
+      data += pathlib.Path(write(tmp_path / f"{k}.tar", members)).read_bytes()
+    (tmp_path / "joined.tar").write_bytes(data)
+    return wds(tmp_path / "joined.tar")
+
+  both = {"0.png": b"b0", "0.txt": b"of b0"}
+  for order in (both, dict(reversed(both.items()))):
+    source = joined({"0.png": b"a0", "1.png": b"a1", "1.txt": b"of a1"}, order)
+    found = {r["image"]: r["text"] for r in records(source)}
+    assert found == {b"a1": "of a1", b"b0": "of b0"}
+    assert source.skipped == {"missing caption": 1}
+  spread = joined(
+    {"0.png": b"a", "1.png": b"b"}, {"0.txt": b"x", "1.txt": b"y"}
+  )
+  assert [r["text"] for r in records(spread)] == ["x", "y"]
+
+
+def test_a_second_image_of_a_sample_is_counted(tmp_path):
+  members = {"0.png": b"p", "0.jpg": b"j", "0.txt": b"x"}
+  source = wds(write(tmp_path / "a.tar", members))
+  assert len(source) == 1 and source.skipped == {"second image of a sample": 1}
+
+
 def test_what_is_no_tar_behind_the_end_of_one_is_told(tmp_path, caplog):
   path = write(tmp_path / "a.tar", samples(0, 2))
   with open(path, "ab") as file:
@@ -257,6 +285,37 @@ def test_a_label_that_is_none_is_bad(tmp_path, value):
   assert e.value.kind == "label"
 
 
+def test_labels_that_are_digits_need_no_list(tmp_path):
+  data = table(y=["1"])
+  assert pair(tmp_path, data, data, label="y")[1]["label"] == 1
+
+
+def test_a_list_in_another_order_moves_the_labels_that_files_note(tmp_path):
+  files = classed(["cat", "dog"], 0), classed(["cat", "dog"], 1)
+  source = pair(tmp_path, *files, label="y", classes=["dog", "emu", "cat"])
+  assert [source.classes[r["label"]] for r in records(source)] == ["cat", "dog"]
+  with pytest.raises(errors.UserError, match="dog, emu.*cat, dog"):
+    pair(tmp_path, *files, label="y", classes=["dog", "emu"])
+
+
+def test_images_by_absolute_paths_are_read_below_root(tmp_path):
+  (tmp_path / "im").mkdir()
+  (tmp_path / "im" / "0.png").write_bytes(b"one")
+  data = table(images=[f"{tmp_path}/im/0.png"])
+  for root in (None, str(tmp_path), f"{tmp_path}/im"):
+    source = pair(tmp_path, data, data, root=root)
+    assert source[0]["image"] == b"one"
+  with pytest.raises(bad.BadRecord, match="root= may be a folder above"):
+    pair(tmp_path, data, data, root=f"{tmp_path}/other")[0]
+
+
+def test_times_are_texts(tmp_path):
+  times = pa.array([1, 1_700_000_000_123_456_789], pa.timestamp("ns"))
+  data = table([b"1", b"2"], ["a", "b"], key=times)
+  found = [r["id"] for r in records(pair(tmp_path, data, data, id="key"))]
+  assert found[:2] == found[2:] and found[0] != found[1]
+
+
 def test_labels_that_are_names_need_a_list(tmp_path):
   data = table(y=["dog"])
   with pytest.raises(errors.UserError, match="label = 'y'.*classes=FILE"):
@@ -280,8 +339,13 @@ def test_rows_that_lack_an_id_are_bad_and_never_one(tmp_path, kind):
 def test_what_else_lies_in_a_folder_is_counted(tmp_path):
   (tmp_path / "readme.md").write_text("x")
   (tmp_path / "old.csv").write_text("x")
-  source = pair(tmp_path, table(), table())
-  assert source.skipped == {"no Parquet: .csv": 1, "no Parquet: .md": 1}
+  pair(tmp_path, table(), table())
+  (tmp_path / "._a.parquet").write_bytes(b"notes of macOS")
+  (tmp_path / "a.parquet").rename(tmp_path / "a.PARQUET")
+  source = parquet.source(files=str(tmp_path))
+  assert len(source) == 2 and source.skipped == {
+    "no Parquet: .csv": 1, "no Parquet: .md": 1, "no Parquet: .*, hidden": 1
+  }  # fmt: skip
 
 
 # A record for each caption.

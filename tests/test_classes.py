@@ -12,7 +12,7 @@ import pytest
 from test_evals import Source, embed_images, embed_texts
 
 from big_contrastive import errors, sourcing
-from big_contrastive.data import classes
+from big_contrastive.data import classes, matching
 from big_contrastive.evals import zero_shot
 
 NAMES = [f"name {i}" for i in range(12)]
@@ -106,7 +106,7 @@ def having(own, count=None):
 )  # fmt: skip
 def test_a_list_in_any_order_gives_the_right_figure(own, listed):
   source = having(own)
-  if places := classes.numbers(own):
+  if (places := matching.numbers(own)) and not matching.numbers(listed):
     # Images show the classes of these numbers.
     vectors = dict(zip(listed, np.eye(len(listed)), strict=True))
     run = zero_shot.prepare(source, classes=listed)
@@ -120,7 +120,7 @@ def test_a_list_in_any_order_gives_the_right_figure(own, listed):
   "own, listed, said",
   [
     (["cat", "dog"], ["cat", "cow"], "2 names .cat, cow.*2 names .cat, dog"),
-    (["n01", "n02"], ["tench", "goldfish"], "match = 'number'"),
+    (["n01", "n02"], ["tench", "goldfish"], "match = 'order'"),
     (["cat", "dog", "emu"], ["cat", "dog"], "2 names.*3 names"),
     (["crane", "dog"], ["crane", "dog", "crane"], "each class of the data"),
   ],
@@ -152,11 +152,85 @@ def test_labels_may_be_places_whatever_the_names_are():
 
 
 @pytest.mark.parametrize(
+  "own, listed, want",
+  [
+    # Numbers in a list of numbers are themselves, wherever they stand.
+    (["0", "1", "2"], ["2", "1", "0"], [2, 1, 0]),
+    (["0", "1", "10", "2"], ["0", "1", "10", "2"], [0, 1, 2, 3]),
+    (["00", "01", "02"], ["2", "0", "1"], [1, 2, 0]),
+    (["1990", "2000"], ["2000", "1990"], [1, 0]),
+    # What is written alike stands behind what is the same.
+    (["Turkey", "turkey"], ["turkey", "Turkey"], [1, 0]),
+    (["a b"], ["a-b", "a b"], [1]),
+    (["café"], ["cafe\u0301"], [0]),  # As macOS writes it.
+  ],
+)
+def test_the_same_name_is_the_same_class(own, listed, want):
+  assert matching.match(listed, own, "x", "").tolist() == want
+
+
+def test_what_is_alike_twice_is_no_guess():
+  with pytest.raises(errors.UserError, match="1 are not, like 'a_b'"):
+    matching.match(["a-b", "a b"], ["a_b"], "x", "")
+
+
+@pytest.mark.parametrize(
+  "label, own, by, want",
+  [
+    ([1, 2, 3, 2], None, "order", [0, 1, 2, 1]),
+    ([1990, 2000, 2010], None, "order", [0, 1, 2]),
+    ([0, 2], None, "number", [0, 2]),
+    ([0, 1], ["n02", "n01"], "order", [0, 1]),
+    ([0, 1], ["0", "2"], "number", [0, 2]),
+  ],
+)
+def test_labels_are_places_as_is_asked(label, own, by, want):
+  listed = ["cat", "dog", "emu"][: 2 if own and by == "order" else 3]
+  found = matching.places(np.array(label), listed, own, by, "classes")
+  assert found.tolist() == want
+
+
+@pytest.mark.parametrize("by", ["name", "number", "order"])
+def test_data_without_labels_are_told_so(by):
+  with pytest.raises(errors.UserError, match="Give a source with labels"):
+    matching.places(np.array([-1, 0]), ["cat"], None, by, "classes")
+
+
+def test_names_behind_the_last_label_are_told(caplog):
+  """A header among the names of a source shifts them all."""
+  listed = ["name", "cat", "dog"]
+  run = zero_shot.prepare(having(listed, 2))
+  images = embed_images(np.eye(2), having(listed, 2))
+  texts = embed_texts({"name": [1, 0], "cat": [0, 1], "dog": [1, 0]})
+  list(run(images, texts))
+  assert "no label is 2 ('dog') or more, of 3 names" in caplog.text
+
+
+def test_folders_named_by_times_are_names(tmp_path):
+  names = ["20240115093000", "20240116093000"]
+  source = folder(tmp_path / "set", names)
+  assert labels(source) == {0: 0, 1: 1} and source.classes == names
+
+
+def test_folders_that_are_numbers_take_their_place_in_a_list(tmp_path):
+  folder(tmp_path / "set", ["1990", "2000", "2010"])
+  config = {"name": "folder", "root": f"{tmp_path}/set"}
+  for listed, want in (
+    (["1990", "2000", "2010"], {0: 0, 1: 1, 2: 2}),
+    (["2010", "1990", "2000"], {0: 1, 1: 2, 2: 0}),
+  ):
+    assert labels(sourcing.source(config | {"classes": listed}, "x")) == want
+  with pytest.raises(errors.UserError, match="1990 to 2010"):
+    sourcing.source(config | {"classes": ["cat", "dog", "emu"]}, "x")
+
+
+@pytest.mark.parametrize(
   "name, content",
   [
     ("n.txt", "cat\nsea lion\nü\n"),
     ("n.txt", "\ufeffcat\r\nsea lion\r\nü\r\n\r\n  \n"),
     ("n.txt", " cat \nsea lion\nü"),
+    ("n.txt", "cat\rsea lion\rü\r"),
     ("n.json", '["cat", "sea lion", "ü"]'),
     ("n.json", '{"2": "ü", "0": "cat", "1": "sea lion"}'),
     ("n.json:k", '\ufeff{"k": ["cat", "sea lion", "ü"], "l": []}'),
@@ -191,6 +265,9 @@ def test_lists_of_names_are_read(name, content, tmp_path):
     ("n.csv:k", "i,k\n0,cat\n1,\n", r"n\.csv:3 = ''"),
     ("n.jsonl:k", '{"k": "cat"}\n{"i": 1}\n', r"n\.jsonl:2 = ''"),
     ("no.txt", None, "a file that exists"),
+    ("n.json", "3", "It has 3"),
+    ("n.json", "null", "It has None"),
+    ("n.csv", "i,k\n0,cat\n", "classes: column of .*one of i, k"),
   ],
 )
 def test_a_list_with_a_hole_in_it_is_one_line(name, content, said, tmp_path):
@@ -251,3 +328,10 @@ def test_parts_of_a_mixture_with_other_classes_have_no_labels(tmp_path):
   assert not any("label" in mixed[i] for i in range(4))
   same = sourcing.source({"mixture": [parts[0], parts[0]]}, "x")
   assert same.classes == ["cat", "dog"] and same[3]["label"] == 1
+
+
+def test_a_class_that_a_json_file_numbers_twice_is_named(tmp_path):
+  """Python's json would take the last, and the first would have no images."""
+  (tmp_path / "x.json").write_text('{"0": "ant", "1": "bee", "0": "cow"}')
+  with pytest.raises(errors.UserError, match="x.json.*'0' is there twice"):
+    classes.read(f"{tmp_path}/x.json", "classes")

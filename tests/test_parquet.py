@@ -236,3 +236,12 @@ def test_a_number_that_numpy_gives_is_the_same_id():
   from big_contrastive.data import records
 
   assert records.number(np.int64(7)) == records.number(7) == 7
+
+
+@pytest.mark.parametrize("group", [1, 2, 4, 100])
+def test_a_row_a_caption_is_found_in_row_groups_of_any_size(tmp_path, group):
+  images = [f"image {i // 3}".encode() for i in range(9)]
+  data = pa.table({"image": images, "caption": [f"c{i}" for i in range(9)]})
+  source = parquet.source(files=write(f"{tmp_path}/x.parquet", data, group))
+  ids = [source[i]["id"] for i in range(9)]
+  assert [ids.index(i) for i in ids] == [0, 0, 0, 3, 3, 3, 6, 6, 6]

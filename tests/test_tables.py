@@ -213,16 +213,57 @@ def test_numbers_and_names_in_one_column_of_labels_are_an_error(make, tmp_path):
 
 def test_a_join_never_pairs_rows_that_both_lack_the_value(make, tmp_path):
   (tmp_path / "more.csv").write_text("k,word\n1.0,one\n,none\n,neither\n")
-  source = make(
-    "image,caption,k\n0.png,a,1\n",
-    more=f",join={tmp_path}/more.csv:k,caption={{word}}",
-  )
-  assert texts(source) == ["one"]
-  with pytest.raises(errors.UserError, match=r"t\.csv:3: k = ''"):
-    make(
-      "image,caption,k\n0.png,a,1\n1.png,b,\n",
-      more=f",join={tmp_path}/more.csv:k",
-    )
+  more = f",join={tmp_path}/more.csv:k,caption={{word}}"
+  source = make("image,caption,k\n0.png,a,1\n1.png,b,\n", more=more)
+  assert texts(source) == ["one"] and source.skipped == {"empty caption": 1}
+  with pytest.raises(errors.UserError, match=r"t\.csv:2: k = '2'.*Add it"):
+    make("image,caption,k\n0.png,a,2\n", more=more)
+
+
+def test_what_a_line_lacks_does_not_hide_what_is_joined(make, tmp_path):
+  (tmp_path / "more.csv").write_text("k,caption\n1,joined\n")
+  rows = [{"image": "0.png", "k": 1}]
+  rows.append({"image": "1.png", "k": 1, "caption": "own"})
+  lines = "\n".join(map(json.dumps, rows))
+  source = make(lines, ".jsonl", f",join={tmp_path}/more.csv:k")
+  assert texts(source) == ["joined", "own"]
+
+
+@pytest.mark.parametrize(
+  "content",
+  [
+    'caption,image\n"two\nlines",0.png\n',
+    'caption,image\n"one, two\nthree",0.png\n"a\nb\nc",1.png\n',
+    'image,caption\n0.png,"a\nb, c"\n',
+    '"image","caption"\n"0.png","a\nb"\n',
+  ],
+)
+def test_line_breaks_in_captions_are_no_missing_marks(make, content):
+  want = [r["caption"] for r in csv.DictReader(io.StringIO(content, ""))]
+  assert texts(make(content)) == want
+
+
+def test_a_mark_in_the_header_is_one_line(make):
+  with pytest.raises(errors.UserError, match=r"t\.csv:1 = "):
+    make('image,"caption\n0.png,"a"\n')
+
+
+@pytest.mark.parametrize("value", ["1.5", "1e0", str(10**20), str(2**31)])
+def test_numbers_that_no_label_can_be_are_named(make, value):
+  with pytest.raises(errors.UserError, match=r"t\.csv:3: y = .*whole number"):
+    make(f"image,caption,y\n0.png,a,1\n1.png,b,{value}\n", more=",label=y")
+
+
+def test_a_label_without_a_name_is_named(make):
+  content = "image,caption,y,n\n0.png,a,0,cat\n1.png,b,1,\n"
+  with pytest.raises(errors.UserError, match=r"class_name: .*t\.csv:3 = ''"):
+    make(content, more=",label=y,class_name=n")
+
+
+def test_absolute_names_of_images_are_used(make, tmp_path, caplog):
+  content = f"image,caption\n{tmp_path}/im/0.png,a\n"
+  source = make(content)
+  assert texts(source) == ["a"] and "199 images are not used" in caplog.text
 
 
 def test_images_that_no_row_names_are_told(make, caplog):

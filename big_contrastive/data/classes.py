@@ -1,6 +1,5 @@
 """Names of classes: labels by name, and lists of them in files."""
 
-import json
 import os
 import re
 import unicodedata
@@ -134,8 +133,7 @@ def _checked(named: list[tuple[str, Any]]) -> list[str]:
 def _of_json(path: str, key: str, where: str) -> list[tuple[Any, Any]]:
   """The list in a JSON file: all of it, or under a key."""
   try:
-    text = "\n".join(paths.lines(path, where))
-    found = json.loads(text, object_pairs_hook=records.once)
+    found = records.from_json("\n".join(paths.lines(path, where)))
   except (ValueError, RecursionError) as e:
     if isinstance(e, errors.UserError):
       raise

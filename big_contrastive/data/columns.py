@@ -1,5 +1,6 @@
 """Columns of Parquet files: which there are, and whether they fit."""
 
+import contextlib
 import json
 from collections.abc import Callable
 from typing import Any
@@ -232,12 +233,14 @@ def layout(
     groups: (file, row group) of each block.
     chosen: the columns.
   """
-  found = []
+  found: list[tuple] = []
   for file, number in groups:
     group = heads[file].row_group(number)
     for column in map(group.column, range(group.num_columns)):
       if column.path_in_schema.split(".")[0] in chosen.values():
-        told = column.statistics if column.is_stats_set else None
-        ends = (told.min, told.max) if told and told.has_min_max else ()
-        found.append((group.num_rows, column.total_compressed_size, ends))
+        found.append((group.num_rows, column.total_compressed_size))
+        with contextlib.suppress(ValueError):  # Python has no nanoseconds.
+          told = column.statistics if column.is_stats_set else None
+          if told and told.has_min_max:
+            found.append((told.min, told.max))
   return repr(found).encode("utf-8", "replace")

@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Iterator
 
 from big_contrastive import errors
-from big_contrastive.data import paths, records
+from big_contrastive.data import paths
 from big_contrastive.data.bad import BadRecord
 from big_contrastive.data.members import Members
 
@@ -75,7 +75,7 @@ class Tar:
 
 def _member(name: str) -> str:
   try:
-    return records.member(name)
+    return paths.member(name)
   except BadRecord:
     return ""  # No member is called so.
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from big_contrastive import errors
 from big_contrastive.data import classes as lists
-from big_contrastive.data import matching, tables
+from big_contrastive.data import matching, queries, tables
 from big_contrastive.data import records as stored
 from big_contrastive.data.bad import BadRecord
 
@@ -56,7 +56,7 @@ def labels(
   else:
     order = {v: i for i, v in enumerate(sorted({values[i] for i in there}))}
     labels = [order.get(v) for v in values]
-  names = [tables.said(row[class_name or label]) for row in rows]
+  names = [queries.said(row[class_name or label]) for row in rows]
   return labels, _classes(rows, labels, names)
 
 
@@ -80,16 +80,17 @@ def _check_alike(
   rows: tables.Rows, column: str, there: list[int], numbers: list[int | None]
 ) -> None:
   """Numbers and names in one column: which of them are labels?"""
-  kinds: dict[bool, list[int]] = {False: [], True: []}
+  names = [i for i in there if numbers[i] is None]
+  wholes = [i for i in there if numbers[i] is not None]
   for i in there:
-    kinds[numbers[i] is None].append(i)
-    if _doubtful(rows[i][column], numbers[i]):
+    value, large = rows[i][column], (numbers[i] or 0) >= 2**31
+    # Numbers alone, but not whole: no names.
+    odd = i in names[:1] and all(_is_number(rows[k][column]) for k in names)
+    if large or odd or (numbers[i] is None and not isinstance(value, str)):
       allowed, remedy = "a whole number below 2**31, or a name", "Mend the row."
-      raise errors.UserError(
-        f"{rows.at(i)}: {column}", rows[i][column], allowed, remedy
-      )
-  few, many = sorted(kinds.values(), key=len)
-  if few:
+      raise errors.UserError(f"{rows.at(i)}: {column}", value, allowed, remedy)
+  if names and wholes:
+    few, many = sorted((names, wholes), key=len)
     allowed = f"whole numbers alone, or names alone, as in {rows.at(many[0])}"
     remedy = "Mend the rows, or say which are the names: classes=FILE."
     value = rows[few[0]][column]
@@ -98,15 +99,10 @@ def _check_alike(
     )
 
 
-def _doubtful(value: Any, number: int | None) -> bool:
-  """Whether a label is a number, and none that a label can be."""
-  if number is not None:
-    return number >= 2**31
-  if not isinstance(value, str):
-    return True
+def _is_number(value: Any) -> bool:
   try:
     float(value)
-  except ValueError:
+  except (TypeError, ValueError):
     return False
   return True
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from big_contrastive import errors
-from big_contrastive.data import bad, records
+from big_contrastive.data import bad, paths
 
 # Bytes that a gzip, bzip2, xz or zstd file begins with.
 _PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
@@ -18,7 +18,7 @@ class Members:
   """Yields (name, first byte, bytes) of the plain files of a tar.
 
   And of its links to earlier ones; of tars that were joined, those of all.
-  Names are as records.member has them. After it, `damage` says what is wrong
+  Names are as paths.member has them. After it, `damage` says what is wrong
   with the tar from some byte on, and `skipped` counts what was left out.
   `archive` numbers the tars that were joined.
   """
@@ -44,7 +44,7 @@ class Members:
     with tar:
       for member in self._walk(tar):
         if place := self._place(member):
-          name = records.member(member.name)
+          name = paths.member(member.name)
           self._places[name] = place
           yield name, *place
 
@@ -97,7 +97,7 @@ class Members:
     """Where a member's bytes are; None if it has none, or they are not here."""
     reason = ""
     try:
-      name = records.member(member.name)
+      name = paths.member(member.name)
     except bad.BadRecord:
       reason = "path that leads out of the tar"
     if member.isdir():
@@ -109,7 +109,7 @@ class Members:
     if not reason and (member.islnk() or member.issym()):
       with contextlib.suppress(bad.BadRecord):
         folder = posixpath.dirname(name) if member.issym() else ""
-        target = records.member(posixpath.join(folder, member.linkname))
+        target = paths.member(posixpath.join(folder, member.linkname))
         if target in self._places:
           return self._places[target]
       reason = "link to what is not before it in the tar"

@@ -2,12 +2,14 @@
 
 import collections
 import os
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from big_contrastive import errors
 from big_contrastive.data import paths
+from big_contrastive.data.decode import ENDINGS
 
 THING = "files"  # The argument that holds them, for errors.
 
@@ -73,11 +75,42 @@ def head(path: str) -> pq.FileMetaData:
     return file.metadata
 
 
-def first(path: str, group: int, column: str, count: int) -> list[object]:
-  """Returns a column's first values in a row group; [] where it is broken."""
+def first(
+  files: list[str], groups: list[tuple[int, int]], column: str, count: int
+) -> list[Any]:
+  """Returns a column's first values in the first file; up to what is broken.
+
+  Args:
+    files: their paths.
+    groups: (file, row group) of each block of rows.
+    column: its name.
+    count: of the values, at most.
+  """
+  found: list[Any] = []
   try:
-    with opened(path) as file:
-      rows = file.iter_batches(count, row_groups=[group], columns=[column])
-      return next(rows).column(0).to_pylist()
+    with opened(files[groups[0][0]]) as file:
+      for number, group in groups:
+        if len(found) >= count or number != groups[0][0]:
+          break
+        # A batch may end before its row group does.
+        rows = file.iter_batches(count, row_groups=[group], columns=[column])
+        found += next(rows).column(0).to_pylist()
   except (pa.ArrowException, OSError, StopIteration):
-    return []
+    pass
+  return found[:count]
+
+
+def unused(others: list[str], with_paths: bool) -> dict[str, int]:
+  """Returns how many of the other files in a folder are not used, by ending.
+
+  Args:
+    others: from `find`.
+    with_paths: whether rows may have paths of images, which are among them.
+  """
+  found: collections.Counter[str] = collections.Counter()
+  for path in others:
+    name = path.rpartition("/")[2]
+    ending = name.rpartition(".")[2].lower()
+    if not with_paths or name[0] == "." or ending not in ENDINGS:
+      found[f"no Parquet: .{'*, hidden' if name[0] == '.' else ending}"] += 1
+  return dict(found)

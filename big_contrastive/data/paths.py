@@ -3,6 +3,7 @@
 import functools
 import glob
 import os
+import posixpath
 import re
 import weakref
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import fsspec
 
 from big_contrastive import errors
+from big_contrastive.data.bad import BadRecord
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
@@ -208,3 +210,40 @@ class _Opened:
 
   def read(self, start: int, stop: int) -> bytes:
     return os.pread(self._file, stop - start, start)
+
+
+def inside(name: str) -> str:
+  """Returns a relative path in its shortest form.
+
+  Raises:
+    BadRecord: for one that leads out of its folder.
+  """
+  short = posixpath.normpath(name)
+  if short.startswith("/") or short.split("/")[0] == ".." or "\0" in name:
+    raise BadRecord("escape", f"a path that leads out: {name!r}")
+  return short
+
+
+def below(name: str, root: str) -> str:
+  """Returns the same of a path that may begin with "/", if it is below root.
+
+  Raises:
+    BadRecord: see inside.
+  """
+  if not name.startswith("/"):
+    return inside(name)
+  top = posixpath.abspath(root).rstrip("/") + "/"
+  short = posixpath.normpath(name)
+  if not short.startswith(top):
+    said = f"a path outside of {root!r}: {name!r}; root= may be a folder above"
+    raise BadRecord("escape", said)
+  return inside(short.removeprefix(top))
+
+
+def member(name: str) -> str:
+  """Returns the same of a name in a tar: tar drops a "/" that it begins with.
+
+  Raises:
+    BadRecord: see inside.
+  """
+  return inside(name.lstrip("/"))

@@ -8,7 +8,6 @@ import bisect
 import decimal
 import json
 import math
-import posixpath
 import re
 import zlib
 from collections.abc import Sequence
@@ -226,27 +225,7 @@ def place(index: int, ends: Sequence[int]) -> tuple[int, int]:
   return part, index - (ends[part - 1] if part else 0)
 
 
-def parse_json(data: bytes) -> dict[str, Any]:
-  """Returns the object in a JSON text.
-
-  Raises:
-    BadRecord: for what is none.
-  """
-  try:
-    found = json.loads(data, object_pairs_hook=once)
-  except (ValueError, RecursionError) as e:
-    raise BadRecord("type", f"no JSON: {type(e).__name__}: {e}") from e
-  if not isinstance(found, dict):
-    raise BadRecord("type", f"a JSON {type(found).__name__}, no object")
-  return found
-
-
-def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-  """Returns the object of a JSON text's pairs; for json's object_pairs_hook.
-
-  Raises:
-    ValueError: for a key that is there twice: json would take the last value.
-  """
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
   found = dict(pairs)
   if len(found) < len(pairs):
     keys = [key for key, _ in pairs]
@@ -255,38 +234,32 @@ def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
   return found
 
 
-def inside(name: str) -> str:
-  """Returns a relative path in its shortest form.
+# json.loads would make one for each text.
+_DECODER = json.JSONDecoder(object_pairs_hook=_once)
+
+
+def from_json(data: str | bytes) -> Any:
+  """Returns the value of a JSON text.
 
   Raises:
-    BadRecord: for one that leads out of its folder.
+    ValueError, RecursionError: for what is none, and for a key that an object
+      has twice: Python's json takes the last value, and forgets the first.
   """
-  short = posixpath.normpath(name)
-  if short.startswith("/") or short.split("/")[0] == ".." or "\0" in name:
-    raise BadRecord("escape", f"a path that leads out: {name!r}")
-  return short
+  if isinstance(data, bytes):
+    data = data.decode(json.detect_encoding(data), "surrogatepass")
+  return _DECODER.decode(data)
 
 
-def below(name: str, root: str) -> str:
-  """Returns the same of a path that may begin with "/", if it is below root.
+def parse_json(data: bytes) -> dict[str, Any]:
+  """Returns the object in a JSON text.
 
   Raises:
-    BadRecord: see inside.
+    BadRecord: for what is none.
   """
-  if not name.startswith("/"):
-    return inside(name)
-  top = posixpath.abspath(root).rstrip("/") + "/"
-  short = posixpath.normpath(name)
-  if not short.startswith(top):
-    said = f"a path outside of {root!r}: {name!r}; root= may be a folder above"
-    raise BadRecord("escape", said)
-  return inside(short.removeprefix(top))
-
-
-def member(name: str) -> str:
-  """Returns the same of a name in a tar: tar drops a "/" that it begins with.
-
-  Raises:
-    BadRecord: see inside.
-  """
-  return inside(name.lstrip("/"))
+  try:
+    found = from_json(data)
+  except (ValueError, RecursionError) as e:
+    raise BadRecord("type", f"no JSON: {type(e).__name__}: {e}") from e
+  if not isinstance(found, dict):
+    raise BadRecord("type", f"a JSON {type(found).__name__}, no object")
+  return found

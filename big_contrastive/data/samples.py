@@ -75,7 +75,9 @@ def rows(
       logging.warning("%s in tar %d: %s, ...", reason, shard, first)
   if neither := int((~image & ~text).sum()):
     skipped["neither image nor caption"] += neither
-  images = np.isin(index.kind, [index.kinds.index(k) for k in choices[0] if k in index.kinds])
+  images = np.isin(
+    index.kind, [index.kinds.index(k) for k in choices[0] if k in index.kinds]
+  )
   if extra := int(images.sum() - image.sum()):
     skipped["second image of a sample"] += extra
   number = np.flatnonzero(image & text)

@@ -43,9 +43,7 @@ def parse(spec: str, where: str) -> dict[str, Any]:
       texts[key] = piece
     else:
       texts[key] += "," + piece
-  hints = resolve.hints(
-    resolve.module("data.sources", name, where).source
-  )
+  hints = resolve.hints(resolve.module("data.sources", name, where).source)
   # A folder may be called 2024.
   text = {k for k in texts if hints.get(k) in (str, str | None)}
   values = {k: literal(v) for k, v in texts.items()}

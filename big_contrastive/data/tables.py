@@ -1,7 +1,7 @@
 """Tables with a header: JSONL, CSV and TSV, row by row and nothing lost."""
 
 import csv
-import json
+import logging
 import os
 import pathlib
 from collections.abc import Callable, Iterator
@@ -9,7 +9,6 @@ from typing import Any, TextIO
 
 from big_contrastive import errors
 from big_contrastive.data import paths, records
-from big_contrastive.data.bad import BadRecord
 
 Row = dict[str, Any]
 Numbered = Iterator[tuple[int, Row]]
@@ -89,8 +88,7 @@ def _jsonl(path: str, file: TextIO, about: Callable) -> Numbered:
     if not line.strip():
       continue
     try:
-      row = json.loads(line, object_pairs_hook=records.once)
-      remedy = 'Write it like {"image": "a.jpg"}.'
+      row, remedy = records.from_json(line), 'Write it like {"image": "a.jpg"}.'
     except (ValueError, RecursionError) as e:
       row, remedy = None, f"Mend the line: {e}."
     if not isinstance(row, dict):
@@ -172,16 +170,32 @@ def _check_lines(
   path: str, start: int, lines: list[str], row: Row, kind: str,
   about: Callable[[Row], str],
 ) -> None:  # fmt: skip
-  """A field of several lines must not be one that swallowed rows."""
+  """A field of several lines must not be one that swallowed rows.
+
+  Its lines may look like rows: the last, as fields follow it, and the first,
+  as fields come before. But then they are about what the row itself is about.
+  """
+  own, first = about(row), next(csv.reader(lines[:1], delimiter=kind))
+  first += next(csv.reader([first.pop()], delimiter=kind), [])
+  # It may have more, if its mark is taken for none.
+  parts = [(start, first[: len(row)]), (start, first[-len(row) :])]
   for k, line in enumerate(lines[1:], start + 1):
-    fields = next(csv.reader([line], delimiter=kind))
+    parts.append((k, next(csv.reader([line], delimiter=kind))))
+  likely = 0
+  for k, fields in parts:
     if len(fields) != len(row):
       continue
     found = about(dict(zip(row, fields, strict=True)))
-    if found and found != about(row):
+    if found and found != own:
       allowed = "a quotation mark at both ends of a field"
       remedy = f"One is missing: line {k} within it is a row of its own."
       _raise(f"{path}:{start}", lines[0], allowed, remedy)
+    likely = likely or (k > start) * k
+  if likely and len(first) >= len(row):
+    told = (
+      "%s:%d: a field that goes on to line %d: is a quotation mark missing?"
+    )
+    logging.warning(told, path, start, likely)
 
 
 def _tsv(path: str, file: TextIO, about: Callable) -> Numbered:
@@ -211,82 +225,3 @@ def _unquoted(text: str) -> str:
 
 def _raise(thing: str, value: str, allowed: str, remedy: str) -> None:
   raise errors.UserError(thing, value.strip()[:60], allowed, remedy)
-
-
-def said(value: Any) -> str:
-  """Returns what a condition or another table calls a value; "" for none."""
-  try:
-    key = records.key(value)
-  except BadRecord:
-    return str(value)
-  return "" if key is None else str(key)
-
-
-def chosen(
-  rows: Rows, where: str | None, split: str | None, split_column: str
-) -> list[int]:
-  """Returns the numbers of the rows to take.
-
-  Args:
-    rows: of a table.
-    where: "column=value" or "column=value1|value2", several with commas.
-    split: short for where="SPLIT_COLUMN=SPLIT".
-    split_column: the column that split is about.
-
-  Raises:
-    UserError: for a condition that no row fulfils.
-  """
-  conditions = [("where", c) for c in where.split(",")] if where else []
-  conditions += [("split", f"{split_column}={split}")] if split else []
-  taken = list(range(len(rows)))
-  for thing, condition in conditions:
-    name, equals, values = (s.strip() for s in condition.partition("="))
-    if not equals:
-      remedy = "Write it like split=train."
-      raise errors.UserError("where", where, "column=value", remedy)
-    column(rows, name, "split_column" if thing == "split" else thing)
-    wanted = {said(value) for value in values.split("|")}
-    seen = {said(rows[i][name]) for i in taken}
-    taken = [i for i in taken if said(rows[i][name]) in wanted]
-    if not taken:
-      listed = ", ".join(sorted(seen)[:10]) + ", ..." * (len(seen) > 10)
-      value = split if thing == "split" else condition
-      remedy = f"No row has it. {errors.closest(values, seen)}"
-      allowed = f"a value of the column {name}: {listed}"
-      raise errors.UserError(thing, value, allowed, remedy)
-  return taken
-
-
-def join(rows: Rows, table: str) -> None:
-  """Adds another table's columns to the rows, by equal values of one.
-
-  A row that lacks the value gets none.
-  """
-  path, _, name = table.rpartition(":")
-  if not path:
-    remedy = "Write it like classes.tsv:label."
-    raise errors.UserError("join", table, "table:column", remedy)
-  others = read_table(path, "join")
-  column(rows, name, "join: column of captions")
-  column(others, name, f"join: column of {path}")
-  by_value: dict[str, Row] = {}
-  for i, other in enumerate(others):
-    value = said(other[name])
-    # Rows that lack it have nothing in common.
-    if value and by_value.setdefault(value, other) is not other:
-      allowed = f"values of which {path} has one row each"
-      remedy = "Drop all rows but one."
-      raise errors.UserError(
-        f"join: {others.at(i)}: {name}", other[name], allowed, remedy
-      )
-  nothing = dict.fromkeys(others[0], "")
-  for i, row in enumerate(rows):
-    value = said(row[name])
-    if value and value not in by_value:
-      allowed, remedy = f"a {name} of {path}", "Add it to that table."
-      raise errors.UserError(
-        f"join: {rows.at(i)}: {name}", row[name], allowed, remedy
-      )
-    # What a JSONL line lacks hides nothing.
-    own = {k: v for k, v in row.items() if v != "" or k not in nothing}
-    rows[i] = (by_value[value] if value else nothing) | own

@@ -161,31 +161,47 @@ def _write(place: pathlib.Path, index: Index, version: list[Any]) -> None:
 def scan(path: str, thing: str) -> Index:
   """Returns the index of a tar by reading its headers."""
   total = paths.version(path, thing)[0]
-  rows: list[tuple[int, int, int, int]] = []
-  keys: dict[tuple[int, str], int] = {}
+  rows: list[tuple[int, int, int]] = []  # kind, start, size
+  groups: dict[tuple[str, int], dict[int, int]] = {}  # kind -> its row
   kinds: dict[str, int] = {}
-  seen: set[tuple[int, int]] = set()
   with paths.open_file(path, thing) as file:
     members = Members(file, path, thing, total)
     for name, start, size in members:
       key, kind = split(name)
-      # Of another of the tars that were joined it is another sample.
-      sample = keys.setdefault((members.archive, key), len(keys))
+      group = groups.setdefault((key, members.archive), {})
       of_kind = kinds.setdefault(kind, len(kinds))
-      if (sample, of_kind) in seen:
+      if of_kind in group:
         members.skipped["second member of the same name"] += 1
         continue
-      seen.add((sample, of_kind))
-      rows.append((sample, of_kind, start, size))
-  columns = np.array(rows, np.int64).reshape(-1, 4).T
-  names = ("sample", "kind", "start", "size")
+      group[of_kind] = len(rows)
+      rows.append((of_kind, start, size))
+  keys, sample = _samples(groups, len(rows))
+  kind, start, size = np.array(rows, np.int64).reshape(-1, 3).T.copy()
   return Index(
-    keys=[key for _, key in keys],
-    kinds=list(kinds),
-    skipped=dict(members.skipped),
-    damage=members.damage,
-    **{k: np.ascontiguousarray(c) for k, c in zip(names, columns)},
-  )
+    keys, list(kinds), sample, kind, start, size, dict(members.skipped),
+    members.damage,
+  )  # fmt: skip
+
+
+def _samples(
+  groups: dict[tuple[str, int], dict[int, int]], count: int
+) -> tuple[list[str], np.ndarray]:
+  """The keys of samples, and the sample of each of so many members.
+
+  A sample may be spread over tars that were joined, images in one, captions in
+  another. One that comes again in another tar is another sample.
+  """
+  keys: list[str] = []
+  last: dict[str, tuple[int, set[int]]] = {}
+  sample = np.zeros(count, np.int64)
+  for (key, _), members in groups.items():
+    number, has = last.get(key, (-1, set()))
+    if number < 0 or has & members.keys():
+      number, has = len(keys), set()
+      keys.append(key)
+    last[key] = number, has | members.keys()
+    sample[list(members.values())] = number
+  return keys, sample
 
 
 def split(name: str) -> tuple[str, str]:

@@ -19,7 +19,6 @@ import pyarrow.parquet as pq
 from big_contrastive import errors
 from big_contrastive.data import bad, columns, parquets, paths, records
 from big_contrastive.data import classes as lists
-from big_contrastive.data.decode import ENDINGS
 
 MAIN = "files"
 _TRIED = 200  # Rows that are looked at for images that come again.
@@ -135,10 +134,10 @@ class Rows:
     return [self.blocks.tobytes(), self.layout]
 
   def first_images(self) -> list[bytes]:
-    """Returns what tells the first images from each other."""
-    return list(
-      map(_which, _first(self.files, self.groups, self.columns["image"]))
-    )
+    """Returns what tells the first images of a file from each other."""
+    column = self.columns["image"]
+    cells = parquets.first(self.files, self.groups, column, _TRIED)
+    return list(map(_which, cells))
 
   def _block(self, block: int) -> pa.Table:
     """A row group; threads that want the same one wait for the first."""
@@ -203,16 +202,9 @@ class Rows:
     if value is not None or not isinstance(path, str):
       raise bad.BadRecord("type", f"an image of type {type(value).__name__}")
     root = self.root or posixpath.dirname(self.files[file])
-    full = posixpath.join(root, records.below(path, root))
+    full = posixpath.join(root, paths.below(path, root))
     with paths.open_file(full, "image") as opened:
       return opened.read()
-
-
-def _first(
-  files: list[str], groups: list[tuple[int, int]], column: str
-) -> list[Any]:
-  file, group = groups[0]
-  return parquets.first(files[file], group, column, _TRIED)
 
 
 def _which(image: Any) -> bytes:
@@ -287,16 +279,18 @@ def source(
     raise errors.UserError(MAIN, files, "files with rows", "They have none.")
   groups, cache = [groups[i] for i in taken], cache_mb * 2**20
   window = columns.rows_in(heads, groups, set(chosen.values()), cache // 2)
-  if columns.holds_paths(schemas[0].field(chosen["image"]).type):
-    others = [path for path in others if _ending(path) not in ENDINGS]
+  with_paths = columns.holds_paths(schemas[0].field(chosen["image"]).type)
   noted, column = names.get(chosen.get("label", "")), chosen.get("label")
   label_names, places = columns.label_names(
-    classes, noted, column, lambda name: _first(found, groups, name)
+    classes,
+    noted,
+    column,
+    lambda name: parquets.first(found, groups, name, _TRIED),
   )
   made = Rows(
     found, groups, blocks, chosen, root and os.path.expanduser(root),
     label_names, names.get(chosen["text"]), cache, window,
-    dict(collections.Counter(f"no Parquet: .{_ending(p)}" for p in others)),
+    parquets.unused(others, with_paths),
     by_image,
     places, noted, columns.layout(heads, groups, chosen),
   )  # fmt: skip
@@ -304,8 +298,3 @@ def source(
     made.by_image = True
     logging.warning("%s: %s", files, records.REPEATED)
   return made
-
-
-def _ending(path: str) -> str:
-  name = path.rpartition("/")[2]
-  return "*, hidden" if name[0] == "." else name.rpartition(".")[2].lower()

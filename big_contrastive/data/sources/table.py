@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from big_contrastive import errors
-from big_contrastive.data import files, labels, tables
+from big_contrastive.data import files, labels, queries, tables
 from big_contrastive.data import records as stored
 from big_contrastive.data.bad import BadRecord
 from big_contrastive.data.decode import ENDINGS
@@ -117,7 +117,7 @@ def source(
 
   rows = tables.read_table(captions, about=about)
   if join:
-    tables.join(rows, join)
+    queries.join(rows, join)
   for text, thing in ((image, "image"), (caption, "caption")):
     for name in _columns(text):
       tables.column(rows, name, thing)
@@ -126,7 +126,7 @@ def source(
   left, places = _Left(rows), roots()
   records: list[Record] = []
   missing = ""
-  for i in tables.chosen(rows, where, split, split_column):
+  for i in queries.chosen(rows, where, split, split_column):
     try:
       texts, name = _captions(rows[i], caption), _file(rows[i], image)
     except BadRecord as e:
@@ -174,7 +174,9 @@ def _tell_unused(
     except BadRecord:
       continue
   for place in places:
-    own = wanted | {os.path.relpath(n, place.path) for n in wanted if n[:1] == "/"}
+    own = wanted | {
+      os.path.relpath(n, place.path) for n in wanted if n[:1] == "/"
+    }
     unused = (n for n in place.names() if n not in own)
     found = [n for n in unused if n.rpartition(".")[2].lower() in ENDINGS]
     if found:
