@@ -190,6 +190,18 @@ def test_labels_are_places_as_is_asked(label, own, by, want):
   assert found.tolist() == want
 
 
+def test_labels_are_the_numbers_in_a_list_of_numbers(tmp_path):
+  """As a shell sorts them: 0, 1, 10, 2; a source can't know which it is."""
+  listed = sorted(map(str, range(12)))
+  found = matching.places(np.arange(12), listed, None, "name", "classes")
+  assert [listed[k] for k in found] == [str(i) for i in range(12)]
+  with pytest.raises(
+    errors.UserError, match="numbers from 0 on"
+  ):
+    matching.of_labels(listed, "classes")
+  assert matching.of_labels(["0", "1"], "classes") == ["0", "1"]
+
+
 @pytest.mark.parametrize("by", ["name", "number", "order"])
 def test_data_without_labels_are_told_so(by):
   with pytest.raises(errors.UserError, match="Give a source with labels"):

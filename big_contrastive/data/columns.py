@@ -194,9 +194,9 @@ def label_names(
     UserError: where labels are names, and the names of classes are not known.
   """
   if given is not None:
-    names = lists.Names(lists.read(given, "classes"))
     if noted is None:
-      return names, None
+      return matching.of_labels(given, "classes"), None
+    names = lists.Names(lists.read(given, "classes"))
     remedy = "Leave classes out for the names that the files note."
     return names, matching.match(names, noted, "classes", remedy)
   if noted is not None:

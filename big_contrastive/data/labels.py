@@ -40,7 +40,7 @@ def labels(
   if class_name:
     tables.column(rows, class_name, "class_name")
   if classes is not None:
-    names = lists.Names(lists.read(classes, "classes"))
+    names = matching.of_labels(classes, "classes")
     labels = [_label(rows, i, label, names) for i in range(len(rows))]
     there = [k for k in labels if k is not None]
     matching.tell_unused(there, names, "classes")

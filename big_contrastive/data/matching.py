@@ -44,6 +44,8 @@ def places(
   if by == "name":
     told = f"Its labels are {label.min()} to {label.max()}."
     _check_count(int(label.max()) + 1, names, where, told)
+    numbered = [*map(str, range(len(names)))]
+    return match(names, numbered, where, _ORDER)[label]
   check_labels(label, names)
   return label
 
@@ -60,6 +62,26 @@ def fit(
 
 
 _ORDER = "Are the names in the order of the labels? Then set match = 'order'."
+
+
+def of_labels(given: str | Sequence[str], where: str) -> classes.Names:
+  """Returns the names of classes by label that a source is given.
+
+  Args:
+    given: see classes.read.
+    where: the argument, for errors.
+
+  Raises:
+    UserError: also where they are numbers, and not those of their places: then
+      a label 2 may mean either.
+  """
+  names = classes.Names(classes.read(given, where))
+  found = numbers(names)
+  if found is not None and found != list(range(len(found))):
+    allowed = "names, or the numbers from 0 on in their order"
+    remedy = "A label may be a name or a place here. Sort them."
+    raise errors.UserError(where, _shown(names), allowed, remedy)
+  return names
 
 
 def numbers(names: Sequence[str]) -> list[int] | None:

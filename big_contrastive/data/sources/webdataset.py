@@ -14,7 +14,7 @@ import numpy as np
 
 from big_contrastive import errors
 from big_contrastive.data import classes as lists
-from big_contrastive.data import paths, records, samples, tars
+from big_contrastive.data import matching, paths, records, samples, tars
 from big_contrastive.data.decode import ENDINGS
 
 MAIN = "urls"
@@ -207,7 +207,7 @@ def source(
   found = paths.find(urls.replace("{split}", split or ""), MAIN)
   with futures.ThreadPoolExecutor(8) as pool:
     indices = list(pool.map(lambda p: tars.load(p, MAIN, index), found))
-  names = lists.Names(lists.read(classes, "classes")) if classes else None
+  names = matching.of_labels(classes, "classes") if classes else None
   kinds = {k: None for i in indices for k in i.kinds}
   captions = samples.captions(caption, label, kinds, found, indices, names)
   wanted = [samples.field(text, kinds) for text in (label, id) if text]
