@@ -195,9 +195,7 @@ def test_labels_are_the_numbers_in_a_list_of_numbers(tmp_path):
   listed = sorted(map(str, range(12)))
   found = matching.places(np.arange(12), listed, None, "name", "classes")
   assert [listed[k] for k in found] == [str(i) for i in range(12)]
-  with pytest.raises(
-    errors.UserError, match="numbers from 0 on"
-  ):
+  with pytest.raises(errors.UserError, match="numbers from 0 on"):
     matching.of_labels(listed, "classes")
   assert matching.of_labels(["0", "1"], "classes") == ["0", "1"]
 
