@@ -16,11 +16,11 @@ import test_convert
 from test_evals import Source
 
 from big_contrastive import (
-  assemble,
   command,
   embed,
   errors,
   evaluate,
+  evaluators,
   exchange,
   finite,
   pretrained,
@@ -196,7 +196,7 @@ def later(monkeypatch, results):
   monkeypatch.setitem(sys.modules, "big_contrastive.evals.later", module)
   monkeypatch.setattr(resolve, "names", lambda kind: [*known(kind), "later"])
   config = {"task": "later", "source": DATA}
-  return assemble.evaluator(config, "config.evals.x")
+  return evaluators.evaluator(config, "config.evals.x")
 
 
 @pytest.mark.parametrize("value", [*BAD, np.float32(np.nan), jnp.array(np.inf)])
@@ -218,9 +218,11 @@ def test_figures_are_floats_and_each_name_comes_once(monkeypatch):
 
 
 def test_an_evaluation_over_nothing_is_an_error(monkeypatch):
-  monkeypatch.setattr(assemble.sourcing, "source", lambda *args: Source([], []))
+  monkeypatch.setattr(
+    evaluators.sourcing, "source", lambda *args: Source([], [])
+  )
   with pytest.raises(errors.UserError, match="x.source = '0 records'"):
-    assemble.evaluator({"task": "retrieval", "source": "x"}, "config.evals.x")
+    evaluators.evaluator({"task": "retrieval", "source": "x"}, "config.evals.x")
   source = Source([[], []], [0, 1])
   with pytest.raises(errors.UserError, match="captions .* = 'none'"):
     retrieval.distinct_texts(source, np.arange(2))
