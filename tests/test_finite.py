@@ -150,7 +150,7 @@ def test_figures_are_printed_as_strict_json(small, monkeypatch, capsys):
   flags = "--checkpoint", small, "--data", DATA, "--task", "zero_shot"
   code, out, _ = ended(monkeypatch, capsys, evaluate.run, *flags)
   figures = json.loads(out, parse_constant=pytest.fail)
-  names = "top1", "top5", "mean_per_class_recall", "chance"
+  names = "top1", "top5", "mean_per_class_recall", "chance", "chance_top5"
   assert code == 0 and figures.keys() == {f"zero_shot/{n}" for n in names}
 
 
@@ -225,7 +225,7 @@ def test_an_evaluation_over_nothing_is_an_error(monkeypatch):
     evaluators.evaluator({"task": "retrieval", "source": "x"}, "config.evals.x")
   source = Source([[], []], [0, 1])
   with pytest.raises(errors.UserError, match="captions .* = 'none'"):
-    retrieval.distinct_texts(source, np.arange(2))
+    retrieval.distinct(source, np.arange(2))
   for wrong in ({"rows": 0}, {"columns": -1}):
     with pytest.raises(errors.UserError, match="1 or more"):
       gallery.prepare(source, **wrong)
