@@ -107,18 +107,19 @@ def _memory(
   shapes = tree.flatten(placed.abstract.params)
   count = sum(int(np.prod(x.shape)) for x in shapes.values())
   mesh = " x ".join(f"{k} {v}" for k, v in placed.mesh.shape.items())
-  fits = ": it fits" * (devices[0].platform != "cpu")
+  platform = devices[0].platform
+  fits = ": it fits" * (platform != "cpu")
   lines = [
     f"devices     {len(devices)} x {devices[0].device_kind}, mesh {mesh}",
     f"parameters  {count:,}",
     f"batch       {size:,} pairs, {size // n:,} a device",
     f"state       {readable(_state_bytes(placed))} a device",
-    f"peak        {_peak(compile_step(made))} a device in a step{fits}",
+    f"peak        {_peak(compile_step(made), platform)} a device in a step{fits}",
   ]
   if made.evaluators:
     at_once = f"{made.embedder.batch_size:,}"
     lines += [
-      f"evaluation  {_peak(x)} a device with {at_once} {name} at a time{fits}"
+      f"evaluation  {_peak(x, platform)} a device with {at_once} {name} at a time{fits}"
       for name, x in compile_evaluation(made).items()
     ]
   return lines
@@ -211,12 +212,13 @@ def too_large(e: Exception) -> tuple[str, str] | None:
   return None
 
 
-def _peak(compiled: jax.stages.Compiled) -> str:
+def _peak(compiled: jax.stages.Compiled, platform: str) -> str:
   m = compiled.memory_analysis()
+  if platform != "cpu":
+    return readable(m.peak_memory_in_bytes)
   # The CPU's peak leaves temporaries out.
   held = m.argument_size_in_bytes + m.temp_size_in_bytes
-  held += m.output_size_in_bytes - m.alias_size_in_bytes
-  return readable(max(held, m.peak_memory_in_bytes))
+  return readable(held + m.output_size_in_bytes - m.alias_size_in_bytes)
 
 
 def readable(size: int) -> str:
