@@ -109,19 +109,19 @@ def _memory(
   mesh = " x ".join(f"{k} {v}" for k, v in placed.mesh.shape.items())
   platform = devices[0].platform
   fits = ": it fits" * (platform != "cpu")
+  step = _peak(compile_step(made), platform)
   lines = [
     f"devices     {len(devices)} x {devices[0].device_kind}, mesh {mesh}",
     f"parameters  {count:,}",
     f"batch       {size:,} pairs, {size // n:,} a device",
     f"state       {readable(_state_bytes(placed))} a device",
-    f"peak        {_peak(compile_step(made), platform)} a device in a step{fits}",
+    f"peak        {step} a device in a step{fits}",
   ]
   if made.evaluators:
     at_once = f"{made.embedder.batch_size:,}"
-    lines += [
-      f"evaluation  {_peak(x, platform)} a device with {at_once} {name} at a time{fits}"
-      for name, x in compile_evaluation(made).items()
-    ]
+    for name, x in compile_evaluation(made).items():
+      told = f"a device with {at_once} {name} at a time{fits}"
+      lines.append(f"evaluation  {_peak(x, platform)} {told}")
   return lines
 
 

@@ -107,7 +107,7 @@ def test_naflex_evaluations_are_planned():
 def test_the_peak_has_arguments_results_and_what_is_between():
   x = jax.ShapeDtypeStruct((1024, 1024), np.float32)  # 4 MiB.
   compiled = jax.jit(lambda x: x @ x @ x).lower(x).compile()
-  assert plan._peak(compiled) == "12.00 MiB"
+  assert plan._peak(compiled, "cpu") == "12.00 MiB"
 
 
 @pytest.mark.parametrize(
