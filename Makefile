@@ -48,7 +48,7 @@ $(VENV)-peers/.installed: setup.py $(wildcard requirements-*.lock)
 	@touch $@
 
 PEERS := $(patsubst %,tests/test_%.py, hugging_face open_clip tokenizers \
-  preprocessing published convert bert naflex)
+  preprocessing published convert bert naflex foreign_configs)
 
 test-peers: $(VENV)-peers/.installed  ## against other projects' libraries
 	$(VENV)-peers/bin/python -m pytest $(SPREAD) $(PEERS)
