@@ -22,7 +22,7 @@ _NONE = (
 # What stands for each row of the table.
 VALUES = {
   "null, absent key, NaN, NaT": [
-    None, float("nan"), np.float32("nan"), np.datetime64("NaT"),
+    None, float("nan"), np.float32("nan"), np.datetime64("NaT", "ns"),
     decimal.Decimal("NaN"), json.loads("NaN"),
   ],
   '`""`, spaces': ["", " \t\n", b"", b"  ", "\u3000", "\ufeff"],
