@@ -208,12 +208,16 @@ def test_data_without_labels_are_told_so(by):
 
 def test_names_behind_the_last_label_are_told(caplog):
   """A header among the names of a source shifts them all."""
-  listed = ["name", "cat", "dog"]
+  listed = matching.of_labels(["name", "cat", "dog"], "classes")
   run = zero_shot.prepare(having(listed, 2))
   images = embed_images(np.eye(2), having(listed, 2))
   texts = embed_texts({"name": [1, 0], "cat": [0, 1], "dog": [1, 0]})
   list(run(images, texts))
   assert "no label is 2 ('dog') or more, of 3 names" in caplog.text
+  caplog.clear()
+  own = having([*listed], 2)  # A data set's own: not all need occur.
+  list(zero_shot.prepare(own)(images, texts))
+  assert not caplog.text
 
 
 def test_folders_named_by_times_are_names(tmp_path):

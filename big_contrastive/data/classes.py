@@ -15,7 +15,12 @@ _SHOWN = 5
 
 
 class Names(list[str]):
-  """Names of classes by label; finds a label by its name."""
+  """Names of classes by label; finds a label by its name.
+
+  `given` is whether a user listed them, and so may have a line too many.
+  """
+
+  given = False
 
   def __init__(self, names: Iterable[str]):
     super().__init__(names)

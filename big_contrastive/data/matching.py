@@ -76,6 +76,7 @@ def of_labels(given: str | Sequence[str], where: str) -> classes.Names:
       a label 2 may mean either.
   """
   names = classes.Names(classes.read(given, where))
+  names.given = True
   found = numbers(names)
   if found is not None and found != list(range(len(found))):
     allowed = "names, or the numbers from 0 on in their order"

@@ -8,6 +8,7 @@ import numpy as np
 
 from big_contrastive import errors, finite
 from big_contrastive.data import matching
+from big_contrastive.data.classes import Names
 from big_contrastive.data.classes import read as _listed
 from big_contrastive.evals import retrieval
 
@@ -75,7 +76,8 @@ def prepare(
     label = data.label
     if classes is None:
       matching.check_labels(label, names)
-      matching.tell_unused(label, names, "classes of the evaluation data")
+      if isinstance(names, Names) and names.given:
+        matching.tell_unused(label, names, "classes of the evaluation data")
     else:
       label = matching.places(label, names, own, match, "classes")
     ahead = ranks(data.zimg @ ztxt.T, label, names)
