@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from big_contrastive import command, errors, sourcing, trained, whole
-from big_contrastive.data import examples, pipeline
+from big_contrastive.data import examples, pipeline, records
 
 _COLUMNS = pa.schema(
   {
@@ -98,7 +98,7 @@ def _written(text: Any, name: str) -> str:
     told, allowed = type(text).__name__, "a text"
     thing, remedy = f"a caption of {name}", "Mend it, or its column's name."
     raise errors.UserError(thing, told, allowed, remedy)
-  return text.encode("utf-8", "replace").decode()
+  return records.clean(text)
 
 
 def write(
