@@ -47,8 +47,7 @@ $(VENV)-peers/.installed: setup.py $(wildcard requirements-*.lock)
 	$(VENV)-peers/bin/$(PIP) install --no-deps -e .
 	@touch $@
 
-PEERS := $(patsubst %,tests/test_%.py, hugging_face open_clip tokenizers \
-  preprocessing published convert bert naflex foreign_configs)
+PEERS := tests/interop tests/test_convert.py tests/models/test_naflex.py
 
 test-peers: $(VENV)-peers/.installed  ## against other projects' libraries
 	$(VENV)-peers/bin/python -m pytest $(SPREAD) $(PEERS)

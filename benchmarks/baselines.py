@@ -9,7 +9,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from big_contrastive import ring
+from big_contrastive.losses import _ring
 
 
 def _logits(zimg, ztxt, scale, bias):
@@ -29,7 +29,7 @@ def dense(kind, zimg, ztxt, *, scale, bias=None, axis=None):
   else:
     rows, columns = (jax.nn.logsumexp(logits, axis=k) for k in (1, 0))
     value = ((rows + columns) / 2 - jnp.diag(logits)).mean()
-  return ring.mean(value, axis)
+  return _ring.mean(value, axis)
 
 
 def gathered(kind, zimg, ztxt, *, scale, bias=None, axis=None):
@@ -39,7 +39,7 @@ def gathered(kind, zimg, ztxt, *, scale, bias=None, axis=None):
   gather_with_grad, DisCo-CLIP (arXiv:2304.08480).
   """
   b = zimg.shape[0]
-  first = ring.index(axis) * b
+  first = _ring.index(axis) * b
   diagonal = jnp.arange(b), first + jnp.arange(b)
 
   def gather(z):
@@ -51,10 +51,10 @@ def gathered(kind, zimg, ztxt, *, scale, bias=None, axis=None):
   logits = strip(zimg, ztxt)
   if kind == "sigmoid":
     sign = jnp.full(logits.shape, -1.0).at[diagonal].set(1.0)
-    return ring.mean(-jax.nn.log_sigmoid(sign * logits).sum() / b, axis)
+    return _ring.mean(-jax.nn.log_sigmoid(sign * logits).sum() / b, axis)
   back = strip(ztxt, zimg)
   lse = jax.nn.logsumexp(logits, axis=1) + jax.nn.logsumexp(back, axis=1)
-  return ring.mean((lse / 2 - logits[diagonal]).mean(), axis)
+  return _ring.mean((lse / 2 - logits[diagonal]).mean(), axis)
 
 
 def around(kind, zimg, ztxt, *, scale, bias=None, axis=None, recompute=False):
@@ -62,7 +62,7 @@ def around(kind, zimg, ztxt, *, scale, bias=None, axis=None, recompute=False):
 
   With `recompute`, jax.checkpoint drops the block and keeps the chunks.
   """
-  b, n = zimg.shape[0], ring.size(axis)
+  b, n = zimg.shape[0], _ring.size(axis)
   eye = jnp.eye(b, dtype=bool)
 
   def block(carry, ztxt, columns, hop):
@@ -96,8 +96,8 @@ def around(kind, zimg, ztxt, *, scale, bias=None, axis=None, recompute=False):
   state = ((start, zeros), ztxt, start)
   ((rows, positive), _, columns), _ = jax.lax.scan(hop, state, jnp.arange(n))
   if kind == "sigmoid":
-    return ring.mean(rows.mean(), axis)
-  return ring.mean(((rows + columns) / 2 - positive).mean(), axis)
+    return _ring.mean(rows.mean(), axis)
+  return _ring.mean(((rows + columns) / 2 - positive).mean(), axis)
 
 
 BASELINES = {

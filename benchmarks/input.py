@@ -117,18 +117,21 @@ def specs(folder):
 
 def ours(name, folder, count):
   """Endless batches, as `loop.fit` gets them, made by so many."""
-  from big_contrastive import sourcing
-  from big_contrastive.data import examples, image, pipeline, text
+  from big_contrastive.data.build import build_source
+  from big_contrastive.data.loader import examples
+  from big_contrastive.data.loader import training as training_loader
+  from big_contrastive.data.tokenizers.tokenizer import build_tokenizer
+  from big_contrastive.data.transforms import operations
 
   of, by = name.split(", ")
-  source = sourcing.source(specs(folder)[of], "--data")
-  ops = image.parse([("random_crop", {"size": SIDE})], "ops")
-  made = examples.Examples(source, ops, text.build("bytes", LENGTH))
+  source = build_source(specs(folder)[of], "--data")
+  ops = operations.parse([("random_crop", {"size": SIDE})], "ops")
+  made = examples.Examples(source, ops, build_tokenizer("bytes", LENGTH))
   rows = np.arange(BATCH)
   kwargs = {"threads": count}
   if by == "processes":
     kwargs = {"threads": 1, "workers": count}
-  data = pipeline.Training(made, BATCH, rows, seed=0, **kwargs)
+  data = training_loader.Training(made, BATCH, rows, seed=0, **kwargs)
   return (batch["image"] for batch in data.batches(0, 10**6))
 
 
@@ -284,15 +287,17 @@ def stages(flags):
   """The table of CPU milliseconds an image, by stage, on one thread."""
   import jax
 
-  from big_contrastive import sourcing
-  from big_contrastive.data import crops, decode, order, text
+  from big_contrastive.data.build import build_source
+  from big_contrastive.data.loader import shuffle
+  from big_contrastive.data.tokenizers.tokenizer import build_tokenizer
+  from big_contrastive.data.transforms import decode, geometry
 
-  tokenizer = text.build("bytes", LENGTH)
+  tokenizer = build_tokenizer("bytes", LENGTH)
   print("| source | read | decode | augment | tokenize | batch | copy |")
   print("|---|---|---|---|---|---|---|")
   for name, spec in specs(flags.folder).items():
-    source, rng = sourcing.source(spec, "x"), np.random.default_rng(0)
-    numbered, spent = order.stream(source, 0), []
+    source, rng = build_source(spec, "x"), np.random.default_rng(0)
+    numbered, spent = shuffle.stream(source, 0), []
     for i in range(flags.rounds):
       numbers = numbered(np.arange(i * BATCH, (i + 1) * BATCH)).tolist()
       laps = [time.process_time()]
@@ -303,7 +308,7 @@ def stages(flags):
 
       records = lap([source[i] for i in numbers])
       pictures = lap([decode.pixels(r["image"]) for r in records])
-      cut = lap([crops.cut(p, rng, (SIDE, SIDE), 0) for p in pictures])
+      cut = lap([geometry.cut(p, rng, (SIDE, SIDE), 0) for p in pictures])
       lap([tokenizer(r["text"]) for r in records])
       batch = lap(np.stack(cut))
       jax.block_until_ready(jax.device_put(batch))
@@ -317,7 +322,7 @@ def large(flags):
   """The table of scaled decoding of large photos, on one thread."""
   import dataclasses
 
-  from big_contrastive.data import image
+  from big_contrastive.data.transforms import operations
 
   print("| side | preprocessing | whole, ms | scaled, ms | times as fast |")
   print("|---|---|---|---|---|")
@@ -328,7 +333,7 @@ def large(flags):
       ("random_resized_crop", {"size": SIDE, "area": (0.5, 1.0)}),
       ("random_resized_crop", {"size": SIDE, "area": (0.08, 1.0)}),
     ):
-      scaled = image.parse([ops], "ops")
+      scaled = operations.parse([ops], "ops")
       whole = dataclasses.replace(scaled, scaled=False)
       times = {whole: [], scaled: []}
       for i in range(3 * flags.rounds):

@@ -24,8 +24,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import baselines, hlo
-from big_contrastive import resolve, sharding
+from big_contrastive.config import registry
 from big_contrastive.objectives import pairs
+from big_contrastive.parallel import sharding
 
 KINDS = ("sigmoid", "softmax")
 OURS = "ours"
@@ -39,7 +40,7 @@ INF_CL = {32768: 0.18, 65536: 0.36, 131072: 0.72, 262144: 1.45}
 def value_and_grad(kind, name, mesh, tile=None):
   """Returns (zimg, ztxt, t, b) -> value and all gradients; tile: of ours."""
   if name == OURS:
-    own = resolve.module("losses", kind, "").loss
+    own = registry.module("losses", kind, "").loss
     local = functools.partial(own, tile=tile)
   else:
     run = functools.partial(baselines.BASELINES[name], kind)

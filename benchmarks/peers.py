@@ -30,7 +30,7 @@ def ours(size, batch):
   import numpy as np
 
   from benchmarks import step as steps
-  from big_contrastive import sharding
+  from big_contrastive.parallel import sharding
 
   update, state, pairs, _ = steps.make(
     sharding.make_mesh(), f"{size}/{PATCH}", batch,

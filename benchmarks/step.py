@@ -17,9 +17,12 @@ os.environ.setdefault("PJRT_NPROC", "16")
 import jax
 import numpy as np
 
-from big_contrastive import assemble, metrics, sharding, step, tree
-from big_contrastive.data import text
-from big_contrastive.models import transformer, two_tower
+from big_contrastive.config import rules
+from big_contrastive.data.tokenizers.tokenizer import build_tokenizer
+from big_contrastive.models import layers, two_tower
+from big_contrastive.models.build import build_model
+from big_contrastive.parallel import placement, sharding
+from big_contrastive.training import flops, step
 
 RECIPES = {
   "sigmoid": {},
@@ -39,7 +42,7 @@ def recipe(
   keep=1.0,
   frozen=None,
   dtype="float32",
-  remat=transformer.REMAT,
+  remat=layers.REMAT,
   parts=(1, 1),
   tile=None,
   length=64,
@@ -50,24 +53,24 @@ def recipe(
 
   image, text_: more of the sections config.model.image and .text.
   """
-  words = text.build("bytes", length)
+  words = build_tokenizer("bytes", length)
   size = variant.partition("/")[0]
   image = {"variant": variant, "res": 224, "keep": keep} | (image or {})
-  width = transformer.SIZES[size][0]
+  width = layers.SIZES[size][0]
   config = {
     "image": image,
     "text": {"variant": size, "out_dim": width} | (text_ or {}),
     "scale": 10.0, "bias": -10.0 if loss == "sigmoid" else None,
     "dtype": dtype, "remat": remat,
   }  # fmt: skip
-  build, abstract = assemble.model(config, words, sharding.pin(mesh))
+  build, abstract = build_model(config, words, sharding.pin(mesh))
   _, shapes = two_tower.split(abstract)
-  names = list(tree.flatten(shapes))
+  names = list(rules.flatten(shapes))
   fixed = {k: k.split("/")[0] == frozen for k in names}
-  goal = assemble.objective(
+  goal = parts.objective(
     {"name": "pairs", "loss": loss, "tile": tile}, abstract, mesh, fixed, parts
   )
-  rate, tx = assemble.optimizer(
+  rate, tx = parts.optimizer(
     {"name": "adamw", "lr": 1e-3}, {"decay": "constant"},
     {"decay": [(".*", 1.0)], "lr_mult": [(".*", 1.0)]}, names,
     {"batch_size": batch, "epoch": batch, "total": 1000},
@@ -95,7 +98,7 @@ def shapes(batch, mesh, length=64):
 def make(mesh, variant, batch, **kwargs):
   """Returns (update, state, batch, FLOPs of a step) for one recipe."""
   made, flops = recipe(mesh, variant, batch, **kwargs)
-  placed = step.place(made, mesh, sharding.EVERYTHING)
+  placed = step.place(made, mesh, placement.EVERYTHING)
   r = np.random.default_rng(0)
   host = {
     k: r.integers(3, 256, x.shape).astype(x.dtype)
@@ -133,7 +136,7 @@ def main() -> None:
 def print_table(flags, runs, seconds) -> None:
   """Prints medians, MFU where the peak is known, and ratios."""
   device = jax.devices()[0].device_kind
-  count, peak = jax.device_count(), metrics.peak_flops(device)
+  count, peak = jax.device_count(), flops.peak_flops(device)
   print(
     f"{flags.variant} at 224, batch {flags.batch}, {count} x {device}, "
     f"jax {jax.__version__}, {flags.rounds} interleaved rounds\n"

@@ -26,7 +26,9 @@ from jax.sharding import AxisType
 
 from benchmarks import loss as losses
 from benchmarks import step as whole_step
-from big_contrastive import plan, sharding, step
+from big_contrastive import plan
+from big_contrastive.parallel import placement, sharding
+from big_contrastive.training import step
 
 MIB = 2**20
 
@@ -121,7 +123,7 @@ def compile_step(mesh, size, micro, remat, loss="sigmoid"):
     mesh, "B/16", size, dtype="bfloat16", remat=remat, parts=(parts, parts),
     loss=loss,
   )  # fmt: skip
-  placed = step.place(made, mesh, sharding.EVERYTHING)
+  placed = step.place(made, mesh, placement.EVERYTHING)
   batch = whole_step.shapes(size, mesh)
   return placed.update.lower(placed.abstract, batch).compile()
 

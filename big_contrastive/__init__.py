@@ -4,8 +4,8 @@ __version__ = "0.1.0"
 
 
 def load(path: str, **options):
-  """Returns a trained model: see big_contrastive.trained.load."""
+  """Returns a trained model: see big_contrastive.inference.model.load."""
   # JAX is imported by who needs it, not by who asks for the version.
-  from big_contrastive import trained
+  from big_contrastive.inference.model import load
 
-  return trained.load(path, **options)
+  return load(path, **options)

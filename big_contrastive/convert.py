@@ -10,7 +10,7 @@ does not hold is told: a tokenizer, a text tower, preprocessing.
 """
 
 if __name__ == "__main__":  # Before what takes seconds to import.
-  from big_contrastive import signals
+  from big_contrastive.parallel import signals
 
   signals.end_at_once()
 
@@ -23,16 +23,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from big_contrastive import (
-  command,
-  errors,
-  exchange,
-  resolve,
-  whole,
-)
-from big_contrastive.data import image, spec, text
-from big_contrastive.interop import judges, portable
-from big_contrastive.interop.portable import Portable
+from big_contrastive.checkpoints import atomic
+from big_contrastive.config import errors, files, schema
+from big_contrastive.data.tokenizers.tokenizer import build_tokenizer
+from big_contrastive.data.transforms import operations
+from big_contrastive.factory import cli
+from big_contrastive.interop import bundle, model_files, reference
+from big_contrastive.interop.bundle import Portable
 from big_contrastive.models import naflex, two_tower
 
 _PAIRS = 4
@@ -63,7 +60,7 @@ def convert(
   Args:
     source: its file or directory.
     target: where nothing is yet, or an empty directory.
-    format: of the target, one of exchange.FORMATS; None: big_vision for
+    format: of the target, one of model_files.FORMATS; None: big_vision for
       *.npz, else checkpoint from other projects and hugging_face from ours.
     from_format: of the source; None finds out from the files.
     tokenizer: as config.tokenizer, in place of the source's.
@@ -77,23 +74,23 @@ def convert(
     UserError: for a source that can't be read, a model that the target's
       format can't hold, or a difference above the tolerance.
   """
-  path = whole.free(target, "--to")
+  path = atomic.free(target, "--to")
   if from_format is None and pathlib.Path(source).exists():
-    from_format = exchange.recognise(source)
-  model = exchange.read(source, from_format)
+    from_format = model_files.recognise(source)
+  model = model_files.read(source, from_format)
   format = format or _default(path, from_format)
   if tokenizer is not None:
     model = _with_tokenizer(model, tokenizer, source)
-  with whole.appears(path) as new:
-    exchange.write(model, new, format)
+  with atomic.appears(path) as new:
+    model_files.write(model, new, format)
     images, tokens = _inputs(model)
     ours = _embed(model, images, tokens)
-    again = _embed(exchange.read(new, format), images, tokens)
+    again = _embed(model_files.read(new, format), images, tokens)
     others = {f"{format}, read back": again}
     if "text" in ours:
       arguments = _arguments(model, images)
       for name, place in ((from_format, pathlib.Path(source)), (format, new)):
-        found = judges.embed(name, place, arguments, tokens)
+        found = reference.embed(name, place, arguments, tokens)
         if found is not None:
           which = "source" if place != new else "target"
           others[f"{which}, in its own library"] = found
@@ -111,12 +108,14 @@ def convert(
 def _with_tokenizer(
   model: Portable, section: dict[str, Any], source: str
 ) -> Portable:
-  own = exchange.Words(model, source)
+  own = model_files.Words(model, source)
   if "txt" not in model.params:
     own.rows([])
-  given = {"length": own.length} | resolve.section(section, "--tokenizer")
-  words = resolve.call(text.build, given, "--tokenizer")
-  exchange.towers(model, words)  # Is it one that the text tower can have had?
+  given = {"length": own.length} | schema.section(section, "--tokenizer")
+  words = schema.call(build_tokenizer, given, "--tokenizer")
+  model_files.towers(
+    model, words
+  )  # Is it one that the text tower can have had?
   return dataclasses.replace(model, tokenizer=words.spec, blob=words.blob)
 
 
@@ -141,7 +140,7 @@ def _lacks(model: Portable, format: str) -> list[str]:
 def _default(path: pathlib.Path, from_format: str | None) -> str:
   if path.suffix == ".npz":
     return "big_vision"
-  return "hugging_face" if from_format == exchange.OURS else exchange.OURS
+  return "hugging_face" if from_format == model_files.OURS else model_files.OURS
 
 
 def _inputs(model: Portable) -> tuple[np.ndarray, np.ndarray | None]:
@@ -150,20 +149,20 @@ def _inputs(model: Portable) -> tuple[np.ndarray, np.ndarray | None]:
   res = model.model["image"]["res"]
   images = r.integers(0, 256, (_PAIRS, res, res, 3)).astype(np.uint8)
   if model.model["image"].get("max_patches") is not None:
-    prepare = image.parse(model.image, "image", train=False)
+    prepare = operations.parse(model.image, "image", train=False)
     images = np.stack(
       [prepare(x[: (i + 1) * res // 4]) for i, x in enumerate(images)]
     )
   if "txt" not in model.params:
     return images, None
-  words = exchange.Words(model)
+  words = model_files.Words(model)
   if not model.tokenizer:
     last = words.vocab_size - 1 if words.eos_id is None else words.eos_id
     ids = r.integers(0, last, (_PAIRS, words.length)).astype(np.int32)
     ids[:, -1] = last
     return images, ids
   texts = [" ".join(r.choice(_WORDS, n)) for n in (1, 5, 9, 40)]
-  return images, exchange.tokenizer(model).rows(texts)
+  return images, model_files.tokenizer(model).rows(texts)
 
 
 def _embed(
@@ -171,7 +170,7 @@ def _embed(
 ) -> Embedded:
   """What our towers make of it, in float32."""
   shared = {"dtype": "float32", "remat": "none"}
-  graph, _ = exchange.towers(model, exchange.Words(model), **shared)
+  graph, _ = model_files.towers(model, model_files.Words(model), **shared)
 
   @jax.jit
   def embed(params, images, tokens):
@@ -203,7 +202,7 @@ def _arguments(model: Portable, images: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _normalised(model: Portable, images: np.ndarray) -> np.ndarray:
-  given = portable.defaults("image") | model.model["image"]
+  given = bundle.defaults("image") | model.model["image"]
   mean, std = np.float32(given["mean"]), np.float32(given["std"])
   return ((images / np.float32(255) - mean) / std).astype(np.float32)
 
@@ -223,19 +222,19 @@ def _check(told: dict[str, float], tolerance: float) -> None:
 
 def run() -> None:
   """Parses the flags, converts, and prints the differences."""
-  parser = command.parser(__doc__)
+  parser = cli.parser(__doc__)
   parser.add_argument("--from", required=True, dest="source", metavar="SRC")
   parser.add_argument("--to", required=True, dest="target", metavar="DST")
-  listed = ", ".join(exchange.FORMATS)
+  listed = ", ".join(model_files.FORMATS)
   parser.add_argument("--format", help=f"of DST: {listed}")
   parser.add_argument("--from_format", help="of SRC, if its files don't say it")
   parser.add_argument(
-    "--tokenizer", type=spec.literal,
+    "--tokenizer", type=files.literal,
     help="""for a SRC without one: "{'kind': 'sentencepiece', 'path': ...}", """
     "as config.tokenizer",
   )  # fmt: skip
   parser.add_argument(
-    "--tolerance", type=command.number, default=1e-5,
+    "--tolerance", type=cli.number, default=1e-5,
     help="largest difference of unit embeddings, and of logits over exp(t)",
   )  # fmt: skip
   flags = vars(parser.parse_args())
@@ -247,4 +246,4 @@ def run() -> None:
 
 
 if __name__ == "__main__":
-  command.main(run)
+  cli.main(run)

@@ -13,7 +13,7 @@ vectors; exit code 3 names what the model made none of.
 """
 
 if __name__ == "__main__":  # Before what takes seconds to import.
-  from big_contrastive import signals
+  from big_contrastive.parallel import signals
 
   signals.end_at_once()
 
@@ -27,8 +27,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from big_contrastive import command, errors, sourcing, trained, whole
-from big_contrastive.data import examples, pipeline, records
+from big_contrastive.checkpoints import atomic
+from big_contrastive.config import errors
+from big_contrastive.data.build import build_source
+from big_contrastive.data.files import fields
+from big_contrastive.data.loader import evaluation, examples
+from big_contrastive.data.source import Source
+from big_contrastive.factory import cli
+from big_contrastive.inference.model import Model, load
 
 _COLUMNS = pa.schema(
   {
@@ -41,13 +47,13 @@ _COLUMNS = pa.schema(
 
 def run() -> None:
   """Parses the flags, embeds and writes."""
-  parser = command.model_parser(__doc__)
+  parser = cli.model_parser(__doc__)
   parser.add_argument("--out", required=True, help="a new directory")
   flags = parser.parse_args()
-  command.start(flags.distributed)
-  out = whole.free(flags.out, "--out") if jax.process_index() == 0 else None
-  source = sourcing.source(flags.data, "--data")
-  model = trained.load(
+  cli.start(flags.distributed)
+  out = atomic.free(flags.out, "--out") if jax.process_index() == 0 else None
+  source = build_source(flags.data, "--data")
+  model = load(
     flags.checkpoint,
     tokenizer=flags.tokenizer,
     batch_size=flags.batch_size,
@@ -61,7 +67,7 @@ def run() -> None:
     write(out, found, about)
 
 
-def embed(model: trained.Model, source: pipeline.Source) -> dict[str, Any]:
+def embed(model: Model, source: Source) -> dict[str, Any]:
   """Returns what `write` writes; every process gets all of it.
 
   Args:
@@ -74,7 +80,7 @@ def embed(model: trained.Model, source: pipeline.Source) -> dict[str, Any]:
   """
   captions = [
     [_written(text, examples.name(source, i)) for text in several]
-    for i, several in enumerate(pipeline.captions(source))
+    for i, several in enumerate(evaluation.captions(source))
   ]
   texts = [text for several in captions for text in several]
   # First: a model that embeds no texts is told before the work on images.
@@ -98,7 +104,7 @@ def _written(text: Any, name: str) -> str:
     told, allowed = type(text).__name__, "a text"
     thing, remedy = f"a caption of {name}", "Mend it, or its column's name."
     raise errors.UserError(thing, told, allowed, remedy)
-  return records.clean(text)
+  return fields.clean(text)
 
 
 def write(
@@ -111,7 +117,7 @@ def write(
     found: from `embed`.
     about: more for about.json.
   """
-  with whole.appears(out) as new:
+  with atomic.appears(out) as new:
     new.mkdir()
     for name in ("images", "texts"):
       np.save(new / f"{name}.npy", found[name])
@@ -124,4 +130,4 @@ def write(
 
 
 if __name__ == "__main__":
-  command.main(run)
+  cli.main(run)

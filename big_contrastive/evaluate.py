@@ -11,7 +11,7 @@ says that one is not, or what the model made of an image or a text.
 """
 
 if __name__ == "__main__":  # Before what takes seconds to import.
-  from big_contrastive import signals
+  from big_contrastive.parallel import signals
 
   signals.end_at_once()
 
@@ -20,23 +20,24 @@ from typing import Any
 
 import jax
 
-from big_contrastive import command, errors, evaluators, trained
-from big_contrastive.data import spec
+from big_contrastive.config import errors, files
+from big_contrastive.factory import cli, evaluators
+from big_contrastive.inference.model import load
 
 
 def run() -> None:
   """Parses the flags, evaluates and prints."""
-  parser = command.model_parser(__doc__)
+  parser = cli.model_parser(__doc__)
   parser.add_argument("--task", required=True, help="a file of evals/")
   flags, rest = parser.parse_known_args()
   arguments = _pairs(rest)
   for name in arguments.keys() & {"task", "source"}:
     remedy = "Give --task and --data once."
     raise errors.UserError(f"--{name}", arguments[name], "nothing", remedy)
-  command.start(flags.distributed)
+  cli.start(flags.distributed)
   config = {"task": flags.task, "source": flags.data} | arguments
   evaluator = evaluators.evaluator(config, "--data")
-  model = trained.load(
+  model = load(
     flags.checkpoint,
     tokenizer=flags.tokenizer,
     batch_size=flags.batch_size,
@@ -69,8 +70,8 @@ def _pairs(rest: list[str]) -> dict[str, Any]:
   if len(keys) != len(values) or not all(k.startswith("--") for k in keys):
     remedy = "See --help."
     raise errors.UserError("arguments", " ".join(rest), "--KEY=VALUE", remedy)
-  return {k[2:]: spec.literal(v) for k, v in zip(keys, values, strict=True)}
+  return {k[2:]: files.literal(v) for k, v in zip(keys, values, strict=True)}
 
 
 if __name__ == "__main__":
-  command.main(run)
+  cli.main(run)

@@ -17,7 +17,7 @@ is left.
 """
 
 if __name__ == "__main__":  # Before what takes seconds to import.
-  from big_contrastive import signals
+  from big_contrastive.parallel import signals
 
   signals.end_at_once()
 
@@ -33,24 +33,30 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from big_contrastive import command, errors, signals, sourcing
-from big_contrastive.data import bad, decode, examples, pipeline
+from big_contrastive.config import errors
+from big_contrastive.data import bad_records
+from big_contrastive.data.build import build_source
+from big_contrastive.data.loader import examples
+from big_contrastive.data.source import Source
+from big_contrastive.data.transforms import decode
+from big_contrastive.factory import cli
+from big_contrastive.parallel import signals
 
 _GROUP = 100  # Rows in a row group: so few, that one can be read for one row.
 
 
 def run() -> None:
   """Parses the flags and writes."""
-  parser = command.parser(__doc__)
+  parser = cli.parser(__doc__)
   parser.add_argument("--data", required=True, help="SOURCE:VALUE,...")
   parser.add_argument("--out", required=True, help="NAME.tar or NAME.parquet")
   parser.add_argument("--per_file", type=int, default=10_000)
   flags = parser.parse_args()
-  source = sourcing.source(flags.data, "--data")
+  source = build_source(flags.data, "--data")
   pack(source, flags.out, flags.per_file)
 
 
-def pack(source: pipeline.Source, out: str, per_file: int) -> list[str]:
+def pack(source: Source, out: str, per_file: int) -> list[str]:
   """Returns the files written, all of them or none.
 
   Args:
@@ -109,7 +115,7 @@ def _free(out: str) -> pathlib.Path:
 class _Good:
   """The records that can be read, one after the other."""
 
-  def __init__(self, source: pipeline.Source):
+  def __init__(self, source: Source):
     self.source, self.at, self.good = source, 0, 0
     self.bad: dict[str, int] = {}
 
@@ -127,7 +133,7 @@ class _Good:
         record["text"] = [texts] if isinstance(texts, str) else list(texts)
         record["image"] = _bytes(record["image"])
       except (OSError, ValueError) as e:
-        kind, name = bad.kind(e), examples.name(self.source, at)
+        kind, name = bad_records.kind(e), examples.name(self.source, at)
         self.bad[kind] = self.bad.get(kind, 0) + 1
         print(f"left out ({kind}): {name}: {e}", file=sys.stderr)
         continue
@@ -203,4 +209,4 @@ def _parquet(path: pathlib.Path, records: Iterator, source: Any) -> None:
 
 
 if __name__ == "__main__":
-  command.main(run)
+  cli.main(run)

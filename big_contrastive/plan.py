@@ -12,7 +12,7 @@ data set nor weights are needed, nor the vocabulary where its size is known.
 """
 
 if __name__ == "__main__":  # Before what takes seconds to import.
-  from big_contrastive import signals
+  from big_contrastive.parallel import signals
 
   signals.end_at_once()
 
@@ -25,15 +25,11 @@ import jax
 import numpy as np
 from jax.experimental import topologies
 
-from big_contrastive import (
-  command,
-  errors,
-  experiment,
-  metrics,
-  reading,
-  sharding,
-  tree,
-)
+from big_contrastive.config import errors, files, rules
+from big_contrastive.factory import cli, experiment, reading
+from big_contrastive.parallel import sharding
+from big_contrastive.training import flops
+from big_contrastive.training.experiment import Experiment
 
 # How compilers say that a program does not fit.
 _TOO_LARGE = (
@@ -44,12 +40,12 @@ _TOO_LARGE = (
 
 def run() -> None:
   """Parses the flags, compiles and prints."""
-  parser = command.parser(__doc__)
+  parser = cli.parser(__doc__)
   parser.add_argument("--config", required=True, help="FILE.py[:ARGUMENT]")
   parser.add_argument("--topology", help="a TPU slice: v5e:4x4")
   flags, overrides = parser.parse_known_args()
-  config = command.load_config(flags.config, overrides)
-  command.start(flags.distributed)
+  config = files.load_config(flags.config, overrides)
+  cli.start(flags.distributed)
   devices = slice_of(flags.topology) if flags.topology else jax.devices()
   for line in plan(config, devices):
     print(line)
@@ -99,12 +95,10 @@ def plan(config: dict[str, Any], devices: Sequence[jax.Device]) -> list[str]:
   return [*_memory(made, devices), *_time(made, devices), *assumed]
 
 
-def _memory(
-  made: experiment.Experiment, devices: Sequence[jax.Device]
-) -> list[str]:
+def _memory(made: Experiment, devices: Sequence[jax.Device]) -> list[str]:
   placed, size = made.placed, made.batch_size
   n = sharding.ring_size(placed.mesh)
-  shapes = tree.flatten(placed.abstract.params)
+  shapes = rules.flatten(placed.abstract.params)
   count = sum(int(np.prod(x.shape)) for x in shapes.values())
   mesh = " x ".join(f"{k} {v}" for k, v in placed.mesh.shape.items())
   platform = devices[0].platform
@@ -125,14 +119,12 @@ def _memory(
   return lines
 
 
-def _time(
-  made: experiment.Experiment, devices: Sequence[jax.Device]
-) -> list[str]:
-  flops = made.flops * made.batch_size
-  lines = [f"FLOPs       {flops:.3g} a step, of the model"]
-  peak = metrics.peak_flops(devices[0].device_kind)
+def _time(made: Experiment, devices: Sequence[jax.Device]) -> list[str]:
+  work = made.flops * made.batch_size
+  lines = [f"FLOPs       {work:.3g} a step, of the model"]
+  peak = flops.peak_flops(devices[0].device_kind)
   if peak:
-    seconds = flops / (peak * len(devices))
+    seconds = work / (peak * len(devices))
     lines.append(
       f"time        {seconds:.3g} s a step at the devices' peak of "
       f"{peak / 1e12:.0f} TFLOP/s, {made.batch_size / seconds:,.0f} images/s: "
@@ -141,7 +133,7 @@ def _time(
   return lines
 
 
-def compile_step(made: experiment.Experiment) -> jax.stages.Compiled:
+def compile_step(made: Experiment) -> jax.stages.Compiled:
   """Returns the compiled step.
 
   Raises:
@@ -159,7 +151,7 @@ def compile_step(made: experiment.Experiment) -> jax.stages.Compiled:
 
 
 def compile_evaluation(
-  made: experiment.Experiment,
+  made: Experiment,
 ) -> dict[str, jax.stages.Compiled]:
   """Returns what embeds "images" and "texts" during training, compiled.
 
@@ -174,7 +166,7 @@ def compile_evaluation(
   }
 
 
-def _example(made: experiment.Experiment) -> dict[str, Any]:
+def _example(made: Experiment) -> dict[str, Any]:
   """One "image", "text" and "id", as a step takes them."""
   example = made.training.examples(0, np.random.default_rng(0))
   return {k: v for k, v in example.items() if k not in ("bad", "index")}
@@ -241,4 +233,4 @@ def _state_bytes(placed: Any) -> int:
 
 
 if __name__ == "__main__":
-  command.main(run)
+  cli.main(run)

@@ -8,18 +8,20 @@ again resumes from the newest checkpoint in the workdir.
 """
 
 if __name__ == "__main__":  # Before what takes seconds to import.
-  from big_contrastive import signals
+  from big_contrastive.parallel import signals
 
   signals.end_at_once()
 
 import sys
 
-from big_contrastive import bottleneck, command, experiment, loop
+from big_contrastive.config import files
+from big_contrastive.factory import cli, experiment
+from big_contrastive.training import loop, profile_input
 
 
 def run() -> None:
   """Parses the flags, builds the experiment and trains."""
-  parser = command.parser(__doc__)
+  parser = cli.parser(__doc__)
   parser.add_argument("--config", required=True, help="FILE.py[:ARGUMENT]")
   parser.add_argument(
     "--workdir", required=True, help="for all that is written"
@@ -35,15 +37,15 @@ def run() -> None:
     help="don't go on with other data than the run began with",
   )
   flags, overrides = parser.parse_known_args()
-  config = command.load_config(flags.config, overrides)
-  command.start(flags.distributed)
+  config = files.load_config(flags.config, overrides)
+  cli.start(flags.distributed)
   built = experiment.build(config)
   if flags.profile_input:
-    rates = bottleneck.measure(built)
-    print(bottleneck.verdict(rates, built.batch_size), file=sys.stderr)
+    rates = profile_input.measure(built)
+    print(profile_input.verdict(rates, built.batch_size), file=sys.stderr)
     return
   loop.fit(built, flags.workdir, flags.strict_data)
 
 
 if __name__ == "__main__":
-  command.main(run)
+  cli.main(run)

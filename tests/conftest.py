@@ -36,7 +36,7 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture
 def mesh():
   """mesh(4) or mesh(2, 2): a mesh data x fsdp x tensor on CPU devices."""
-  from big_contrastive import sharding
+  from big_contrastive.parallel import sharding
 
   def make(data: int, fsdp: int = 1, tensor: int = 1):
     devices = jax.devices()[: data * fsdp * tensor]
@@ -59,10 +59,10 @@ def small(tmp_path_factory):
   """A checkpoint of a small model, far from its initial values: its path."""
   import test_convert
 
-  from big_contrastive import exchange
+  from big_contrastive.interop import model_files
 
   path = tmp_path_factory.mktemp("small") / "model"
-  exchange.write(test_convert.model(), path, "checkpoint")
+  model_files.write(test_convert.model(), path, "checkpoint")
   return path
 
 

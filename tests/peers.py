@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from big_contrastive import assemble, exchange
-from big_contrastive.interop import portable
+from big_contrastive.interop import bundle, model_files
 from big_contrastive.models import two_tower
+from big_contrastive.models.build import build_model
 
 _kept: list = []  # A declaration lasts as long as its object.
 
@@ -64,9 +64,9 @@ def pixels(images, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)):
   return torch().from_numpy(x.astype(np.float32).transpose(0, 3, 1, 2).copy())
 
 
-def ours(model: portable.Portable, images, tokens):
+def ours(model: bundle.Portable, images, tokens):
   """Unit embeddings and logits of our towers."""
-  _, abstract = assemble.model(model.model, exchange.Words(model))
+  _, abstract = build_model(model.model, model_files.Words(model))
   graph, _ = two_tower.split(abstract)
   params = jax.tree.map(jnp.asarray, model.params)
   towers = two_tower.merge(graph, params)

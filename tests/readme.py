@@ -17,8 +17,11 @@ import tensorflow_datasets as tfds
 from test_big_vision import arrays, image, save
 
 import tiny
-from big_contrastive import checkpoint, convert, experiment, pack, sourcing
-from big_contrastive.models import transformer
+from big_contrastive import convert, pack
+from big_contrastive.checkpoints import checkpointer
+from big_contrastive.data.build import build_source
+from big_contrastive.factory import experiment
+from big_contrastive.models import layers
 
 ROOT = pathlib.Path(__file__).parents[1]
 COMMANDS = ("train", "evaluate", "pack", "convert", "embed", "plan")
@@ -172,7 +175,7 @@ def _shards(root, name):
 def _packed(root, name):
   (root / name).mkdir()
   _shards(root, "val.tar")
-  source = sourcing.source(f"wds:{root}/val.tar,caption=json:text", "")
+  source = build_source(f"wds:{root}/val.tar,caption=json:text", "")
   pack.pack(source, str(root / name / "train.tar"), 8)
 
 
@@ -226,7 +229,7 @@ def _coco(root, name):
 def _runs(root, name):
   config = tiny.load("flip" if name == "runs/flip" else "demo", "smoke")
   made = experiment.build(config | {"evals": {}})
-  store = checkpoint.Checkpoints(root / name)
+  store = checkpointer.Checkpoints(root / name)
   store.save(0, made.placed.init(), made.meta(0), made.tokenizer.blob)
   store.close()
 
@@ -239,5 +242,5 @@ def _exported(root, name):
 
 @makes("B_16.npz")
 def _npz(root, name):
-  size = tuple(transformer.size_of("mu", "").values())
+  size = tuple(layers.size_of("mu", "").values())
   save(root / name, arrays(image(size, 8, 4, pool="tok")))

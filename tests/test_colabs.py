@@ -11,7 +11,9 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from big_contrastive import command, experiment, loop
+from big_contrastive.config import files
+from big_contrastive.factory import experiment
+from big_contrastive.training import loop
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -20,7 +22,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_zero_shot_shows_a_picture_of_similarities(tmp_path, monkeypatch):
-  config = command.load_config(f"{ROOT}/configs/siglip.py:smoke", [])
+  config = files.load_config(f"{ROOT}/configs/siglip.py:smoke", [])
   config["evals"] = {}
   config["model"]["dtype"] = "float32"  # As what is exported computes.
   loop.fit(experiment.build(config), tmp_path)

@@ -9,24 +9,22 @@ import sys
 import numpy as np
 import pytest
 
-from big_contrastive import (
-  assemble,
-  convert,
-  errors,
-  exchange,
-  sourcing,
-  trained,
-  tree,
-)
-from big_contrastive.data import image, text
-from big_contrastive.interop.portable import Portable
+import peers
+from big_contrastive import convert
+from big_contrastive.config import errors, rules
+from big_contrastive.data.build import build_source
+from big_contrastive.data.tokenizers.tokenizer import build_tokenizer
+from big_contrastive.data.transforms import operations
+from big_contrastive.inference.model import load
+from big_contrastive.interop import model_files
+from big_contrastive.interop.bundle import Portable
 from big_contrastive.models import two_tower
-from tests import peers
+from big_contrastive.models.build import build_model
 
 if importlib.util.find_spec("transformers"):
   peers.torch()
 ROOT = pathlib.Path(__file__).parents[1]
-WORDS = text.build(
+WORDS = build_tokenizer(
   "bpe", 9, vocab_size=300,
   captions=["a red cat", "a dog on the grass", "two cats and a photo"] * 3,
 )  # fmt: skip
@@ -48,33 +46,33 @@ def model(**more):
 
 def filled(sections, ops, words=WORDS):
   """A model of these sections, far from its initial values."""
-  _, abstract = assemble.model(sections, words)
-  flat = tree.shapes(two_tower.split(abstract)[1])
+  _, abstract = build_model(sections, words)
+  flat = rules.shapes(two_tower.split(abstract)[1])
   r = np.random.default_rng(0)
   params = {
     k: np.asarray(r.normal(size=s) * 0.4, np.float32) for k, s in flat.items()
   }
   params |= {"t": np.float32(np.log(4.0)), "b": np.float32(-3.0)}
-  nested = tree.unflatten(params)
+  nested = rules.unflatten(params)
   return Portable(sections, nested, WORDS.spec, WORDS.blob, ops)
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
   path = tmp_path_factory.mktemp("ours") / "workdir"
-  exchange.write(model(), path, "checkpoint")
+  model_files.write(model(), path, "checkpoint")
   return path
 
 
 def assert_same(a, b):
-  a, b = tree.flatten(a.params), tree.flatten(b.params)
+  a, b = rules.flatten(a.params), rules.flatten(b.params)
   assert a.keys() == b.keys()
   for name, x in a.items():
     np.testing.assert_array_equal(x, b[name], err_msg=name)
 
 
 def test_a_checkpoint_gives_back_what_was_written(checkpoint):
-  found = exchange.read(checkpoint)
+  found = model_files.read(checkpoint)
   assert_same(found, model())
   assert found.tokenizer == WORDS.spec and found.blob == WORDS.blob
   assert found.image == model().image
@@ -83,7 +81,7 @@ def test_a_checkpoint_gives_back_what_was_written(checkpoint):
 
 def test_evaluate_takes_it_and_embeds_as_the_towers_do(checkpoint):
   texts = ["a red cat", "two dogs"]
-  found = trained.load(str(checkpoint)).encode_text(texts)
+  found = load(str(checkpoint)).encode_text(texts)
   wanted = convert._embed(
     model(), np.zeros((2, 16, 16, 3), np.uint8),
     np.stack([WORDS(t) for t in texts]),
@@ -100,7 +98,7 @@ def test_ours_to_hugging_face_and_back_bit_for_bit(checkpoint, tmp_path):
   )
   told = convert.convert(str(there), str(back))
   assert told["checkpoint, read back: image"] == 0
-  assert_same(exchange.read(back), model())
+  assert_same(model_files.read(back), model())
   assert sorted(p.name for p in tmp_path.iterdir()) == ["back", "hf"]
 
 
@@ -129,7 +127,9 @@ def transformers_towers(path):
 
   @torch.no_grad()
   def embed_images(source):
-    pictures = [image.decode(source[i]["image"]) for i in range(len(source))]
+    pictures = [
+      operations.decode(source[i]["image"]) for i in range(len(source))
+    ]
     pixels = processor(images=pictures, return_tensors="pt")["pixel_values"]
     zimg = unit(towers.get_image_features(pixel_values=pixels))
     return pixels.numpy(), zimg
@@ -147,16 +147,16 @@ def test_transformers_puts_pictures_into_the_same_classes(checkpoint, tmp_path):
   pytest.importorskip("transformers")
   convert.convert(str(checkpoint), str(tmp_path / "hf"))
   where = {"name": "shapes", "split": "heldout", "train_size": 64, "size": 32}
-  data = sourcing.source(where, "source")
+  data = build_source(where, "source")
   texts = [f"A {c}!" for c in data.classes]
-  ours = trained.load(str(checkpoint))
+  ours = load(str(checkpoint))
   zimg = ours.embedder.images(ours.params, data).zimg
   ztxt = ours.encode_text(texts)
   embed_images, embed_texts = transformers_towers(tmp_path / "hf")
   np.testing.assert_allclose(embed_texts(texts), ztxt, atol=1e-5)
   pixels, theirs = embed_images(data)
   # torchvision's resize may round a value of 256 another way than PIL's.
-  resize = image.parse(model().image, "ops", train=False)
+  resize = operations.parse(model().image, "ops", train=False)
   own = np.stack([resize(data[i]["image"]) for i in range(len(data))])
   own = convert._normalised(model(), own).transpose(0, 3, 1, 2)
   assert np.abs(pixels - own).max() < 2 / 255 + 1e-6
@@ -179,7 +179,7 @@ def test_a_difference_leaves_nothing(checkpoint, tmp_path, monkeypatch):
 
 def test_what_a_format_cannot_hold_leaves_nothing(tmp_path):
   source = tmp_path / "source"
-  exchange.write(model(causal=True), source, "checkpoint")
+  model_files.write(model(causal=True), source, "checkpoint")
   with pytest.raises(errors.UserError, match="causal"):
     convert.convert(str(source), str(tmp_path / "hf"))
   assert [p.name for p in tmp_path.iterdir()] == ["source"]
@@ -218,7 +218,7 @@ def broken(kind, hf):
 ])  # fmt: skip
 def test_wrong_inputs_are_told_and_leave_nothing(kind, tmp_path):
   hf = tmp_path / "hf"
-  exchange.write(model(), hf, "hugging_face")
+  model_files.write(model(), hf, "hugging_face")
   said = broken(kind, hf)
   with pytest.raises(errors.UserError) as told:
     convert.convert(str(hf), str(tmp_path / "out"))

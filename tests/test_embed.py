@@ -9,9 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from test_order import png
+from test_shuffle import png
 
-from big_contrastive import embed, errors, trained
+from big_contrastive import embed
+from big_contrastive.config import errors
+from big_contrastive.inference.model import load
 
 CAPTIONS = [["a red cat", "dogs"], ["dogs"], ["2 small cats", "the grass"]]
 
@@ -47,7 +49,7 @@ def test_vectors_and_records_lie_side_by_side(made, tmp_path, monkeypatch):
   assert records["captions"] == CAPTIONS
   assert records["label"] == [0, 1, 0] and records["id"] == [0, 1, 2]
   images, texts = (np.load(out / f"{k}.npy") for k in ("images", "texts"))
-  model = trained.load(str(made / "model"))
+  model = load(str(made / "model"))
   files = [made / f"{i}.png" for i in range(3)]
   flat = [text for several in CAPTIONS for text in several]
   np.testing.assert_array_equal(images, model.encode_image(files))

@@ -7,11 +7,14 @@ import tarfile
 import PIL.Image
 import pyarrow.parquet as pq
 import pytest
-from test_order import png
+from test_shuffle import png
 from test_webdataset import samples, write
 
-from big_contrastive import command, errors, pack, sourcing
-from big_contrastive.data import image
+from big_contrastive import pack
+from big_contrastive.config import errors
+from big_contrastive.data.build import build_source
+from big_contrastive.data.transforms import operations
+from big_contrastive.factory import cli
 
 
 @pytest.fixture
@@ -43,7 +46,7 @@ def run(monkeypatch, *flags):
 
 
 def test_tars_and_parquet_give_back_every_record(config, tmp_path, monkeypatch):
-  want = records(sourcing.source(config, "x"))
+  want = records(build_source(config, "x"))
   run(
     monkeypatch, "--data", config, "--out", f"{tmp_path}/a.tar",
     "--per_file", 3,
@@ -56,9 +59,9 @@ def test_tars_and_parquet_give_back_every_record(config, tmp_path, monkeypatch):
   names |= {f"a-0000{i}.parquet" for i in range(2)}
   assert names == {n for n in os.listdir(tmp_path) if n.startswith("a-")}
   columns = "id=json:id,label=json:label,caption=json:captions"
-  tars = sourcing.source(f"wds:{tmp_path}/a-*.tar,{columns}", "x")
+  tars = build_source(f"wds:{tmp_path}/a-*.tar,{columns}", "x")
   rows = f"parquet:{tmp_path}/a-*.parquet,id=id,label=label"
-  parquet = sourcing.source(rows, "x")
+  parquet = build_source(rows, "x")
   assert records(tars) == records(parquet) == want
   assert parquet.classes == ["kind 0", "kind 1", "kind 2"]
   note = pq.read_schema(f"{tmp_path}/a-00000.parquet").metadata[b"huggingface"]
@@ -76,11 +79,11 @@ def test_an_image_is_named_by_its_format(tmp_path, form, ending):
   (tmp_path / "a").mkdir()
   picture = PIL.Image.new("RGB", (8, 8), (9, 9, 9))
   picture.save(tmp_path / "a" / f"1.{ending}", form)
-  source = sourcing.source(f"folder:{tmp_path}", "x")
+  source = build_source(f"folder:{tmp_path}", "x")
   (name,) = pack.pack(source, f"{tmp_path}/out.tar", 10)
   with tarfile.open(name) as tar:
     assert tar.getnames() == [f"000000000.{ending}", "000000000.json"]
-  assert sourcing.source(f"wds:{name}", "x")[0]["image"] == source[0]["image"]
+  assert build_source(f"wds:{name}", "x")[0]["image"] == source[0]["image"]
 
 
 def test_a_record_without_a_label_has_none_when_it_is_packed(tmp_path):
@@ -93,12 +96,12 @@ def test_a_record_without_a_label_has_none_when_it_is_packed(tmp_path):
 def test_bad_records_are_left_out_named_and_limited(tmp_path, capsys):
   members = samples(0, 5)
   members["000002.txt"] = b"caf\xe9"
-  source = sourcing.source(f"wds:{write(tmp_path / 'a.tar', members)}", "x")
+  source = build_source(f"wds:{write(tmp_path / 'a.tar', members)}", "x")
   (name,) = pack.pack(source, f"{tmp_path}/out.tar", 100)
   err = capsys.readouterr().err
   assert "left out (encoding)" in err and "a.tar:000002" in err
   assert "4 records in 1 files, 1 left out {'encoding': 1}" in err
-  found = sourcing.source(f"wds:{name}", "x")
+  found = build_source(f"wds:{name}", "x")
   assert [r["id"] for r in records(found)] == [0, 1, 2, 3]
   assert [r["text"] for r in records(found)] == [
     [f"caption {i}"] for i in (0, 1, 3, 4)
@@ -108,7 +111,7 @@ def test_bad_records_are_left_out_named_and_limited(tmp_path, capsys):
 def test_where_too_much_is_bad_nothing_is_left(tmp_path):
   members = samples(0, 50)
   members |= {f"{i:06}.txt": b"\xff" for i in range(25)}
-  source = sourcing.source(f"wds:{write(tmp_path / 'a.tar', members)}", "x")
+  source = build_source(f"wds:{write(tmp_path / 'a.tar', members)}", "x")
   before = sorted(os.listdir(tmp_path))
   with pytest.raises(errors.UserError, match="25 bad records of 50"):
     pack.pack(source, f"{tmp_path}/out.parquet", 10)
@@ -117,12 +120,12 @@ def test_where_too_much_is_bad_nothing_is_left(tmp_path):
 
 def test_drawn_images_are_packed_as_they_look(tmp_path):
   config = {"name": "shapes", "split": "val", "train_size": 20, "size": 16}
-  source = sourcing.source(config, "x")
+  source = build_source(config, "x")
   pack.pack(source, f"{tmp_path}/s.parquet", 100)
-  found = sourcing.source(f"parquet:{tmp_path}/s-*.parquet,id=id", "x")
+  found = build_source(f"parquet:{tmp_path}/s-*.parquet,id=id", "x")
   assert len(found) == len(source) == 20
   for i in (0, 19):
-    pictures = [image.decode(s[i]["image"]) for s in (found, source)]
+    pictures = [operations.decode(s[i]["image"]) for s in (found, source)]
     assert pictures[0] == pictures[1] and found[i]["id"] == source[i]["id"]
 
 
@@ -136,7 +139,7 @@ def test_drawn_images_are_packed_as_they_look(tmp_path):
 def test_a_wrong_flag_is_named(config, flags, said, monkeypatch, capsys):
   monkeypatch.setattr("sys.argv", ["pack", "--data", config, *flags])
   with pytest.raises(SystemExit):
-    command.main(pack.run)
+    cli.main(pack.run)
   assert __import__("re").search(said, capsys.readouterr().err)
 
 

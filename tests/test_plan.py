@@ -9,8 +9,10 @@ import pytest
 
 import mutate
 import tiny
-from big_contrastive import errors, experiment, plan, reading, tree
+from big_contrastive import plan
+from big_contrastive.config import errors, rules
 from big_contrastive.data.sources import tfds
+from big_contrastive.factory import experiment, reading
 
 TOO_LARGE = [
   "Ran out of memory in memory space hbm. Used 32.19G of 15.75G hbm. Exceed",
@@ -46,7 +48,7 @@ def recipe(name, argument, *flags):
 def test_the_state_is_the_parameters_and_two_moments():
   one = jax.devices()[:1]
   made = experiment.build(small(), one)
-  shapes = tree.flatten(made.placed.abstract.params)
+  shapes = rules.flatten(made.placed.abstract.params)
   count = sum(int(np.prod(x.shape)) for x in shapes.values())
   lines = plan.plan(small(), one)
   assert any(line.split() == ["parameters", f"{count:,}"] for line in lines)

@@ -1,7 +1,7 @@
 """Every snippet and every command of the documents runs.
 
-On the data that tests/readme.py makes, by tests/rules.py, in one process. All
-is made small: configs get `smoke` (own_data's towers are tiny, too),
+On the data that readme.py makes, by command_rules.py, in one process. All is
+made small: configs get `smoke` (own_data's towers are tiny, too),
 `--config.batch_size` becomes 16 and `--config.micro_batch` 8, a run is of two
 steps, plans are for this machine. What a command writes is removed before.
 Training commands of docstrings are built, but not run. A snippet for which
@@ -14,23 +14,20 @@ import inspect
 import json
 import re
 
+import command_rules
 import jax
 import numpy as np
 import pytest
 import readme
-import rules
 import tensorflow_datasets as tfds
 
 import tiny
-from big_contrastive import (
-  command,
-  experiment,
-  loop,
-  losses,
-  resolve,
-  sourcing,
-  trained,
-)
+from big_contrastive import losses
+from big_contrastive.config import files, registry
+from big_contrastive.data.build import build_source
+from big_contrastive.factory import experiment
+from big_contrastive.inference.model import Model
+from big_contrastive.training import loop
 
 ROOT = readme.ROOT
 SHOWN = readme.documents()
@@ -73,7 +70,7 @@ def inside(checkout, monkeypatch):
 @of("command")
 def test_a_command_of_the_documents_runs(snippet, inside, monkeypatch, capsys):
   inside(snippet.text)
-  out = rules.obey(snippet, monkeypatch, capsys)
+  out = command_rules.obey(snippet, monkeypatch, capsys)
   if "big_contrastive.evaluate" in snippet.text:
     figures = json.loads(out.splitlines()[-1])
     assert figures and all(np.isfinite(v) for v in figures.values())
@@ -86,7 +83,7 @@ def test_a_command_of_the_documents_runs(snippet, inside, monkeypatch, capsys):
 def test_a_command_of_a_docstring_runs(snippet, inside, monkeypatch, capsys):
   inside(snippet.text)
   monkeypatch.setattr(loop, "fit", lambda *given: None)
-  rules.obey(snippet, monkeypatch, capsys)
+  command_rules.obey(snippet, monkeypatch, capsys)
 
 
 def test_a_command_that_no_rule_covers_is_found(tmp_path, monkeypatch, capsys):
@@ -99,7 +96,7 @@ def test_a_command_that_no_rule_covers_is_found(tmp_path, monkeypatch, capsys):
     "python -m big_contrastive.trian --x",
   )
   with pytest.raises(AssertionError, match="no rule covers page.md:3"):
-    rules.obey(found, monkeypatch, capsys)
+    command_rules.obey(found, monkeypatch, capsys)
 
 
 def test_all_forms_of_commands_are_found(tmp_path):
@@ -130,7 +127,7 @@ def test_a_snippet_of_python_runs(snippet, inside, monkeypatch, capsys):
     return trains(snippet, root, monkeypatch)
   space = {"pictures": [readme.picture(0), readme.picture(1)]}
   exec(compile(snippet.text, snippet.place, "exec"), space)
-  assert isinstance(space["model"], trained.Model)
+  assert isinstance(space["model"], Model)
 
 
 def trains(snippet, root, monkeypatch):
@@ -141,7 +138,7 @@ def trains(snippet, root, monkeypatch):
   monkeypatch.setattr(losses, "__path__", [*losses.__path__, str(root)])
   page = (ROOT / "README.md").read_text()
   (line,) = re.findall(r"`(config\.objective = .*\"mine\"\})`", page)
-  assert "mine" in resolve.names("losses")
+  assert "mine" in registry.names("losses")
   config = tiny.load("siglip", "smoke", "--config.evals={}")
   objective = line.partition(" = ")[2]
   config["objective"] = ast.literal_eval(objective)
@@ -175,14 +172,16 @@ def test_the_files_that_are_listed_are_there(snippet):
 @of("source")
 def test_a_source_that_is_shown_opens(snippet, inside, monkeypatch):
   inside(snippet.text)
-  source = sourcing.source(snippet.text, snippet.place)
+  source = build_source(snippet.text, snippet.place)
   assert len(source) and source[0]["image"] is not None
 
 
 @of("config")
 def test_a_config_that_is_shown_builds(snippet, inside):
   inside(snippet.text)
-  experiment.build(command.load_config(rules.small_config(snippet.text), []))
+  experiment.build(
+    files.load_config(command_rules.small_config(snippet.text), [])
+  )
 
 
 @of("mention")
@@ -196,7 +195,7 @@ def test_a_flag_that_is_mentioned_is_one(snippet, monkeypatch, capsys):
 def test_a_flag_that_is_shown_is_taken(snippet, monkeypatch, capsys):
   flag, _, value = snippet.text.partition(" ")
   if not flag.startswith("--config."):
-    tasks = [resolve.module("evals", n, "") for n in resolve.names("evals")]
+    tasks = [registry.module("evals", n, "") for n in registry.names("evals")]
     own = {k for t in tasks for k in inspect.signature(t.prepare).parameters}
     assert flag.removeprefix("--") in own or any(
       knows(n, flag, monkeypatch, capsys) for n in readme.COMMANDS

@@ -6,11 +6,13 @@ import flax.nnx as nnx
 import jax
 import numpy as np
 
-from big_contrastive import command, optim, resolve, sharding, step, tree
+from big_contrastive.config import files, registry, rules
 from big_contrastive.models import two_tower
-from big_contrastive.models.text import TextTower
-from big_contrastive.models.vit import ImageTower
+from big_contrastive.models.image.vit import ImageTower
+from big_contrastive.models.text.transformer import TextTower
 from big_contrastive.objectives import pairs
+from big_contrastive.parallel import sharding
+from big_contrastive.training import optimizers, schedules, step
 
 BATCH = 16
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
@@ -19,7 +21,7 @@ CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 def load(name, argument, *overrides):
   """Returns the config configs/<name>.py:<argument>."""
   path = f"{CONFIGS}/{name}.py:{argument}"
-  return command.load_config(path, list(overrides))
+  return files.load_config(path, list(overrides))
 
 
 def make_step(
@@ -41,18 +43,20 @@ def make_step(
 
   abstract = nnx.eval_shape(lambda: build(jax.random.key(0)))
   graph, shapes = two_tower.split(abstract)
-  names = tree.flatten(shapes)
+  names = rules.flatten(shapes)
   frozen = {k for k in names if k.split("/")[0] in freeze}
   goal = pairs.build(
-    graph, resolve.module("losses", loss, "").loss, mesh,
+    graph, registry.module("losses", loss, "").loss, mesh,
     frozenset(freeze), **objective,
   )  # fmt: skip
-  rate = optim.schedule(lr, 100, decay="cosine", warmup=2)
+  rate = schedules.schedule(lr, 100, decay="cosine", warmup=2)
   ones = dict.fromkeys(names, 1.0)
   # The exact gradient of a key's bias is 0: Adam's usual eps would blow its
   # rounding up to a whole step.
-  direction = optim.OPTIMIZERS | {"adamw": lambda: optim.adamw(eps=1e-4)}
-  tx = optim.build(
+  direction = optimizers.OPTIMIZERS | {
+    "adamw": lambda: optimizers.adamw(eps=1e-4)
+  }
+  tx = optimizers.build(
     direction[optimizer](), rate, weight_decay=0.1, decay=ones,
     lr_mult=ones, clip=1.0,
   )  # fmt: skip

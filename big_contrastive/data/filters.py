@@ -10,8 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from big_contrastive import errors
-from big_contrastive.data import bad, decode, examples, order, paths
+from big_contrastive.config import errors
+from big_contrastive.data import bad_records
+from big_contrastive.data.files import paths
+from big_contrastive.data.loader import examples
+from big_contrastive.data.source import Source
+from big_contrastive.data.transforms import decode
 
 
 @dataclasses.dataclass
@@ -25,7 +29,7 @@ class Filtered:
     skipped: reason -> number of records that were left out.
   """
 
-  source: order.Source
+  source: Source
   kept: np.ndarray
   fits: Callable[[str], bool]
   skipped: dict[str, int]
@@ -68,7 +72,7 @@ class Length:
 
 
 def apply(
-  source: order.Source,
+  source: Source,
   *,
   min_side: int = 0,
   max_aspect: float = 0.0,
@@ -122,7 +126,7 @@ def apply(
 
 
 def _reason(
-  source: order.Source,
+  source: Source,
   index: int,
   min_side: int,
   max_aspect: float,
@@ -141,11 +145,11 @@ def _reason(
       if max_aspect and long > max_aspect * short:
         return "aspect"
   except (OSError, ValueError, SyntaxError) as e:
-    bad.kind(e)
+    bad_records.kind(e)
   return ""
 
 
-def _listed(source: order.Source, keep: str) -> np.ndarray:
+def _listed(source: Source, keep: str) -> np.ndarray:
   lines = paths.lines(keep, "filter.keep")
   wanted = {line.strip() for line in lines} - {""}
   used = set()

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from big_contrastive.data import examples, order, records
+from big_contrastive.data.files import fields
+from big_contrastive.data.loader import examples
+from big_contrastive.data.source import Source
 
 
 @dataclasses.dataclass
@@ -15,7 +17,7 @@ class Mixture:
   """The records of all parts, one part after the other.
 
   Training takes the parts in turn, by weight, each in epochs of its own: see
-  order.stream. Evaluation has every record once. A label is what its part
+  shuffle.stream. Evaluation has every record once. A label is what its part
   says; where parts have different classes, there are none.
 
   Args:
@@ -26,7 +28,7 @@ class Mixture:
       are moved apart.
   """
 
-  parts: Sequence[order.Source]
+  parts: Sequence[Source]
   weights: Sequence[float]
   ops: Sequence[Callable[[Any, Any], np.ndarray] | None]
   shared: bool = False
@@ -41,7 +43,7 @@ class Mixture:
     return self._ends[-1]
 
   def __getitem__(self, index: int) -> dict[str, Any]:
-    part, own = records.place(index, self._ends)
+    part, own = fields.place(index, self._ends)
     record = self.parts[part][own]
     if not self._same:
       record = {k: v for k, v in record.items() if k != "label"}
@@ -52,16 +54,16 @@ class Mixture:
 
   def preprocess(self, index: int) -> Callable[[Any, Any], np.ndarray] | None:
     """Returns the preprocessing of a record's part, None for the usual."""
-    part, own = records.place(index, self._ends)
+    part, own = fields.place(index, self._ends)
     inner = getattr(self.parts[part], "preprocess", lambda index: None)
     return inner(own) or self.ops[part]
 
   def after(self, index: int) -> int:
     """Returns the record that replaces a bad one: the next of its part."""
-    part, own = records.place(index, self._ends)
+    part, own = fields.place(index, self._ends)
     return index - own + examples.after(self.parts[part], own)
 
   def name(self, index: int) -> str:
     """Returns what a person finds the record by."""
-    part, own = records.place(index, self._ends)
+    part, own = fields.place(index, self._ends)
     return f"source {part}, {examples.name(self.parts[part], own)}"

@@ -1,10 +1,10 @@
 """Sources in one string: "wds:shards/{000..123}.tar,caption=json:text"."""
 
-import ast
 import os
 from typing import Any
 
-from big_contrastive import errors, resolve
+from big_contrastive.config import errors, registry, schema
+from big_contrastive.config.files import literal
 
 _SHORT = {"wds": "webdataset"}
 _PATHS = ("urls", "files", "root", "captions", "dataset")
@@ -25,7 +25,7 @@ def parse(spec: str, where: str) -> dict[str, Any]:
   """
   name, _, rest = spec.partition(":")
   name = _SHORT.get(name, name)
-  errors.choice(where, name, [*resolve.names("data.sources"), *_SHORT])
+  errors.choice(where, name, [*registry.names("data.sources"), *_SHORT])
   config: dict[str, Any] = {"name": name}
   texts: dict[str, str] = {}
   key = None
@@ -43,7 +43,7 @@ def parse(spec: str, where: str) -> dict[str, Any]:
       texts[key] = piece
     else:
       texts[key] += "," + piece
-  hints = resolve.hints(resolve.module("data.sources", name, where).source)
+  hints = schema.hints(registry.module("data.sources", name, where).source)
   # A folder may be called 2024.
   text = {k for k in texts if hints.get(k) in (str, str | None)}
   values = {k: literal(v) for k, v in texts.items()}
@@ -65,14 +65,5 @@ def _path(argument: str, pieces: list[str]) -> int:
 
 def main(name: str) -> str:
   """Returns the argument of a source that needs no name in a string."""
-  module = resolve.module("data.sources", name, "source")
+  module = registry.module("data.sources", name, "source")
   return getattr(module, "MAIN", "split")
-
-
-def literal(value: str) -> Any:
-  """Returns a Python literal's value, or the string itself."""
-  try:
-    return ast.literal_eval(value)
-  except (ValueError, SyntaxError, MemoryError, RecursionError):
-    known = {"true": True, "false": False, "none": None}
-    return known.get(value.lower(), value)

@@ -8,8 +8,8 @@ import PIL.Image
 import PIL.ImageDraw
 import PIL.ImageFont
 
-from big_contrastive import errors
-from big_contrastive.data import image
+from big_contrastive.config import errors
+from big_contrastive.data.transforms import operations
 from big_contrastive.evals import retrieval
 
 _SIDE, _WIDTH, _LINE = 96, 330, 16  # Pixels.
@@ -77,7 +77,7 @@ def _cell(
   record: dict[str, Any],
   found: list[tuple[str, bool]],
 ) -> None:
-  picture = image.decode(record["image"]).resize((_SIDE, _SIDE))
+  picture = operations.decode(record["image"]).resize((_SIDE, _SIDE))
   sheet.paste(picture, (x + 4, y + 4))
   draw, font = PIL.ImageDraw.Draw(sheet), PIL.ImageFont.load_default(size=11)
   own = record["text"]

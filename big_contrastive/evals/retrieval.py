@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from big_contrastive import errors
-from big_contrastive.data import pipeline
+from big_contrastive.config import errors
+from big_contrastive.data.loader import evaluation
 
 _CHUNK = 1024  # Queries at a time: memory is chunk x candidates.
 
@@ -69,7 +69,7 @@ def distinct(
     UserError: if there is no caption at all.
   """
   shown, captions = [], []
-  for record in pipeline.read_all(source):
+  for record in evaluation.read_all(source):
     shown.append(_digest(record["image"]))
     captions.append(record["text"])
   ids = _joined(ids, shown)

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from big_contrastive import errors, finite
-from big_contrastive.data import matching
-from big_contrastive.data.classes import Names
-from big_contrastive.data.classes import read as _listed
+from big_contrastive.config import errors, finite
+from big_contrastive.data.files import label_matching
+from big_contrastive.data.files.class_names import Names
+from big_contrastive.data.files.class_names import read as _listed
 from big_contrastive.evals import retrieval
 
 Result = Iterator[tuple[str, float]]
@@ -20,7 +20,7 @@ def prepare(
   *,
   classes: str | list | None = None,
   templates: str | list = ("{c}",),
-  match: matching.By = "name",
+  match: label_matching.By = "name",
 ) -> Callable[[Callable, Callable], Result]:
   """Returns run(embed_images, embed_texts), which yields top1 and top5.
 
@@ -64,7 +64,7 @@ def prepare(
 
   own = None if classes is None else source.classes
   if own and match != "order":  # Before the work.
-    matching.fit(names, own, match, "classes")
+    label_matching.fit(names, own, match, "classes")
 
   def run(embed_images: Callable, embed_texts: Callable) -> Result:
     texts = [t.replace("{c}", name) for name in names for t in prompts]
@@ -75,11 +75,13 @@ def prepare(
     data = embed_images(source)
     label = data.label
     if classes is None:
-      matching.check_labels(label, names)
+      label_matching.check_labels(label, names)
       if isinstance(names, Names) and names.given:
-        matching.tell_unused(label, names, "classes of the evaluation data")
+        label_matching.tell_unused(
+          label, names, "classes of the evaluation data"
+        )
     else:
-      label = matching.places(label, names, own, match, "classes")
+      label = label_matching.places(label, names, own, match, "classes")
     ahead = ranks(data.zimg @ ztxt.T, label, names)
     yield "top1", float(np.mean(ahead < 1))
     yield "top5", float(np.mean(ahead < 5))

@@ -6,8 +6,8 @@ preprocess_cfg of open_clip_config.json.
 
 from typing import Any
 
-from big_contrastive import errors
-from big_contrastive.data import image
+from big_contrastive.config import errors
+from big_contrastive.data.transforms import operations
 
 Ops = list[list[Any]]  # [[name, arguments], ...], as JSON has them.
 Stats = list[float]  # Of each channel, of values scaled to [0, 1].
@@ -66,7 +66,7 @@ def from_hugging_face(config: dict[str, Any]) -> tuple[Ops, Stats, Stats]:
   if config.get("do_center_crop", False):
     size = _size("crop_size", config["crop_size"], "square")
     ops.append(["center_crop", {"size": size}])
-  image.parse(ops, "preprocessor_config.json", train=False)
+  operations.parse(ops, "preprocessor_config.json", train=False)
   if not config.get("do_rescale", True):
     raise _error("do_rescale", False, "True: models here take values / 255")
   if not abs(config.get("rescale_factor", 1 / 255) * 255 - 1) < 1e-4:
@@ -173,7 +173,7 @@ def to_open_clip(
   if resize is None:
     raise _cannot(ops)
   name, kwargs = resize
-  size = list(image.parse(ops, "config.eval_image", train=False).size)
+  size = list(operations.parse(ops, "config.eval_image", train=False).size)
   short = kwargs["size"]
   cropped = crop is not None and size == [short, short]
   method = kwargs.get("method", "bicubic")
@@ -227,7 +227,7 @@ def _stats(key: str, config: dict[str, Any]) -> Stats:
 
 def _resize_and_crop(ops: Any) -> tuple[Any, Any]:
   """The two operations, (name, arguments) or None, that there may be."""
-  image.parse(ops, "config.eval_image", train=False)
+  operations.parse(ops, "config.eval_image", train=False)
   pairs = [(op, {}) if isinstance(op, str) else (op[0], op[1]) for op in ops]
   names = [name for name, _ in pairs]
   crop = pairs.pop() if names[-1:] == ["center_crop"] else None
@@ -239,7 +239,7 @@ def _resize_and_crop(ops: Any) -> tuple[Any, Any]:
 
 def _naflex(ops: Any) -> dict[str, Any]:
   """Arguments of the only operation."""
-  image.parse(ops, "config.eval_image", train=False)
+  operations.parse(ops, "config.eval_image", train=False)
   if [op[0] for op in ops] != ["naflex"]:
     raise _cannot(ops, "the operation naflex alone: all that NaFlex's does")
   return dict(ops[0][1])

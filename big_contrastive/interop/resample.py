@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from big_contrastive import errors, tree
+from big_contrastive.config import errors, rules
 
 Shape = tuple[int, ...]
 
@@ -36,7 +36,7 @@ def fit(
   Raises:
     UserError: naming every parameter that is missing, unknown or misshapen.
   """
-  flat, shapes = tree.flatten(stored), tree.shapes(wanted)
+  flat, shapes = rules.flatten(stored), rules.shapes(wanted)
   found = {k: tuple(v.shape) for k, v in flat.items()}
   wrong = [
     f"{k} {found.get(k, 'missing')} for {shapes.get(k, 'no such parameter')}"
@@ -55,7 +55,7 @@ def fit(
     )
 
   def read() -> dict[str, Any]:
-    return tree.unflatten(
+    return rules.unflatten(
       {k: positions(k, flat[k], shape, source) for k, shape in shapes.items()}
     )
 

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from big_contrastive import pairwise, ring
-from big_contrastive.pairwise import Gradients, Terms
-from big_contrastive.ring import Axis
+from big_contrastive.losses import _pairwise, _ring
+from big_contrastive.losses._pairwise import Gradients, Terms
+from big_contrastive.losses._ring import Axis
 
 
 def loss(
@@ -38,9 +38,9 @@ def loss(
     ids: two pairs with the same id are not each other's negatives: their
       terms are left out of the sum.
     axis: mesh axis name(s) inside shard_map, None for the whole batch at once.
-    tile: rows of logits that are alive at a time; None for ring.side's.
+    tile: rows of logits that are alive at a time; None for _ring.side's.
   """
-  return pairwise.loss(
+  return _pairwise.loss(
     SWEEP, zimg, ztxt,
     scale=scale, bias=bias, ids=ids, axis=axis, tile=tile,
   )  # fmt: skip
@@ -54,13 +54,13 @@ def chance(size: int) -> float:
 
 def _value(x: Terms) -> jax.Array:
   def tile(negative, zimg, ztxt, value, nothing):
-    logits = x.scale * pairwise.cosines(zimg, ztxt) + x.bias
+    logits = x.scale * _pairwise.cosines(zimg, ztxt) + x.bias
     terms = jnp.where(negative, jax.nn.softplus(logits), 0.0)
     return value + terms.sum(axis=1), nothing
 
-  value, _ = ring.sweep(
+  value, _ = _ring.sweep(
     tile, x.ids, x.zimg, x.ztxt, jax.nn.softplus(-_positive(x)), (),
-    merge=pairwise.add, axis=x.axis, side=x.tile,
+    merge=_pairwise.add, axis=x.axis, side=x.tile,
   )  # fmt: skip
   return value
 
@@ -68,26 +68,26 @@ def _value(x: Terms) -> jax.Array:
 def _gradients(x: Terms) -> tuple[jax.Array, Gradients]:
   def tile(negative, zimg, ztxt, row_sums, dztxt):
     value, dbias, dzimg = row_sums
-    logits = x.scale * pairwise.cosines(zimg, ztxt) + x.bias
+    logits = x.scale * _pairwise.cosines(zimg, ztxt) + x.bias
     terms = jnp.where(negative, jax.nn.softplus(logits), 0.0)
     dlogits = jnp.where(negative, jax.nn.sigmoid(logits), 0.0)
-    dzimg, dztxt = pairwise.pull_back(dlogits, zimg, ztxt, dzimg, dztxt)
+    dzimg, dztxt = _pairwise.pull_back(dlogits, zimg, ztxt, dzimg, dztxt)
     value, dbias = value + terms.sum(axis=1), dbias + dlogits.sum(axis=1)
     return (value, dbias, dzimg), dztxt
 
   positive = _positive(x)
   pull = -jax.nn.sigmoid(-positive)
-  dzimg, dztxt = pairwise.begin(x, pull)
-  (value, dbias, dzimg), dztxt = ring.sweep(
+  dzimg, dztxt = _pairwise.begin(x, pull)
+  (value, dbias, dzimg), dztxt = _ring.sweep(
     tile, x.ids, x.zimg, x.ztxt,
     (jax.nn.softplus(-positive), pull, dzimg), dztxt,
-    merge=pairwise.add, axis=x.axis, side=x.tile,
+    merge=_pairwise.add, axis=x.axis, side=x.tile,
   )  # fmt: skip
-  return value, pairwise.end(x, pull, dzimg, dztxt, dbias.sum())
+  return value, _pairwise.end(x, pull, dzimg, dztxt, dbias.sum())
 
 
 def _positive(x: Terms) -> jax.Array:
-  return x.scale * pairwise.inner(x.zimg, x.ztxt) + x.bias
+  return x.scale * _pairwise.inner(x.zimg, x.ztxt) + x.bias
 
 
-SWEEP = pairwise.Sweep(_value, _gradients, live=2)
+SWEEP = _pairwise.Sweep(_value, _gradients, live=2)

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from big_contrastive import pairwise, ring
-from big_contrastive.pairwise import Gradients, Terms
-from big_contrastive.ring import Axis
+from big_contrastive.losses import _pairwise, _ring
+from big_contrastive.losses._pairwise import Gradients, Terms
+from big_contrastive.losses._ring import Axis
 
 # The logit of what is left out. Not -inf, whose differences are NaN.
 LEFT_OUT = -1e30
@@ -46,11 +46,11 @@ def loss(
     ids: two pairs with the same id are not each other's negatives: their
       logits are left out of both log-sum-exps.
     axis: mesh axis name(s) inside shard_map, None for the whole batch at once.
-    tile: rows of logits that are alive at a time; None for ring.side's.
+    tile: rows of logits that are alive at a time; None for _ring.side's.
   """
   if bias is not None:
     raise ValueError("softmax takes no bias: adding one changes nothing.")
-  return pairwise.loss(
+  return _pairwise.loss(
     SWEEP, zimg, ztxt,
     scale=scale, bias=None, ids=ids, axis=axis, tile=tile,
   )  # fmt: skip
@@ -78,21 +78,21 @@ def _gradients(x: Terms) -> tuple[jax.Array, Gradients]:
   def tile(negative, row, column, dzimg, dztxt):
     zimg, row_positive, row_rest = row
     ztxt, column_positive, column_rest = column
-    logits = x.scale * pairwise.cosines(zimg, ztxt)
+    logits = x.scale * _pairwise.cosines(zimg, ztxt)
     of_row = (logits - row_positive[:, None]) - row_rest[:, None]
     of_column = (logits - column_positive[None, :]) - column_rest[None, :]
     p = jnp.exp(of_row) + jnp.exp(of_column)
     dlogits = jnp.where(negative, p / 2, 0.0)
-    return pairwise.pull_back(dlogits, zimg, ztxt, dzimg, dztxt)
+    return _pairwise.pull_back(dlogits, zimg, ztxt, dzimg, dztxt)
 
-  dzimg, dztxt = ring.sweep(
+  dzimg, dztxt = _ring.sweep(
     tile, x.ids,
     (x.zimg, positive, row_rest), (x.ztxt, positive, column_rest),
-    *pairwise.begin(x, pull),
-    merge=pairwise.add, axis=x.axis, side=x.tile,
+    *_pairwise.begin(x, pull),
+    merge=_pairwise.add, axis=x.axis, side=x.tile,
   )  # fmt: skip
   blind = jnp.zeros_like(x.bias)
-  grads = pairwise.end(x, pull, dzimg, dztxt, blind)
+  grads = _pairwise.end(x, pull, dzimg, dztxt, blind)
   return _cross_entropy(rows, columns), grads
 
 
@@ -105,13 +105,13 @@ def _statistics(x: Terms) -> tuple[jax.Array, jax.Array, jax.Array]:
   """
 
   def tile(negative, zimg, ztxt, rows, columns):
-    logits = x.scale * pairwise.cosines(zimg, ztxt)
+    logits = x.scale * _pairwise.cosines(zimg, ztxt)
     logits = jnp.where(negative, logits, LEFT_OUT)
     return _merge(rows, _lse(logits, 1)), _merge(columns, _lse(logits, 0))
 
-  positive = x.scale * pairwise.inner(x.zimg, x.ztxt)
+  positive = x.scale * _pairwise.inner(x.zimg, x.ztxt)
   nothing = (jnp.full_like(positive, LEFT_OUT), jnp.zeros_like(positive))
-  rows, columns = ring.sweep(
+  rows, columns = _ring.sweep(
     tile, x.ids, x.zimg, x.ztxt, nothing, nothing,
     merge=_merge, axis=x.axis, side=x.tile,
   )  # fmt: skip
@@ -136,4 +136,4 @@ def _cross_entropy(rows: jax.Array, columns: jax.Array) -> jax.Array:
   return (jax.nn.softplus(rows) + jax.nn.softplus(columns)) / 2
 
 
-SWEEP = pairwise.Sweep(_value, _gradients, live=1)
+SWEEP = _pairwise.Sweep(_value, _gradients, live=1)

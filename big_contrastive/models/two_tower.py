@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 
-from big_contrastive.models.text import TextTower
-from big_contrastive.models.transformer import ExampleKeys
-from big_contrastive.models.vit import ImageTower
+from big_contrastive.models.image.vit import ImageTower
+from big_contrastive.models.layers import ExampleKeys
+from big_contrastive.models.text.transformer import TextTower
 
 
 class OneTower(nnx.Module):

@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
-from big_contrastive import errors, sharding
+from big_contrastive.config import errors
 from big_contrastive.models import two_tower
+from big_contrastive.parallel import sharding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Objective:
     loss: a pair loss, see losses/.
     mesh: over whose batch axes the loss runs.
     frozen: towers ("img", "txt") that are only evaluated: no dropout.
-    parts: micro-batches of ("img", "txt"), see `in_parts`.
+    micro_batches: of ("img", "txt"), see `in_parts`.
     mask_ids: whether pairs with equal batch["id"] are no negatives.
     t_max: largest log-temperature, kept by `project`; None for no limit.
   """
@@ -33,7 +34,7 @@ class Objective:
   loss: Callable[..., jax.Array]
   mesh: Mesh
   frozen: frozenset[str] = frozenset()
-  parts: tuple[int, int] = (1, 1)
+  micro_batches: tuple[int, int] = (1, 1)
   mask_ids: bool = True
   t_max: float | None = None
 
@@ -62,8 +63,8 @@ class Objective:
       if tower not in self.frozen:
         tower_rng = jax.random.fold_in(rng, i)
         keys[tower] = example_keys(tower_rng, batch["id"].shape[0], self.mesh)
-    embed_image = in_parts(model.embed_image, self.parts[0], self.mesh)
-    embed_text = in_parts(model.embed_text, self.parts[1], self.mesh)
+    embed_image = in_parts(model.embed_image, self.micro_batches[0], self.mesh)
+    embed_text = in_parts(model.embed_text, self.micro_batches[1], self.mesh)
     zimg = embed_image(batch["image"], keys["img"])
     ztxt = embed_text(batch["text"], keys["txt"])
     scale = jnp.exp(params["t"])
@@ -152,7 +153,7 @@ def build(
   loss: Callable[..., jax.Array],
   mesh: Mesh,
   frozen: frozenset[str],
-  parts: tuple[int, int] = (1, 1),
+  micro_batches: tuple[int, int] = (1, 1),
   *,
   mask_ids: bool = True,
   scale_max: float | None = None,
@@ -161,14 +162,14 @@ def build(
   """Returns the objective that config.objective asks for.
 
   Args:
-    graph, loss, mesh, frozen, parts: see `Objective`.
+    graph, loss, mesh, frozen, micro_batches: see `Objective`.
     mask_ids: whether pairs with the same id are not each other's negatives.
     scale_max: largest exp(t): 100 in CLIP.
-    tile: rows of logits alive at a time on a device; None for ring.side's.
+    tile: rows of logits alive at a time on a device; None for _ring.side's.
   """
   if tile is not None and tile < 1:
     remedy = "Leave it out for the default."
     raise errors.UserError("config.objective.tile", tile, ">= 1", remedy)
   t_max = None if scale_max is None else math.log(scale_max)
   loss = functools.partial(loss, tile=tile)
-  return Objective(graph, loss, mesh, frozen, parts, mask_ids, t_max)
+  return Objective(graph, loss, mesh, frozen, micro_batches, mask_ids, t_max)

@@ -10,12 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from big_contrastive import errors
-from big_contrastive.data import classes as lists
-from big_contrastive.data import matching
-from big_contrastive.data import records as stored
-from big_contrastive.data.bad import BadRecord
-from big_contrastive.data.decode import ENDINGS
+from big_contrastive.config import errors
+from big_contrastive.data.bad_records import BadRecord
+from big_contrastive.data.files import class_names, fields, label_matching
+from big_contrastive.data.transforms.decode import ENDINGS
 
 MAIN = "root"
 Record = tuple[str, str, int, int | None]
@@ -101,7 +99,7 @@ def source(
   if "{class}" not in caption:
     remedy = "Write it like 'a photo of a {class}'."
     raise errors.UserError("caption", caption, "a text with {class}", remedy)
-  names = None if classes is None else lists.read(classes, "classes")
+  names = None if classes is None else class_names.read(classes, "classes")
   return _classified(top, images, caption, names, skipped)
 
 
@@ -137,7 +135,7 @@ def _files(
     for name in names:
       path = os.path.join(folder, name)[len(top) :].lstrip(os.sep)
       stem, suffix = os.path.splitext(path)
-      ending = stored.clean(suffix.lower())
+      ending = fields.clean(suffix.lower())
       if name.startswith("."):
         continue
       if ending[1:] in ENDINGS:
@@ -162,7 +160,7 @@ def _captioned(
       skipped["no .txt"] += 1
       continue
     try:
-      found = stored.caption(pathlib.Path(top, text).read_bytes())
+      found = fields.caption(pathlib.Path(top, text).read_bytes())
     except BadRecord:
       skipped["caption not UTF-8"] += 1
       continue
@@ -216,23 +214,25 @@ def _classified(
 
 
 def _spoken(folder: str) -> str:
-  return stored.clean(folder).replace("_", " ")
+  return fields.clean(folder).replace("_", " ")
 
 
 def _labels(folders: list[str], names: list[str] | None) -> dict[str, int]:
   """The label of each class folder."""
-  spoken = [*map(stored.clean, folders)]
-  places = matching.numbers(spoken)
+  spoken = [*map(fields.clean, folders)]
+  places = label_matching.numbers(spoken)
   whole = all(name.isascii() and name.isdigit() for name in folders)
-  if names is not None and not (whole and matching.numbers(names) is None):
+  if names is not None and not (
+    whole and label_matching.numbers(names) is None
+  ):
     remedy = "Mend the list, or the names of the folders."
-    found = matching.match(names, spoken, "classes", remedy).tolist()
+    found = label_matching.match(names, spoken, "classes", remedy).tolist()
   elif whole and max(map(int, folders)) < 2**31:
     _check_apart({name: int(name) for name in folders})
     found = places
     if names is not None:
-      matching.check_labels(np.array(found), names)
-      matching.tell_unused(found, names, "classes")
+      label_matching.check_labels(np.array(found), names)
+      label_matching.tell_unused(found, names, "classes")
   else:
     found = range(len(folders))
   labels = dict(zip(folders, found, strict=True))

@@ -16,9 +16,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from big_contrastive import errors
-from big_contrastive.data import bad, columns, parquets, paths, records
-from big_contrastive.data import classes as lists
+from big_contrastive.config import errors
+from big_contrastive.data import bad_records
+from big_contrastive.data.files import (
+  class_names,
+  fields,
+  parquet_columns,
+  parquet_files,
+  paths,
+)
 
 MAIN = "files"
 _TRIED = 200  # Rows that are looked at for images that come again.
@@ -39,7 +45,7 @@ class Rows:
     text_names: names by number where the captions are class numbers.
     cache: bytes of row groups kept.
     window: rows that fit into half of that: the order stays within so many
-      for a while, see order.Blocks.
+      for a while, see shuffle.Blocks.
     skipped: what was left out, and how many.
     by_image: whether the id is that of the image.
     places: int64, place in classes of each of the classes that the files note,
@@ -93,15 +99,15 @@ class Rows:
 
   def __getitem__(self, index: int) -> dict[str, Any]:
     """Returns "image" (encoded), "text", "id", and maybe "label"."""
-    block, row = records.place(index, self._ends)
+    block, row = fields.place(index, self._ends)
     table = self._block(block)
     cells = {k: table[c][row].as_py() for k, c in self.columns.items()}
     text = cells["text"]
     if self.text_names is not None:
-      text = self.text_names[lists.label(text, self.text_names)]
+      text = self.text_names[class_names.label(text, self.text_names)]
     record = {
       "image": self._image(cells["image"], self.groups[block][0]),
-      "text": records.one_or_several(records.caption(text)),
+      "text": fields.one_or_several(fields.caption(text)),
       "id": self._id(index, cells),
     }
     if "label" in cells:
@@ -110,17 +116,17 @@ class Rows:
 
   def _label(self, value: Any) -> int:
     if self.places is None:
-      return lists.label(value, self.classes)
-    return int(self.places[lists.label(value, self.noted)])
+      return class_names.label(value, self.classes)
+    return int(self.places[class_names.label(value, self.noted)])
 
   def _id(self, index: int, cells: dict[str, Any]) -> int:
     if self.by_image:
-      return records.picture(_which(cells["image"]))
-    return records.number(cells.get("id") if "id" in cells else index)
+      return fields.picture(_which(cells["image"]))
+    return fields.number(cells.get("id") if "id" in cells else index)
 
   def name(self, index: int) -> str:
     """Returns what a person finds the row by: "a.parquet:row 17"."""
-    block, row = records.place(index, self._ends)
+    block, row = fields.place(index, self._ends)
     file, group = self.groups[block]
     first = sum(
       int(n)
@@ -136,7 +142,7 @@ class Rows:
   def first_images(self) -> list[bytes]:
     """Returns what tells the first images of a file from each other."""
     column = self.columns["image"]
-    cells = parquets.first(self.files, self.groups, column, _TRIED)
+    cells = parquet_files.first(self.files, self.groups, column, _TRIED)
     return list(map(_which, cells))
 
   def _block(self, block: int) -> pa.Table:
@@ -177,30 +183,32 @@ class Rows:
     except (pa.ArrowException, OSError) as e:
       said = " ".join(str(e).split())[:200]
       where = f"{self.files[file]}, row group {group}"
-      raise bad.BadRecord("read", f"{where}: {said}") from e
+      raise bad_records.BadRecord("read", f"{where}: {said}") from e
     if len(table) != self.blocks[block]:
-      raise bad.BadRecord("read", f"{self.files[file]} has changed")
-    return columns.plain_times(table).combine_chunks()
+      raise bad_records.BadRecord("read", f"{self.files[file]} has changed")
+    return parquet_columns.plain_times(table).combine_chunks()
 
   def _opened(self, file: int) -> pq.ParquetFile:
     """The file, opened once by each thread, which keeps the last it used."""
     if getattr(self._open, "number", None) != file:
-      self._open.file = parquets.opened(self.files[file])
+      self._open.file = parquet_files.opened(self.files[file])
       self._open.number = file
     return self._open.file
 
   def _image(self, value: Any, file: int) -> bytes:
     path = None
     if isinstance(value, dict):
-      value, path = value.get("bytes"), records.plain(value.get("path"))
+      value, path = value.get("bytes"), fields.plain(value.get("path"))
     elif isinstance(value, str):
-      value, path = None, records.plain(value)
+      value, path = None, fields.plain(value)
     if value is None and path is None:
-      raise bad.BadRecord("missing", "no image: null")
+      raise bad_records.BadRecord("missing", "no image: null")
     if isinstance(value, bytes):
       return value
     if value is not None or not isinstance(path, str):
-      raise bad.BadRecord("type", f"an image of type {type(value).__name__}")
+      raise bad_records.BadRecord(
+        "type", f"an image of type {type(value).__name__}"
+      )
     root = self.root or posixpath.dirname(self.files[file])
     full = posixpath.join(root, paths.below(path, root))
     with paths.open_file(full, "image") as opened:
@@ -255,20 +263,20 @@ def source(
   """
   if cache_mb < 1:
     raise errors.UserError("cache_mb", cache_mb, "at least 1", "Raise it.")
-  found, others = parquets.find(files, split)
+  found, others = parquet_files.find(files, split)
   with futures.ThreadPoolExecutor(8) as pool:
-    heads = list(pool.map(parquets.head, found))
+    heads = list(pool.map(parquet_files.head, found))
   schemas = [head.schema.to_arrow_schema() for head in heads]
   chosen = {
-    "image": columns.column("image", image, _IMAGES, schemas[0]),
-    "text": columns.column("caption", caption, _CAPTIONS, schemas[0]),
+    "image": parquet_columns.column("image", image, _IMAGES, schemas[0]),
+    "text": parquet_columns.column("caption", caption, _CAPTIONS, schemas[0]),
   }
   for name, given in (("label", label), ("id", id)):
     if given is not None:
-      chosen[name] = columns.column(name, given, (), schemas[0])
+      chosen[name] = parquet_columns.column(name, given, (), schemas[0])
   if by_image := chosen.get("id") == chosen["image"]:
     del chosen["id"]
-  names = columns.check_same(found, schemas, chosen)
+  names = parquet_columns.check_same(found, schemas, chosen)
   groups = [
     (f, g) for f, h in enumerate(heads) for g in range(h.num_row_groups)
   ]
@@ -278,23 +286,27 @@ def source(
   if not len(blocks):
     raise errors.UserError(MAIN, files, "files with rows", "They have none.")
   groups, cache = [groups[i] for i in taken], cache_mb * 2**20
-  window = columns.rows_in(heads, groups, set(chosen.values()), cache // 2)
-  with_paths = columns.holds_paths(schemas[0].field(chosen["image"]).type)
+  window = parquet_columns.rows_in(
+    heads, groups, set(chosen.values()), cache // 2
+  )
+  with_paths = parquet_columns.holds_paths(
+    schemas[0].field(chosen["image"]).type
+  )
   noted, column = names.get(chosen.get("label", "")), chosen.get("label")
-  label_names, places = columns.label_names(
+  label_names, places = parquet_columns.label_names(
     classes,
     noted,
     column,
-    lambda name: parquets.first(found, groups, name, _TRIED),
+    lambda name: parquet_files.first(found, groups, name, _TRIED),
   )
   made = Rows(
     found, groups, blocks, chosen, root and os.path.expanduser(root),
     label_names, names.get(chosen["text"]), cache, window,
-    parquets.unused(others, with_paths),
+    parquet_files.unused(others, with_paths),
     by_image,
-    places, noted, columns.layout(heads, groups, chosen),
+    places, noted, parquet_columns.layout(heads, groups, chosen),
   )  # fmt: skip
-  if id is None and records.repeat(made.first_images()):
+  if id is None and fields.repeat(made.first_images()):
     made.by_image = True
-    logging.warning("%s: %s", files, records.REPEATED)
+    logging.warning("%s: %s", files, fields.REPEATED)
   return made

@@ -20,9 +20,9 @@ import numpy as np
 import PIL.Image
 import tensorflow_datasets as tfds
 
-from big_contrastive import errors
-from big_contrastive.data import drawing, grammar, scenes
+from big_contrastive.config import errors
 from big_contrastive.data.sources import tfds as prepared
+from big_contrastive.data.synthetic import captions, drawing, scenes
 
 _DATA_DIR = "~/.cache/big_contrastive/tfds"
 
@@ -92,15 +92,15 @@ def example(split: str, index: int, size: int, seed: int) -> dict[str, Any]:
   """
   rng = np.random.default_rng([seed, list(scenes.ASKED).index(split), index])
   scene = scenes.sample(split, index, rng)
-  description = grammar.describe(split, scene, rng)
+  description = captions.describe(split, scene, rng)
   png = io.BytesIO()
   picture = PIL.Image.fromarray(drawing.draw(scene, size, rng))
   picture.save(png, "PNG", compress_level=3)
   return {
     "image": png.getvalue(),
-    "text": grammar.captions(description, rng),
-    "label": grammar.label(split, scene),
-    "id": grammar.meaning(description),
+    "text": captions.captions(description, rng),
+    "label": captions.label(split, scene),
+    "id": captions.meaning(description),
   }
 
 
@@ -153,7 +153,7 @@ def source(
     id="id",
   )
   if len(splits) == 1:
-    records.classes = grammar.classes(splits.pop())
+    records.classes = captions.classes(splits.pop())
   return records
 
 

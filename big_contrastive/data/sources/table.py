@@ -10,11 +10,10 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from big_contrastive import errors
-from big_contrastive.data import files, labels, queries, tables
-from big_contrastive.data import records as stored
-from big_contrastive.data.bad import BadRecord
-from big_contrastive.data.decode import ENDINGS
+from big_contrastive.config import errors
+from big_contrastive.data.bad_records import BadRecord
+from big_contrastive.data.files import fields, folders, labels, queries, tables
+from big_contrastive.data.transforms.decode import ENDINGS
 
 MAIN = "captions"
 _FIELD = re.compile(r"\{([^{}]+)\}")
@@ -34,7 +33,7 @@ class Table:
   """
 
   records: list[Record]
-  roots: list[files.Folder | files.Tar]
+  roots: list[folders.Folder | folders.Tar]
   classes: list[str] | None
   skipped: dict[str, int]
 
@@ -106,7 +105,7 @@ def source(
   Raises:
     UserError: for what is missing, and if no row has an image.
   """
-  roots = functools.cache(lambda: files.roots(images))
+  roots = functools.cache(lambda: folders.roots(images))
 
   def about(row: tables.Row) -> str:
     """The image of a row, if it is there."""
@@ -164,7 +163,7 @@ class _Left:
 
 
 def _tell_unused(
-  rows: tables.Rows, image: str, places: list[files.Folder | files.Tar]
+  rows: tables.Rows, image: str, places: list[folders.Folder | folders.Tar]
 ) -> None:
   """Tells of images that no row names, whatever split it is of."""
   wanted = set()
@@ -181,7 +180,7 @@ def _tell_unused(
     found = [n for n in unused if n.rpartition(".")[2].lower() in ENDINGS]
     if found:
       said = "%s: %d images are not used: no row of %s names them, like %s"
-      first = stored.clean(found[0])
+      first = fields.clean(found[0])
       logging.warning(said, place.path, len(found), rows.path, first)
 
 
@@ -213,13 +212,13 @@ def _captions(row: tables.Row, caption: str) -> list[str]:
   texts: list[str] = []
   for part in caption.split("|"):
     value = row[part] if part in row else _fill(row, part)
-    texts += stored.caption(value)
+    texts += fields.caption(value)
   return texts
 
 
 def _fill(row: tables.Row, template: str) -> str:
   """The template with its columns' values; "" if one of them is missing."""
-  values = {name: stored.field(row[name]) for name in _columns(template)}
+  values = {name: fields.field(row[name]) for name in _columns(template)}
   if not all(values.values()):
     return ""
   if template in values:
@@ -229,7 +228,7 @@ def _fill(row: tables.Row, template: str) -> str:
 
 def _raise_empty(
   images: str,
-  places: list[files.Folder | files.Tar],
+  places: list[folders.Folder | folders.Tar],
   missing: str,
   skipped: collections.Counter[str],
 ) -> None:

@@ -15,10 +15,10 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2
 
-from big_contrastive import errors
-from big_contrastive.data import bad, records
-from big_contrastive.data import classes as lists
-from big_contrastive.data.array_records import ArrayRecords
+from big_contrastive.config import errors
+from big_contrastive.data import bad_records
+from big_contrastive.data.files import class_names, fields
+from big_contrastive.data.files.array_records import ArrayRecords
 
 MAIN = "dataset"
 _FORMAT = tfds.core.FileFormat.ARRAY_RECORD
@@ -98,17 +98,17 @@ class Records:
     try:
       values = parse(data[index])
     except Exception as e:  # Whatever broken bytes make of C++ and protobuf.
-      raise bad.BadRecord("read", f"{type(e).__name__}: {e}") from e
+      raise bad_records.BadRecord("read", f"{type(e).__name__}: {e}") from e
     out = {
       "image": values[self.image],
       "text": _words(values[self.text], self.text_names),
-      "id": int(index) if self.id is None else records.number(values[self.id]),
+      "id": int(index) if self.id is None else fields.number(values[self.id]),
     }
     if self.label is not None:
       # TFDS writes a label that is not known as -1.
       value = values[self.label]
-      none = records.whole(value) == -1
-      out["label"] = -1 if none else lists.label(value, self.classes)
+      none = fields.whole(value) == -1
+      out["label"] = -1 if none else class_names.label(value, self.classes)
     return out
 
   def outline(self) -> list[str]:
@@ -285,13 +285,13 @@ def _at(record: dict[str, Any], path: str) -> Any:
 def _words(value: Any, names: list[str] | None) -> str | list[str]:
   """Returns a text, or a list of texts where the record holds several."""
   if names is None:
-    found = records.caption(value)
+    found = fields.caption(value)
   else:
     several = value if isinstance(value, list | np.ndarray) else [value]
-    known = [v for v in several if records.whole(v) != -1]
-    found = [names[lists.label(v, names)] for v in known]
+    known = [v for v in several if fields.whole(v) != -1]
+    found = [names[class_names.label(v, names)] for v in known]
     if not found:
       said = "a record without a label to take its caption from"
-      raise bad.BadRecord("caption", said)
-  first = records.one_or_several(found)
+      raise bad_records.BadRecord("caption", said)
+  first = fields.one_or_several(found)
   return found if isinstance(value, list | np.ndarray) else first

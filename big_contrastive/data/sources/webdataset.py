@@ -12,10 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from big_contrastive import errors
-from big_contrastive.data import classes as lists
-from big_contrastive.data import matching, paths, records, samples, tars
-from big_contrastive.data.decode import ENDINGS
+from big_contrastive.config import errors
+from big_contrastive.data.files import (
+  class_names,
+  fields,
+  label_matching,
+  paths,
+  tar_index,
+  tar_samples,
+)
+from big_contrastive.data.transforms.decode import ENDINGS
 
 MAIN = "urls"
 _GAP = 2**16  # Bytes between members that are read rather than sought over.
@@ -71,24 +77,24 @@ class Samples:
       raise IndexError(index)
     image, *others = self._read(index)
     parts = dict(zip(self.fields, others))
-    parse = records.parse_json
+    parse = fields.parse_json
     if self._json:  # The same text for several fields is parsed once.
       parse = functools.cache(parse)
     texts = []
     for where in self.caption:
       value = _value(parts.get(where[0]), where[1], parse)
       if where == self.label and self.classes and value is not None:
-        value = self.classes[lists.label(value, self.classes)]
-      texts += records.caption(value)
+        value = self.classes[class_names.label(value, self.classes)]
+      texts += fields.caption(value)
     record = {
       "image": image,
-      "text": records.one_or_several(texts),
+      "text": fields.one_or_several(texts),
       "id": self._id(index, image, parts, parse),
     }
     if self.label is not None:
       kind, field = self.label
       value = _value(parts.get(kind), field, parse)
-      record["label"] = lists.label(value, self.classes)
+      record["label"] = class_names.label(value, self.classes)
     return record
 
   def _id(
@@ -97,13 +103,13 @@ class Samples:
     if self.ids is not None:
       return int(self.ids[index])
     if self.id is None:
-      return records.number(
+      return fields.number(
         int(self.first[self.shard[index]] + self.number[index])
       )
     kind, field = self.id
     if kind == "image":
-      return records.picture(image)
-    return records.number(_value(parts.get(kind), field, parse))
+      return fields.picture(image)
+    return fields.number(_value(parts.get(kind), field, parse))
 
   def _read(self, index: int) -> list[bytes | None]:
     """The members' bytes; neighbours are read at once."""
@@ -154,7 +160,7 @@ class Samples:
 
 @functools.lru_cache(maxsize=8)
 def _keys(path: str, folder: str | None) -> list[str]:
-  return tars.load(path, MAIN, folder).keys
+  return tar_index.load(path, MAIN, folder).keys
 
 
 def _value(data: bytes | None, field: str, parse: Any) -> Any:
@@ -206,21 +212,21 @@ def source(
   """
   found = paths.find(urls.replace("{split}", split or ""), MAIN)
   with futures.ThreadPoolExecutor(8) as pool:
-    indices = list(pool.map(lambda p: tars.load(p, MAIN, index), found))
-  names = matching.of_labels(classes, "classes") if classes else None
+    indices = list(pool.map(lambda p: tar_index.load(p, MAIN, index), found))
+  names = label_matching.of_labels(classes, "classes") if classes else None
   kinds = {k: None for i in indices for k in i.kinds}
-  captions = samples.captions(caption, label, kinds, found, indices, names)
-  wanted = [samples.field(text, kinds) for text in (label, id) if text]
-  fields = dict.fromkeys(
-    k for k, _ in (*captions, *wanted) if k not in samples.NO_MEMBERS
+  captions = tar_samples.captions(caption, label, kinds, found, indices, names)
+  wanted = [tar_samples.field(text, kinds) for text in (label, id) if text]
+  members = dict.fromkeys(
+    k for k, _ in (*captions, *wanted) if k not in tar_samples.NO_MEMBERS
   )
-  choices = [image.lower().split("|"), *([k] for k in fields)]
+  choices = [image.lower().split("|"), *([k] for k in members)]
   skipped: collections.Counter[str] = collections.Counter()
   columns = []
   for i, (path, one) in enumerate(zip(found, indices, strict=True)):
-    skipped.update(samples.told(path, one, choices))
+    skipped.update(tar_samples.told(path, one, choices))
     columns.append(
-      samples.rows(i, one, choices, {k for k, _ in captions}, skipped)
+      tar_samples.rows(i, one, choices, {k for k, _ in captions}, skipped)
     )
   shard, number, start, size = map(np.concatenate, zip(*columns, strict=True))
   if not len(shard):
@@ -229,14 +235,14 @@ def source(
     remedy = f"The endings in them are: {listed}. Left out: {dict(skipped)}."
     raise errors.UserError(MAIN, urls, allowed, remedy)
   made = Samples(
-    found, shard, number, start, size, list(fields), captions,
-    samples.field(label, kinds) if label else None,
-    samples.field(id, kinds) if id else None,
-    samples.ids(indices, shard, number) if id == "key" else None,
+    found, shard, number, start, size, list(members), captions,
+    tar_samples.field(label, kinds) if label else None,
+    tar_samples.field(id, kinds) if id else None,
+    tar_samples.ids(indices, shard, number) if id == "key" else None,
     np.cumsum([0, *(len(one.keys) for one in indices)]), names,
     dict(skipped), index,
   )  # fmt: skip
-  if id is None and records.repeat(made.first_images()):
+  if id is None and fields.repeat(made.first_images()):
     made.id = ("image", "")
-    logging.warning("%s: %s", urls, records.REPEATED)
+    logging.warning("%s: %s", urls, fields.REPEATED)
   return made

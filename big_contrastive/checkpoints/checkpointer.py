@@ -1,0 +1,280 @@
+"""Checkpoints: state, data position, config, tokenizer, preprocessing.
+
+A checkpoint is a directory DIR/checkpoints/STEP that somebody else can
+evaluate without knowing how it was made. Orbax writes it in the background,
+sharded, as STEP.saving; when all of it is on disk, checksums included, it
+becomes STEP, and only then older ones go. So whatever has a number for a name
+is whole, and what a killed run leaves behind has not.
+"""
+
+import concurrent.futures
+import json
+import logging
+import pathlib
+import re
+import shutil
+import time
+from typing import Any
+
+import jax
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+from big_contrastive.checkpoints import checksums, find
+from big_contrastive.config import errors, finite, rules
+from big_contrastive.interop.bundle import Portable
+from big_contrastive.parallel import multihost
+from big_contrastive.training.state import State
+
+# What a killed run leaves: of a save, or of the removal of an old one.
+_LEFT = re.compile(r"\d+\.(saving|deleting|orbax-checkpoint-tmp)")
+
+
+class Checkpoints:
+  """The checkpoints of a workdir.
+
+  Args:
+    workdir: checkpoints lie in its folder "checkpoints".
+    keep: the newest so many are kept; with 2 there is one to fall back to.
+    keep_every: and those whose step is a multiple of this; 0 for none.
+  """
+
+  def __init__(
+    self, workdir: str | pathlib.Path, *, keep: int = 2, keep_every: int = 0
+  ):
+    self.folder = pathlib.Path(workdir).resolve() / find.FOLDER
+    self._keep, self._keep_every = keep, keep_every
+    self._thread = concurrent.futures.ThreadPoolExecutor(1)
+    self._saving: tuple[int, concurrent.futures.Future] | None = None
+    if jax.process_index() == 0:
+      self.folder.mkdir(parents=True, exist_ok=True)
+      for left in self.folder.iterdir():
+        if _LEFT.match(left.name):
+          shutil.rmtree(left, ignore_errors=True)
+
+  def newest(self) -> int | None:
+    """Returns the newest sound step, None if there is no checkpoint at all.
+
+    Every process reads its share of the files. A damaged checkpoint is named,
+    put aside as STEP.damaged, and the one before is looked at.
+
+    Raises:
+      UserError: where all are damaged; beginning anew would bury them.
+    """
+    damaged = []
+    for step in reversed(multihost.of_first(find.steps(self.folder))):
+      part = jax.process_index(), jax.process_count()
+      wrong = find.damage(self.folder / str(step), part)
+      if not multihost.on_any(wrong is not None):
+        return step
+      wrong = wrong or "another process found a file damaged"
+      logging.warning("checkpoint %d is damaged: %s", step, wrong)
+      damaged.append(step)
+      if jax.process_index() == 0:
+        _replace(self.folder / str(step), ".damaged")
+    if damaged:
+      raise errors.UserError(
+        f"checkpoints in {self.folder}",
+        f"all damaged: {damaged}",
+        "one that is as it was written",
+        "Copy one back from elsewhere, or begin in another workdir.",
+      )
+    return None
+
+  def save(
+    self, step: int, state: State, meta: dict[str, Any], blob: bytes
+  ) -> None:
+    """Saves in the background; waits only for a save that still runs.
+
+    Args:
+      step: its number.
+      state: may be donated to the next step as soon as this returns.
+      meta: JSON: config, tokenizer, preprocessing, data position.
+      blob: the tokenizer's vocabulary file.
+
+    Raises:
+      UserError: where the save before could not be written, or meta is no
+        JSON (NaN and infinity are none).
+    """
+    self.wait()
+    _check_json(meta)
+    parts = {
+      "params": state.params,
+      "training": _training(state),
+      # Orbax stores no empty array: a byte more, which reading drops.
+      "tokenizer": {"blob": np.frombuffer(blob + b"\0", np.uint8)},
+    }
+    path = self.folder / f"{step}.saving"
+    try:
+      writing = ocp.save_checkpointables_async(
+        path, parts, custom_metadata=meta
+      )
+    except (OSError, ValueError) as e:
+      raise self._not_written(step, e) from e
+    self._saving = step, self._thread.submit(self._finish, step, writing)
+
+  def check(self) -> None:
+    """Raises UserError if a save has failed; doesn't wait."""
+    if self._saving and self._saving[1].done():
+      self.wait()
+
+  def wait(self) -> None:
+    """Returns when everything that was saved is on disk.
+
+    Raises:
+      UserError: where it could not be written.
+    """
+    if self._saving is None:
+      return
+    (step, done), self._saving = self._saving, None
+    try:
+      done.result()
+    except Exception as e:  # TensorStore has its own for a full disk.
+      raise self._not_written(step, e) from e
+
+  def close(self) -> None:
+    """Waits for what is being saved, and ends."""
+    try:
+      self.wait()
+    finally:
+      self._thread.shutdown()
+
+  def _finish(self, step: int, writing: Any) -> None:
+    """Waits, then makes it a checkpoint; in the background."""
+    writing.result()
+    if jax.process_index():
+      return
+    saving = self.folder / f"{step}.saving"
+    checksums.write(saving)
+    saving.rename(self.folder / str(step))
+    checksums.sync_folder(self.folder)
+    every = self._keep_every
+    for old in find.steps(self.folder)[: -self._keep]:
+      if not every or old % every:
+        _replace(self.folder / str(old), ".deleting")
+        shutil.rmtree(self.folder / f"{old}.deleting")
+
+  def _not_written(self, step: int, cause: Exception) -> errors.UserError:
+    if jax.process_index() == 0:
+      self._remove(f"{step}.saving*")
+    sound = find.steps(self.folder)
+    kept = f"{sound[-1]} and those before are" if sound else "nothing else was"
+    first = next(iter(str(cause).strip().splitlines()), "")
+    return errors.UserError(
+      f"checkpoint {step} in {self.folder}",
+      f"not written: {type(cause).__name__}: {first[:300]}",
+      "a disk with room for it that can be written to",
+      f"Mend that and run again; {kept} intact.",
+    )
+
+  def _remove(self, pattern: str) -> None:
+    """Removes folders, into which Orbax's other threads may still write."""
+    for _ in range(100):
+      for folder in (left := list(self.folder.glob(pattern))):
+        shutil.rmtree(folder, ignore_errors=True)
+      if not left:
+        return
+      time.sleep(0.05)
+
+  def restore(
+    self, step: int, abstract: State
+  ) -> tuple[State, dict[str, Any], bytes]:
+    """Returns the state of a step, on abstract's shardings; meta; blob.
+
+    Raises:
+      UserError: where the checkpoint's shapes are not the model's.
+      RunError: where what it holds is not finite.
+    """
+    directory = self.folder / str(step)
+    check_shapes(directory, abstract.params)
+    parts = {"params": abstract.params, "training": _training(abstract)}
+    try:
+      loaded = ocp.load_checkpointables(directory, parts)
+    except Exception as e:  # Orbax has its own for trees that differ.
+      if isinstance(e, OSError):
+        raise
+      raise errors.UserError(
+        "config.optimizer and config.freeze",
+        "another state than the checkpoint's",
+        f"those that {directory} was trained with",
+        "Change them back, or begin in another workdir with config.init (as "
+        "also from an Adafactor of 32 layers or more that did not yet treat "
+        f"each alone); Orbax says {type(e).__name__}.",
+      ) from e
+    training = {"extra": {}} | loaded["training"]
+    state = State(params=loaded["params"], **training)
+    remedy = "Move it away: the run goes on from the one before."
+    finite.arrays(state._asdict(), f"checkpoint {directory}", remedy)
+    return state, read_meta(directory), read_blob(directory)
+
+
+def _replace(folder: pathlib.Path, suffix: str) -> None:
+  """Renames a folder; first removes what has the new name."""
+  new = folder.with_name(folder.name + suffix)
+  shutil.rmtree(new, ignore_errors=True)
+  folder.rename(new)
+
+
+def _check_json(meta: dict[str, Any]) -> None:
+  """Raises UserError for what other readers of JSON would not read."""
+  try:
+    json.dumps(meta, allow_nan=False)
+  except (TypeError, ValueError) as e:
+    allowed = "JSON, whose numbers are finite"
+    remedy = "A field of the config holds another number or thing."
+    raise errors.UserError("metadata", str(e), allowed, remedy) from e
+
+
+def _training(state: State) -> dict[str, Any]:
+  parts = {"step": state.step, "opt": state.opt}
+  return parts | ({"extra": state.extra} if state.extra else {})
+
+
+def read_meta(directory: pathlib.Path) -> dict[str, Any]:
+  """Returns the config, tokenizer, preprocessing and data position."""
+  return ocp.checkpointables_metadata(directory).custom_metadata
+
+
+def read_blob(directory: pathlib.Path) -> bytes:
+  """Returns the tokenizer's vocabulary file."""
+  return _read_host(directory, "tokenizer")["blob"].tobytes()[:-1]
+
+
+def read_params(
+  directory: pathlib.Path, abstract: dict[str, Any]
+) -> dict[str, Any]:
+  """Returns the parameters alone, on abstract's shardings."""
+  check_shapes(directory, abstract)
+  loaded = ocp.load_checkpointables(directory, {"params": abstract})
+  return loaded["params"]
+
+
+def read_model(directory: pathlib.Path) -> Portable:
+  """Returns the model, its parameters as numpy arrays."""
+  meta = read_meta(directory)
+  return Portable(
+    model=meta["config"]["model"],
+    params=read_arrays(directory),
+    tokenizer=meta["tokenizer"],
+    blob=read_blob(directory),
+    image=meta["config"]["eval_image"],
+  )
+
+
+def read_arrays(directory: pathlib.Path) -> dict[str, Any]:
+  """Returns all parameters as numpy arrays."""
+  return _read_host(directory, "params")
+
+
+def _read_host(directory: pathlib.Path, part: str) -> dict[str, Any]:
+  """One part of a checkpoint as numpy arrays, whatever wrote it."""
+  stored = ocp.checkpointables_metadata(directory).metadata[part]
+  abstract = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), stored)
+  return ocp.load_checkpointables(directory, {part: abstract})[part]
+
+
+def check_shapes(directory: pathlib.Path, abstract: dict[str, Any]) -> None:
+  """Raises UserError where a checkpoint's parameters are not the model's."""
+  stored = ocp.checkpointables_metadata(directory).metadata["params"]
+  stored, wanted = rules.shapes(dict(stored)), rules.shapes(abstract)
+  rules.compare_shapes(str(directory), stored, wanted)

@@ -1,0 +1,70 @@
+"""Which checkpoints there are at a path, and whether they are sound."""
+
+import logging
+import os
+import pathlib
+from typing import Any
+
+from orbax.checkpoint import v1 as ocp
+
+from big_contrastive.checkpoints import checksums
+from big_contrastive.config import errors
+
+FOLDER = "checkpoints"
+
+
+def steps(folder: pathlib.Path) -> list[int]:
+  """Returns the steps of the checkpoints in a folder, ascending."""
+  inside = folder.iterdir() if folder.is_dir() else []
+  return sorted(int(d.name) for d in inside if d.name.isdigit())
+
+
+def find(path: str, where: str) -> pathlib.Path:
+  """Returns the directory of one checkpoint, its files checked.
+
+  Args:
+    path: a workdir or its folder "checkpoints" (the newest that is sound is
+      taken), or one checkpoint in it.
+    where: the flag or config field, for the error.
+  """
+  found, remedy = _look(path)
+  if found is None:
+    allowed = "a workdir, or a checkpoint in its folder checkpoints/"
+    raise errors.UserError(where, path, allowed, remedy)
+  return found
+
+
+def search(path: str) -> pathlib.Path | None:
+  """Returns what `find` does, None where there is no checkpoint of ours."""
+  return _look(path)[0]
+
+
+def _look(path: str) -> tuple[pathlib.Path | None, str]:
+  """The newest checkpoint that is sound, and why there is none."""
+  if not isinstance(path, str | os.PathLike) or not str(path):
+    return None, "Give its path."
+  given = pathlib.Path(path).resolve()
+  there = "holds no checkpoint" if given.exists() else "does not exist"
+  remedy = f"{given} {there}."
+  for folder in (given, given / FOLDER):
+    alone = [folder] if _is_complete(folder) else []
+    inside = [folder / str(step) for step in reversed(steps(folder))]
+    for directory in alone or inside:
+      # The optimizer's state is most of it, and nobody asks for it here.
+      wrong = damage(directory, skip="training/")
+      if wrong is None:
+        return directory, ""
+      logging.warning("checkpoint %s is damaged: %s", directory, wrong)
+      remedy = f"{directory} is damaged: {wrong}."
+  return None, remedy
+
+
+def damage(directory: pathlib.Path, *args: Any, **kwargs: Any) -> str | None:
+  """Returns what is wrong with a checkpoint; see checksums.damage."""
+  if not _is_complete(directory):
+    return "it is not whole"
+  return checksums.damage(directory, *args, **kwargs)
+
+
+def _is_complete(directory: pathlib.Path) -> bool:
+  return (directory / "params").is_dir() and ocp.is_orbax_checkpoint(directory)

@@ -1,0 +1,151 @@
+"""Finds code by its file name and checks what is passed to it.
+
+A folder whose files all obey one contract (losses, objectives, evals, sources)
+is its own registry: a new file is a new choice, nothing else is edited.
+"""
+
+import contextlib
+import functools
+import inspect
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from big_contrastive.config import errors
+
+
+def bind(
+  fn: Callable,
+  kwargs: Mapping[str, Any],
+  where: str,
+  given: Mapping[str, Any] | None = None,
+) -> Callable:
+  """Returns functools.partial(fn, **kwargs, **given), kwargs checked.
+
+  Args:
+    fn: a function or class; its signature says what is allowed. Parameters
+      without a default that kwargs lacks may still be passed at the call.
+    kwargs: one section of a config.
+    where: that section's name, for errors: "config.optimizer".
+    given: what the code itself passes: no fields of the section.
+
+  Raises:
+    UserError: for a name that fn doesn't take or a value of another type.
+  """
+  given = given or {}
+  taken = [key for key in _parameters(fn) if key not in given]
+  known = hints(fn)
+  for key, value in kwargs.items():
+    if key not in taken:
+      listed = "one of " + ", ".join(taken)
+      remedy = errors.closest(key, taken)
+      raise errors.UserError(f"{where}.{key}", value, listed, remedy)
+    if key in known and not _is_a(value, known[key]):
+      allowed, remedy = _describe(known[key], value)
+      raise errors.UserError(f"{where}.{key}", value, allowed, remedy)
+  return functools.partial(fn, **kwargs, **given)
+
+
+def call(
+  fn: Callable,
+  kwargs: Mapping[str, Any],
+  where: str,
+  given: Mapping[str, Any] | None = None,
+) -> Any:
+  """Returns fn(**kwargs, **given), see `bind`; missing fields are errors."""
+  return complete(fn, kwargs, where, given)()
+
+
+def complete(
+  fn: Callable,
+  kwargs: Mapping[str, Any],
+  where: str,
+  given: Mapping[str, Any] | None = None,
+) -> Callable:
+  """Returns what `bind` does; missing fields are errors."""
+  bound = bind(fn, kwargs, where, given)
+  for key, p in _parameters(fn).items():
+    optional = p.default is not p.empty or p.kind in (p.VAR_KEYWORD,)
+    if not optional and key not in {**kwargs, **(given or {})}:
+      remedy = f"Set {where}.{key}."
+      raise errors.UserError(f"{where}.{key}", None, "a value", remedy)
+  return bound
+
+
+def hints(fn: Callable) -> dict[str, Any]:
+  """Returns the annotations of a function's or class's parameters.
+
+  Those that it doesn't have, or that can't be evaluated, are left out.
+  """
+  fn = inspect.unwrap(_function(fn))
+  found = {}
+  for name, hint in getattr(fn, "__annotations__", {}).items():
+    alone = types.SimpleNamespace(__annotations__={name: hint})
+    with contextlib.suppress(Exception):  # It may be any code.
+      found |= typing.get_type_hints(alone, getattr(fn, "__globals__", {}))
+  return found
+
+
+def section(value: Any, where: str) -> dict[str, Any]:
+  """Returns a copy of a config's section, or raises UserError."""
+  if not isinstance(value, Mapping):
+    allowed, remedy = _describe(dict, value)
+    raise errors.UserError(where, value, allowed, remedy)
+  return dict(value)
+
+
+def plain(value: Any) -> Any:
+  """Returns a config as JSON knows it: dicts, lists and scalars."""
+  if hasattr(value, "items"):
+    return {str(k): plain(v) for k, v in value.items()}
+  if isinstance(value, list | tuple):
+    return [plain(v) for v in value]
+  return value.item() if isinstance(value, np.generic) else value
+
+
+def _function(fn: Callable) -> Callable:
+  return fn.__init__ if inspect.isclass(fn) else fn
+
+
+def _parameters(fn: Callable) -> dict[str, inspect.Parameter]:
+  # Of __init__ itself: a metaclass such as NNX's hides it behind *args.
+  taken = dict(inspect.signature(_function(fn)).parameters)
+  taken.pop("self", None)
+  return taken
+
+
+def _is_a(value: Any, hint: Any) -> bool:
+  """Whether a config value fits an annotation; unknown annotations pass."""
+  origin, args = typing.get_origin(hint), typing.get_args(hint)
+  if origin in (typing.Union, types.UnionType):
+    return any(_is_a(value, a) for a in args)
+  if origin is typing.Literal:
+    return value in args
+  if hint is type(None):
+    return value is None
+  if hint is float:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+  if hint is int:
+    return isinstance(value, int) and not isinstance(value, bool)
+  if hint in (str, bool):
+    return isinstance(value, hint)
+  if origin is dict or hint is dict:
+    return isinstance(value, Mapping)
+  if origin in (tuple, list) or hint in (tuple, list):
+    return isinstance(value, (tuple, list))
+  return True
+
+
+def _describe(hint: Any, value: Any) -> tuple[str, str]:
+  """What is allowed and the remedy, where a value is not what hint says."""
+  if typing.get_origin(hint) is typing.Literal:
+    choices = typing.get_args(hint)
+    listed = "one of " + ", ".join(map(repr, choices))
+    return listed, errors.closest(value, choices)
+  if hint is dict:
+    return "a section with fields", "Give it fields, or leave it out."
+  wanted = hint.__name__ if isinstance(hint, type) else str(hint)
+  return wanted, f"It is of type {type(value).__name__} now."

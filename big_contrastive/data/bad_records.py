@@ -1,0 +1,124 @@
+"""What can be wrong with a record: its kinds, which are counted."""
+
+import collections
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from big_contrastive.config import errors
+
+# What a stored position counts by; a new kind goes to the end.
+KINDS = (
+  "other",  # Also what checkpoints counted before there were kinds.
+  "missing",  # A file, a member or a value that should be there.
+  "read",  # The disk or the network.
+  "image",  # No image, or a broken one.
+  "truncated",  # An image that ends too early.
+  "bomb",  # More pixels than decode.MAX_PIXELS.
+  "caption",  # None, or nothing but spaces.
+  "encoding",  # A caption that is not UTF-8.
+  "type",  # A caption that is no text, an image that is no bytes.
+  "escape",  # A path that leads out of its folder or tar.
+  "label",
+)
+
+# Bad records of a kind that are named in the log.
+_NAMED = 5
+
+
+class BadRecord(ValueError):
+  """A record that can't be used, and what kind of wrong it is.
+
+  Args:
+    kind: one of KINDS.
+    reason: for the log.
+  """
+
+  def __init__(self, kind: str, reason: str):
+    super().__init__(reason)
+    self.kind = kind
+
+  def __reduce__(self) -> tuple:  # Exceptions travel between processes.
+    return BadRecord, (self.kind, str(self))
+
+
+def kind(error: Exception) -> str:
+  """Returns the kind of wrong that an exception from a source tells.
+
+  Raises:
+    UserError: itself: what the user has to mend is no bad record.
+  """
+  if isinstance(error, errors.UserError):
+    raise error
+  if isinstance(error, BadRecord):
+    return error.kind
+  if isinstance(error, UnicodeError):
+    return "encoding"
+  if isinstance(error, FileNotFoundError):
+    return "missing"
+  return "read" if isinstance(error, OSError) else "other"
+
+
+class Tally:
+  """Counts bad records by kind, up to any step that isn't long past.
+
+  Batches are made ahead of the step that trains on them, and metrics and
+  checkpoints tell what was bad up to a step, whenever they are asked.
+  """
+
+  def __init__(self):
+    self._restored = np.zeros(len(KINDS), np.int64)
+    self._own = self._restored.copy()
+    self._newer: collections.deque[tuple[int, np.ndarray]] = collections.deque()
+
+  def restore(self, counts: dict[str, int] | int) -> None:
+    """Adds the counts of a checkpoint: by kind, or their sum alone."""
+    counts = {"other": counts} if isinstance(counts, int) else counts
+    for kind, n in counts.items():
+      known = kind if kind in KINDS else "other"
+      self._restored[KINDS.index(known)] += n
+
+  def add(
+    self,
+    step: int,
+    kinds: np.ndarray,
+    index: np.ndarray,
+    after: Callable[[int], int],
+  ) -> Iterator[tuple[str, int]]:
+    """Counts a batch; returns (kind, record) of those that are to be named.
+
+    Args:
+      step: that trains on the batch.
+      kinds: int [b, tries], 1 + the kind of each bad record, else 0.
+      index: int [b], the record that the first of `kinds` is about.
+      after: record -> the record that replaces it.
+    """
+    told = self._own + sum(counts for _, counts in self._newer)
+    found = np.bincount(kinds[kinds > 0] - 1, minlength=len(KINDS))
+    self._newer.append((step, found))
+    named = []
+    for row in np.flatnonzero(kinds.any(-1)):
+      at = int(index[row])
+      for kind in kinds[row][kinds[row] > 0] - 1:
+        told[kind] += 1
+        if told[kind] <= _NAMED:
+          named.append((KINDS[kind], at))
+        at = after(at)
+    return iter(named)
+
+  def all(self) -> dict[str, int]:
+    """Returns the counts of this process, and what was restored."""
+    newer = sum(counts for _, counts in self._newer)
+    return _by_kind(self._restored + self._own + newer)
+
+  def upto(
+    self, done: int, gather: Callable[[np.ndarray], np.ndarray]
+  ) -> dict[str, int]:
+    """Returns the counts of the steps before `done`, see Training.counts."""
+    while self._newer and self._newer[0][0] < done:
+      self._own += self._newer.popleft()[1]
+    return _by_kind(self._restored + gather(self._own))
+
+
+def _by_kind(counts: np.ndarray) -> dict[str, int]:
+  return {k: n for k, n in zip(KINDS, counts.tolist(), strict=True) if n}

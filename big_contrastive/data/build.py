@@ -1,0 +1,111 @@
+"""Makes sources from the sections of a config that describe them."""
+
+import logging
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from big_contrastive.config import errors, registry, schema
+from big_contrastive.data import filters, spec
+from big_contrastive.data.mixture import Mixture
+from big_contrastive.data.source import Source
+from big_contrastive.data.transforms import operations
+
+Opened = Callable[[Callable[[], Source]], Source]
+
+
+def _opened(make: Callable[[], Source]) -> Source:
+  return make()
+
+
+def build_source(
+  config: dict[str, Any] | str, where: str, opened: Opened = _opened
+) -> Source:
+  """Returns the source that a section of a config, or a string, describes.
+
+  Args:
+    config: a string as spec.parse takes it; {"name": ..., arguments of the
+      function `source` in that file of data/sources, and "filter": arguments
+      of filters.apply}; or a mixture, {"mixture": [{"weight": ..., "source":
+      one of these, "train_image": operations}, ...], "shared_ids": bool}. By
+      default a weight is the number of the source's records, and the
+      operations are those of the config.
+    where: the field, for errors.
+    opened: calls what makes a source of checked arguments; a plan does not.
+  """
+  if isinstance(config, str):
+    config = spec.parse(config, where)
+  kwargs = schema.section(config, where)
+  if "mixture" in kwargs:
+    given = {"where": where, "opened": opened}
+    return schema.call(_mixture, kwargs, where, given)
+  chosen = kwargs.pop("filter", None)
+  name = kwargs.pop("name", "")
+  module = registry.module("data.sources", name, f"{where}.name")
+  data = opened(schema.complete(module.source, kwargs, where))
+  _tell_skipped(data, where)
+  if chosen is not None:
+    place = f"{where}.filter"
+    chosen, given = schema.section(chosen, place), {"source": data}
+    data = opened(schema.complete(filters.apply, chosen, place, given))
+    _tell_skipped(data, where)
+  return data
+
+
+def source_operations(
+  data: Source, where: str
+) -> Iterator[tuple[str, operations.Pipeline]]:
+  """Yields each field that has operations of a mixture's own, and those."""
+  for i, own in enumerate(getattr(data, "ops", ())):
+    place = f"{where}.mixture[{i}]"
+    if own:
+      yield f"{place}.train_image", own
+    yield from source_operations(data.parts[i], f"{place}.source")
+
+
+def _tell_skipped(data: Source, where: str) -> None:
+  for reason, count in getattr(data, "skipped", {}).items():
+    logging.warning("%s: %d left out: %s", where, count, reason)
+
+
+def _mixture(
+  *,
+  mixture: list | tuple,
+  shared_ids: bool = False,
+  where: str,
+  opened: Opened,
+) -> Source:
+  if not mixture:
+    allowed, remedy = "a list of sources", "Add one."
+    raise errors.UserError(f"{where}.mixture", mixture, allowed, remedy)
+  parts = [
+    _of_mixture(part, f"{where}.mixture[{i}]", opened)
+    for i, part in enumerate(mixture)
+  ]
+  data, weights, ops = zip(*parts, strict=True)
+  return Mixture(data, weights, ops, shared_ids)
+
+
+def _of_mixture(
+  part: Any, where: str, opened: Opened
+) -> tuple[Source, float, Any]:
+  kwargs = {"source": part} if isinstance(part, str) else part
+  kwargs = schema.section(kwargs, where)
+  given = {"where": where, "opened": opened}
+  return schema.call(_part, kwargs, where, given)
+
+
+def _part(
+  *,
+  source: dict | str,
+  weight: float | None = None,
+  train_image: list | tuple | None = None,
+  where: str,
+  opened: Opened,
+) -> tuple[Source, float, Any]:
+  data = build_source(source, f"{where}.source", opened)
+  if weight is not None and not 0 < weight < math.inf:
+    allowed, remedy = "a number > 0", "Leave the source out instead."
+    raise errors.UserError(f"{where}.weight", weight, allowed, remedy)
+  ops = train_image and operations.parse(train_image, f"{where}.train_image")
+  return data, len(data) if weight is None else weight, ops

@@ -1,0 +1,159 @@
+"""Names of classes: labels by name, and lists of them in files."""
+
+import os
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from big_contrastive.config import errors
+from big_contrastive.data.bad_records import BadRecord
+from big_contrastive.data.files import fields, paths, tables
+
+_KINDS = "a list, a file with one a line, table.tsv:column or file.json:key"
+_SHOWN = 5
+
+
+class Names(list[str]):
+  """Names of classes by label; finds a label by its name.
+
+  `given` is whether a user listed them, and so may have a line too many.
+  """
+
+  given = False
+
+  def __init__(self, names: Iterable[str]):
+    super().__init__(names)
+    # As they are, and alike. None: several have it, and none of them is meant.
+    self._places: list[dict[str, int | None]] = [{}, {}]
+    for k, name in enumerate(self):
+      for places, form in zip(self._places, (name, alike(name))):
+        places[form] = None if form in places else k
+
+  def place(self, name: str) -> int | None:
+    """Returns the label of a name, as it is or else `alike`; None for others.
+
+    Raises:
+      BadRecord: if several classes have it.
+    """
+    for places, form in zip(self._places, (name, alike(name))):
+      if form in places:
+        found = places[form]
+        if found is None:
+          raise BadRecord("label", f"several classes are called {name[:60]!r}")
+        return found
+    return None
+
+
+def alike(name: str) -> str:
+  """Returns a class's name without what lists of names differ in."""
+  name = unicodedata.normalize("NFC", name)  # macOS writes another form.
+  return " ".join(re.sub(r"[\s_-]+", " ", name).casefold().split())
+
+
+def label(value: Any, classes: list[str] | None) -> int:
+  """Returns the label of a number, its digits, or the name of a class.
+
+  Raises:
+    BadRecord: if it is missing, none of them, or too large for the classes.
+  """
+  place, text = None, fields.text(value)
+  if classes and text is not None:
+    names = classes if isinstance(classes, Names) else Names(classes)
+    # Before it may be missing: a class may be called "None".
+    place = names.place(text)
+  value = fields.plain(value)
+  if value is None and place is None:
+    raise BadRecord("label", "no label")
+  number = fields.whole(value)
+  fits = number is not None and 0 <= number < (
+    len(classes) if classes else 2**31
+  )
+  if place is not None and fits and place != number:
+    said = f"{value!r} is class {place} by its name and {number} by number"
+    raise BadRecord("label", said)
+  if place is not None or fits:
+    return number if place is None else place
+  known = "; the names of classes are not known" if not classes else ""
+  if classes and number is not None:
+    known = f", of {len(classes)} classes"
+  raise BadRecord("label", f"no label: {str(value)[:60]!r}{known}")
+
+
+def read(value: str | Sequence[str], where: str) -> list[str]:
+  """Returns a list of texts, in order: names of classes, or prompts.
+
+  Args:
+    value: a list; a file with one a line; "table.tsv:column", by row;
+      "file.json" with a list, or {"0": ..., "1": ...}; "file.json:key".
+    where: the argument, for errors.
+
+  Raises:
+    UserError: for what is not there, and for a text that is empty, in the
+      middle of a file too, or is none.
+  """
+  if not isinstance(value, str):
+    return _checked([(f"{where}[{i}]", text) for i, text in enumerate(value)])
+  path, key = _split(value, where)
+  if path.endswith(".json"):
+    listed = _of_json(path, key, where)
+    named = [(f"{where}: {path}[{i}]", text) for i, text in listed]
+  elif key or path.endswith((".csv", ".tsv", ".jsonl")):
+    rows = tables.read_table(path, where)
+    tables.column(rows, key, f"{where}: column of {path}")
+    named = [(f"{where}: {rows.at(i)}", r[key]) for i, r in enumerate(rows)]
+  else:
+    texts = paths.lines(path, where)
+    while texts and not texts[-1].strip():
+      texts.pop()
+    named = [(f"{where}: {path}:{i}", t) for i, t in enumerate(texts, 1)]
+  if not named:
+    raise errors.UserError(where, value, "one text or more", "It is empty.")
+  return _checked(named)
+
+
+def _split(value: str, where: str) -> tuple[str, str]:
+  """The path and the key of "file.json:key"; a path may hold colons, too."""
+  before, _, after = value.rpartition(":")
+  for path, key in ((value, ""), (before, after)):
+    full = os.path.expanduser(path)
+    if os.path.isfile(full) or paths.remote(path):
+      return full, key
+  remedy = f"Give {_KINDS}."
+  raise errors.UserError(where, value, "a file that exists", remedy)
+
+
+def _checked(named: list[tuple[str, Any]]) -> list[str]:
+  found = []
+  for where, text in named:
+    good = isinstance(text, str) and text.strip()
+    if not good or any(c in text for c in "\t\0\n"):
+      allowed = "a text, not empty and without tabs"
+      remedy = f"Mend it, or give {_KINDS}."
+      raise errors.UserError(where, text, allowed, remedy)
+    found.append(fields.clean(text).strip())
+  return found
+
+
+def _of_json(path: str, key: str, where: str) -> list[tuple[Any, Any]]:
+  """The list in a JSON file: all of it, or under a key."""
+  try:
+    found = fields.from_json("\n".join(paths.lines(path, where)))
+  except (ValueError, RecursionError) as e:
+    if isinstance(e, errors.UserError):
+      raise
+    allowed, remedy = "a JSON file", f"It can't be read: {e}."
+    raise errors.UserError(where, path, allowed, remedy) from e
+  if key and isinstance(found, dict):
+    found = found[errors.choice(where, key, found)]
+  if isinstance(found, list):
+    return list(enumerate(found))
+  if isinstance(found, dict) and set(found) == set(map(str, range(len(found)))):
+    return [(i, found[str(i)]) for i in range(len(found))]
+  allowed = '["text", ...], {"0": "text", ...}, or one of those under a key'
+  has = f"{found!r}"[:60]
+  if isinstance(found, dict):
+    has = "the keys " + ", ".join(map(repr, list(found)[:_SHOWN]))
+  raise errors.UserError(
+    where, path, allowed, f"It has {has}. Say which: {_KINDS}."
+  )

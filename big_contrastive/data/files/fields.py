@@ -1,0 +1,265 @@
+"""What sources of all formats make of stored values: one table for all.
+
+docs/data.md has it, value and kind of column -> outcome, and
+tests/data/test_stored_values.py holds both against each other.
+"""
+
+import bisect
+import decimal
+import json
+import math
+import re
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from big_contrastive.data.bad_records import BadRecord
+
+# What other programs write into a text where a value is missing. "NA" is not
+# among them: it is also a country and an element.
+MISSING = frozenset(
+  ("nan", "NaN", "NAN", "NaT", "<NA>", "None", "null", "NULL", "Null")
+)
+_WHOLE = re.compile(r"[+-]?[0-9]{1,18}(\.0*)?")
+# "007" is another id than "7": both may be names of files.
+_WHOLE_ID = re.compile(r"-?(0|[1-9][0-9]{0,99})(\.0+)?")
+
+
+def plain(value: Any) -> Any:
+  """Returns a stored value as Python has it; None if it is missing.
+
+  Missing are null, NaN, NaT, an absent key, a text of nothing but spaces, and
+  one of MISSING. NumPy's arrays become lists, and bytes that are UTF-8 texts;
+  a text loses the spaces around it, and half a surrogate pair in it, which no
+  file takes, becomes "?".
+  """
+  if isinstance(value, np.generic | np.ndarray):
+    unit = value.dtype.kind in "mM"  # Python's integers, where it is fine.
+    value = value.astype(str).tolist() if unit else value.tolist()
+  found = text(value)
+  if found is not None:
+    return None if not found or found in MISSING else found
+  if isinstance(value, bytes | bytearray | memoryview):
+    return bytes(value)
+  if value is None or isinstance(value, list | tuple | dict):
+    return value
+  try:
+    return None if value != value else value  # NaN, NaT, Decimal's NaN.
+  except (TypeError, ValueError, decimal.InvalidOperation):
+    return None  # pandas.NA has no truth; a signalling NaN raises.
+
+
+def text(value: Any) -> str | None:
+  """Returns a text, or bytes in UTF-8, as `plain` has it; None for others."""
+  if isinstance(value, bytes | bytearray | memoryview):
+    try:
+      value = bytes(value).decode("utf-8")
+    except UnicodeDecodeError:
+      return None
+  if not isinstance(value, str):
+    return None
+  return clean(value).strip("\ufeff").strip()
+
+
+def clean(text: str) -> str:
+  """Returns a text that UTF-8 takes: half a surrogate pair becomes "?"."""
+  if text.isascii():
+    return text
+  return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def caption(value: Any) -> list[str]:
+  """Returns the captions in a text, a number, or a list of those.
+
+  Raises:
+    BadRecord: for bytes that are no UTF-8, and for what is no text.
+  """
+  value = plain(value)
+  several = value if isinstance(value, list | tuple) else [value]
+  found = [item for item in map(plain, several) if item is not None]
+  return [_text(item, "caption") for item in found]
+
+
+def field(value: Any) -> str:
+  """Returns what a value is in a file name, a template or a condition.
+
+  The texts of a list stand with commas between them; missing is "".
+
+  Raises:
+    BadRecord: see caption.
+  """
+  value = plain(value)
+  several = value if isinstance(value, list | tuple) else [value]
+  found = [item for item in map(plain, several) if item is not None]
+  return ", ".join(_text(item, "value") for item in found)
+
+
+def _text(value: Any, what: str) -> str:
+  if isinstance(value, str):
+    return value
+  if isinstance(value, bytes):
+    raise BadRecord("encoding", f"a {what} is not UTF-8: {value[:60]!r}")
+  number = _number(value)
+  if number is None:
+    raise BadRecord("type", f"a {what} of type {type(value).__name__}")
+  return str(number)
+
+
+def _number(value: Any) -> int | float | None:
+  """A finite number, whole ones as int; None for what is none."""
+  if isinstance(value, bool):
+    return None
+  if isinstance(value, int):
+    return value
+  if isinstance(value, float | decimal.Decimal) and math.isfinite(value):
+    return int(value) if value == int(value) else float(value)
+  return None
+
+
+def one_or_several(texts: list[str]) -> str | list[str]:
+  """Returns "text" of a record.
+
+  Raises:
+    BadRecord: if there is none.
+  """
+  if not texts:
+    raise BadRecord(
+      "caption", "a record without a caption, or with an empty one"
+    )
+  return texts[0] if len(texts) == 1 else texts
+
+
+def key(value: Any) -> int | str | bytes | None:
+  """Returns what ids are compared by; None if it is missing.
+
+  A whole number is the same id whether it is stored as 7, 7.0, "7" or "7.0".
+
+  Raises:
+    BadRecord: for true and false, infinity, lists and objects.
+  """
+  value = plain(value)
+  if value is None or isinstance(value, bytes):
+    return value
+  if isinstance(value, str):
+    is_whole = _WHOLE_ID.fullmatch(value)
+    return int(value.partition(".")[0]) if is_whole else value
+  number = _number(value)
+  if isinstance(number, int):
+    return number
+  if isinstance(value, bool | list | tuple | dict) or value in _INFINITE:
+    raise BadRecord("type", f"an id of type {type(value).__name__}")
+  return str(value)
+
+
+_INFINITE = (math.inf, -math.inf)
+
+
+def number(value: Any) -> int:
+  """Returns an id that fits int32: itself, or a hash of what is larger.
+
+  Raises:
+    BadRecord: if it is missing, or see key.
+  """
+  if type(value) is not int:  # As nearly all are.
+    value = key(value)
+    if value is None:
+      raise BadRecord("missing", "no id")
+  return _fitting(value)
+
+
+def named(name: str) -> int:
+  """Returns the id of a sample's name, which may be "nan" or "None", too."""
+  value = key(name)
+  return _fitting(name if value is None else value)
+
+
+def _fitting(value: int | str | bytes) -> int:
+  if isinstance(value, int) and -(2**31) <= value < 2**31:
+    return value
+  text = value if isinstance(value, bytes) else str(value).encode()
+  return zlib.crc32(text) >> 1
+
+
+# What is told where a source finds by itself that it needs `picture`.
+REPEATED = (
+  "there is a record for each caption of an image: records with the same image "
+  "have the same id, and are not each other's negatives"
+)
+
+
+def repeat(images: Sequence[bytes]) -> bool:
+  """Returns whether neighbours are the same image, and not all are one."""
+  near = any(a and a == b for a, b in zip(images, images[1:]))
+  return near and len(set(images)) > 1
+
+
+def picture(image: bytes) -> int:
+  """Returns the id of an image's bytes: the same for the same picture."""
+  return zlib.crc32(image) >> 1
+
+
+def whole(value: Any) -> int | None:
+  """Returns the whole number that a value is, or says; None for others."""
+  value = plain(value)
+  if isinstance(value, str) and _WHOLE.fullmatch(value):
+    return int(value.partition(".")[0])
+  number = _number(value)
+  return number if isinstance(number, int) else None
+
+
+def place(index: int, ends: Sequence[int]) -> tuple[int, int]:
+  """Returns the part that has a record, and the record's number in it.
+
+  Args:
+    index: of the record among those of all parts, one after the other.
+    ends: records up to the end of each part; a list is the fastest.
+
+  Raises:
+    IndexError: if there is no such record.
+  """
+  if not 0 <= index < ends[-1]:
+    raise IndexError(index)
+  part = bisect.bisect_right(ends, index)
+  return part, index - (ends[part - 1] if part else 0)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  found = dict(pairs)
+  if len(found) < len(pairs):
+    keys = [key for key, _ in pairs]
+    twice = next(key for key in keys if keys.count(key) > 1)
+    raise ValueError(f"the key {twice!r} is there twice")
+  return found
+
+
+# json.loads would make one for each text.
+_DECODER = json.JSONDecoder(object_pairs_hook=_once)
+
+
+def from_json(data: str | bytes) -> Any:
+  """Returns the value of a JSON text.
+
+  Raises:
+    ValueError, RecursionError: for what is none, and for a key that an object
+      has twice: Python's json takes the last value, and forgets the first.
+  """
+  if isinstance(data, bytes):
+    data = data.decode(json.detect_encoding(data), "surrogatepass")
+  return _DECODER.decode(data)
+
+
+def parse_json(data: bytes) -> dict[str, Any]:
+  """Returns the object in a JSON text.
+
+  Raises:
+    BadRecord: for what is none.
+  """
+  try:
+    found = from_json(data)
+  except (ValueError, RecursionError) as e:
+    raise BadRecord("type", f"no JSON: {type(e).__name__}: {e}") from e
+  if not isinstance(found, dict):
+    raise BadRecord("type", f"a JSON {type(found).__name__}, no object")
+  return found

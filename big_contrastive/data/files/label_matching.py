@@ -1,0 +1,209 @@
+"""Which label of the data is which name of a list."""
+
+import logging
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from big_contrastive.config import errors
+from big_contrastive.data.bad_records import BadRecord
+from big_contrastive.data.files import class_names, fields
+
+By = Literal["name", "number", "order"]
+_SHOWN = 5  # Names in an error.
+
+
+def places(
+  label: np.ndarray,
+  names: Sequence[str],
+  own: Sequence[str] | None,
+  by: By,
+  where: str,
+) -> np.ndarray:
+  """Returns the place in a list of names of each label of the data.
+
+  Args:
+    label: int [n], all labels of the data.
+    names: the list.
+    own: the names that the source has by label, or None.
+    by: how they are matched, see zero_shot.prepare.
+    where: the argument that has the list, for errors.
+
+  Returns:
+    int [n].
+
+  Raises:
+    UserError: where they don't fit.
+  """
+  check_labels(label, own or range(int(label.max(initial=0)) + 1))
+  if by == "order":
+    return in_order(label, names, own, where)
+  if own:
+    return fit(names, own, by, where)[label]
+  if by == "name":
+    told = f"Its labels are {label.min()} to {label.max()}."
+    _check_count(int(label.max()) + 1, names, where, told)
+    numbered = [*map(str, range(len(names)))]
+    return match(names, numbered, where, _ORDER)[label]
+  check_labels(label, names)
+  return label
+
+
+def fit(
+  names: Sequence[str], own: Sequence[str], by: By, where: str
+) -> np.ndarray:
+  """Returns the place in a list of each of a source's classes; see `places`."""
+  if by == "name":
+    return match(names, own, where, _ORDER)
+  found = numbers(own) or list(range(len(own)))
+  check_labels(np.array(found), names)
+  return np.array(found)
+
+
+_ORDER = "Are the names in the order of the labels? Then set match = 'order'."
+
+
+def of_labels(given: str | Sequence[str], where: str) -> class_names.Names:
+  """Returns the names of classes by label that a source is given.
+
+  Args:
+    given: see classes.read.
+    where: the argument, for errors.
+
+  Raises:
+    UserError: also where they are numbers, and not those of their places: then
+      a label 2 may mean either.
+  """
+  names = class_names.Names(class_names.read(given, where))
+  names.given = True
+  found = numbers(names)
+  if found is not None and found != list(range(len(found))):
+    allowed = "names, or the numbers from 0 on in their order"
+    remedy = "A label may be a name or a place here. Sort them."
+    raise errors.UserError(where, _shown(names), allowed, remedy)
+  return names
+
+
+def numbers(names: Sequence[str]) -> list[int] | None:
+  """Returns the numbers that names are; None where some are none, or twice."""
+  found = [fields.whole(name) for name in names]
+  return found if None not in found and len({*found}) == len(found) else None
+
+
+def match(
+  names: Sequence[str], own: Sequence[str], where: str, remedy: str
+) -> np.ndarray:
+  """Returns the place in a list of names of each of a source's classes.
+
+  As they are, whatever their order; else numbers (0, 1, 10, 2, as folders are
+  sorted) are places in a list of names, or the same numbers in a list of
+  numbers; else what is classes.alike.
+
+  Args:
+    names: the list.
+    own: the source's, by label.
+    where: the argument that has the list, for errors.
+    remedy: what to do where they don't fit.
+
+  Returns:
+    int64 [len(own)].
+
+  Raises:
+    UserError: where a class of the source is not in the list, or several
+      times; both sides are shown.
+  """
+  if list(names) == list(own):
+    return np.arange(len(own))
+  places, listed = numbers(own), numbers(names)
+  if places is not None and listed is not None:
+    found = [listed.index(n) if n in listed else None for n in places]
+  elif places is not None and {*own} - {*names}:
+    told = f"The data's classes are numbers: {_shown(own)}."
+    _check_count(max(places) + 1, names, where, told)
+    return np.array(places)
+  else:
+    found = _by_name(class_names.Names(names), own)
+  missing = [name for name, k in zip(own, found, strict=True) if k is None]
+  if not missing:
+    return np.array(found)
+  raise errors.UserError(
+    where, _shown(names),
+    f"a list in which each class of the data is once: {_shown(own)}",
+    f"{len(missing)} are not, like {missing[0]!r}. {remedy}",
+  )  # fmt: skip
+
+
+def _by_name(names: class_names.Names, own: Sequence[str]) -> list[int | None]:
+  found: list[int | None] = []
+  for name in own:
+    try:
+      found.append(names.place(name))
+    except BadRecord:
+      found.append(None)
+  return found
+
+
+def in_order(
+  label: np.ndarray,
+  names: Sequence[str],
+  own: Sequence[str] | None,
+  where: str,
+) -> np.ndarray:
+  """Returns the place of each label among the data's classes, in their order.
+
+  Those that occur, where a source has no names; see `places`.
+
+  Raises:
+    UserError: where there are fewer or more classes than names.
+  """
+  found, order = np.unique(label, return_inverse=True)
+  count = len(own) if own else len(found)
+  if count != len(names):
+    allowed = f"as many names as the data has classes, {count}"
+    remedy = f"Its labels are {found.min()} to {found.max()}."
+    raise errors.UserError(where, _shown(names), allowed, remedy)
+  return label if own else order
+
+
+def _check_count(
+  count: int, names: Sequence[str], where: str, told: str
+) -> None:
+  if count != len(names):
+    raise errors.UserError(
+      where, _shown(names),
+      f"as many names as the data has classes, {count}",
+      f"{told} Is a line too many, or one missing? If labels are places in "
+      "this list, from 0 on, set match = 'number'; if it has the labels that "
+      "occur, in their order, match = 'order'.",
+    )  # fmt: skip
+
+
+def tell_unused(label: Sequence[int], names: Sequence[str], where: str) -> None:
+  """Tells of names behind the last label: is there a line too many?
+
+  Args:
+    label: those that occur.
+    names: by label.
+    where: the argument that has the names, for the log.
+  """
+  most = max(label, default=0)
+  if most + 1 < len(names):
+    said = "%s: no label is %d (%r) or more, of %d names: is a line too many?"
+    logging.warning(said, where, most + 1, names[most + 1], len(names))
+
+
+def check_labels(label: np.ndarray, names: Sequence[str]) -> None:
+  """Raises UserError unless every label has a name."""
+  if label.min() < 0 or label.max() >= len(names):
+    raise errors.UserError(
+      "labels of the evaluation data",
+      f"{label.min()} to {label.max()}",
+      f"0 to {len(names) - 1}, one for each class name",
+      "Give a source with labels, and as many class names.",
+    )
+
+
+def _shown(names: Sequence[str]) -> str:
+  more = ", ..." if len(names) > _SHOWN else ""
+  return f"{len(names)} names ({', '.join(names[:_SHOWN])}{more})"

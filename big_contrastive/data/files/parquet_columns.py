@@ -1,0 +1,245 @@
+"""Columns of Parquet files: which there are, and whether they fit."""
+
+import contextlib
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from big_contrastive.config import errors
+from big_contrastive.data.files import class_names, fields, label_matching
+
+
+def listed(schema: pa.Schema) -> str:
+  """Returns all columns with their types."""
+  return ", ".join(f"{f.name} ({f.type})" for f in schema)
+
+
+def check_same(
+  files: list[str], schemas: list[pa.Schema], columns: dict[str, str]
+) -> dict[str, list[str]]:
+  """Returns class names by column, see `names`; checks what is read of files.
+
+  Columns that are not read, their order, and how a column is stored may differ.
+
+  Args:
+    files: their paths.
+    schemas: of each.
+    columns: what "image", "text", "label", "id" are called in them.
+
+  Raises:
+    UserError: for the first file that lacks a column, has one twice, of a
+      type that no row could be right in, or with other names of classes.
+  """
+  named: dict[str, list[str]] = {}
+  for path, schema in zip(files, schemas, strict=True):
+    found = names(schema)
+    for role, name in columns.items():
+      if (count := schema.names.count(name)) != 1:
+        allowed = f"files that have the column {name!r} once, as {files[0]} has"
+        remedy = f"It has it {count} times, of: {listed(schema)}."
+        raise errors.UserError("files", path, allowed, remedy)
+      own = found.get(name)
+      if own and named.setdefault(name, own) != own:
+        allowed = f"the classes of {files[0]}: {', '.join(named[name][:20])}"
+        remedy = f"Its own are: {', '.join(own[:20])}."
+        raise errors.UserError(
+          f"{role}: classes of {name}", path, allowed, remedy
+        )
+  for schema in schemas:
+    check_types(schema, columns, named.get(columns["text"]))
+  return named
+
+
+def column(
+  thing: str, given: str | None, usual: tuple[str, ...], schema: pa.Schema
+) -> str:
+  """Returns the column that is given, or the first usual one that is there.
+
+  Args:
+    thing: the argument, for the error.
+  """
+  if given is None:
+    given = next((name for name in usual if name in schema.names), None)
+  if given is None or given not in schema.names:
+    allowed = f"a column: {listed(schema)}"
+    remedy = errors.closest(str(given), schema.names)
+    raise errors.UserError(thing, given, allowed, remedy)
+  if schema.names.count(given) > 1:
+    allowed, remedy = "columns with different names", f"{listed(schema)}."
+    raise errors.UserError(thing, given, allowed, remedy)
+  return given
+
+
+def check_types(
+  schema: pa.Schema, columns: dict[str, str], text_names: list[str] | None
+) -> None:
+  """Columns of a type that no row could be right in are errors."""
+  image = _inner(schema.field(columns["image"]).type)
+  inner = {f.name: f.type for f in image} if pa.types.is_struct(image) else {}
+  if not (
+    _binary(image)
+    or pa.types.is_null(image)
+    or inner.keys() & {"bytes", "path"}
+  ):
+    thing, allowed = "image", "a column of bytes, paths or {bytes, path}"
+    raise errors.UserError(
+      thing, f"{columns['image']} ({image})", allowed, f"{listed(schema)}."
+    )
+  text = schema.field(columns["text"]).type
+  inner = _inner(text)
+  if _listing(inner):
+    inner = _inner(inner.value_type)
+  # Null: none of the file's captions is there.
+  if pa.types.is_null(inner):
+    return
+  if not _binary(inner) and text_names is None:
+    allowed = "a column of strings or lists of strings"
+    raise errors.UserError(
+      "caption", f"{columns['text']} ({text})", allowed, f"{listed(schema)}."
+    )
+
+
+def _inner(kind: pa.DataType) -> pa.DataType:
+  """The type of the values of a dictionary, or the type itself."""
+  return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def _listing(kind: pa.DataType) -> bool:
+  tests = (
+    pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list,
+    pa.types.is_list_view, pa.types.is_large_list_view,
+  )  # fmt: skip
+  return any(test(kind) for test in tests)
+
+
+def holds_paths(kind: pa.DataType) -> bool:
+  """Returns whether a column of images may have paths of them."""
+  kind = _inner(kind)
+  return pa.types.is_struct(kind) or not (
+    pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+  )
+
+
+def _binary(kind: pa.DataType) -> bool:
+  tests = (
+    pa.types.is_string, pa.types.is_large_string, pa.types.is_binary,
+    pa.types.is_large_binary, pa.types.is_string_view, pa.types.is_binary_view,
+    pa.types.is_fixed_size_binary,
+  )  # fmt: skip
+  return any(test(kind) for test in tests)
+
+
+def names(schema: pa.Schema) -> dict[str, list[str]]:
+  """Class names by column, from what Hugging Face's `datasets` notes."""
+  try:
+    noted = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    features = noted["info"]["features"]
+    return {
+      column: list(map(str, feature["names"]))
+      for column, feature in features.items()
+      if isinstance(feature, dict) and isinstance(feature.get("names"), list)
+    }
+  except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    return {}
+
+
+def rows_in(
+  heads: list[pq.FileMetaData],
+  groups: list[tuple[int, int]],
+  own: set[str],
+  size: int,
+) -> int:
+  """Returns how many rows' groups take `size` bytes, at least one group's.
+
+  Args:
+    heads: of the files.
+    groups: (file, row group).
+    own: the columns that are read.
+    size: bytes.
+  """
+  rows = total = largest = 0
+  for file, number in groups:
+    group = heads[file].row_group(number)
+    rows, largest = rows + group.num_rows, max(largest, group.num_rows)
+    total += sum(
+      max(0, c.total_uncompressed_size)
+      for c in map(group.column, range(group.num_columns))
+      if c.path_in_schema.split(".")[0] in own
+    )
+  return max(largest, int(rows * size / max(1, total)))
+
+
+def label_names(
+  given: str | list | None,
+  noted: list[str] | None,
+  column: str | None,
+  first: Callable[[str], list[Any]],
+) -> tuple[class_names.Names | None, np.ndarray | None]:
+  """Returns the names of the classes of labels, None where they are numbers.
+
+  And the place among them of each class that the files note, None for itself.
+
+  Args:
+    given: names, as classes.read takes them, or None.
+    noted: those that the files note, or None.
+    column: of the labels; None for no labels.
+    first: column -> its first values.
+
+  Raises:
+    UserError: where labels are names, and the names of classes are not known.
+  """
+  if given is not None:
+    if noted is None:
+      return label_matching.of_labels(given, "classes"), None
+    names = class_names.Names(class_names.read(given, "classes"))
+    remedy = "Leave classes out for the names that the files note."
+    return names, label_matching.match(names, noted, "classes", remedy)
+  if noted is not None:
+    return class_names.Names(noted), None
+  values = [v for v in map(fields.plain, first(column)) if v] if column else []
+  if values and all(fields.whole(v) is None for v in values):
+    allowed = "a column of numbers, or names of classes beside it"
+    remedy = (
+      f"It has {values[0]!r}. List the names, one a line, in a file: "
+      "classes=FILE."
+    )
+    raise errors.UserError("label", column, allowed, remedy)
+  return None, None
+
+
+def plain_times(table: pa.Table) -> pa.Table:
+  """Returns a table whose times are texts: Python's have no nanoseconds."""
+  for i, field in enumerate(table.schema):
+    if pa.types.is_temporal(field.type):
+      texts = table.column(i).cast(pa.string())
+      table = table.set_column(i, field.name, texts)
+  return table
+
+
+def layout(
+  heads: list[pq.FileMetaData],
+  groups: list[tuple[int, int]],
+  chosen: dict[str, str],
+) -> bytes:
+  """Returns sizes, and least and largest values, of the columns that are read.
+
+  Args:
+    heads: of the files.
+    groups: (file, row group) of each block.
+    chosen: the columns.
+  """
+  found: list[tuple] = []
+  for file, number in groups:
+    group = heads[file].row_group(number)
+    for column in map(group.column, range(group.num_columns)):
+      if column.path_in_schema.split(".")[0] in chosen.values():
+        found.append((group.num_rows, column.total_compressed_size))
+        with contextlib.suppress(ValueError):  # Python has no nanoseconds.
+          told = column.statistics if column.is_stats_set else None
+          if told and told.has_min_max:
+            found.append((told.min, told.max))
+  return repr(found).encode("utf-8", "replace")

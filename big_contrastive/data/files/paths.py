@@ -1,0 +1,249 @@
+"""Files by pattern, on disk and, through fsspec, in buckets."""
+
+import functools
+import glob
+import os
+import posixpath
+import re
+import weakref
+from typing import Any
+
+import fsspec
+
+from big_contrastive.config import errors
+from big_contrastive.data.bad_records import BadRecord
+
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+_MOST = 10_000_000  # A range with more names than that is a mistake.
+
+
+def find(patterns: str, thing: str, remedy: str = "") -> list[str]:
+  """Returns the files of "a{00..12}.tar,b*.tar", each once, globs sorted.
+
+  Args:
+    patterns: with "," or "::" between them; paths, or URLs like gs://...
+    thing: the argument that holds them, for errors.
+    remedy: added where nothing is found.
+
+  Raises:
+    UserError: for a pattern that matches nothing.
+  """
+  found: dict[str, None] = {}
+  # A path that is there may hold commas and braces of its own.
+  there = not remote(patterns) and os.path.exists(os.path.expanduser(patterns))
+  for pattern in [patterns] if there else _split(patterns):
+    for name in [pattern] if there else braces(pattern, thing):
+      matches = _match(name, thing)
+      if not matches:
+        where = "" if remote(name) else f"Nothing is found below {os.getcwd()}."
+        allowed = "files that exist"
+        raise errors.UserError(thing, name, allowed, f"{where} {remedy}")
+      found |= dict.fromkeys(matches)
+  if not found:
+    raise errors.UserError(thing, patterns, "files that exist", remedy)
+  return list(found)
+
+
+def braces(pattern: str, thing: str) -> list[str]:
+  """Returns what "{000..123}" and "{a,b}" in a pattern stand for, in order.
+
+  Raises:
+    UserError: for a range that runs backwards or has too many names.
+  """
+  names, done = [pattern], False
+  while not done:
+    done, expanded = True, []
+    for name in names:
+      found = _BRACES.search(name)
+      if found is None:
+        expanded.append(name)
+        continue
+      done = False
+      for choice in _choices(found[1], pattern, thing):
+        expanded.append(name[: found.start()] + choice + name[found.end() :])
+    names = list(dict.fromkeys(expanded))
+    if len(names) > _MOST:
+      _raise_range(pattern, thing)
+  return names
+
+
+def _choices(inner: str, pattern: str, thing: str) -> list[str]:
+  numbers = _RANGE.fullmatch(inner)
+  if numbers is None:
+    return inner.split(",")
+  first, last = numbers.groups()
+  if not 0 <= int(last) - int(first) < _MOST:
+    _raise_range(pattern, thing)
+  width = len(first) if first.startswith("0") else 0
+  return [f"{i:0{width}}" for i in range(int(first), int(last) + 1)]
+
+
+def _raise_range(pattern: str, thing: str) -> None:
+  allowed = f"ascending ranges of at most {_MOST:,} names"
+  raise errors.UserError(thing, pattern, allowed, "Write it like {000..123}.")
+
+
+def _split(patterns: str) -> list[str]:
+  """At "::" and at commas that are not within braces."""
+  parts = re.split(r"::|,(?![^{}]*\})", patterns)
+  return [part.strip() for part in parts if part.strip()]
+
+
+def remote(path: str) -> bool:
+  """Whether a path is a URL."""
+  return "://" in path
+
+
+def system(path: str, thing: str) -> Any:
+  """Returns the fsspec file system of a URL.
+
+  Raises:
+    UserError: where its library isn't installed.
+  """
+  protocol = path.split("://")[0]
+  try:
+    return fsspec.filesystem(protocol)
+  except (ImportError, ValueError) as e:
+    allowed = "a path, or a URL that fsspec can open"
+    raise errors.UserError(thing, path, allowed, f"{e}.") from e
+
+
+def _match(name: str, thing: str) -> list[str]:
+  if remote(name):
+    files, protocol = system(name, thing), name.split("://")[0]
+    if not glob.has_magic(name):
+      return [name] if files.exists(name) else []
+    return [f"{protocol}://{p.lstrip('/')}" for p in sorted(files.glob(name))]
+  name = os.path.expanduser(name)
+  if os.path.exists(name):
+    return [name]
+  return sorted(glob.glob(name, recursive=True))
+
+
+def version(path: str, thing: str) -> tuple[int, str]:
+  """Returns a file's size and what changes when it is written anew."""
+  if not remote(path):
+    stat = os.stat(path)
+    return stat.st_size, str(stat.st_mtime_ns)
+  info = system(path, thing).info(path)
+  names = ("etag", "ETag", "mtime", "LastModified", "updated", "created")
+  return info["size"], str(next((info[k] for k in names if info.get(k)), ""))
+
+
+def open_file(path: str, thing: str) -> Any:
+  """Returns a file that is open for reading bytes, anywhere in it."""
+  if remote(path):
+    return system(path, thing).open(path, "rb")
+  if os.path.isdir(path):
+    remedy = "This is a folder: name files in it, as FOLDER/*.tar."
+    raise errors.UserError(thing, path, "a file", remedy)
+  return open(path, "rb")
+
+
+def lines(path: str, thing: str) -> list[str]:
+  """Returns the lines of a text in UTF-8, without what ends them.
+
+  Raises:
+    UserError: for a file that is missing or is no such text; names the line.
+  """
+  with open_file(find(path, thing)[0], thing) as file:
+    return utf8_lines(file, f"{thing}: {path}")
+
+
+CONVERT = "Convert the file to UTF-8: it may be UTF-16, or Latin-1."
+
+
+def utf8_lines(file: Any, thing: str) -> list[str]:
+  """Returns the lines of a file that is open for bytes; see `lines`.
+
+  Args:
+    file: from open_file.
+    thing: what the file is called in errors, before ":" and the line.
+  """
+  raw = re.split(rb"\r\n|\n|\r", file.read().removeprefix(b"\xef\xbb\xbf"))
+  found = []
+  for number, line in enumerate(raw, 1):
+    text = line.decode("utf-8", "replace")
+    if "\0" in text or text.encode() != line:
+      allowed = "text in UTF-8, without NUL"
+      raise errors.UserError(f"{thing}:{number}", text[:60], allowed, CONVERT)
+    found.append(text)
+  return found if found[-1] else found[:-1]
+
+
+class Reader:
+  """Reads parts of files, from any thread; keeps a few of them open.
+
+  Args:
+    thing: the argument that holds the paths, for errors.
+  """
+
+  def __init__(self, thing: str):
+    self._thing = thing
+    self._opened = functools.lru_cache(maxsize=128)(_Opened)
+
+  def read(self, path: str, start: int, stop: int) -> bytes:
+    """Returns bytes start..stop-1.
+
+    Raises:
+      OSError: where the file ends before.
+    """
+    if remote(path):
+      data = system(path, self._thing).cat_file(path, start, stop)
+    else:
+      data = self._opened(path).read(start, stop)
+    if len(data) != stop - start:
+      raise OSError(f"{path} ends before byte {stop}")
+    return data
+
+  def __reduce__(self) -> tuple:
+    return Reader, (self._thing,)
+
+
+class _Opened:
+  """A file, closed when nobody reads it any more."""
+
+  def __init__(self, path: str):
+    self._file = os.open(path, os.O_RDONLY)
+    weakref.finalize(self, os.close, self._file)
+
+  def read(self, start: int, stop: int) -> bytes:
+    return os.pread(self._file, stop - start, start)
+
+
+def inside(name: str) -> str:
+  """Returns a relative path in its shortest form.
+
+  Raises:
+    BadRecord: for one that leads out of its folder.
+  """
+  short = posixpath.normpath(name)
+  if short.startswith("/") or short.split("/")[0] == ".." or "\0" in name:
+    raise BadRecord("escape", f"a path that leads out: {name!r}")
+  return short
+
+
+def below(name: str, root: str) -> str:
+  """Returns the same of a path that may begin with "/", if it is below root.
+
+  Raises:
+    BadRecord: see inside.
+  """
+  if not name.startswith("/"):
+    return inside(name)
+  top = posixpath.abspath(root).rstrip("/") + "/"
+  short = posixpath.normpath(name)
+  if not short.startswith(top):
+    said = f"a path outside of {root!r}: {name!r}; root= may be a folder above"
+    raise BadRecord("escape", said)
+  return inside(short.removeprefix(top))
+
+
+def member(name: str) -> str:
+  """Returns the same of a name in a tar: tar drops a "/" that it begins with.
+
+  Raises:
+    BadRecord: see inside.
+  """
+  return inside(name.lstrip("/"))

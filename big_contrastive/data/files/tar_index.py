@@ -1,0 +1,212 @@
+"""What is where in a tar: an index that is made once and verified."""
+
+import contextlib
+import dataclasses
+import hashlib
+import io
+import logging
+import os
+import pathlib
+import tempfile
+import threading
+import zipfile
+from typing import Any
+
+import numpy as np
+
+from big_contrastive.data.files import paths
+from big_contrastive.data.files.tar_members import Members
+
+_VERSION = 2
+_CACHE = "~/.cache/big_contrastive/tars"
+# NumPy reads a header by `ast`, which Python 3.11 can't do in two threads at
+# once: where garbage is collected meanwhile, it is a SystemError.
+_PARSING = threading.Lock()
+
+
+@dataclasses.dataclass
+class Index:
+  """The samples of a tar: members whose paths agree up to the first dot.
+
+  Args:
+    keys: of the samples, in order: "folder/000123".
+    kinds: the endings that occur, lower case: "jpg", "txt", "seg.png".
+    sample, kind, start, size: int64 [m], of each member: which sample, which
+      of `kinds`, where its bytes begin and how many they are.
+    skipped: reason -> number of members that were left out.
+    damage: what is wrong with the tar, "" if nothing is.
+  """
+
+  keys: list[str]
+  kinds: list[str]
+  sample: np.ndarray
+  kind: np.ndarray
+  start: np.ndarray
+  size: np.ndarray
+  skipped: dict[str, int]
+  damage: str
+
+
+def load(path: str, thing: str, folder: str | None = None) -> Index:
+  """Returns the index of a tar, from a file if that is still true.
+
+  Args:
+    path: an uncompressed tar, or a URL of one.
+    thing: the argument that holds the path, for errors.
+    folder: for the indices; by default the tar's own where that can be
+      written, else ~/.cache/big_contrastive/tars.
+
+  Raises:
+    UserError: for a file that is no tar or is compressed.
+  """
+  version = [_VERSION, *paths.version(path, thing)]
+  places = _places(path, folder)
+  for place in places:
+    with contextlib.suppress(OSError):
+      index = _read(place, version)
+      if index is not None:
+        return index
+  index = scan(path, thing)
+  for place in places:
+    try:
+      _write(place, index, version)
+      break
+    except OSError as e:
+      logging.debug("no index at %s: %s", place, e)
+  return index
+
+
+def _places(path: str, folder: str | None) -> list[pathlib.Path]:
+  own = f"{pathlib.PurePosixPath(path).name}.index.npz"
+  digest = hashlib.sha256(
+    (path if paths.remote(path) else os.path.abspath(path)).encode()
+  ).hexdigest()[:16]
+  if folder is not None:
+    return [pathlib.Path(folder).expanduser() / f"{digest}.{own}"]
+  cached = pathlib.Path(_CACHE).expanduser() / f"{digest}.{own}"
+  beside = [] if paths.remote(path) else [pathlib.Path(path).parent / own]
+  return [*beside, cached]
+
+
+def _read(place: pathlib.Path, version: list[Any]) -> Index | None:
+  """The index in a file; None if it is of another tar, or damaged."""
+  if not place.exists():
+    return None
+  raw = io.BytesIO(place.read_bytes())
+  try:
+    with _PARSING, np.load(raw, allow_pickle=False) as file:
+      if file["version"].tolist() != list(map(str, version)):
+        return None
+      texts = {k: file[k].tobytes().decode() for k in ("keys", "kinds")}
+      index = Index(
+        keys=_lines(texts["keys"]),
+        kinds=_lines(texts["kinds"]),
+        skipped={
+          str(k): int(n) for k, n in zip(file["reasons"], file["counts"])
+        },
+        damage=str(file["damage"]),
+        **{k: file[k] for k in ("sample", "kind", "start", "size")},
+      )
+  except (ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    return None
+  return index if _sound(index, int(version[1])) else None
+
+
+def _sound(index: Index, size: int) -> bool:
+  """Whether nothing in an index points elsewhere."""
+  columns = [index.sample, index.kind, index.start, index.size]
+  if len({len(c) for c in columns}) != 1 or any(c.ndim != 1 for c in columns):
+    return False
+  if not len(index.sample):
+    return True
+  return bool(
+    all(c.dtype.kind == "i" and c.min() >= 0 for c in columns)
+    and index.sample.max() < len(index.keys)
+    and index.kind.max() < len(index.kinds)
+    and (index.start + index.size).max() <= size
+  )
+
+
+def _lines(text: str) -> list[str]:
+  return text.split("\n")[:-1]
+
+
+def _write(place: pathlib.Path, index: Index, version: list[Any]) -> None:
+  place.parent.mkdir(parents=True, exist_ok=True)
+  texts = {
+    name: np.frombuffer("".join(f"{x}\n" for x in lines).encode(), np.uint8)
+    for name, lines in (("keys", index.keys), ("kinds", index.kinds))
+  }
+  handle, name = tempfile.mkstemp(dir=place.parent, suffix=".new")
+  try:
+    with os.fdopen(handle, "wb") as file:
+      np.savez(
+        file,
+        version=np.array(list(map(str, version))),
+        damage=np.array(index.damage),
+        reasons=np.array(list(index.skipped), np.str_),
+        counts=np.array(list(index.skipped.values()), np.int64),
+        sample=index.sample,
+        kind=index.kind,
+        start=index.start,
+        size=index.size,
+        **texts,
+      )
+    os.replace(name, place)  # Whole, or not there at all.
+  except BaseException:
+    os.unlink(name)
+    raise
+
+
+def scan(path: str, thing: str) -> Index:
+  """Returns the index of a tar by reading its headers."""
+  total = paths.version(path, thing)[0]
+  rows: list[tuple[int, int, int]] = []  # kind, start, size
+  groups: dict[tuple[str, int], dict[int, int]] = {}  # kind -> its row
+  kinds: dict[str, int] = {}
+  with paths.open_file(path, thing) as file:
+    members = Members(file, path, thing, total)
+    for name, start, size in members:
+      key, kind = split(name)
+      group = groups.setdefault((key, members.archive), {})
+      of_kind = kinds.setdefault(kind, len(kinds))
+      if of_kind in group:
+        members.skipped["second member of the same name"] += 1
+        continue
+      group[of_kind] = len(rows)
+      rows.append((of_kind, start, size))
+  keys, sample = _samples(groups, len(rows))
+  kind, start, size = np.array(rows, np.int64).reshape(-1, 3).T.copy()
+  return Index(
+    keys, list(kinds), sample, kind, start, size, dict(members.skipped),
+    members.damage,
+  )  # fmt: skip
+
+
+def _samples(
+  groups: dict[tuple[str, int], dict[int, int]], count: int
+) -> tuple[list[str], np.ndarray]:
+  """The keys of samples, and the sample of each of so many members.
+
+  A sample may be spread over tars that were joined, images in one, captions in
+  another. One that comes again in another tar is another sample.
+  """
+  keys: list[str] = []
+  last: dict[str, tuple[int, set[int]]] = {}
+  sample = np.zeros(count, np.int64)
+  for (key, _), members in groups.items():
+    number, has = last.get(key, (-1, set()))
+    if number < 0 or has & members.keys():
+      number, has = len(keys), set()
+      keys.append(key)
+    last[key] = number, has | members.keys()
+    sample[list(members.values())] = number
+  return keys, sample
+
+
+def split(name: str) -> tuple[str, str]:
+  """Returns key and ending of "folder/000.seg.PNG": folder/000, seg.png."""
+  folder, slash, file = name.rpartition("/")
+  stem, _, kind = file.partition(".")
+  # A line break would end a key in the index's file.
+  return (folder + slash + stem).replace("\n", " "), kind.lower().strip()

@@ -1,0 +1,140 @@
+"""The samples of tars: members, captions, ids, and what is left out."""
+
+import collections
+import contextlib
+import logging
+from typing import Any
+
+import numpy as np
+
+from big_contrastive.config import errors
+from big_contrastive.data import bad_records
+from big_contrastive.data.files import fields, paths, tar_index
+from big_contrastive.data.transforms.decode import ENDINGS
+
+THING = "urls"  # The argument that holds the tars, for errors.
+_CAPTIONS = ("caption", "captions", "text", "texts", "alt")
+
+# What fields may be taken from besides members.
+NO_MEMBERS = ("key", "image")
+
+
+def ids(
+  indices: list[tar_index.Index], shard: np.ndarray, number: np.ndarray
+) -> np.ndarray:
+  """The ids of samples by their names."""
+  of_tars = [[fields.named(key) for key in one.keys] for one in indices]
+  pairs = zip(shard.tolist(), number.tolist(), strict=True)
+  return np.array([of_tars[k][i] for k, i in pairs], np.int32)
+
+
+def told(
+  path: str, index: tar_index.Index, choices: list[list[str]]
+) -> dict[str, int]:
+  """What was left out of a tar when it was indexed, told in the log.
+
+  And images with several dots in their names, whose ending is not theirs.
+  """
+  if index.damage:
+    logging.warning("%s is damaged: %s", path, index.damage)
+  damaged = {"damaged tar (what follows the damage)": 1} if index.damage else {}
+  counts = np.bincount(index.kind, minlength=len(index.kinds)).tolist()
+  dotted = {
+    f"image whose ending is all behind the first dot: .{kind}": count
+    for kind, count in zip(index.kinds, counts, strict=True)
+    if "." in kind and kind.rpartition(".")[2] in ENDINGS
+    if not any(kind in kinds for kinds in choices)
+  }
+  return index.skipped | damaged | dotted
+
+
+def rows(
+  shard: int,
+  index: tar_index.Index,
+  choices: list[list[str]],
+  captions: set[str],
+  skipped: collections.Counter[str],
+) -> tuple[np.ndarray, ...]:
+  """shard, number, start, size of the samples of a tar that are whole."""
+  shape = (len(index.keys), len(choices))
+  start, size = np.zeros(shape, np.int64), np.full(shape, -1, np.int64)
+  for column, kinds in enumerate(choices):
+    for kind in reversed([k for k in kinds if k in index.kinds]):
+      rows = index.kind == index.kinds.index(kind)
+      start[index.sample[rows], column] = index.start[rows]
+      size[index.sample[rows], column] = index.size[rows]
+  columns = [i for i, k in enumerate(choices) if i and k[0] in captions]
+  image = size[:, 0] >= 0
+  text = (size[:, columns] >= 0).any(1)
+  for reason, there, which in (
+    ("missing image", image, text), ("missing caption", text, image)
+  ):  # fmt: skip
+    lacking = np.flatnonzero(~there & which)
+    if len(lacking):
+      skipped[reason] += len(lacking)
+      first = ", ".join(index.keys[i] for i in lacking[:3])
+      logging.warning("%s in tar %d: %s, ...", reason, shard, first)
+  if neither := int((~image & ~text).sum()):
+    skipped["neither image nor caption"] += neither
+  images = np.isin(
+    index.kind, [index.kinds.index(k) for k in choices[0] if k in index.kinds]
+  )
+  if extra := int(images.sum() - image.sum()):
+    skipped["second image of a sample"] += extra
+  number = np.flatnonzero(image & text)
+  where = np.full(len(number), shard, np.int32)
+  return where, number, start[number], size[number]
+
+
+def captions(
+  caption: str | None,
+  label: str | None,
+  kinds: dict[str, None],
+  found: list[str],
+  indices: list[tar_index.Index],
+  names: list[str] | None,
+) -> list[tuple[str, str]]:
+  """Where captions come from."""
+  if caption is not None:
+    return [field(text, kinds) for text in caption.split("|")]
+  if "txt" in kinds:
+    return [("txt", "")]
+  fields = _first_json(found, indices)
+  for name in _CAPTIONS:
+    if name in fields:
+      return [("json", name)]
+  if label and names:
+    return [field(label, kinds)]
+  listed = ", ".join([*sorted(kinds), *(f"json:{k}" for k in fields)])
+  skipped = sum(
+    (collections.Counter(one.skipped) for one in indices), collections.Counter()
+  )
+  left = f" Left out: {dict(skipped)}." if skipped else ""
+  raise errors.UserError(
+    "caption", caption, "txt or json:FIELD",
+    f"In the tars are: {listed or 'no files'}.{left}",
+  )  # fmt: skip
+
+
+def _first_json(
+  found: list[str], indices: list[tar_index.Index]
+) -> dict[str, Any]:
+  """The content of the first JSON member, {} if there is none."""
+  for path, index in zip(found, indices, strict=True):
+    if "json" in index.kinds:
+      row = int(np.argmax(index.kind == index.kinds.index("json")))
+      start, size = int(index.start[row]), int(index.size[row])
+      data = paths.Reader(THING).read(path, start, start + size)
+      with contextlib.suppress(bad_records.BadRecord):
+        return fields.parse_json(data)
+  return {}
+
+
+def field(text: str, kinds: dict[str, None]) -> tuple[str, str]:
+  """("json", "outer/inner") of "json:outer/inner"."""
+  kind, _, field = text.strip().partition(":")
+  errors.choice("member", kind, [*kinds, *NO_MEMBERS])
+  if kind == "json" and not field:
+    allowed = "json:FIELD"
+    raise errors.UserError("member", text, allowed, "Say which field.")
+  return kind, field

@@ -1,0 +1,137 @@
+"""The rows of a batch: which, with which random numbers, and where they lie."""
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from big_contrastive.data.loader import buffers, shuffle
+from big_contrastive.data.loader.examples import Examples
+from big_contrastive.data.source import Batch
+
+
+class _Draws(threading.local):
+  """A thread's random numbers, which begin anew at each example."""
+
+  def __init__(self):
+    self._rng = np.random.Generator(np.random.Philox(key=0))
+    self._state: Any = self._rng.bit_generator.state
+
+  def at(self, seed: int, position: int) -> np.random.Generator:
+    """Returns the generator of a position, valid until the next call."""
+    # A new generator takes six times as long.
+    self._state["state"]["key"][:] = seed, position
+    self._rng.bit_generator.state = self._state
+    return self._rng
+
+
+_DRAWS = _Draws()
+
+
+class Parts:
+  """The rows of a process in the batches of steps, in parts of a few rows.
+
+  Args:
+    examples, batch_size, rows, seed: see training.Training.
+    start, stop: steps.
+    per_batch: parts of a batch.
+  """
+
+  def __init__(
+    self,
+    examples: Examples,
+    batch_size: int,
+    rows: np.ndarray,
+    seed: int,
+    start: int,
+    stop: int,
+    per_batch: int,
+  ):
+    self.examples, self.rows = examples, np.asarray(rows)
+    self.batch_size, self.seed = batch_size, seed
+    self.order = shuffle.stream(examples.source, seed)
+    self.start, self.stop = start, stop
+    self.per_batch = per_batch
+    self._steps: dict[int, list[tuple[int, int, int]]] = {}
+
+  def __len__(self) -> int:
+    return (self.stop - self.start) * self.per_batch
+
+  def __setstate__(self, state: dict[str, Any]) -> None:
+    self.__dict__.update(state)
+    _follow_parent()
+
+  def made(self, k: int) -> Iterator[tuple[int, Batch]]:
+    """Yields the examples of a part and their rows in this process's batch.
+
+    A part has records that lie near each other: where they are read in blocks,
+    one worker, not all of them, reads a block.
+    """
+    step, part = divmod(k, self.per_batch)
+    taken, seed = self._taken(step), self.seed % 2**64
+    first, last = (p * len(taken) // self.per_batch for p in (part, part + 1))
+    for number, row, position in taken[first:last]:
+      yield row, self.examples(number, _DRAWS.at(seed, position))
+
+  def _taken(self, step: int) -> list[tuple[int, int, int]]:
+    """Records of a step, ascending, with their rows and positions."""
+    if (found := self._steps.get(step)) is None:
+      positions = (self.start + step) * self.batch_size + self.rows
+      numbers, rows = self.order(positions).tolist(), range(len(positions))
+      found = sorted(zip(numbers, rows, positions.tolist(), strict=True))
+      # Replaced, not changed: other threads may be reading it.
+      newer = {k: v for k, v in self._steps.items() if k > step - 3}
+      self._steps = newer | {step: found}
+    return found
+
+
+def _follow_parent() -> None:
+  """Ends this process, a worker of Grain's, when it has lost its parent."""
+  parent = multiprocessing.parent_process()
+  own = multiprocessing.current_process().name
+  if parent is None or not own.startswith("grain-process-prefetch"):
+    return
+
+  def follow() -> None:
+    parent.join()
+    os._exit(1)
+
+  threading.Thread(target=follow, daemon=True).start()
+
+
+class InPlace:
+  """The same, written where the batch stays: an element is a step's number.
+
+  Args:
+    parts: of the batches.
+    memory: where they lie.
+  """
+
+  def __init__(self, parts: Parts, memory: buffers.Own | buffers.Shared):
+    self.parts, self.memory = parts, memory
+
+  def __len__(self) -> int:
+    return len(self.parts)
+
+  def __getitem__(self, k: int) -> int:
+    """Writes the examples of a part; returns its step."""
+    step, batch = self.parts.start + k // self.parts.per_batch, None
+    for row, example in self.parts.made(k):
+      if batch is None:
+        batch = self.memory.at(step, example)
+        places = [(f, b, b.dtype, b.shape[1:]) for f, b in batch.items()]
+      for field, to, dtype, shape in places:
+        own = example[field]
+        # NumPy would repeat or round what is to lie there.
+        if own.shape != shape or own.dtype != dtype:
+          kinds = f"{own.dtype}{own.shape} and {dtype}{shape}"
+          raise ValueError(f"{field}s of kinds {kinds} in a batch")
+        to[row] = own
+    return step
+
+  def taken(self, steps: Sequence[int]) -> Batch:
+    """Returns the batch that was written in so many parts."""
+    return self.memory.taken(steps[0])

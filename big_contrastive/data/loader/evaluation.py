@@ -1,0 +1,90 @@
+"""Every record of a source once, in order: for evaluation, and as it is."""
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import grain
+import numpy as np
+
+from big_contrastive.config import errors
+from big_contrastive.data import bad_records
+from big_contrastive.data.loader.examples import name
+from big_contrastive.data.loader.training import _read
+from big_contrastive.data.source import Batch, Source
+
+
+def evaluation(
+  source: Source,
+  image: Callable[[Any, None], np.ndarray],
+  batch_size: int,
+  rows: np.ndarray,
+  threads: int,
+) -> Iterator[tuple[Batch, int]]:
+  """Yields (this process's rows, number of real rows in the global batch).
+
+  Every record comes once, in order. The last batch is padded by repeating
+  its last record: the caller cuts the padding off. A bad record is an error:
+  a figure over fewer examples would be another figure.
+  """
+  size = len(source)
+  batches = -(-size // batch_size)
+
+  @functools.cache  # Padding: made once, however much of it there is.
+  def last() -> Batch:
+    return read(size - 1)
+
+  def example(index: int) -> Batch:
+    return read(int(index)) if index < size - 1 else last()
+
+  def read(index: int) -> Batch:
+    try:
+      record = source[index]
+      pixels = image(record["image"], None)
+    except (OSError, ValueError, SyntaxError) as e:
+      raise errors.UserError(
+        f"{name(source, index)} of the evaluation data",
+        "unreadable",
+        "records that can all be read: a figure over fewer is another figure",
+        f"{e}.",
+      ) from e
+    label = np.int32(record.get("label", -1))
+    return {"image": pixels, "label": label, "id": np.int32(record["id"])}
+
+  rows = np.asarray(rows)
+  places = np.arange(batches)[:, None] * batch_size + rows
+  stream = grain.MapDataset.source(places.ravel()).map(example)
+  data = _read(stream, threads, 2 * len(rows))
+  for i, batch in enumerate(data.batch(len(rows), drop_remainder=True)):
+    yield batch, min(batch_size, size - i * batch_size)
+
+
+def read_all(
+  source: Source, skip_bad: bool = False
+) -> Iterator[dict[str, Any]]:
+  """Yields the records of a source, "text" always a list.
+
+  Args:
+    source: random access to records.
+    skip_bad: leave out records that can't be read; else they are errors.
+  """
+  for i in range(len(source)):
+    try:
+      record = source[i]
+    except (OSError, ValueError) as e:
+      if skip_bad and bad_records.kind(e):
+        continue
+      thing, allowed = name(source, i), "a record with a caption"
+      raise errors.UserError(thing, "unreadable", allowed, f"{e}.") from e
+    text = record["text"]
+    yield record | {"text": [text] if isinstance(text, str) else list(text)}
+
+
+def captions(source: Source, skip_bad: bool = False) -> Iterator[list[str]]:
+  """Yields each record's captions, see `read_all`."""
+  return (record["text"] for record in read_all(source, skip_bad))
+
+
+def pad(rows: Sequence[np.ndarray], size: int) -> np.ndarray:
+  """Returns the rows stacked and padded to size by repeating the last."""
+  return np.stack([rows[min(i, len(rows) - 1)] for i in range(size)])

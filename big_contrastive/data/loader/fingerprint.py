@@ -1,0 +1,94 @@
+"""Whether a data set is still the one that a run began with."""
+
+import hashlib
+import zlib
+from collections.abc import Iterator
+from concurrent import futures
+from typing import Any
+
+import numpy as np
+
+from big_contrastive.data import bad_records
+from big_contrastive.data.source import Source
+
+_SAMPLED = 64  # Records that are read.
+_BLOCKS = 4  # Of sources that read whole blocks.
+
+
+def fingerprint(source: Source) -> dict[str, Any]:
+  """Returns {"records": their number, "digest": of what and in which order}.
+
+  The digest is of what is known without reading images: names and captions of
+  tables and folders, sizes of members of tars and of row groups of Parquet.
+  And of 64 records as they are read, images included. So it is cheap, and can't
+  see a change of bytes in place in another record.
+  """
+  digest = hashlib.blake2b(digest_size=16)
+  for part in _outline(source):
+    digest.update(part)
+  with futures.ThreadPoolExecutor(8) as pool:
+    for found in pool.map(lambda i: _content(source, i), _sample(source)):
+      digest.update(found)
+  return {"records": len(source), "digest": digest.hexdigest()}
+
+
+def _outline(source: Source) -> Iterator[bytes]:
+  for part in getattr(source, "parts", ()):
+    yield b"part %d\n" % len(part)
+    yield from _outline(part)
+  for line in getattr(source, "outline", tuple)():
+    yield (
+      line
+      if isinstance(line, bytes)
+      else f"{line}\n".encode("utf-8", "replace")
+    )
+
+
+def _sample(source: Source) -> list[int]:
+  """Records from the first to the last; of few blocks, where there are any."""
+  size, blocks = len(source), getattr(source, "blocks", None)
+  if blocks is None:
+    return np.unique(np.linspace(0, size - 1, _SAMPLED).astype(int)).tolist()
+  ends = np.cumsum(blocks)
+  chosen = np.unique(np.linspace(0, len(blocks) - 1, _BLOCKS).astype(int))
+  found = [
+    np.linspace(ends[k] - blocks[k], ends[k] - 1, _SAMPLED // _BLOCKS)
+    for k in chosen
+  ]
+  return np.unique(np.concatenate(found).astype(int)).tolist()
+
+
+def _content(source: Source, index: int) -> bytes:
+  """What a record is, images by a checksum; of a bad one, how it is bad."""
+  try:
+    record = dict(source[index])
+    image = record.pop("image")
+    data = image if isinstance(image, bytes) else np.asarray(image).tobytes()
+    fields = [(k, record[k]) for k in sorted(record)]
+    return repr((fields, len(data), zlib.crc32(data))).encode(
+      "utf-8", "replace"
+    )
+  except (OSError, ValueError, SyntaxError) as e:
+    return bad_records.kind(e).encode()
+
+
+def changed(before: dict[str, Any], now: dict[str, Any]) -> str | None:
+  """Returns what is told where a run goes on with other data; else None.
+
+  Args:
+    before, now: from fingerprint, of the run's checkpoint and of today's data;
+      before is {} in checkpoints that had none.
+  """
+  if not before or before == now:
+    return None
+  if before["records"] != now["records"]:
+    return (
+      f"{before['records']:,} records when the run began, {now['records']:,} "
+      "now: from here on their order is another one, so of what this epoch has "
+      "not had some comes again, and some does not come"
+    )
+  return (
+    f"as many records as when the run began, {now['records']:,}, but others or "
+    "in another order: the same positions go on with what is there now, so of "
+    "this epoch some may come again, and some not come"
+  )

@@ -1,0 +1,272 @@
+"""Encoded images to RGB: all that is decodable is, and the rest has a kind."""
+
+import contextlib
+import io
+import math
+from collections.abc import Callable
+from typing import TypeVar
+
+import numpy as np
+import PIL.Image
+import PIL.ImageOps
+import simplejpeg
+
+from big_contrastive.data.bad_records import BadRecord
+from big_contrastive.data.transforms import containers, levels
+
+T = TypeVar("T")
+Image = PIL.Image.Image
+Spare = Callable[[tuple[int, int]], float]
+
+# 8,192 x 8,192, 200 MB in RGB; of what is decoded, so a larger JPEG passes
+# where a part of its size is enough.
+MAX_PIXELS = 2**26
+_ORIENTATION = 0x0112  # A tag of EXIF and TIFF.
+# By PIL's names those that may tell one; to look for it takes time.
+_NOTES = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}
+
+PIL.Image.init()
+# Without the formats that run programs (EPS) or that nobody has in a data set.
+_WANTED = (
+  "JPEG",
+  "PNG",
+  "WEBP",
+  "GIF",
+  "BMP",
+  "TIFF",
+  "PPM",
+  "MPO",
+  "JPEG2000",
+  "AVIF",
+  "ICO",
+  "TGA",
+  "DIB",
+  "QOI",
+)
+_FORMATS = [name for name in _WANTED if name in PIL.Image.OPEN]
+
+
+def _endings() -> tuple[str, ...]:
+  common = "jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif"
+  forms = PIL.Image.registered_extensions().items()
+  # An MPO is opened as the JPEG that it begins with.
+  known = {end[1:] for end, form in forms if form in (*_FORMATS, "MPO")}
+  first = [end for end in common if end in known]
+  return (*first, *sorted(known - set(first)))
+
+
+# How names of files end that `decode` reads: small letters, without the dot,
+# the commonest first.
+ENDINGS = _endings()
+
+
+def decode(data: bytes | np.ndarray, spare: Spare | None = None) -> Image:
+  """Returns an RGB image, upright, alpha laid on white.
+
+  Of an animation, an icon or a file of several pages it is the first frame,
+  the largest and the first page; of more than 8 bits, the upper ones. Color
+  profiles and gamma are not applied. For what has no agreed black and white
+  there is no right picture, so it is bad: floats, signed and 32-bit integers.
+
+  Args:
+    data: an encoded image, or uint8 [h, w], [h, w, 1], [h, w, 3], [h, w, 4].
+    spare: (width, height) of the whole -> how many times smaller its sides may
+      become. A JPEG is then decoded at 1/2, 3/8, 1/4 or 1/8 of them, which is
+      faster and, unlike skipping pixels, no aliasing. Called once.
+
+  Raises:
+    BadRecord: for what is no image, with the decoder's reason.
+  """
+  with _reasons():
+    if isinstance(data, np.ndarray):
+      image = PIL.Image.fromarray(_array(data))
+      if spare:
+        spare(image.size)
+      return levels.rgb(image)
+    return _mended(lambda data: levels.rgb(_load(data, spare)), data)
+
+
+def pixels(data: bytes | np.ndarray) -> np.ndarray:
+  """Returns decode's pixels, uint8 [h, w, 3]; faster for an ordinary JPEG.
+
+  Args:
+    data: see decode. uint8 [h, w, 3] is returned itself.
+
+  Raises:
+    BadRecord: see decode.
+  """
+  if isinstance(data, np.ndarray):
+    if (data := _array(data)).shape[-1] == 3 and data.ndim == 3:
+      return data
+  elif isinstance(data, bytes) and data.startswith(b"\xff\xd8\xff"):
+    # What may be turned, and all that the fast decoder doubts, is for PIL: it
+    # alone says what is bad, and why.
+    with contextlib.suppress(ValueError):
+      if 0 < _plain(data) <= MAX_PIXELS:
+        return simplejpeg.decode_jpeg(data)
+  return np.asarray(decode(data))
+
+
+def of_pil(picture: Image) -> np.ndarray:
+  """Returns decode's pixels of an image of PIL, uint8 [h, w, 3].
+
+  Args:
+    picture: of any mode; it may note an orientation.
+
+  Raises:
+    BadRecord: see decode.
+  """
+  with _reasons():
+    limited(*picture.size)
+    levels.check(picture)
+    levels.load(picture)
+    image = levels.rgb(picture).copy()
+    with contextlib.suppress(Exception):
+      turn = picture.getexif().get(_ORIENTATION)
+      image.info = {}
+      image.getexif()[_ORIENTATION] = turn
+      PIL.ImageOps.exif_transpose(image, in_place=True)
+    return np.asarray(image)
+
+
+def _plain(jpeg: bytes) -> int:
+  """Pixels of a JPEG in grey or in three colours, whose head notes no more.
+
+  0 for what may be turned, or has other colours.
+  """
+  pixels, at = 0, 2
+  while at + 9 < len(jpeg) and jpeg[at] == 0xFF:
+    kind, length = jpeg[at + 1], (jpeg[at + 2] << 8) + jpeg[at + 3]
+    if kind == 0xDA:  # The scan, behind which nobody looks for notes.
+      return pixels
+    if kind == 0xEE and length < 14:  # Adobe's would be: PIL refuses it.
+      return 0
+    if kind == 0xE1 or not 0xC0 <= kind <= 0xFE or 0xD0 <= kind <= 0xD9:
+      return 0
+    if kind < 0xD0 and kind not in (0xC4, 0xC8, 0xCC):  # The frame.
+      high, low, wide, side, colours = jpeg[at + 5 : at + 10]
+      simple = colours in (1, 3)
+      pixels = ((high << 8) + low) * ((wide << 8) + side) if simple else 0
+    at += 2 + length
+  return 0
+
+
+def size(data: bytes | np.ndarray) -> tuple[int, int]:
+  """Returns (width, height) as decode gives them, mostly from the header.
+
+  Raises:
+    BadRecord: see decode.
+  """
+  if isinstance(data, np.ndarray):
+    return _array(data).shape[1::-1]
+  with _reasons():
+    return _mended(lambda data: _upright(_open(data), data), data)
+
+
+def _array(data: np.ndarray) -> np.ndarray:
+  """Returns uint8 [h, w], [h, w, 3] or [h, w, 4]."""
+  good = data.dtype == np.uint8 and data.size > 0
+  if not good or not (data.ndim == 2 or data.shape[2:] in ((1,), (3,), (4,))):
+    allowed = "uint8 [h, w], [h, w, 1], [h, w, 3] or [h, w, 4], not empty"
+    said = f"no image: {data.dtype} {list(data.shape)}, not {allowed}"
+    raise BadRecord("type", said)
+  return data[..., 0] if data.shape[2:] == (1,) else data
+
+
+def _mended(function: Callable[[bytes], T], data: bytes) -> T:
+  """Returns function(data); of a PNG that PIL refuses, without its notes.
+
+  PIL bounds the memory that notes may take, and is strict with broken ones.
+  """
+  if not isinstance(data, bytes | bytearray | memoryview):
+    raise BadRecord("type", f"no image: {type(data).__name__}, not bytes")
+  if not (data := bytes(data)):
+    raise BadRecord("missing", "no image: 0 bytes")
+  data = containers.largest(data)
+  try:
+    return function(data)
+  except Exception:
+    if (less := containers.without_notes(data)) is None:
+      raise
+  return function(less)
+
+
+def _open(data: bytes) -> levels.Opened:
+  image = PIL.Image.open(io.BytesIO(data), formats=_FORMATS)
+  if image.format == "AVIF":
+    image.info.pop("xmp", None)  # How it is turned, its own boxes tell alone.
+  levels.check(image)
+  return image
+
+
+def _upright(image: levels.Opened, data: bytes) -> tuple[int, int]:
+  """Width and height when turned, of an image that isn't loaded."""
+  if image.format == "PNG" and containers.noted(data):
+    return decode(data).size  # A note may be behind the pixels.
+  # PIL tells the turned size of a TIFF that has the tag.
+  turned = image.format == "TIFF" and _ORIENTATION in image.tag_v2
+  if _NOTES & image.info.keys() and not turned:
+    with contextlib.suppress(Exception):
+      if image.getexif().get(_ORIENTATION) in (5, 6, 7, 8):
+        return image.size[::-1]
+  return image.size
+
+
+def _load(data: bytes, spare: Spare | None) -> Image:
+  image = _open(data)
+  jpeg = image.format in ("JPEG", "MPO")
+  if spare and jpeg:
+    times = max(1.0, spare(_upright(image, data)))
+    if 8 / 3 <= times < 4 and image.format == "JPEG" and _plain(data):
+      with contextlib.suppress(ValueError):
+        return _three_eighths(data, *image.size)
+    image.draft("RGB", tuple(math.ceil(side / times) for side in image.size))
+  limited(*image.size)
+  levels.load(image)
+  if _NOTES & image.info.keys():
+    with contextlib.suppress(Exception):  # Garbage in EXIF: a good image.
+      PIL.ImageOps.exif_transpose(image, in_place=True)
+  if spare and not jpeg:
+    spare(image.size)
+  return image
+
+
+def _three_eighths(data: bytes, width: int, height: int) -> Image:
+  """Which PIL can't decode at; smaller parts than 1/2 save resizing.
+
+  5/8 and 7/8 take longer than the whole.
+  """
+  w, h = limited(*(math.ceil(3 * side / 8) for side in (width, height)))
+  pixels = simplejpeg.decode_jpeg(data, min_height=h, min_width=w)
+  return PIL.Image.fromarray(pixels)
+
+
+def limited(width: int, height: int) -> tuple[int, int]:
+  """Returns a size that is small enough; else raises BadRecord."""
+  said = f"no image: {width} x {height} pixels"
+  if width * height > MAX_PIXELS:
+    raise BadRecord("bomb", f"{said}, at most {MAX_PIXELS:,}")
+  if not width * height:
+    raise BadRecord("image", said)
+  return width, height
+
+
+@contextlib.contextmanager
+def _reasons():
+  """Makes a BadRecord of what decoders raise on broken bytes: all kinds."""
+  try:
+    yield
+  except BadRecord:
+    raise
+  except Exception as e:
+    bombs = (
+      PIL.Image.DecompressionBombError,
+      PIL.Image.DecompressionBombWarning,
+      MemoryError,
+    )
+    kind = "bomb" if isinstance(e, bombs) else "image"
+    kind = "truncated" if "truncated" in str(e).lower() else kind
+    said = f"{type(e).__name__}: {e}"
+    if isinstance(e, PIL.UnidentifiedImageError):  # Tells a memory address.
+      said = "of no known format"
+    raise BadRecord(kind, f"no image: {said}") from e

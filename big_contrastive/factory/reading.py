@@ -1,0 +1,152 @@
+"""Reads the files that a config names; for a plan, their shapes alone."""
+
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from big_contrastive.config import durations, errors, schema
+from big_contrastive.data.build import build_source
+from big_contrastive.data.source import Source
+from big_contrastive.data.tokenizers import vocabulary
+from big_contrastive.data.tokenizers.tokenizer import Tokenizer, build_tokenizer
+from big_contrastive.factory import evaluators, parts, warm_start
+
+# Sizes of vocabularies that are always the same, by a tokenizer's kind.
+_PUBLISHED = {"clip_bpe": 49_408, "bert": 30_522}
+
+# And by the file's name: a SentencePiece model may have any size.
+_NAMED = {"c4_en.model": 32_000}
+
+
+class Reading:
+  """Reads data sets, vocabularies and weights: see the functions it calls."""
+
+  def source(self, config: dict[str, Any] | str, where: str) -> Source:
+    return build_source(config, where)
+
+  def tokenizer(
+    self, config: dict[str, Any], data: Source, blob: bytes | None
+  ) -> Tokenizer:
+    return parts.tokenizer(config, data, blob)
+
+  def evaluator(
+    self, config: dict[str, Any], where: str
+  ) -> evaluators.Evaluator:
+    return evaluators.evaluator(config, where)
+
+  def weights(
+    self, init: Any, abstract: dict[str, Any], model: dict[str, Any]
+  ) -> warm_start.Load:
+    return warm_start.loader(init, abstract, model)
+
+
+class Blank:
+  """A source of one black picture with a caption."""
+
+  classes = None
+
+  def __len__(self) -> int:
+    return 1
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    picture = np.zeros((1024, 1024, 3), np.uint8)
+    return {"image": picture, "text": "a", "id": 0, "label": 0}
+
+
+class Shapes(Reading):
+  """Reads what shapes need, as far as it is there.
+
+  No data set is opened, but for the captions that a BPE is trained on; the
+  sections' fields are checked all the same. What had to be assumed is said in
+  `notes`, one line each.
+
+  Args:
+    config: the whole config.
+  """
+
+  def __init__(self, config: dict[str, Any]):
+    self._config = config
+    self.notes: list[str] = []
+
+  def source(self, config: dict[str, Any] | str, where: str) -> Source:
+    return build_source(config, where, lambda make: Blank())
+
+  def tokenizer(
+    self, config: dict[str, Any], data: Source, blob: bytes | None
+  ) -> Tokenizer:
+    kwargs = dict(config)
+    kind, path = kwargs.get("kind"), kwargs.get("path")
+    if blob is not None or kind in ("checkpoint", "bytes"):
+      return parts.tokenizer(config, data, blob)
+    given = {"captions": None, "blob": None}
+    schema.complete(build_tokenizer, kwargs, "config.tokenizer", given)
+    errors.choice("config.tokenizer.kind", kind, vocabulary.KINDS)
+    if path is not None and not pathlib.Path(path).expanduser().exists():
+      return self._assumed(kwargs, f"{path} is not here")
+    if path is None and kind == "bpe":
+      try:
+        data = build_source(self._config["source"], "config.source")
+      except (errors.UserError, OSError) as e:
+        why = f"the captions that it is trained on can't be read: {e}"
+        return self._assumed({"vocab_size": 8192} | kwargs, why)
+    return parts.tokenizer(config, data, None)
+
+  def _assumed(self, kwargs: dict[str, Any], why: str) -> Tokenizer:
+    """A tokenizer of the right shape, whose ids mean nothing."""
+    kind, path = kwargs["kind"], kwargs.get("path") or ""
+    towers = schema.section(self._config["model"], "config.model")
+    tower = schema.section(towers.get("text", {}), "config.model.text")
+    cased = kind == "bert" and not kwargs.get("lower", True)
+    known = _NAMED.get(pathlib.Path(path).name, _PUBLISHED.get(kind))
+    stated = kwargs.get("vocab_size"), tower.get("vocab_size")
+    known = None if cased else known
+    size = next((n for n in stated if type(n) is int), known)
+    if size is None:
+      raise errors.UserError(
+        "config.tokenizer.path", path, "a file that is here",
+        "Or set config.tokenizer.vocab_size: a plan needs its size alone.",
+      )  # fmt: skip
+    self.notes.append(f"a vocabulary of {size:,}: {why}")
+    # Of any kind: only its shape counts.
+    words = build_tokenizer("bytes", kwargs["length"])
+    words.vocab_size, words.pad_id = size, tower.get("pad_id") or 0
+    words.eos_id = words.eos_id if kwargs.get("eos", True) else None
+    return words
+
+  def evaluator(
+    self, config: dict[str, Any], where: str
+  ) -> evaluators.Evaluator:
+    evaluators.evaluation(config, where, self.source)
+    return lambda *embed: iter(())
+
+  def weights(
+    self, init: Any, abstract: dict[str, Any], model: dict[str, Any]
+  ) -> warm_start.Load:
+    if isinstance(init, dict):
+      missing = {k for k, v in init.items() if not warm_start.is_there(v)}
+      for name in sorted(missing):
+        errors.choice("config.init", name, warm_start.PARTS)
+        why = f"config.init.{name} = {init[name]!r} is not here"
+        self.notes.append(f"weights of config.model's shapes: {why}")
+      init = {k: v for k, v in init.items() if k not in missing}
+    return super().weights(init, abstract, model)
+
+
+def without_epochs(config: dict[str, Any]) -> dict[str, Any]:
+  """Returns a config whose durations need no data set's size.
+
+  A step takes the same memory and time in a run of any length.
+  """
+
+  def plain(section: dict[str, Any]) -> dict[str, Any]:
+    long = {"total": 10**9}
+    return {
+      k: long.get(k, 1) if durations.in_epochs(v) else v
+      for k, v in section.items()
+    }
+
+  found = plain(config)
+  if isinstance(found.get("schedule"), dict):
+    found["schedule"] = plain(found["schedule"])
+  return found

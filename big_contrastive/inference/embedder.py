@@ -1,0 +1,165 @@
+"""Embeds whole data sets and lists of texts, on all devices."""
+
+import dataclasses
+import functools
+import reprlib
+from collections.abc import Callable
+from typing import Any
+
+import flax.nnx as nnx
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from big_contrastive.config import finite
+from big_contrastive.data.loader import evaluation, examples
+from big_contrastive.data.source import Source
+from big_contrastive.data.tokenizers.tokenizer import Tokenizer
+from big_contrastive.models import two_tower
+from big_contrastive.parallel import sharding
+
+
+@dataclasses.dataclass(frozen=True)
+class Embedded:
+  """A data set's images: zimg [n, d] float32, label [n], id [n] int32."""
+
+  zimg: np.ndarray
+  label: np.ndarray
+  id: np.ndarray
+
+
+class Embedder:
+  """The towers of one set of parameters; every process gets every result.
+
+  What is no unit vector, because a number is not finite or all are 0, never
+  leaves here: every evaluator, and all else that embeds, comes by.
+
+  Args:
+    graph: the model's structure.
+    mesh: whose batch axes share the work.
+    tokenizer: str -> int32 [l].
+    image: evaluation preprocessing, from operations.parse.
+    batch_size: images, or texts, at a time over all devices.
+    threads: that read and decode.
+  """
+
+  def __init__(
+    self,
+    graph: nnx.GraphDef,
+    mesh: Mesh,
+    tokenizer: Tokenizer,
+    image: Callable[[Any, None], np.ndarray],
+    batch_size: int,
+    threads: int,
+  ):
+    self._mesh, self._tokenizer, self._image = mesh, tokenizer, image
+    self.batch_size, self._threads = batch_size, threads
+    whole = sharding.replicated(mesh)
+
+    def embed_image(params, batch):
+      zimg = two_tower.merge(graph, params).embed_image(batch["image"])
+      return zimg, batch["label"], batch["id"]
+
+    def embed_text(params, tokens):
+      return two_tower.merge(graph, params).embed_text(tokens)
+
+    self._embed_image = jax.jit(embed_image, out_shardings=whole)
+    self._embed_text = jax.jit(embed_text, out_shardings=whole)
+
+  def images(
+    self,
+    params: dict[str, Any],
+    source: Source,
+    before: Callable[[], None] = lambda: None,
+  ) -> Embedded:
+    """Returns the embeddings of all records, in the source's order.
+
+    Args:
+      params: of the model.
+      source: its records.
+      before: called before each batch, on every process.
+
+    Raises:
+      UserError: for a record that can't be read.
+      RunError: naming the records whose embeddings are no unit vectors.
+    """
+    size, rows = self.batch_size, self._rows()
+    batches = evaluation.evaluation(
+      source, self._image, size, rows, self._threads
+    )
+    name = functools.partial(examples.name, source)
+    if not len(source):
+      nothing = np.zeros(0, np.int32)
+      return Embedded(self._none(params, size), nothing, nothing)
+    parts, done = [], 0
+    for batch, real in batches:
+      before()
+      batch = sharding.to_global(batch, size, self._mesh)
+      result = jax.device_get(self._embed_image(params, batch))
+      parts.append([x[:real] for x in result])
+      finite.unit(parts[-1][0], "images", name, done)
+      done += real
+    return Embedded(*map(np.concatenate, zip(*parts, strict=True)))
+
+  def texts(
+    self,
+    params: dict[str, Any],
+    texts: list[str],
+    before: Callable[[], None] = lambda: None,
+  ) -> np.ndarray:
+    """Returns the unit embeddings [len(texts), d], float32; see `images`."""
+    size, rows = self.batch_size, self._rows()
+    if not len(texts):
+      return self._none(params, size)
+    parts = []
+    for start in range(0, len(texts), size):
+      before()
+      tokens = self._tokenizer.rows(texts[start : start + size])
+      local = evaluation.pad(tokens, size)[rows]
+      tokens_on_mesh = sharding.to_global(local, size, self._mesh)
+      z = jax.device_get(self._embed_text(params, tokens_on_mesh))
+      parts.append(z[: len(tokens)])
+      finite.unit(parts[-1], "texts", lambda i: reprlib.repr(texts[i]), start)
+    return np.concatenate(parts)
+
+  def _none(self, params: dict[str, Any], size: int) -> np.ndarray:
+    """The embeddings of nothing, [0, d]; nothing is compiled."""
+    one = self._image(np.zeros((32, 32, 3), np.uint8), None)
+    image = jax.ShapeDtypeStruct((size, *one.shape), one.dtype)
+    batch = {"image": image, "label": None, "id": None}
+    zimg, *_ = jax.eval_shape(self._embed_image, params, batch)
+    return np.zeros((0, zimg.shape[-1]), np.float32)
+
+  def lower(
+    self, params: dict[str, Any], beside: Any, example: dict[str, Any]
+  ) -> dict[str, jax.stages.Lowered]:
+    """Returns what embeds a batch of "images" and of "texts", not compiled.
+
+    Args:
+      params: of the model: shapes and shardings.
+      beside: what else lies on the devices meanwhile: shapes and shardings.
+      example: one "image" and one "text", as the model takes them.
+    """
+
+    def batch(x: Any) -> jax.ShapeDtypeStruct:
+      shape, where = (self.batch_size, *x.shape), sharding.batch(self._mesh)
+      return jax.ShapeDtypeStruct(shape, x.dtype, sharding=where)
+
+    one = np.int32(0)
+    images = {"image": example["image"], "label": one, "id": one}
+    inputs = {
+      "images": (self._embed_image, images),
+      "texts": (self._embed_text, example["text"]),
+    }
+
+    def lowered(embed: Callable, given: Any) -> jax.stages.Lowered:
+      # Unused, and counted: the optimizer's state does not go away.
+      whole = jax.jit(
+        lambda beside, params, given: embed(params, given), keep_unused=True
+      )
+      return whole.lower(beside, params, jax.tree.map(batch, given))
+
+    return {name: lowered(*of) for name, of in inputs.items()}
+
+  def _rows(self) -> np.ndarray:
+    return sharding.local_rows(self.batch_size, self._mesh)

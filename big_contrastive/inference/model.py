@@ -1,0 +1,187 @@
+"""A trained model as one object: pictures and strings in, vectors out.
+
+  model = big_contrastive.load("runs/demo")
+  model.logits(pictures, ["a red circle", "two blue squares"])
+
+The path is a checkpoint of ours, a Hugging Face or OpenCLIP directory, or a
+big_vision .npz.
+"""
+
+import dataclasses
+import logging
+import math
+import os
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+import PIL.Image
+
+from big_contrastive.config import errors, finite, schema
+from big_contrastive.data.tokenizers.tokenizer import Tokenizer, build_tokenizer
+from big_contrastive.data.transforms import decode, operations
+from big_contrastive.factory import parts
+from big_contrastive.inference import embedder, inputs
+from big_contrastive.interop import model_files
+from big_contrastive.interop.bundle import Portable
+from big_contrastive.parallel import sharding
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+  """Two towers with their tokenizer and preprocessing.
+
+  Args:
+    embedder: the towers, on all devices.
+    params: their parameters, on the devices.
+  """
+
+  embedder: embedder.Embedder
+  params: dict[str, Any]
+
+  def encode_image(self, images: inputs.Pictures) -> np.ndarray:
+    """Returns unit embeddings [n, d], float32; of one picture, [1, d].
+
+    Args:
+      images: one or several, prepared as in the evaluation of the model.
+
+    Raises:
+      UserError: naming the picture, images[3], for what is none.
+      RunError: naming those whose embeddings are no unit vectors.
+    """
+    return self.embedder.images(self.params, _Records(images)).zimg
+
+  def encode_text(self, texts: inputs.Texts) -> np.ndarray:
+    """Returns unit embeddings [n, d], float32; of one text, [1, d].
+
+    Args:
+      texts: one or several; an empty one is what the tokenizer makes of it.
+
+    Raises:
+      UserError: naming the text, texts[3], for what is none.
+      RunError: naming those whose embeddings are no unit vectors.
+    """
+    return self.embedder.texts(self.params, inputs.texts(texts, "texts"))
+
+  def logits(self, images: inputs.Pictures, texts: inputs.Texts) -> np.ndarray:
+    """Returns exp(t) zimg ztxt^T + b, [images, texts], float32.
+
+    Where there is a bias (SigLIP), their sigmoid is the probability that the
+    two belong together; else (CLIP) the softmax over texts.
+    """
+    cosines = self.encode_image(images) @ self.encode_text(texts).T
+    t, b = (float(self.params.get(k, 0.0)) for k in ("t", "b"))
+    found = cosines * np.float32(math.exp(t)) + np.float32(b)
+    finite.arrays({"logits": found}, "what came out", finite.ANOTHER)
+    return found
+
+
+def load(
+  path: str | os.PathLike,
+  *,
+  tokenizer: dict[str, Any] | None = None,
+  batch_size: int = 64,
+  threads: int = 4,
+  where: str = "path",
+  texts: bool = False,
+) -> Model:
+  """Returns the model at a path, on all devices.
+
+  Args:
+    path: a workdir or a checkpoint in it, a Hugging Face or OpenCLIP
+      directory, or a big_vision .npz.
+    tokenizer: as config.tokenizer, for what has none of its own. Without one
+      such a model embeds images, and an image tower alone always does.
+    batch_size: pictures or texts at a time, rounded up to a multiple of the
+      devices.
+    threads: that read and decode.
+    where: what the path is called in errors.
+    texts: whether a model that can't embed texts is an error already here.
+
+  Raises:
+    UserError: for what is not there, in no known format, or broken.
+    RunError: for parameters that are not finite.
+  """
+  batch_size = inputs.count(batch_size, "batch_size", 2**20)
+  threads = inputs.count(threads, "threads", 4096)
+  model = model_files.read(path, where=where)
+  words = _words(model, tokenizer, path)
+  if texts and isinstance(words, model_files.Words):
+    words.rows([])
+  mesh = sharding.make_mesh()
+  graph, _ = model_files.towers(model, words, sharding.pin(mesh))
+  ops = operations.parse(model.image or _squashed(model), where, train=False)
+  n = sharding.ring_size(mesh)
+  size = -(-batch_size // n) * n
+  params = jax.device_put(model.params, sharding.replicated(mesh))
+  towers = embedder.Embedder(graph, mesh, words, ops, size, threads)
+  return Model(towers, params)
+
+
+def _words(
+  model: Portable, section: dict[str, Any] | None, path: str | os.PathLike
+) -> Tokenizer | model_files.Words:
+  """The tokenizer that is given, or the model's own, of its length."""
+  if section is not None and "txt" in model.params:
+    section = schema.section(section, "tokenizer")
+    if model.tokenizer:
+      logging.warning("%s has a tokenizer of its own: not used", path)
+    section = {"length": model_files.Words(model).length} | section
+    if section.get("kind") == "checkpoint":
+      return parts.tokenizer(section, [])
+    # With no captions: a BPE is one that the model was trained with.
+    return schema.call(build_tokenizer, section, "tokenizer")
+  if not model.tokenizer or "txt" not in model.params:
+    return model_files.Words(model, str(path))
+  return model_files.tokenizer(model)
+
+
+def _squashed(model: Portable) -> list:
+  """Preprocessing of a format that tells none: big_vision's usual."""
+  return [("resize", {"size": model.model["image"]["res"]})]
+
+
+class _Records:
+  """Pictures as a source of records."""
+
+  def __init__(self, images: inputs.Pictures):
+    pictures = inputs.pictures(images, "images")
+    self._names = list(pictures)
+    self._contents = [_named(x, name) for name, x in pictures.items()]
+
+  def __len__(self) -> int:
+    return len(self._names)
+
+  def __getitem__(self, i: int) -> dict[str, Any]:
+    return {"image": self._contents[i], "id": 0}
+
+  def name(self, i: int) -> str:
+    return self._names[i]
+
+
+def _named(picture: inputs.Picture, name: str) -> bytes | np.ndarray:
+  """The content of a picture; what goes wrong has its name."""
+  try:
+    return _content(picture, name)
+  except errors.UserError:
+    raise
+  except Exception as e:  # Of files and PIL's plugins: of no common kind.
+    told, remedy = inputs.told(picture), f"{type(e).__name__}: {e}."
+    raise errors.UserError(name, told, "a picture", remedy) from e
+
+
+def _content(
+  picture: inputs.Picture, name: str = "images"
+) -> bytes | np.ndarray:
+  """As a record has it."""
+  if isinstance(picture, str | os.PathLike):
+    return pathlib.Path(os.path.expanduser(picture)).read_bytes()
+  if hasattr(picture, "read"):
+    picture = picture.read()
+  if isinstance(picture, bytes | bytearray | memoryview):
+    return bytes(picture)
+  if isinstance(picture, PIL.Image.Image):
+    return decode.of_pil(picture)
+  array = inputs.pixels(picture, name)
+  return array if isinstance(array, np.ndarray) else _content(array, name)

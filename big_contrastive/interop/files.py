@@ -1,0 +1,77 @@
+"""Files of tensors and of JSON; nothing in them is ever executed."""
+
+import importlib
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from big_contrastive.config import errors
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+  """Returns the object in a JSON file."""
+  try:
+    found = json.loads(path.read_text())
+  except OSError as e:
+    remedy = "Is the download complete?"
+    raise errors.UserError("file", str(path), "a file", remedy) from e
+  except ValueError as e:
+    raise errors.UserError("file", str(path), "JSON", f"It is none: {e}") from e
+  if not isinstance(found, dict):
+    remedy = "Is it the right file?"
+    raise errors.UserError("file", str(path), "a JSON object", remedy)
+  return found
+
+
+def read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
+  """Returns the tensors of a .safetensors file, by name."""
+  if not path.is_file():
+    allowed, remedy = "a file", "Only safetensors are read: convert .bin files."
+    raise errors.UserError("weights", str(path), allowed, remedy)
+  try:
+    return safetensors.numpy.load_file(path)
+  except (safetensors.SafetensorError, KeyError) as e:
+    allowed = "a complete .safetensors file"
+    remedy = f"Download it again: {e}."
+    raise errors.UserError("weights", str(path), allowed, remedy) from e
+
+
+def write_safetensors(
+  arrays: dict[str, np.ndarray], path: pathlib.Path
+) -> None:
+  """Writes tensors as torch's users expect them."""
+  contiguous = {
+    k: np.ascontiguousarray(v) if v.ndim else v for k, v in arrays.items()
+  }
+  safetensors.numpy.save_file(contiguous, path, metadata={"format": "pt"})
+
+
+def read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
+  """Returns the tensors of a .pt, .pth or .bin file, read with weights_only.
+
+  Needs torch. A training checkpoint's "state_dict" is taken, and "module." of
+  data-parallel training dropped.
+  """
+  try:
+    torch = importlib.import_module("torch")
+  except ImportError as e:
+    allowed = "a .safetensors file where torch is not installed"
+    remedy = "Install torch (CPU is enough), or save it as safetensors."
+    raise errors.UserError("weights", str(path), allowed, remedy) from e
+  try:
+    loaded = torch.load(path, map_location="cpu", weights_only=True)
+  except Exception as e:  # torch raises many kinds, of pickle and of zip.
+    allowed = "a file with tensors only"
+    first = str(e).strip().split("\n")[0][:200]
+    remedy = f"It is broken, or holds code, which is never run: {first}"
+    raise errors.UserError("weights", str(path), allowed, remedy) from e
+  state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
+  return {
+    k.removeprefix("module."): v.to(torch.float32).numpy()
+    for k, v in state.items()
+    if hasattr(v, "numpy")
+  }

@@ -1,0 +1,84 @@
+"""Hugging Face directories: SiglipModel, Siglip2Model and CLIPModel.
+
+A directory has config.json, model.safetensors (or several and their index),
+and files of the tokenizer and the image processor. SigLIP 2 is a SiglipModel
+at a fixed resolution, and a Siglip2Model with images of any shape (NaFlex).
+"""
+
+import json
+import pathlib
+
+import numpy as np
+
+from big_contrastive.config import rules
+from big_contrastive.interop import bundle, files, mapping, processors
+from big_contrastive.interop.hugging_face import config as hugging_face_config
+from big_contrastive.interop.hugging_face import weights as hugging_face_weights
+
+_WEIGHTS = "model.safetensors"
+
+
+def recognise(path: pathlib.Path) -> bool:
+  """Whether it is a directory with config.json."""
+  return (path / "config.json").is_file()
+
+
+def read(path: pathlib.Path) -> bundle.Portable:
+  """Returns the model of a directory.
+
+  Raises:
+    UserError: for another architecture, an unknown activation, tensors that
+      don't fit config.json, a broken file.
+  """
+  config = files.read_json(path / "config.json")
+  where = str(path / "config.json")
+  family, model, shapes = hugging_face_config.describe(config, where)
+  stored = {
+    k: v
+    for k, v in _weights(path).items()
+    if k not in hugging_face_weights.CONSTANTS
+  }
+  flat = mapping.read(
+    hugging_face_weights.TABLES[family], stored, shapes, str(path)
+  )
+  res, patch = model["image"]["res"], bundle.patch(model["image"])
+  section, fields = processors.read_hugging_face(path, family, res, patch)
+  return bundle.assembled(model, flat, section, **fields)
+
+
+def _weights(path: pathlib.Path) -> dict[str, np.ndarray]:
+  index = path / f"{_WEIGHTS}.index.json"
+  if not index.is_file():
+    return files.read_safetensors(path / _WEIGHTS)
+  names = sorted(set(files.read_json(index).get("weight_map", {}).values()))
+  merged: dict[str, np.ndarray] = {}
+  for name in names:
+    # A name, not a path: it must not lead out of the directory.
+    merged |= files.read_safetensors(path / pathlib.Path(name).name)
+  return merged
+
+
+def write(model: bundle.Portable, path: pathlib.Path) -> None:
+  """Writes config.json, weights, and files of tokenizer and image processor.
+
+  Args:
+    model: a SigLIP (pool "map", a bias), also one of images of any shape, or
+      a CLIP (class token, causal).
+    path: a directory that exists and is empty.
+
+  Raises:
+    UserError: for a model that neither of their classes is.
+  """
+  image, text = (dict(model.model[k]) for k in ("image", "text"))
+  family = "siglip" if image.get("pool", "map") == "map" else "clip"
+  if image.get("max_patches") is not None:
+    family = "siglip2"
+  flat = rules.flatten(model.params)
+  hugging_face_config.check(family, image, text, flat)
+  config = hugging_face_config.write(family, image, text, flat)
+  arrays = mapping.write(
+    hugging_face_weights.TABLES[family], flat, f"a {family} model"
+  )
+  processors.write_hugging_face(model, path, family)
+  (path / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+  files.write_safetensors(arrays, path / _WEIGHTS)

@@ -1,0 +1,174 @@
+"""OpenCLIP directories: its own CLIP, and SigLIP with an image tower of timm.
+
+A directory has open_clip_config.json and open_clip_model.safetensors, or
+another file of weights that OpenCLIP would find; OpenCLIP loads it as
+"local-dir:PATH".
+"""
+
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from big_contrastive.config import errors, rules
+from big_contrastive.data.tokenizers.tokenizer import restore_tokenizer
+from big_contrastive.interop import bundle, files, mapping, processors
+from big_contrastive.interop.open_clip import (
+  config as open_clip_config,
+)
+from big_contrastive.interop.open_clip import (
+  weights as open_clip_weights,
+)
+from big_contrastive.interop.tokenizers import read as read_tokenizers
+
+_CONFIG, _WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
+
+
+def recognise(path: pathlib.Path) -> bool:
+  """Whether it is a directory with open_clip_config.json."""
+  return (path / _CONFIG).is_file()
+
+
+def read(path: pathlib.Path) -> bundle.Portable:
+  """Returns the model of a directory.
+
+  Raises:
+    UserError: for towers that ours can't compute, tensors that don't fit the
+      config, a broken file.
+  """
+  config = files.read_json(path / _CONFIG)
+  own = config.get("model_cfg", {})
+  if not {"embed_dim", "vision_cfg", "text_cfg"} <= own.keys():
+    allowed = "embed_dim, vision_cfg and text_cfg"
+    remedy = "It is no pair of an image and a text tower."
+    raise errors.UserError(f"{path}: model_cfg", sorted(own), allowed, remedy)
+  stored = {
+    k: v for k, v in _weights(path).items() if not k.endswith("attn_mask")
+  }
+  custom = any(k.startswith("text.") for k in stored)
+  model, rows, shapes = _plan(own, custom, "logit_bias" in stored)
+  flat = mapping.read(rows, stored, shapes, str(path))
+  model["text"]["vocab_size"], _ = shapes["txt/embed/embedding"]
+  res = model["image"]["res"]
+  section, fields = processors.read_open_clip(path, config, res)
+  return bundle.assembled(model, flat, section, **fields)
+
+
+def names(own: dict[str, Any], custom: bool) -> mapping.Shapes:
+  """Returns shapes of OpenCLIP's tensors by name; nothing is allocated.
+
+  Args:
+    own: model_cfg.
+    custom: whether it is a CustomTextCLIP.
+  """
+  _, rows, shapes = _plan(own, custom, own.get("init_logit_bias") is not None)
+  return mapping.names(rows, shapes)
+
+
+def _plan(
+  own: dict[str, Any], custom: bool, bias: bool
+) -> tuple[dict[str, Any], list[mapping.Row], dict[str, tuple[int, ...]]]:
+  """config.model, the table, and our parameters' shapes, of a model_cfg."""
+  open_clip_config.look(own)
+  vision, text = own["vision_cfg"], own["text_cfg"]
+  timm = bool(vision.get("timm_model_name"))
+  model: dict[str, Any] = {
+    "image": open_clip_config.read_image_timm(own, vision)
+    if timm
+    else open_clip_config.read_image_native(own, vision),
+    "text": open_clip_config.read_text(own, text),
+  }
+  rows = open_clip_weights.table(timm, custom, text.get("proj_bias", False))
+  vocab, length = text.get("vocab_size", 49408), text.get("context_length", 77)
+  return model, rows, bundle.shapes(model, vocab, length, bias)
+
+
+def _weights(path: pathlib.Path) -> dict[str, np.ndarray]:
+  found = [
+    p
+    for ending in ("safetensors", "pt", "pth", "bin")
+    for p in sorted(path.glob(f"*.{ending}"))
+  ]
+  if not found:
+    raise errors.UserError(
+      "weights", str(path), _WEIGHTS, "Is the download complete?"
+    )
+  named = [p for p in found if p.name == _WEIGHTS]
+  chosen = (named or found)[0]
+  if chosen.suffix == ".safetensors":
+    return files.read_safetensors(chosen)
+  return files.read_torch(chosen)
+
+
+def write(model: bundle.Portable, path: pathlib.Path) -> None:
+  """Writes config, weights and the tokenizer's files.
+
+  Args:
+    model: a CLIP, or a SigLIP of a size that timm has.
+    path: a directory that exists and is empty.
+
+  Raises:
+    UserError: for a model that OpenCLIP can't build.
+  """
+  image = bundle.defaults("image") | model.model["image"]
+  text = bundle.defaults("text") | model.model["text"]
+  flat = rules.flatten(model.params)
+  timm = image["pool"] == "map"
+  vision, own = (
+    open_clip_config.write_image_timm
+    if timm
+    else open_clip_config.write_image_native
+  )(image)
+  texts = open_clip_config.write_text(text, flat)
+  if not timm:
+    bundle.require_projection("image", image)
+  act = text["activation"]
+  if (act == "quick_gelu") != own.get("quick_gelu", False):
+    allowed = "the image tower's: quick_gelu is for both"
+    raise errors.UserError(
+      "config.model.text.activation", act, allowed, "OpenCLIP can't mix them."
+    )
+  if "b" in flat:
+    own["init_logit_bias"] = float(flat["b"])
+  own |= {
+    "embed_dim": text["out_dim"] or flat["txt/pos"].shape[1],
+    "vision_cfg": vision,
+    "text_cfg": texts,
+    # Older versions of the plain class pool by argmax whatever is asked.
+    "custom_text": timm or text["pool"] != "argmax",
+  }  # fmt: skip
+  rows = open_clip_weights.table(timm, own["custom_text"], text["out_bias"])
+  arrays = mapping.write(rows, flat, "an OpenCLIP model")
+  config = {
+    "model_cfg": own,
+    "preprocess_cfg": processors.open_clip_processor(model),
+  }
+  if not model.tokenizer:
+    # Files that are not there: else OpenCLIP would take CLIP's own.
+    own["text_cfg"]["hf_tokenizer_name"] = "."
+  elif _is_clips(model):  # It comes with OpenCLIP; others need the file.
+    zipped = model.blob[:2] == b"\x1f\x8b"
+    name = read_tokenizers.CLIP_FILE if zipped else "merges.txt"
+    (path / name).write_bytes(model.blob)
+  else:
+    processors.write_tokenizer(model, path)
+    own["text_cfg"] |= {
+      "hf_tokenizer_name": ".",
+      "tokenizer_kwargs": {"clean": _cleaning(model.tokenizer)},
+    }
+  (path / _CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+  files.write_safetensors(arrays, path / _WEIGHTS)
+
+
+def _is_clips(model: bundle.Portable) -> bool:
+  """Whether it is CLIP's own vocabulary, which comes with OpenCLIP."""
+  words = restore_tokenizer(model.tokenizer, model.blob)
+  own = words.spec["kind"] == "clip_bpe" and words.vocab_size == 49408
+  return own and words.pad_id == 0
+
+
+def _cleaning(spec: dict[str, Any]) -> str:
+  if spec.get("canonicalize"):
+    return "canonicalize"
+  return "lower" if spec.get("lower") else "whitespace"

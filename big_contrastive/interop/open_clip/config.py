@@ -1,0 +1,234 @@
+"""OpenCLIP's model_cfg <-> the section config.model."""
+
+import logging
+import re
+from typing import Any
+
+from big_contrastive.config import errors
+from big_contrastive.interop import bundle
+
+CONFIG = "open_clip_config.json"
+TIMM = re.compile(
+  r"vit_(base|large|so400m|giantopt)_patch(\d+)_siglip_(\d+)(\.\w+)?"
+)
+SIZES = {"base": "B", "large": "L", "so400m": "So400m", "giantopt": "g-opt"}
+# Sizes, by patch side and resolution, to which timm gives exact gelu; the
+# others have tanh. big_vision, whose weights they are, has tanh everywhere.
+EXACT: dict[str, set[tuple[int, int]]] = {
+  "base": {(16, 224), (16, 256), (16, 384), (16, 512)},
+  "large": {(16, 256), (16, 384)},
+  "so400m": {(14, 224), (14, 378), (14, 384)},
+  "giantopt": set(),
+}
+TANH = {
+  "base": {(32, 256)},
+  "large": {(16, 512)},
+  "so400m": {(16, 256), (16, 384), (16, 512)},
+  "giantopt": {(16, 256), (16, 384)},
+}
+# Fields with another value change what the towers compute.
+_IMAGE_PLAIN: dict[str, Any] = {
+  "ls_init_value": None, "attentional_pool": False, "no_ln_pre": False,
+  "pos_embed_type": "learnable", "final_ln_after_pool": False,
+  "pool_type": "tok", "block_type": None, "qk_norm": False,
+  "scaled_cosine_attn": False, "scale_heads": False,
+  "scale_attn_inner": False, "scale_attn": False, "scale_fc": False,
+}  # fmt: skip
+_TEXT_PLAIN: dict[str, Any] = {
+  "ls_init_value": None, "embed_cls": False, "final_ln_after_pool": False,
+  "block_type": None, "qk_norm": False,
+  "scaled_cosine_attn": False, "scale_heads": False,
+  "scale_attn_inner": False, "scale_attn": False, "scale_fc": False,
+  "hf_model_name": None, "tokenizer_mode": None,
+}  # fmt: skip
+# All others that there are: read here, or of training and the first values.
+_KNOWN = {
+  "model_cfg": """embed_dim vision_cfg text_cfg quick_gelu custom_text
+    init_logit_scale init_logit_bias nonscalar_logit_scale""",
+  "vision_cfg": """layers width head_width mlp_ratio patch_size image_size
+    patch_dropout attn_pooler_queries attn_pooler_heads output_tokens
+    act_kwargs norm_kwargs timm_model_name timm_model_pretrained timm_pool
+    timm_proj timm_proj_bias timm_drop timm_drop_path timm_model_kwargs""",
+  "text_cfg": """context_length vocab_size hf_tokenizer_name tokenizer_kwargs
+    width heads layers mlp_ratio pad_id eos_id no_causal_mask pool_type
+    proj_bias proj_type output_tokens act_kwargs norm_kwargs hf_model_pretrained
+    hf_proj_type hf_pooler_type""",
+}
+_POOLS = {"argmax": "argmax", "eos": "eos", "last": "last", "first": "first"}
+
+
+def look(own: dict[str, Any]) -> None:
+  """Raises UserError for what our towers don't compute; tells what may be."""
+  parts = {"model_cfg": own, "vision_cfg": own["vision_cfg"]}
+  parts["text_cfg"] = own["text_cfg"]
+  plain = {"vision_cfg": _IMAGE_PLAIN, "text_cfg": _TEXT_PLAIN, "model_cfg": {}}
+  for name, part in parts.items():
+    if not isinstance(part, dict):
+      remedy = "Is it the right file?"
+      raise errors.UserError(f"{CONFIG}: {name}", part, "an object", remedy)
+    place = f"{CONFIG}: {name}."
+    if name == "text_cfg" or not part.get("timm_model_name"):
+      bundle.plain(part, plain[name], place)
+    bundle.unknown(part, {*_KNOWN[name].split(), *plain[name]}, place)
+
+
+def _activation(own: dict[str, Any], section: dict[str, Any]) -> str:
+  if own.get("quick_gelu"):
+    return "quick_gelu"
+  approximate = (section.get("act_kwargs") or {}).get("approximate", "none")
+  where = "act_kwargs.approximate"
+  names = {"none": "gelu", "tanh": "gelu_tanh"}
+  return names[errors.choice(where, approximate, names)]
+
+
+def _eps(section: dict[str, Any]) -> float:
+  return (section.get("norm_kwargs") or {}).get("eps", 1e-5)
+
+
+def read_image_native(
+  own: dict[str, Any], cfg: dict[str, Any]
+) -> dict[str, Any]:
+  width, patch = cfg.get("width", 768), cfg.get("patch_size", 16)
+  depth, res = cfg.get("layers", 12), cfg.get("image_size", 224)
+  if not isinstance(depth, int):
+    remedy = "ResNets are not read."
+    raise errors.UserError("vision_cfg.layers", depth, "a number", remedy)
+  mlp = int(width * cfg.get("mlp_ratio", 4.0))
+  section = bundle.size(width, depth, mlp, width // cfg.get("head_width", 64))
+  section["variant"] += f"/{patch}"
+  return section | {
+    "res": res, "remainder": bool(res % patch), "pool": "tok",
+    "cls_pos": True, "pre_norm": True, "patch_bias": False,
+    "out_dim": own["embed_dim"], "eps": _eps(cfg),
+    "activation": _activation(own, cfg),
+  }  # fmt: skip
+
+
+def read_image_timm(own: dict[str, Any], cfg: dict[str, Any]) -> dict[str, Any]:
+  name = cfg["timm_model_name"]
+  match = TIMM.fullmatch(name)
+  head = cfg.get("timm_pool"), cfg.get("timm_proj")
+  if not match or head != ("map", "none"):
+    allowed = "vit_*_patch*_siglip_*, timm_pool = map and timm_proj = none"
+    remedy = "Of timm's towers only SigLIP's are read."
+    raise errors.UserError("timm_model_name", (name, *head), allowed, remedy)
+  size, patch, res = match[1], int(match[2]), int(match[3])
+  res = cfg.get("image_size", res)
+  exact = (patch, int(match[3])) in EXACT[size]
+  kwargs = dict(cfg.get("timm_model_kwargs") or {})
+  act = kwargs.pop("act_layer", None)
+  bundle.plain({"timm_model_kwargs": kwargs}, {"timm_model_kwargs": {}}, "")
+  act = act or ("gelu" if exact else "gelu_tanh")
+  return {
+    "variant": f"{SIZES[size]}/{patch}", "res": res, "pool": "map",
+    "remainder": bool(res % patch), "activation": act,
+  }  # fmt: skip
+
+
+def read_text(own: dict[str, Any], cfg: dict[str, Any]) -> dict[str, Any]:
+  width, heads = cfg.get("width", 512), cfg.get("heads", 8)
+  mlp = int(width * cfg.get("mlp_ratio", 4.0))
+  where = "text_cfg.pool_type"
+  pool = errors.choice(where, cfg.get("pool_type", "argmax"), _POOLS)
+  eos = {"eos_id": cfg.get("eos_id", 2)} if pool == "eos" else {}
+  where, given = "text_cfg.proj_type", cfg.get("proj_type", "linear")
+  none = errors.choice(where, given, ("linear", "none")) == "none"
+  return bundle.size(width, cfg.get("layers", 12), mlp, heads) | eos | {
+    "pool": pool, "causal": not cfg.get("no_causal_mask", False),
+    "out_dim": None if none else own["embed_dim"],
+    "out_bias": cfg.get("proj_bias", False),
+    "eps": _eps(cfg), "activation": _activation(own, cfg),
+  }  # fmt: skip
+
+
+def write_image_native(
+  image: dict[str, Any],
+) -> tuple[dict[str, Any], dict[str, Any]]:
+  """vision_cfg, and what model_cfg has besides."""
+  needed = {
+    "pool": "tok", "cls_pos": True, "pos": "learned", "pre_norm": True,
+    "patch_bias": False, "out_bias": False, "max_patches": None,
+  }  # fmt: skip
+  bundle.require("image", image, needed)
+  size = bundle.sizes(image, "config.model.image.variant")
+  config = _shared(image, size) | {
+    "image_size": image["res"],
+    "patch_size": bundle.patch(image),
+    "head_width": size["width"] // size["heads"],
+  }
+  own = {"quick_gelu": True} if image["activation"] == "quick_gelu" else {}
+  return config, own
+
+
+def write_image_timm(
+  image: dict[str, Any],
+) -> tuple[dict[str, Any], dict[str, Any]]:
+  needed = {
+    "pos": "learned", "pre_norm": False, "patch_bias": True, "out_dim": None,
+    "eps": 1e-6, "activation": ("gelu", "gelu_tanh"), "max_patches": None,
+  }  # fmt: skip
+  bundle.require("image", image, needed)
+  size = bundle.sizes(image, "config.model.image.variant")
+  variant, _, patch = image["variant"].partition("/")
+  names = {ours: theirs for theirs, ours in SIZES.items()}
+  name = f"vit_{names.get(variant)}_patch{patch}_siglip_{image['res']}"
+  if not TIMM.fullmatch(name) or not _known(name, size, variant):
+    allowed = "a size that timm has with SigLIP's head: B, L, So400m, g-opt"
+    remedy = "Choose another format for the destination."
+    thing = "config.model.image.variant"
+    raise errors.UserError(thing, image["variant"], allowed, remedy)
+  config = {
+    "image_size": image["res"], "timm_model_name": name,
+    "timm_model_pretrained": False, "timm_pool": "map", "timm_proj": "none",
+  }  # fmt: skip
+  if read_image_timm({}, config)["activation"] != image["activation"]:
+    config["timm_model_kwargs"] = {"act_layer": image["activation"]}
+    logging.warning(
+      "timm's %s has another gelu than this model: the config asks for %s, "
+      "which OpenCLIP takes from version 4 on",
+      name,
+      image["activation"],
+    )
+  return config, {}
+
+
+def _known(name: str, size: dict[str, int], variant: str) -> bool:
+  """Whether timm has it, in these sizes."""
+  _, patch, res = TIMM.fullmatch(name).groups()[:3]  # type: ignore[union-attr]
+  own = bundle.sizes({"variant": variant}, "variant")
+  key = next(k for k, v in SIZES.items() if v == variant)
+  both = EXACT[key] | TANH[key]
+  return own == size and (int(patch), int(res)) in both
+
+
+def _shared(section: dict[str, Any], size: dict[str, int]) -> dict[str, Any]:
+  """Fields that the image and the text tower share."""
+  # Half a unit more: their int(width * ratio) must not round down.
+  half = 0.5 if size["mlp"] % size["width"] else 0
+  config: dict[str, Any] = {
+    "width": size["width"],
+    "layers": size["depth"],
+    "mlp_ratio": (size["mlp"] + half) / size["width"],
+    "norm_kwargs": {"eps": section["eps"]},
+  }
+  if section["activation"] == "gelu_tanh":
+    config["act_kwargs"] = {"approximate": "tanh"}
+  return config
+
+
+def write_text(text: dict[str, Any], flat: dict[str, Any]) -> dict[str, Any]:
+  needed = bundle.PLAIN_TEXT | {"pool": tuple(_POOLS)}
+  bundle.require("text", text, needed)
+  size = bundle.sizes(text, "config.model.text.variant")
+  config = _shared(text, size) | {
+    "context_length": flat["txt/pos"].shape[0],
+    "vocab_size": flat["txt/embed/embedding"].shape[0],
+    "heads": size["heads"],
+    "no_causal_mask": not text["causal"],
+    "proj_bias": text["out_bias"],
+    "pool_type": text["pool"],
+    "proj_type": "linear" if text["out_dim"] else "none",
+  }
+  if text["pool"] == "eos":
+    config["eos_id"] = text["eos_id"]
+  return config

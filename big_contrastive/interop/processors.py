@@ -1,0 +1,133 @@
+"""What lies beside weights: files of the tokenizer and the image processor."""
+
+import json
+import logging
+import pathlib
+from typing import Any
+
+from big_contrastive.interop import bundle, files, preprocessing
+from big_contrastive.interop.tokenizers import read as read_tokenizers
+
+_PROCESSOR = "preprocessor_config.json"
+# From version 5 on, a processor of images and texts is saved as one file.
+_WHOLE = "processor_config.json"
+_VOCABULARIES = ("tokenizer.json", "spiece.model", "vocab.json", "vocab.txt")
+# Where a directory has weights alone.
+_PROCESSORS = {
+  "siglip": "SiglipImageProcessor", "clip": "CLIPImageProcessor",
+  "siglip2": "Siglip2ImageProcessor",
+}  # fmt: skip
+
+
+def read_hugging_face(
+  path: pathlib.Path, family: str, res: int, patch: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Returns fields of config.model.image, and of a Portable.
+
+  Args:
+    path: the directory.
+    family: "siglip", "siglip2" or "clip", for what it does not say.
+    res, patch: the image tower's.
+  """
+  config = _image_processor(path)
+  if config is None:
+    square = {"height": res, "width": res}
+    config = {
+      "siglip": {"size": square},
+      "siglip2": {"patch_size": patch},
+      "clip": {"size": {"shortest_edge": res}, "crop_size": square},
+    }[family]  # fmt: skip
+    config |= {"image_processor_type": _PROCESSORS[family]}
+  ops, mean, std = preprocessing.from_hugging_face(config)
+  section = {"mean": mean, "std": std}
+  takes: tuple[int, ...] = (res, res)
+  if family == "siglip2":
+    # How many patches there are is the processor's alone to say.
+    most = section["max_patches"] = ops[-1][1].get("most", 0)
+    takes = most, patch, patch
+  fields: dict[str, Any] = {"image": bundle.sized(ops, takes, str(path))}
+  if any((path / name).is_file() for name in _VOCABULARIES):
+    read = read_tokenizers.read_hugging_face
+    fields["tokenizer"], fields["blob"] = read(path)
+  return section, fields
+
+
+def _image_processor(path: pathlib.Path) -> dict[str, Any] | None:
+  """The image processor's section or file; the section rules."""
+  if (path / _WHOLE).is_file():
+    whole = files.read_json(path / _WHOLE)
+    # Older files name the classes alone.
+    if isinstance(whole.get("image_processor"), dict):
+      return whole["image_processor"]
+  if (path / _PROCESSOR).is_file():
+    return files.read_json(path / _PROCESSOR)
+  return None
+
+
+def read_open_clip(
+  path: pathlib.Path, config: dict[str, Any], res: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Returns fields of config.model.image, and of a Portable.
+
+  Args:
+    path: the directory.
+    config: open_clip_config.json.
+    res: the image tower's.
+  """
+  own = {"size": res} | config.get("preprocess_cfg", {})
+  ops, mean, std = preprocessing.from_open_clip(own)
+  takes = (res, res)
+  fields: dict[str, Any] = {"image": bundle.sized(ops, takes, str(path))}
+  text = config["model_cfg"]["text_cfg"]
+  named = text.get("hf_tokenizer_name")
+  # CLIP's own vocabulary comes with OpenCLIP; others lie in the directory.
+  if (
+    not named
+    and text.get("vocab_size", 49408) == 49408
+    or any((path / name).is_file() for name in _VOCABULARIES)
+  ):
+    read = read_tokenizers.read_open_clip
+    fields["tokenizer"], fields["blob"] = read(text, path)
+  return {"mean": mean, "std": std}, fields
+
+
+def write_hugging_face(
+  model: bundle.Portable, path: pathlib.Path, family: str
+) -> None:
+  """Writes preprocessor_config.json and the tokenizer's files."""
+  stats = statistics(model)
+  processor = preprocessing.to_hugging_face(model.image, family, *stats)
+  text = json.dumps(processor, indent=2) + "\n"
+  (path / _PROCESSOR).write_text(text)
+  write_tokenizer(model, path, family)
+
+
+def open_clip_processor(model: bundle.Portable) -> dict[str, Any]:
+  """Returns the section preprocess_cfg of open_clip_config.json."""
+  return preprocessing.to_open_clip(model.image, *statistics(model))
+
+
+def write_tokenizer(
+  model: bundle.Portable, path: pathlib.Path, family: str = ""
+) -> bool:
+  """Writes the tokenizer's files as transformers reads them, if there is one.
+
+  Args:
+    model: whose tokenizer it is.
+    path: the directory.
+    family: as `read_hugging_face` has it; "" where transformers reads no model.
+  """
+  if not model.tokenizer:
+    return False
+  write = read_tokenizers.write_hugging_face
+  given = bundle.defaults("text") | model.model["text"]
+  seen = not given["causal"] or given["pool"] not in ("first", "eos", "argmax")
+  for note in write(model.tokenizer, model.blob, path, family, seen):
+    logging.warning("%s", note)
+  return True
+
+
+def statistics(model: bundle.Portable) -> tuple[list, list]:
+  """Returns mean and std, per channel."""
+  given = bundle.defaults("image") | model.model["image"]
+  return list(given["mean"]), list(given["std"])

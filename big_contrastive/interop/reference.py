@@ -1,0 +1,103 @@
+"""Other projects' libraries, where they are installed, on files of theirs.
+
+None of them is needed to convert a model; they say whether it was done right.
+"""
+
+import importlib
+import logging
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from big_contrastive.config import errors
+
+
+def embed(
+  format: str | None,
+  path: pathlib.Path,
+  images: dict[str, np.ndarray],
+  tokens: np.ndarray,
+) -> dict[str, np.ndarray] | None:
+  """Returns what a project's own library makes of its files.
+
+  Args:
+    format: None comes back for those without a library.
+    path: their directory.
+    images: arguments for images, by transformers' names; "pixel_values" is
+      float32 [b, 3, h, w], normalised.
+    tokens: int [b, l].
+
+  Returns:
+    Unit embeddings by "image" and "text", and "logits" over exp(t); None
+    where the library is not installed, which is logged.
+
+  Raises:
+    UserError: where the library can't load the files.
+  """
+  if format not in _LOADERS:
+    return None
+  library, load = _LOADERS[format]
+  try:
+    torch = importlib.import_module("torch")
+    module = importlib.import_module(library)
+  except Exception as e:  # One that is broken says so in ways of its own.
+    logging.warning("not compared with %s: %s", library, _first(e))
+    return None
+  try:
+    with torch.no_grad():
+      zimg, ztxt, scale, bias = load(
+        module,
+        str(path),
+        {k: torch.from_numpy(v.copy()) for k, v in images.items()},
+        torch.from_numpy(tokens.astype(np.int64)),
+      )
+  except ImportError as e:  # Of what it needs, too: it imports late.
+    logging.warning("not compared with %s: %s", library, _first(e))
+    return None
+  except Exception as e:  # Each library has its own.
+    told = f"{type(e).__name__}: {_first(e)}"
+    allowed, remedy = f"files that {library} loads", "See what it says."
+    raise errors.UserError(str(path), told, allowed, remedy) from e
+  zimg, ztxt = (_unit(z.float().numpy()) for z in (zimg, ztxt))
+  over = np.exp(-scale) * bias
+  return {"image": zimg, "text": ztxt, "logits": zimg @ ztxt.T + over}
+
+
+def _first(e: Exception) -> str:
+  return str(e).strip().split("\n")[0][:300]
+
+
+def _unit(z: np.ndarray) -> np.ndarray:
+  return z / np.linalg.norm(z, axis=-1, keepdims=True)
+
+
+def _transformers(library: Any, path: str, images: dict, ids: Any) -> tuple:
+  model, told = library.AutoModel.from_pretrained(
+    path, output_loading_info=True, local_files_only=True
+  )
+  wrong = {k: v for k, v in told.items() if v}
+  if wrong:
+    raise ValueError(f"tensors don't fit: {wrong}")
+  model = model.float().eval()
+  found = model(**images, input_ids=ids)
+  return found.image_embeds, found.text_embeds, *_scale(model)
+
+
+def _open_clip(library: Any, path: str, images: dict, ids: Any) -> tuple:
+  model = library.create_model(f"local-dir:{path}").float().eval()
+  zimg = model.encode_image(images["pixel_values"])
+  ztxt = model.encode_text(ids)
+  return zimg, ztxt, *_scale(model)
+
+
+def _scale(model: Any) -> tuple[float, float]:
+  bias = getattr(model, "logit_bias", None)
+  return model.logit_scale.item(), 0.0 if bias is None else bias.item()
+
+
+_LOADERS: dict[str, tuple[str, Callable]] = {
+  "hugging_face": ("transformers", _transformers),
+  "open_clip": ("open_clip", _open_clip),
+}

@@ -1,0 +1,203 @@
+"""What the pair losses share: one differentiation, done in the forward pass."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from big_contrastive.losses import _ring
+from big_contrastive.losses._ring import Axis
+
+# A gradient, or None where it is not asked for.
+Partial = jax.Array | None
+
+
+class Wants(NamedTuple):
+  """Whose gradients are asked for."""
+
+  zimg: bool
+  ztxt: bool
+
+
+class Terms(NamedTuple):
+  """What a sweep sees of this device's pairs.
+
+  zimg, ztxt: [b, d], float32 or bfloat16. scale, bias: float32 scalars. ids:
+  int32 [b], different for all pairs of the global batch but those that are no
+  negatives of each other. axis, tile: see `_ring.sweep`. wants: what
+  `gradients` computes.
+  """
+
+  zimg: jax.Array
+  ztxt: jax.Array
+  scale: jax.Array
+  bias: jax.Array
+  ids: jax.Array
+  axis: Axis
+  tile: int
+  wants: Wants = Wants(True, True)
+
+
+class Gradients(NamedTuple):
+  """Of the sum of this device's terms; all float32.
+
+  zimg and ztxt are those with respect to scale * zimg and scale * ztxt; None
+  where they are not wanted.
+  """
+
+  zimg: Partial
+  ztxt: Partial
+  bias: jax.Array
+
+
+class Sweep(NamedTuple):
+  """A pair loss: functions of `Terms`.
+
+  value: -> [b], one term per pair, whose mean over the global batch is the
+    loss.
+  gradients: -> (the same [b], Gradients), at once.
+  live: arrays as large as a tile that either has at a time, for its side.
+  """
+
+  value: Callable[[Terms], jax.Array]
+  gradients: Callable[[Terms], tuple[jax.Array, Gradients]]
+  live: int
+
+
+def loss(
+  sweep: Sweep,
+  zimg: jax.Array,
+  ztxt: jax.Array,
+  *,
+  scale: jax.Array,
+  bias: jax.Array | None,
+  ids: jax.Array | None,
+  axis: Axis,
+  tile: int | None,
+) -> jax.Array:
+  """Returns the mean over the global batch; see losses/ for the arguments."""
+  b, d = zimg.shape
+  tile = _ring.side(b, d, sweep.live) if tile is None else tile
+  if ids is None:
+    ids = jnp.arange(b, dtype=jnp.int32) + _ring.index(axis) * b
+  bias = jnp.zeros((), jnp.float32) if bias is None else bias
+  scale, bias = (jnp.asarray(x, jnp.float32) for x in (scale, bias))
+  operands = _ring.varying((zimg, ztxt, scale, bias, ids), axis)
+  return _ring.mean(_local((sweep, axis, tile), *operands), axis)
+
+
+def cosines(zimg: jax.Array, ztxt: jax.Array) -> jax.Array:
+  """Returns [c, c] products, float32 whatever comes in."""
+  return jnp.einsum(
+    "id,jd->ij", zimg, ztxt,
+    precision="highest", preferred_element_type=jnp.float32,
+  )  # fmt: skip
+
+
+def begin(x: Terms, pull: jax.Array) -> tuple[Partial, Partial]:
+  """Returns the gradients, [b, d] and [d, b], before any tile.
+
+  Args:
+    x: the terms.
+    pull: [b], the derivatives of the terms by the logits of their pairs.
+  """
+  dzimg = pull[:, None] * x.ztxt.astype(jnp.float32) if x.wants.zimg else None
+  # The texts' travel, and begin with nothing: their pull waits for `end`.
+  dztxt = jnp.zeros(x.ztxt.shape[::-1], jnp.float32) if x.wants.ztxt else None
+  return dzimg, dztxt
+
+
+def pull_back(
+  dlogits: jax.Array,
+  zimg: jax.Array,
+  ztxt: jax.Array,
+  dzimg: Partial,
+  dztxt: Partial,
+) -> tuple[Partial, Partial]:
+  """Returns the gradients [c, d] and [d, c] with what a tile adds to them."""
+  zimg, ztxt = zimg.astype(jnp.float32), ztxt.astype(jnp.float32)
+  if dzimg is not None:
+    dzimg += jnp.einsum("ij,jd->id", dlogits, ztxt, precision="highest")
+  if dztxt is not None:
+    # Turned first, it is a product like the others; CPUs are slow at the other.
+    turned = jax.lax.optimization_barrier(zimg.T)
+    dztxt += jnp.einsum("di,ij->dj", turned, dlogits, precision="highest")
+  return dzimg, dztxt
+
+
+def end(
+  x: Terms, pull: jax.Array, dzimg: Partial, dztxt: Partial, dbias: jax.Array
+) -> Gradients:
+  """Returns the gradients after all tiles; see `begin`."""
+  if dztxt is not None:
+    dztxt = dztxt.T + pull[:, None] * x.zimg.astype(jnp.float32)
+  return Gradients(dzimg, dztxt, dbias)
+
+
+def inner(zimg: jax.Array, ztxt: jax.Array) -> jax.Array:
+  """Returns [b]: the cosine of each pair, float32."""
+  return jnp.sum(zimg.astype(jnp.float32) * ztxt.astype(jnp.float32), axis=-1)
+
+
+def add(a: Any, b: Any) -> Any:
+  """Merges sums."""
+  return jax.tree.map(jnp.add, a, b)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _local(plan, zimg, ztxt, scale, bias, ids):
+  """The mean of this device's terms."""
+  sweep, axis, tile = plan
+  return sweep.value(Terms(zimg, ztxt, scale, bias, ids, axis, tile)).mean()
+
+
+def _forward(plan, *operands):
+  sweep, axis, tile = plan
+  zimg, ztxt, scale, bias, ids = (x.value for x in operands)
+  # The scale's gradient needs that of one side.
+  texts = operands[1].perturbed
+  wants = Wants(zimg=operands[0].perturbed or not texts, ztxt=texts)
+  terms = Terms(zimg, ztxt, scale, bias, ids, axis, tile, wants)
+  values, grads = sweep.gradients(terms)
+  b = zimg.shape[0]
+  # What moves the scale moves all scaled rows: no sum over tiles is needed.
+  side = (zimg, grads.zimg) if wants.zimg else (ztxt, grads.ztxt)
+  dscale = jnp.vdot(side[0].astype(jnp.float32), side[1]) / b
+  dzimg, dztxt = (
+    g if g is None else g * (scale / b) for g in (grads.zimg, grads.ztxt)
+  )
+  kept = _only_once((dzimg, dztxt, dscale, grads.bias / b))
+  # The gradients leave in the dtype of the embeddings.
+  like = [jnp.zeros((), x.dtype) for x in (zimg, ztxt)]
+  return values.mean(), (kept, like)
+
+
+def _backward(plan, kept, cotangent):
+  # The same on all devices, for `_ring.mean` follows: so it may scale what
+  # other devices have added to this device's texts.
+  (dzimg, dztxt, dscale, dbias), like = kept
+  dzimg, dztxt = (
+    g if g is None else (g * cotangent).astype(x.dtype)
+    for g, x in zip((dzimg, dztxt), like, strict=True)
+  )
+  return dzimg, dztxt, dscale * cotangent, dbias * cotangent, None
+
+
+# Symbolic zeros tell what is not asked for: the embeddings of a frozen tower.
+_local.defvjp(_forward, _backward, symbolic_zeros=True)
+
+
+@jax.custom_jvp
+def _only_once(tree: Any) -> Any:
+  return tree
+
+
+@_only_once.defjvp
+def _refuse(primals: Any, tangents: Any) -> Any:
+  raise NotImplementedError(
+    "A pair loss can be differentiated once: its gradients are computed with "
+    "its value, and not kept in a form that has gradients. For second "
+    "derivatives write the loss densely, on a small batch."
+  )

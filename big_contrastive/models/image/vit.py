@@ -1,0 +1,293 @@
+"""The image tower: a Vision Transformer (arXiv:2010.11929)."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import flax.nnx as nnx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Num
+
+from big_contrastive.config import errors
+from big_contrastive.models import layers, naflex
+from big_contrastive.models.layers import ExampleKeys
+
+
+class ImageTower(nnx.Module):
+  """Images to vectors.
+
+  Args:
+    variant: size and patch side in pixels, such as "B/16" or "So400m/14".
+    res: image side in pixels; a multiple of the patch side.
+    out_dim: width of a last linear layer; None for none (SigLIP).
+    out_bias: whether that layer has a bias (LiT has, CLIP not).
+    pool: "map" attention pooling, "gap" mean of the patches, "tok" a class
+      token.
+    pos: positions: "learned", or fixed "sincos2d" (arXiv:2104.02057).
+    cls_pos: whether the class token has a learned position too, the first
+      (CLIP); big_vision's ViTs have none.
+    remainder: whether res may be no multiple of the patch side: the pixels
+      past the last whole patch are not seen (So400m/14 at 384).
+    max_patches: for images of any shape (NaFlex): the most patches of one,
+      as data/image.py's `naflex` makes them. Then res is that of the table of
+      positions, which is resized for each image.
+    keep: fraction of the patches that training sees (FLIP, arXiv:2212.00794);
+      drawn anew for each example and step, all of them in evaluation.
+    width, depth, mlp, heads: in place of the variant's own.
+    mean, std: per channel, of pixel values scaled to [0, 1].
+    patch_bias, pre_norm: CLIP has no bias on patches and a norm before the
+      blocks.
+    eps, activation, dropout, remat: see transformer.Transformer.
+    dtype: compute dtype; parameters are float32 always.
+  """
+
+  def __init__(
+    self,
+    variant: str,
+    res: int,
+    *,
+    out_dim: int | None = None,
+    out_bias: bool = False,
+    pool: Literal["map", "gap", "tok"] = "map",
+    pos: Literal["learned", "sincos2d"] = "learned",
+    cls_pos: bool = False,
+    remainder: bool = False,
+    max_patches: int | None = None,
+    keep: float = 1.0,
+    width: int | None = None,
+    depth: int | None = None,
+    mlp: int | None = None,
+    heads: int | None = None,
+    mean: tuple | list = (0.5, 0.5, 0.5),
+    std: tuple | list = (0.5, 0.5, 0.5),
+    patch_bias: bool = True,
+    pre_norm: bool = False,
+    eps: float = 1e-6,
+    activation: layers.Activation = "gelu_tanh",
+    dropout: float = 0.0,
+    remat: str = "none",
+    dtype: Literal["float32", "bfloat16"] = "float32",
+    pin: Callable = lambda x: x,
+    rngs: nnx.Rngs,
+  ):
+    size, self.patch = parse_variant(variant, res, remainder)
+    given = dict(width=width, depth=depth, mlp=mlp, heads=heads)
+    size |= {k: v for k, v in given.items() if v is not None}
+    check_heads(size, "config.model.image")
+    if cls_pos and (pool != "tok" or pos != "learned"):
+      allowed = 'False unless pool = "tok" and pos = "learned"'
+      remedy = "It is the position of the class token."
+      raise errors.UserError(
+        "config.model.image.cls_pos", True, allowed, remedy
+      )
+    if not 0 < keep <= 1:
+      remedy = "FLIP keeps 0.5 or 0.25; 1 is off."
+      raise errors.UserError(
+        "config.model.image.keep", keep, "0 < keep <= 1", remedy
+      )
+    if max_patches is not None:
+      _check_naflex(max_patches, pool=pool, pos=pos, keep=keep)
+    w, self.side, self.res = size["width"], res // self.patch, res
+    self.max_patches = max_patches
+    self.width, self.pool, self.keep = w, pool, keep
+    self.mean, self.std, self.dtype = tuple(mean), tuple(std), dtype
+    normal = nnx.initializers.normal(w**-0.5)
+    self.cls_pos = cls_pos
+    length = self.side**2 + cls_pos
+    fan_in = self.patch**2 * 3
+    linear = dict(dtype=dtype, rngs=rngs)
+    self.embed = nnx.Linear(fan_in, w, use_bias=patch_bias, **linear)
+    if pos == "learned":
+      self.pos = nnx.Param(normal(rngs.params(), (length, w)))
+    else:
+      self.fixed_pos = Fixed(sincos2d(self.side, w))
+    if pool == "tok":
+      self.cls = nnx.Param(jnp.zeros((w,)))
+    if pre_norm:
+      self.pre_norm = nnx.LayerNorm(w, epsilon=eps, **linear)
+    kwargs = dict(activation=activation, eps=eps, dtype=dtype, rngs=rngs)
+    self.encoder = layers.Transformer(
+      **size, causal=False, dropout=dropout, remat=remat, pin=pin, **kwargs
+    )
+    if pool == "map":
+      self.head = layers.MapHead(w, size["mlp"], size["heads"], **kwargs)
+    if out_dim is not None:
+      self.project = nnx.Linear(w, out_dim, use_bias=out_bias, **linear)
+    self.out_dim = out_dim or w
+
+  def __call__(
+    self, image: Num[Array, "b h w 3"], keys: ExampleKeys = None
+  ) -> Float[Array, "b d"]:
+    """Returns [b, out_dim] vectors, float32, not normalised.
+
+    Args:
+      image: uint8 pixels, normalised here, or floats normalised already;
+        [b, *self.takes, 3], or with max_patches what data/image.py's `naflex`
+        makes.
+      keys: one per example, for patches to keep and dropout; None evaluates.
+    """
+    x, mask = self._tokens(image, keys)
+    x = self.pre_norm(x) if hasattr(self, "pre_norm") else x
+    if keys is not None:
+      keys = jax.vmap(lambda k: jax.random.fold_in(k, 1))(keys)
+    x = self.encoder(x, keys, mask)
+    if self.pool == "map":
+      x = self.head(x, mask)
+    else:
+      x = x[:, 0] if self.pool == "tok" else x.mean(axis=1)
+    if hasattr(self, "project"):
+      x = self.project(x)
+    return x.astype(jnp.float32)
+
+  @property
+  def takes(self) -> tuple[int, ...]:
+    """Height and width of images; of patches, their number and two sides."""
+    if self.max_patches is None:
+      return self.res, self.res
+    return self.max_patches, self.patch, self.patch
+
+  def flops(self, train: bool) -> float:
+    """Returns forward FLOPs of one image; training sees `keep` patches."""
+    patches = self.max_patches or self.side**2
+    patches = kept_patches(patches, self.keep if train else 1.0)
+    embed = 2.0 * patches * self.patch**2 * 3 * self.width
+    return embed + self.encoder.flops(patches + (self.pool == "tok"))
+
+  def _tokens(self, image, keys):
+    """Patches, some dropped, as vectors with positions; which are real."""
+    if self.max_patches is not None:
+      return self._any_shape(image)
+    x = patchify(self._normalise(image), self.patch)
+    fixed = hasattr(self, "fixed_pos")
+    pos = self.fixed_pos.array if fixed else self.pos[...]
+    first, pos = (pos[0], pos[1:]) if self.cls_pos else (0, pos)
+    pos = jnp.broadcast_to(pos, (x.shape[0], *pos.shape))
+    if keys is not None and self.keep < 1:
+      # Dropped before they are embedded: what isn't kept costs nothing.
+      kept = draw_patches(keys, x.shape[1], self.keep)[:, :, None]
+      x = jnp.take_along_axis(x, kept, axis=1)
+      pos = jnp.take_along_axis(pos, kept, axis=1)
+    x = self.embed(x) + pos.astype(self.dtype)
+    if self.pool == "tok":
+      cls = (self.cls[...] + first).astype(x.dtype)
+      cls = jnp.broadcast_to(cls, (x.shape[0], 1, self.width))
+      x = jnp.concatenate([cls, x], axis=1)
+    return x, None
+
+  def _any_shape(self, image):
+    x, grid = naflex.unpack(image)
+    b, n = x.shape[:2]
+    x = self.embed(self._normalise(x).reshape(b, n, -1))
+    pos = naflex.positions(self.pos[...], grid, n).astype(self.dtype)
+    return x + pos, naflex.real(grid, n)
+
+  def _normalise(self, image):
+    if image.dtype != jnp.uint8:
+      return image.astype(self.dtype)
+    mean, std = (
+      jnp.asarray(v).reshape(1, 1, 1, 3) for v in (self.mean, self.std)
+    )
+    return ((image / jnp.float32(255) - mean) / std).astype(self.dtype)
+
+
+class Fixed:
+  """A constant table that is no parameter; equal if its content is."""
+
+  def __init__(self, array: np.ndarray):
+    self.array = array
+
+  def __eq__(self, other) -> bool:
+    return isinstance(other, Fixed) and np.array_equal(self.array, other.array)
+
+  def __hash__(self) -> int:
+    return hash(self.array.shape)
+
+
+def parse_variant(
+  variant: str, res: int, remainder: bool = False
+) -> tuple[dict[str, int], int]:
+  """Returns the size and the patch side of "B/16", checked against res."""
+  where = "config.model.image.variant"
+  name, _, patch = variant.partition("/")
+  if not patch.isdigit() or not int(patch):
+    remedy = 'Write the patch side behind the size: "B/16".'
+    raise errors.UserError(where, variant, "SIZE/PATCH", remedy)
+  if res % int(patch) and not remainder:
+    near = max(1, round(res / int(patch))) * int(patch)
+    raise errors.UserError(
+      "config.model.image.res",
+      res,
+      f"a multiple of the patch side {patch}",
+      f"The nearest is {near}.",
+    )
+  return layers.size_of(name, where), int(patch)
+
+
+def _check_naflex(max_patches: int, **given: object) -> None:
+  """Raises UserError for what is not defined where patches are padded."""
+  where = "config.model.image"
+  if max_patches < 1:
+    remedy = "SigLIP 2 has 256 to 1024; None is for images of one size."
+    raise errors.UserError(
+      f"{where}.max_patches", max_patches, ">= 1, or None", remedy
+    )
+  for name, only in {"pool": "map", "pos": "learned", "keep": 1.0}.items():
+    if given[name] != only:
+      allowed = f"{only!r} with max_patches"
+      remedy = f"Set {where}.max_patches = None, for images of one size."
+      raise errors.UserError(f"{where}.{name}", given[name], allowed, remedy)
+
+
+def check_heads(size: dict[str, int], where: str) -> None:
+  """Raises UserError unless the width divides over the heads."""
+  if size["width"] % size["heads"]:
+    allowed = f"a divisor of the width {size['width']}"
+    remedy = "Change heads or width."
+    raise errors.UserError(f"{where}.heads", size["heads"], allowed, remedy)
+
+
+def patchify(
+  image: Float[Array, "b h w c"], patch: int
+) -> Float[Array, "b l p"]:
+  """Returns [b, patches, patch * patch * c], row by row, pixel by pixel.
+
+  Pixels past the last whole patch are left out.
+  """
+  b, h, w, c = image.shape
+  h, w = h // patch * patch, w // patch * patch
+  image = image[:, :h, :w]
+  x = image.reshape(b, h // patch, patch, w // patch, patch, c)
+  return x.swapaxes(2, 3).reshape(b, -1, patch * patch * c)
+
+
+def kept_patches(patches: int, keep: float) -> int:
+  """Returns how many patches a fraction of them is, at least one."""
+  return max(1, round(patches * keep))
+
+
+def draw_patches(keys: ExampleKeys, patches: int, keep: float) -> jax.Array:
+  """Returns int32 [b, kept], the sorted indices of the patches to keep.
+
+  Every subset of that many patches is equally likely, drawn per example.
+  """
+  count = kept_patches(patches, keep)
+  noise = jax.vmap(lambda k: jax.random.uniform(k, (patches,)))(keys)
+  return jnp.sort(jnp.argsort(noise, axis=1)[:, :count], axis=1)
+
+
+def sincos2d(side: int, width: int) -> np.ndarray:
+  """Returns fixed positions [side * side, width] (MoCo v3, arXiv:2104.02057).
+
+  A quarter of the width each for sin and cos of column and row, at
+  wavelengths 2 pi to 20,000 pi.
+  """
+  if width % 4:
+    remedy = 'Change the width or use pos="learned".'
+    where = "config.model.image.width"
+    raise errors.UserError(where, width, "a multiple of 4", remedy)
+  row, column = np.mgrid[:side, :side]
+  omega = 1 / 10_000 ** np.linspace(0, 1, width // 4)
+  row, column = (np.outer(v.ravel(), omega) for v in (row, column))
+  waves = (np.sin(column), np.cos(column), np.sin(row), np.cos(row))
+  return np.concatenate(waves, axis=1).astype(np.float32)

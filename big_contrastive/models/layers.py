@@ -1,0 +1,244 @@
+"""The transformer that both towers share, and its published sizes."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import flax.nnx as nnx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Key
+
+from big_contrastive.config import errors
+
+# width, depth, mlp width, heads: Scaling ViT (arXiv:2106.04560) table 2, the
+# ViT paper (arXiv:2010.11929) and So400m (arXiv:2305.13035).
+SIZES = {
+  "mu": (32, 1, 128, 2),
+  "Ti": (192, 12, 768, 3),
+  "S": (384, 12, 1536, 6),
+  "M": (512, 12, 2048, 8),
+  "B": (768, 12, 3072, 12),
+  "L": (1024, 24, 4096, 16),
+  "So400m": (1152, 27, 4304, 16),
+  "H": (1280, 32, 5120, 16),
+  "g": (1408, 40, 6144, 16),
+  "g-opt": (1536, 40, 6144, 16),
+  "G": (1664, 48, 8192, 16),
+  "G-opt": (1536, 48, 8192, 16),
+}
+
+# What the linear layers give, and nothing between them: for 3 % more FLOPs than
+# keeping all a ViT-S/16 step takes a third of the memory, on CPUs less time.
+REMAT = "dots_with_no_batch_dims_saveable"
+
+ACTIVATIONS: dict[str, Callable] = {
+  "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+  "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+  "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+}
+
+Activation = Literal["gelu_tanh", "gelu", "quick_gelu"]
+ExampleKeys = Key[Array, "b"] | None
+Sequence = Float[Array, "b l w"]
+Mask = Bool[Array, "b l"] | None  # True where a token is attended; None: all.
+
+_xavier = nnx.initializers.xavier_uniform()
+
+
+def size_of(name: str, where: str) -> dict[str, int]:
+  """Returns width, depth, mlp and heads of a published size such as "B"."""
+  errors.choice(where, name, SIZES)
+  return dict(zip(("width", "depth", "mlp", "heads"), SIZES[name], strict=True))
+
+
+def remat_policy(name: str) -> Callable | None:
+  """Returns the jax.checkpoint policy of that name, None for "none"."""
+  known = [p for p in dir(jax.checkpoint_policies) if p.endswith("able")]
+  errors.choice("config.model.remat", name, ["none", *known])
+  return None if name == "none" else getattr(jax.checkpoint_policies, name)
+
+
+class Mlp(nnx.Module):
+  """Two dense layers with an activation between them."""
+
+  def __init__(self, width, mlp, activation, dtype, rngs: nnx.Rngs):
+    kwargs = dict(dtype=dtype, kernel_init=_xavier, rngs=rngs)
+    kwargs["bias_init"] = nnx.initializers.normal(1e-6)
+    self.fc1 = nnx.Linear(width, mlp, **kwargs)
+    self.fc2 = nnx.Linear(mlp, width, **kwargs)
+    self.activation = ACTIVATIONS[activation]
+
+  def __call__(self, x: Sequence) -> Sequence:
+    return self.fc2(self.activation(self.fc1(x)))
+
+
+class Attention(nnx.Module):
+  """Multi-head attention; logits and softmax are float32."""
+
+  def __init__(self, width, heads, dtype, rngs: nnx.Rngs):
+    kwargs = dict(dtype=dtype, kernel_init=_xavier, rngs=rngs)
+    split = (heads, width // heads)
+    self.query = nnx.LinearGeneral(width, split, **kwargs)
+    self.key = nnx.LinearGeneral(width, split, **kwargs)
+    self.value = nnx.LinearGeneral(width, split, **kwargs)
+    self.out = nnx.LinearGeneral(split, width, axis=(-2, -1), **kwargs)
+
+  def __call__(
+    self,
+    queries: Float[Array, "b q w"],
+    x: Sequence,
+    causal: bool = False,
+    mask: Mask = None,
+  ) -> Float[Array, "b q w"]:
+    query, key, value = self.query(queries), self.key(x), self.value(x)
+    return self.out(attend(query, key, value, causal, mask))
+
+
+def attend(
+  query: Float[Array, "b q h k"],
+  key: Float[Array, "b l h k"],
+  value: Float[Array, "b l h k"],
+  causal: bool = False,
+  mask: Mask = None,
+) -> Float[Array, "b q h k"]:
+  """Returns softmax(query key^T / sqrt(k)) value, of each head.
+
+  Logits and softmax are float32, of any dtype. causal: a query sees the keys up
+  to its own place; mask: those that are True, bool [b, l].
+  """
+  # CPUs multiply twice as fast where heads come before rows, as they don't in
+  # jax.nn.dot_product_attention; compilers for TPUs choose layouts themselves.
+  query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
+  logits = jnp.einsum(
+    "bhqk,bhlk->bhql", query, key, preferred_element_type=jnp.float32
+  )
+  logits *= query.shape[-1] ** -0.5
+  seen = jnp.ones((1, 1, 1, 1), bool)
+  if causal:
+    seen = jnp.tri(*logits.shape[2:], dtype=bool)[None, None]
+  if mask is not None:
+    seen &= mask[:, None, None, :]
+  logits = jnp.where(seen, logits, jnp.finfo(jnp.float32).min)
+  weights = jax.nn.softmax(logits).astype(value.dtype)
+  y = jnp.einsum("bhql,bhlk->bhqk", weights, value)
+  return jnp.swapaxes(y, 1, 2)
+
+
+class Block(nnx.Module):
+  """x + attention(norm x), then x + mlp(norm x); post-norm: norms of sums."""
+
+  def __init__(
+    self, width, mlp, heads, *, post_norm, activation, eps, dtype, rngs
+  ):
+    norm = dict(epsilon=eps, dtype=dtype, rngs=rngs)
+    self.norm1 = nnx.LayerNorm(width, **norm)
+    self.attention = Attention(width, heads, dtype, rngs)
+    self.norm2 = nnx.LayerNorm(width, **norm)
+    self.mlp = Mlp(width, mlp, activation, dtype, rngs)
+    self.post_norm = post_norm
+
+  def __call__(
+    self,
+    x: Sequence,
+    causal: bool,
+    drop: Callable[[Sequence, int], Sequence],
+    mask: Mask = None,
+  ) -> Sequence:
+    if self.post_norm:
+      x = self.norm1(x + drop(self.attention(x, x, causal, mask), 0))
+      return self.norm2(x + drop(self.mlp(x), 1))
+    y = self.norm1(x)
+    x = x + drop(self.attention(y, y, causal, mask), 0)
+    return x + drop(self.mlp(self.norm2(x)), 1)
+
+
+class Transformer(nnx.Module):
+  """Blocks stacked on a leading layer axis and scanned, then a layer norm.
+
+  Or before them: post-norm blocks (arXiv:1706.03762, BERT) end with a norm of
+  their own and want their input normalised.
+
+  Args:
+    width, depth, mlp, heads: the size, see `SIZES`.
+    causal: whether a token sees only those before it.
+    dropout: rate, on the output of attention and of the MLP.
+    remat: what a block keeps for the backward pass: "none" keeps all, else
+      the name of a jax.checkpoint policy: `REMAT`; "nothing_saveable" has the
+      least memory and computes the forward pass twice.
+    pin: what ties activations to the mesh's batch axes; without it FSDP asks
+      for many times the memory (research/jax.md 3.3).
+    post_norm: whether norms follow the sums.
+  """
+
+  def __init__(
+    self, width, depth, mlp, heads, *, causal, activation, eps, dropout,
+    remat, dtype, pin: Callable, rngs: nnx.Rngs, post_norm: bool = False,
+  ):  # fmt: skip
+    def block(key):
+      kwargs = dict(activation=activation, eps=eps, dtype=dtype)
+      kwargs |= dict(post_norm=post_norm, rngs=nnx.Rngs(key))
+      return Block(width, mlp, heads, **kwargs)
+
+    self.blocks = jax.vmap(block)(jax.random.split(rngs.params(), depth))
+    self.norm = nnx.LayerNorm(width, epsilon=eps, dtype=dtype, rngs=rngs)
+    self.depth, self.causal, self.dropout = depth, causal, dropout
+    self.width, self.mlp_width = width, mlp
+    remat_policy(remat)  # A wrong name is told before anything is compiled.
+    self.remat, self.pin, self.post_norm = remat, pin, post_norm
+
+  def __call__(
+    self, x: Sequence, keys: ExampleKeys = None, mask: Mask = None
+  ) -> Sequence:
+    def layer(x, block_and_index):
+      block, index = block_and_index
+
+      def drop(y, place):
+        return dropout(y, self.dropout, keys, 2 * index + place)
+
+      return block(self.pin(x), self.causal, drop, mask), None
+
+    if self.remat != "none":
+      policy = remat_policy(self.remat)
+      layer = jax.checkpoint(layer, policy=policy, prevent_cse=False)
+    x = self.norm(x) if self.post_norm else x
+    x, _ = jax.lax.scan(layer, x, (self.blocks, jnp.arange(self.depth)))
+    return x if self.post_norm else self.norm(self.pin(x))
+
+  def flops(self, length: int) -> float:
+    """Returns forward FLOPs of one sequence, two per multiply-add."""
+    matmuls = 4 * self.width**2 + 2 * self.width * self.mlp_width
+    attention = 2 * length * self.width
+    return 2.0 * self.depth * length * (matmuls + attention)
+
+
+def dropout(x: Sequence, rate: float, keys: ExampleKeys, place) -> Sequence:
+  """Returns x with features dropped, by one key an example; None keeps all.
+
+  One key an example, not one a batch, so that the result doesn't depend on
+  how the batch is split into devices or micro-batches.
+  """
+  if keys is None or rate == 0:
+    return x
+
+  def mask(key):
+    return jax.random.bernoulli(
+      jax.random.fold_in(key, place), 1 - rate, x.shape[1:]
+    )
+
+  return jnp.where(jax.vmap(mask)(keys), x / (1 - rate), 0).astype(x.dtype)
+
+
+class MapHead(nnx.Module):
+  """Multi-head attention pooling with one learned query (arXiv:2106.04560)."""
+
+  def __init__(self, width, mlp, heads, *, activation, eps, dtype, rngs):
+    self.probe = nnx.Param(_xavier(rngs.params(), (1, width)))
+    self.attention = Attention(width, heads, dtype, rngs)
+    self.norm = nnx.LayerNorm(width, epsilon=eps, dtype=dtype, rngs=rngs)
+    self.mlp = Mlp(width, mlp, activation, dtype, rngs)
+
+  def __call__(self, x: Sequence, mask: Mask = None) -> Float[Array, "b w"]:
+    shape = (x.shape[0], *self.probe.shape)
+    probe = jnp.broadcast_to(self.probe[...].astype(x.dtype), shape)
+    y = self.attention(probe, x, mask=mask)
+    return (y + self.mlp(self.norm(y)))[:, 0]

@@ -1,0 +1,87 @@
+"""What all processes decide together: one of them must not save alone."""
+
+import contextlib
+import signal
+import time
+import types
+import zlib
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from big_contrastive.parallel import signals
+
+# Columns of an array of wishes.
+SAVE, STOP = 0, 1
+
+
+def of_first(numbers: list[int]) -> list[int]:
+  """Returns the numbers that process 0 has, on every process."""
+  if jax.process_count() == 1:
+    return numbers
+  length = int(multihost_utils.broadcast_one_to_all(np.int32(len(numbers))))
+  padded = np.array((numbers + [0] * length)[:length], np.int32)
+  return [int(x) for x in multihost_utils.broadcast_one_to_all(padded)]
+
+
+def on_any(flag: bool) -> bool:
+  """Returns whether it is so on any process."""
+  if jax.process_count() == 1:
+    return flag
+  return bool(multihost_utils.process_allgather(np.array(flag)).any())
+
+
+def all_have(text: str) -> bool:
+  """Returns whether all processes have the text that process 0 has."""
+  number = zlib.crc32(text.encode()) >> 1
+  return not on_any(of_first([number]) != [number])
+
+
+class Wishes:
+  """When to save and when to stop, besides the intervals in steps.
+
+  Minutes pass and signals come at other moments on each process. So each
+  step carries the wishes of all processes (see sharding.to_global and
+  step.Placed), and what was wished before a step is decided, by all of them,
+  after it: no clock is compared and no collective is added.
+
+  Args:
+    minutes: between saves, by the clock of process 0; 0 for no such saves.
+  """
+
+  def __init__(self, minutes: float):
+    self._seconds, self._stop = 60 * minutes, False
+    self.heard = signal.SIGTERM  # Or another process did.
+    self._since, self._asked = time.monotonic(), False
+
+  def now(self) -> np.ndarray:
+    """Returns this process's wishes, int32 [2]: SAVE, STOP."""
+    due = (
+      self._seconds > 0
+      and jax.process_index() == 0
+      and time.monotonic() - self._since >= self._seconds
+      # Once: the next steps are on their way before all know of it.
+      and not self._asked
+    )
+    self._asked |= due
+    return np.array([due, self._stop], np.int32)
+
+  def stop(self) -> bool:
+    """Returns whether any process is to stop; all must ask."""
+    return on_any(self._stop)
+
+  def saved(self) -> None:
+    """Starts the clock anew."""
+    self._since, self._asked = time.monotonic(), False
+
+  def listening(self) -> contextlib.AbstractContextManager[None]:
+    """Takes SIGTERM and SIGINT for the wish to stop; a second ends at once."""
+    return signals.handled(self._hear)
+
+  def _hear(self, number: int, frame: types.FrameType | None) -> None:
+    self._stop, self.heard = True, signal.Signals(number)
+    signals.handle(signal.SIG_DFL)
+    signals.say(
+      f"{self.heard.name}: ends the step or the evaluation, saves, stops"
+    )

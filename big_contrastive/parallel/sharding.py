@@ -1,0 +1,185 @@
+"""The mesh, and what lies where on it."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from big_contrastive.config import errors, schema
+
+# The axes over which the batch is split; "tensor" splits features.
+BATCH = ("data", "fsdp")
+
+
+def make_mesh(
+  *,
+  fsdp: int = 1,
+  tensor: int = 1,
+  devices: Sequence[jax.Device] | None = None,
+) -> Mesh:
+  """Returns the mesh data x fsdp x tensor over all devices.
+
+  Args:
+    fsdp: devices over which one copy of the weights is split.
+    tensor: devices over which features are split.
+    devices: all of them if None.
+  """
+  devices = jax.devices() if devices is None else devices
+  for name, size in (("fsdp", fsdp), ("tensor", tensor)):
+    if size < 1 or len(devices) % (fsdp * max(1, tensor)):
+      allowed = f"a divisor of the {len(devices)} devices"
+      remedy = "fsdp x tensor must divide them."
+      raise errors.UserError(f"config.mesh.{name}", size, allowed, remedy)
+  shape = (len(devices) // (fsdp * tensor), fsdp, tensor)
+  axes = (*BATCH, "tensor")
+  types = (AxisType.Auto,) * 3
+  return jax.make_mesh(shape, axes, axis_types=types, devices=devices)
+
+
+def ring_size(mesh: Mesh) -> int:
+  """Returns over how many devices the batch is split."""
+  return math.prod(mesh.shape[a] for a in BATCH)
+
+
+def batch(mesh: Mesh) -> NamedSharding:
+  """Returns the sharding of arrays whose leading axis is the batch."""
+  return NamedSharding(mesh, PartitionSpec(BATCH))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  """Returns the sharding of what every device holds whole."""
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def pin(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
+  """Returns what ties an activation's leading axis to the batch axes."""
+  where = batch(mesh)
+  return lambda x: jax.lax.with_sharding_constraint(x, where)
+
+
+def check_batch(size: int, mesh: Mesh, where: str) -> None:
+  """Raises UserError unless a batch of that size divides over the mesh."""
+  n = ring_size(mesh)
+  if size < 1 or size % n:
+    near = max(1, round(size / n)) * n
+    raise errors.UserError(
+      where, size, f"a multiple of the {n} devices", f"The nearest is {near}."
+    )
+
+
+def micro_batches(
+  micro_batch: int | dict | None, batch_size: int, mesh: Mesh
+) -> tuple[int, int]:
+  """Returns the number of micro-batches of the image and of the text tower.
+
+  Args:
+    micro_batch: config.micro_batch: pairs, None for all; or a dict of the two.
+    batch_size: of the global batch.
+    mesh: from `make_mesh`.
+  """
+  where = "config.micro_batch"
+  if not isinstance(micro_batch, dict):
+    micro_batch = {"image": micro_batch, "text": micro_batch}
+  image, text = schema.call(_both, micro_batch, where)
+  n = ring_size(mesh)
+  for size in (image, text):
+    if size is not None and (size < 1 or batch_size % size or size % n):
+      allowed = f"a divisor of batch_size = {batch_size}, a multiple of {n}"
+      remedy = f"{n} devices share each micro-batch. None is no micro-batches."
+      raise errors.UserError(where, size, allowed, remedy)
+  return batch_size // (image or batch_size), batch_size // (text or batch_size)
+
+
+def _both(
+  *, image: int | None = None, text: int | None = None
+) -> tuple[int | None, int | None]:
+  return image, text
+
+
+def local_rows(size: int, mesh: Mesh) -> np.ndarray:
+  """Returns which rows of a global batch this process's devices hold."""
+  indices = batch(mesh).addressable_devices_indices_map((size,)).values()
+  rows = {r for (index,) in indices for r in range(*index.indices(size))}
+  return np.array(sorted(rows))
+
+
+def to_global(local: Any, size: int, mesh: Mesh) -> Any:
+  """Returns global arrays on the mesh from this process's rows.
+
+  Args:
+    local: pytree of arrays [rows, ...], rows as `local_rows(size)` says.
+    size: rows of the global batch.
+    mesh: from `make_mesh`.
+  """
+  rows = local_rows(size, mesh)
+
+  def place(x: np.ndarray) -> jax.Array:
+    def part(index: tuple[slice, ...]) -> np.ndarray:
+      start, stop, _ = index[0].indices(size)
+      first = np.searchsorted(rows, start)
+      return x[first : first + stop - start]
+
+    shape = (size, *x.shape[1:])
+    return jax.make_array_from_callback(shape, batch(mesh), part)
+
+  return jax.tree.map(place, local)
+
+
+def sum_over_processes(counts: np.ndarray) -> np.ndarray:
+  """Returns the sum of each process's counts; all processes must call it."""
+  if jax.process_count() == 1:
+    return counts
+  return multihost_utils.process_allgather(counts).sum(0)
+
+
+def largest(x: jax.Array, mesh: Mesh) -> jax.Array:
+  """Returns the largest rows of [ring, k] as [k], over all devices.
+
+  Of each device its own row is taken, also where the sharding says that
+  others hold the same: what processes put there may differ.
+  """
+
+  def over_all(rows: jax.Array) -> jax.Array:
+    return jax.lax.pmax(rows.max(axis=0), mesh.axis_names)
+
+  return jax.shard_map(
+    over_all, mesh=mesh, in_specs=PartitionSpec(BATCH),
+    out_specs=PartitionSpec(), check_vma=False,
+  )(x)  # fmt: skip
+
+
+def split_batch(batch_: Any, parts: int, mesh: Mesh) -> Any:
+  """Returns arrays [B, ...] as [parts, B / parts, ...], nothing moved.
+
+  Each device's rows are cut into `parts`, so each part lies on all devices;
+  its rows are not neighbours in the batch.
+  """
+
+  def cut(x: jax.Array) -> jax.Array:
+    return x.reshape(parts, x.shape[0] // parts, *x.shape[1:])
+
+  where = PartitionSpec(BATCH), PartitionSpec(None, BATCH)
+  return _locally(cut, mesh, *where)(batch_)
+
+
+def join_batch(parts: Any, mesh: Mesh) -> Any:
+  """Returns arrays [parts, B / parts, ...] as [B, ...]: undoes split_batch."""
+
+  def join(x: jax.Array) -> jax.Array:
+    return x.reshape(-1, *x.shape[2:])
+
+  where = PartitionSpec(None, BATCH), PartitionSpec(BATCH)
+  return _locally(join, mesh, *where)(parts)
+
+
+def _locally(
+  f: Callable, mesh: Mesh, came: PartitionSpec, goes: PartitionSpec
+) -> Callable[[Any], Any]:
+  def on_tree(arrays: Any) -> Any:
+    return jax.tree.map(f, arrays)
+
+  return jax.shard_map(on_tree, mesh=mesh, in_specs=came, out_specs=goes)

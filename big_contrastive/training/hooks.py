@@ -1,0 +1,275 @@
+"""What one run tells, and when it saves."""
+
+import contextlib
+import json
+import pathlib
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import PIL.Image
+
+from big_contrastive.checkpoints import atomic
+from big_contrastive.checkpoints.checkpointer import Checkpoints
+from big_contrastive.config import errors
+from big_contrastive.parallel import multihost, sharding, signals
+from big_contrastive.training import flops, health, metrics, progress
+from big_contrastive.training.experiment import Experiment
+from big_contrastive.training.state import State
+
+
+class Begin(NamedTuple):
+  """Where a run begins, or goes on."""
+
+  step: int
+  evaluated: bool = True  # The evaluation that is due at this step is over.
+  skipped: int = 0  # Steps whose numbers were not finite.
+
+
+def _due(done: int, every: int, last: bool) -> bool:
+  """Whether it is time: at each multiple, and once at the end."""
+  return last or (every > 0 and done > 0 and done % every == 0)
+
+
+class _Stopped(Exception):
+  """A signal came in an evaluation."""
+
+
+class _Pending(NamedTuple):
+  """A step whose metrics are still to be read."""
+
+  step: int
+  values: dict[str, jax.Array]
+  batch: dict[str, np.ndarray]
+
+
+class Run:
+  """What one run tells, and when it saves: metrics, progress, speed."""
+
+  def __init__(
+    self, experiment: Experiment, workdir: pathlib.Path, begin: Begin
+  ):
+    self.experiment, self.begin = experiment, begin
+    self.every = experiment.intervals
+    self.writer = metrics.Writer(workdir, begin.step, begin.evaluated)
+    self.latest: dict[str, Any] = self.writer.latest
+    self.progress = progress.Progress(self.every.total, begin.step)
+    self.speed = flops.Speed(experiment.batch_size, experiment.flops)
+    self.health = health.Health(
+      experiment.limits,
+      experiment.placed.checked,
+      workdir / "nonfinite",
+      begin.skipped,
+    )
+    self.wishes = multihost.Wishes(self.every.save_minutes)
+    self.wished = np.zeros(2, np.int32)
+    self.pending: _Pending | None = None
+    if jax.process_index() == 0:
+      config = json.dumps(experiment.config, indent=2)
+      atomic.replace(workdir / "config.json", config + "\n")
+    if not begin.step:
+      self.progress.say(experiment.table)
+
+  def place(
+    self, local: dict[str, np.ndarray]
+  ) -> tuple[dict[str, np.ndarray], dict[str, jax.Array]]:
+    """Returns this process's rows and the global batch; any thread may."""
+    mesh, size = self.experiment.placed.mesh, self.experiment.batch_size
+    return local, sharding.to_global(local, size, mesh)
+
+  def wishing(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """Returns a global batch with what this process wishes now."""
+    if jax.process_count() == 1:
+      return batch
+    mesh = self.experiment.placed.mesh
+    ring = sharding.ring_size(mesh)
+    rows = len(sharding.local_rows(ring, mesh))
+    wishes = np.tile(self.wishes.now(), (rows, 1))
+    return batch | {"wishes": sharding.to_global(wishes, ring, mesh)}
+
+  def between(self, done: int, state: State, checkpoints: Checkpoints) -> None:
+    """Evaluates and saves what is due after so many steps.
+
+    Raises:
+      RunError: when it has saved because it is to stop.
+    """
+    checkpoints.check()
+    if jax.process_count() == 1:
+      self.wished = self.wishes.now()
+    begin, last = self.begin, done == self.every.total
+    stop = bool(self.wished[multihost.STOP]) and not last
+    here = done == begin.step
+    if here:  # It's saved already, or nothing is done.
+      self._saved()
+    evaluate = _due(done, self.every.eval_every, last)
+    evaluate = evaluate and (not here or not begin.evaluated)
+    if evaluate and not stop:
+      stop = not self.evaluate(done, state)
+    save = _due(done, self.every.save_every, last) or self.wished.any()
+    if (save or stop) and not here:
+      self.save(done, state, checkpoints, evaluated=not (evaluate and stop))
+    if stop:
+      self.stop(done, checkpoints)
+
+  def save(
+    self,
+    done: int,
+    state: State,
+    checkpoints: Checkpoints,
+    evaluated: bool,
+  ) -> None:
+    """Saves a state that was seen to be finite."""
+    self.settle()
+    self.writer.sync()
+    run = {"evaluated": evaluated, "skipped": self.health.skipped}
+    meta = self.experiment.meta(done) | {"run": run}
+    checkpoints.save(done, state, meta, self.experiment.tokenizer.blob)
+    self._saved()
+
+  def _saved(self) -> None:
+    self.wishes.saved()
+    self.wished[multihost.SAVE] = 0
+
+  def stop(self, done: int, checkpoints: Checkpoints) -> None:
+    """Raises RunError, once what was saved is on disk."""
+    began = time.monotonic()
+    checkpoints.wait()
+    # Launchers end all when one ends: first process 0 has it on disk.
+    multihost.on_any(False)
+    took = time.monotonic() - began
+    kept = f"saved at step {done}, in {took:.1f} s" if done else "at step 0"
+    heard = self.wishes.heard
+    raise errors.RunError(
+      f"stopped by {heard.name}: {kept}. The same command goes on from there.",
+      signals.CODES[heard],
+    )
+
+  def log(
+    self, done: int, values: dict[str, jax.Array], local: dict[str, np.ndarray]
+  ) -> None:
+    """Takes a step's metrics, and reads those of the step before."""
+    before = self.pending
+    self.pending = _Pending(done, values, local)
+    if before:
+      self._read(before)
+
+  def settle(self) -> None:
+    """Reads the last step's metrics, which waits for it."""
+    before, self.pending = self.pending, None
+    if before:
+      self._read(before)
+
+  def _read(self, at: _Pending) -> None:
+    """Looks whether a step was sound, and writes its metrics if due."""
+    values = dict(at.values)
+    looked_at = values.pop("finite"), values["param_norm"]
+    (finite, norm), wished = jax.device_get(
+      (looked_at, values.pop("wishes", None))
+    )
+    self.speed.step()
+    if at.step == self.begin.step + 1:
+      self.speed.restart()  # The first step's time is the compiler's.
+    if wished is not None:
+      self.wished = np.maximum(self.wished, wished)
+    first = (at.step - 1) * self.experiment.batch_size
+    position = first + self.experiment.training.rows
+    batch = at.batch | {"position": position}
+    skipped = self.health.check(at.step, finite, norm, batch)
+    if skipped:
+      self.progress.say(skipped)
+    # Not by where the run went on: a resumed run writes the same lines.
+    ends = at.step in (1, self.every.total)
+    if ends or at.step % self.every.log_every == 0:
+      self._write(at, values)
+
+  def _write(self, at: _Pending, values: dict[str, jax.Array]) -> None:
+    read = {f"train/{k}": float(v) for k, v in jax.device_get(values).items()}
+    if self.experiment.limits.skip_nonfinite:
+      read["train/skipped"] = float(self.health.skipped)
+    for line in self.health.warnings(at.step, read, at.batch):
+      self.progress.say(line)
+    read |= self.speed.read()
+    bad = self.experiment.training.counts(at.step)
+    read |= {f"data/bad/{kind}": float(n) for kind, n in bad.items()}
+    read["data/bad_records"] = float(sum(bad.values()))
+    self._tell(at.step, read)
+    shown = ("train/loss", "perf/images_per_s", "perf/mfu")
+    self.progress.show(at.step, {k: read[k] for k in shown if k in read})
+
+  def evaluate(self, done: int, state: State) -> bool:
+    """Runs all evaluators; returns False where a signal cuts them short.
+
+    Raises:
+      RunError: where a figure, or an embedding, is not finite.
+    """
+    self.settle()
+    embedder = self.experiment.embedder
+
+    def check() -> None:
+      if self.wishes.stop():
+        raise _Stopped
+
+    try:
+      for name, run in self.experiment.evaluators.items():
+        with _of_step(done, name):
+          results = run(
+            lambda source: embedder.images(state.params, source, check),
+            lambda texts: embedder.texts(state.params, texts, check),
+          )
+          values = {f"eval/{name}/{key}": value for key, value in results}
+        self._tell(done, values)
+        self.progress.say(f"step {done}  {_line(name, values)}")
+    except _Stopped:
+      return False
+    self.speed.restart()
+    return True
+
+  def _tell(self, done: int, values: dict[str, Any]) -> None:
+    self.writer.write(done, values)
+    self.latest |= values
+
+  def close(self) -> None:
+    self.writer.close()
+
+  def summarise(self, done: int) -> None:
+    """Prints what came out, on one screen."""
+    self.progress.close()
+    pairs = done * self.experiment.batch_size
+    say = self.progress.say
+    loss = self.latest.get("train/loss")
+    say(f"\nfinished {done} steps of {pairs:,} pairs in all, loss {loss}")
+    for name in self.experiment.evaluators:
+      begin = f"eval/{name}/"
+      found = {k: v for k, v in self.latest.items() if k.startswith(begin)}
+      say(_line(name, found))
+      for key, value in found.items():
+        if isinstance(value, PIL.Image.Image):
+          say(f"{'':34}{self.writer.picture_path(key)}")
+    say(f"everything else is in {self.writer.workdir}")
+
+
+@contextlib.contextmanager
+def _of_step(done: int, name: str) -> Iterator[None]:
+  """Says in an error when it was, and what is left."""
+  try:
+    yield
+  except errors.RunError as e:
+    if e.code != errors.BAD_NUMBERS:
+      raise
+    raise errors.RunError(
+      f"step {done}, evaluation {name}: {e} Checkpoints of steps before are "
+      "intact. Lower the learning rate, or set config.model.dtype = 'float32'.",
+      e.code,
+    ) from e
+
+
+def _line(name: str, values: dict[str, Any]) -> str:
+  """One evaluator's figures on one line."""
+  figures = [
+    f"{key.rpartition('/')[2]} {value:.4f}"
+    for key, value in values.items()
+    if isinstance(value, float)
+  ]
+  return f"{name:34}" + "  ".join(figures)

@@ -1,0 +1,172 @@
+"""The loop: evaluate, save, next batch, step, log the step before."""
+
+import contextlib
+import json
+import logging
+import pathlib
+from typing import Any
+
+import jax
+
+from big_contrastive.checkpoints import checkpointer
+from big_contrastive.checkpoints.checkpointer import Checkpoints
+from big_contrastive.config import errors
+from big_contrastive.data.loader import fingerprint
+from big_contrastive.parallel import multihost
+from big_contrastive.training import workdir_lock
+from big_contrastive.training.experiment import Experiment
+from big_contrastive.training.hooks import Begin, Run
+from big_contrastive.training.state import State
+
+
+def fit(
+  experiment: Experiment,
+  workdir: str | pathlib.Path,
+  strict_data: bool = False,
+) -> dict[str, Any]:
+  """Trains to the end, from the newest checkpoint in workdir if there is one.
+
+  In each turn the order is: evaluate, save, next batch, step. So a checkpoint
+  and the position in the data agree. A step's metrics are read one step
+  later, when the device is busy with the next: the host never makes it wait.
+
+  SIGTERM or SIGINT has it end the step that is running, or the next, or the
+  batch of an evaluation, save, and stop.
+
+  Args:
+    experiment: from experiment.build.
+    workdir: for checkpoints/, metrics.jsonl, tensorboard/, pictures/.
+    strict_data: whether it is an error, and not a warning, that the data are
+      not those that the run began with, or not the same for all processes.
+
+  Returns:
+    The last metrics by name, those of the last evaluation included.
+
+  Raises:
+    UserError: where the workdir is in use, of another experiment, or full.
+    RunError: for numbers that are not finite, and after a signal.
+  """
+  workdir, every = pathlib.Path(workdir), experiment.intervals
+  with contextlib.ExitStack() as stack:
+    stack.enter_context(workdir_lock.held(workdir))
+    # Whatever ends the run, a checkpoint that is being written is finished.
+    checkpoints = Checkpoints(
+      workdir, keep=every.keep, keep_every=every.keep_every
+    )
+    stack.callback(checkpoints.close)
+    state, begin = _begin(experiment, checkpoints, strict_data)
+    _check_total(every.total, begin.step)
+    run = Run(experiment, workdir, begin)
+    stack.callback(run.close)
+    stack.enter_context(run.wishes.listening())
+    batches = experiment.training.batches(begin.step, every.total, run.place)
+    stack.enter_context(contextlib.closing(batches))
+    for done in range(begin.step, every.total):
+      run.between(done, state, checkpoints)
+      local, batch = next(batches)
+      # Workers may have been long in starting; compiling may be longer.
+      if done == begin.step and run.wishes.stop():
+        run.stop(done, checkpoints)
+      state, values = experiment.placed.update(state, run.wishing(batch))
+      run.log(done + 1, values, local)
+    if begin.step < every.total or not begin.evaluated:
+      run.between(every.total, state, checkpoints)
+    checkpoints.wait()
+    run.summarise(every.total)
+  return run.latest
+
+
+def _begin(
+  experiment: Experiment, checkpoints: Checkpoints, strict_data: bool
+) -> tuple[State, Begin]:
+  """The state to begin with, and its step."""
+  newest = checkpoints.newest()
+  if newest is None:
+    check_data(experiment, {}, strict_data)
+    return experiment.load(experiment.placed.init()), Begin(0)
+  directory = checkpoints.folder / str(newest)
+  # First: other captions make other shapes, too.
+  meta = checkpointer.read_meta(directory)
+  check_resume(experiment, meta, checkpointer.read_blob(directory))
+  check_data(experiment, meta.get("data", {}), strict_data)
+  state, meta, _ = checkpoints.restore(newest, experiment.placed.abstract)
+  experiment.training.restore(meta["position"]["bad"])
+  if jax.process_index() == 0:
+    logging.warning("resumed from step %d", newest)
+  return state, Begin(newest, **meta.get("run", {}))
+
+
+def _check_total(total: int, done: int) -> None:
+  if total < done:
+    raise errors.UserError(
+      "config.total",
+      total,
+      f"at least {done} steps, which the newest checkpoint here has",
+      "Raise it, or begin in another workdir.",
+    )
+
+
+def check_data(
+  experiment: Experiment, before: dict[str, Any], strict: bool
+) -> None:
+  """Tells where the data are not those of `before`, or of all processes.
+
+  Args:
+    experiment: with the data of now.
+    before: from fingerprint.fingerprint; {} for none.
+    strict: whether that is a UserError.
+  """
+  now = experiment.training.data
+  told = fingerprint.changed(before, now)
+  if not multihost.all_have(json.dumps(now)):
+    told = "other records for some processes than for process 0"
+  if multihost.on_any(told is not None):
+    told = told or "other records for another process"
+    if strict:
+      remedy = "Put them back, or go on without --strict_data."
+      allowed = "the records that the run began with, the same everywhere"
+      raise errors.UserError("config.source", told, allowed, remedy)
+    if jax.process_index() == 0:
+      logging.warning("config.source: %s. --strict_data refuses that.", told)
+
+
+def check_resume(
+  experiment: Experiment, meta: dict[str, Any], blob: bytes
+) -> None:
+  """Raises UserError where going on would be another experiment.
+
+  Args:
+    experiment: as the config says now.
+    meta: of the checkpoint.
+    blob: its tokenizer's vocabulary file.
+  """
+  if blob != experiment.tokenizer.blob:
+    raise errors.UserError(
+      "config.tokenizer",
+      "another vocabulary",
+      "that of the checkpoint in this workdir",
+      "Were the captions changed that it was trained on? Put them back, set "
+      'it to {"kind": "checkpoint", "path": WORKDIR}, or begin in another.',
+    )
+  now = experiment.meta(0)
+  if meta["config"].get("source") != now["config"].get("source"):
+    logging.warning(
+      "config.source is not that of the checkpoint: the run goes on at the "
+      "same position of other data"
+    )
+  changes = {
+    "config.tokenizer": (meta["tokenizer"], now["tokenizer"]),
+    "config.batch_size": (
+      meta["config"]["batch_size"],
+      now["config"]["batch_size"],
+    ),
+    "config.seed": (
+      meta["config"].get("seed", 0),
+      now["config"].get("seed", 0),
+    ),
+  }
+  for name, (before, after) in changes.items():
+    if before != after:
+      allowed = f"{before!r}, as the checkpoint in this workdir has it"
+      remedy = "Change it back, or begin in another workdir."
+      raise errors.UserError(name, after, allowed, remedy)

@@ -1,0 +1,71 @@
+"""Whether the input or the device holds a run back, and by how much."""
+
+import time
+from typing import Any
+
+import jax
+
+from big_contrastive.parallel import sharding
+from big_contrastive.training.experiment import Experiment
+
+
+def measure(experiment: Experiment, steps: int = 20) -> dict[str, float]:
+  """Returns batches a second of the input alone and of the device alone.
+
+  The input makes batches that nobody waits for; the device trains on the same
+  batch again and again. Both are warmed up before. Nothing is saved.
+
+  Args:
+    experiment: from experiment.build.
+    steps: how many of each are timed.
+  """
+  mesh, size = experiment.placed.mesh, experiment.batch_size
+
+  def put(local: dict[str, Any]) -> dict[str, jax.Array]:
+    return sharding.to_global(local, size, mesh)
+
+  # What is made ahead while nobody asks must not count.
+  warm = 2 + experiment.training.ahead
+  batches = experiment.training.batches(0, 2 * warm + steps, put)
+  batch = [next(batches) for _ in range(warm)][-1]
+  began = time.perf_counter()
+  for _ in range(steps):
+    batch = next(batches)
+  jax.block_until_ready(batch)
+  made = steps / (time.perf_counter() - began)
+  batches.close()  # Its threads stop, too.
+  state = experiment.placed.init()
+  for _ in range(2):  # The first one compiles.
+    state, values = experiment.placed.update(state, batch)
+  jax.block_until_ready(values)
+  began = time.perf_counter()
+  for _ in range(steps):
+    state, values = experiment.placed.update(state, batch)
+  jax.block_until_ready((state, values))
+  trained = steps / (time.perf_counter() - began)
+  return {"input": made, "device": trained}
+
+
+def verdict(rates: dict[str, float], batch_size: int) -> str:
+  """Returns the lines that `train --profile-input` prints.
+
+  Args:
+    rates: from `measure`.
+    batch_size: images a batch.
+  """
+  lines = [
+    f"{name:7} alone {rate * batch_size:12,.1f} images/s"
+    for name, rate in rates.items()
+  ]
+  ratio = rates["input"] / rates["device"]
+  if ratio < 1:
+    waits = f"the device would wait {1 - ratio:.0%} of the time"
+    remedy = (
+      "Raise config.loading.threads or .workers, use smaller files or "
+      "cheaper preprocessing."
+    )
+    return "\n".join(
+      [*lines, f"The input is the bottleneck: {waits}. {remedy}"]
+    )
+  said = f"the input could feed {ratio:.1f} times as fast a one"
+  return "\n".join([*lines, f"The device is the bottleneck: {said}."])

@@ -1,0 +1,189 @@
+"""Flags of every command: missing, empty, twice, of another type.
+
+Exit code 2 and a line that names the flag; nothing is read, compiled or
+written, so that all of them run in one process.
+"""
+
+import itertools
+import re
+
+import numpy as np
+import pytest
+
+from big_contrastive import convert, embed, evaluate, pack, plan, train
+from big_contrastive.config import errors
+from big_contrastive.factory import cli
+
+DATA = "shapes:split=heldout,train_size=512,size=32"
+# By command: what it needs, all of it right; {} is a folder.
+NEEDS = {
+  evaluate.run: {
+    "--checkpoint": "{model}", "--data": DATA, "--task": "retrieval"
+  },
+  embed.run: {"--checkpoint": "{model}", "--data": DATA, "--out": "{new}"},
+  convert.run: {"--from": "{model}", "--to": "{new}"},
+  pack.run: {"--data": DATA, "--out": "{new}.tar"},
+  plan.run: {"--config": "configs/siglip.py:smoke"},
+  train.run: {"--config": "configs/siglip.py:smoke", "--workdir": "{new}"},
+}  # fmt: skip
+MODEL = ("--batch_size", "--tokenizer")
+OPTIONAL = {
+  evaluate.run: MODEL,
+  embed.run: MODEL,
+  convert.run: ("--format", "--from_format", "--tokenizer", "--tolerance"),
+  pack.run: ("--per_file",),
+  plan.run: ("--topology",),
+  train.run: (),
+}
+# Of values, what the line must say beside the flag's name.
+WRONG = [
+  (evaluate.run, "--task", "retreival", "Did you mean 'retrieval'"),
+  (evaluate.run, "--task", "../secret", "one of gallery"),
+  (evaluate.run, "--templates", "", "templates"),
+  (evaluate.run, "--templates", "nowhere.txt", "--data.templates"),
+  (pack.run, "--per_file", "0", "at least 1"),
+  (pack.run, "--per_file", "1e3", "invalid int"),
+  (pack.run, "--per_file", "2.5", "invalid int"),
+  (pack.run, "--out", "{new}", "ends in .tar or .parquet"),
+  (embed.run, "--out", "{file}", "a path where nothing is"),
+  (embed.run, "--out", "{file}/in", "a path in a directory"),
+  (embed.run, "--out", "{new}/in", "a path in a directory"),
+  (convert.run, "--to", "{file}", "a path where nothing is"),
+  (convert.run, "--from", "{new}", "a model's path"),
+  (convert.run, "--format", "torch", "one of big_vision"),
+  (convert.run, "--from_format", "torch", "one of big_vision"),
+  (convert.run, "--tolerance", "nan", "a number >= 0"),
+  (convert.run, "--tolerance", "inf", "a number >= 0"),
+  (convert.run, "--tolerance", "-1", "a number >= 0"),
+  (convert.run, "--tolerance", "much", "invalid number"),
+  (convert.run, "--tokenizer", "5", "a section with fields"),
+  (plan.run, "--config", "{file}", "a .py that exists"),
+  (plan.run, "--config", "{new}.py", "a .py that exists"),
+  (plan.run, "--config", "{folder}", "a .py that exists"),
+  (plan.run, "--config", "{raises}", "NameError.*raises.py:1"),
+  (plan.run, "--config", "{empty}", "get_config"),
+  (plan.run, "--config", "{divides}:3", "ZeroDivisionError.*divides.py:2"),
+  (train.run, "--config", "configs/siglip.py:res=", "res="),
+]
+for _run in (evaluate.run, embed.run):
+  WRONG += [
+    *((_run, "--batch_size", v, "allowed is 1")
+      for v in ("0", "-1", "1e3", "2.5", "many", "²", "9" * 20)),
+    (_run, "--checkpoint", "{new}", "a model's path"),
+    (_run, "--checkpoint", "{file}", "its config"),
+    (_run, "--checkpoint", "{folder}", "neither config.json"),
+    (_run, "--tokenizer", "5", "a section with fields"),
+    (_run, "--tokenizer", "bpe", "a section with fields"),
+    (_run, "--tokenizer", "{{", "a section with fields"),
+  ]  # fmt: skip
+for _run in (evaluate.run, embed.run, pack.run):
+  WRONG += [
+    (_run, "--data", "shape:heldout", "Did you mean 'shapes'"),
+    (_run, "--data", ":", "one of"),
+    (_run, "--data", "wds", "--data"),
+    (_run, "--data", "wds:", "--data"),
+    (_run, "--data", "wds:{new}.tar", "new.tar"),
+    (_run, "--data", "parquet:", "--data"),
+    (_run, "--data", "parquet:{new}", "new"),
+    (_run, "--data", "folder:", "--data"),
+    (_run, "--data", "folder:{new}", "new"),
+    (_run, "--data", "table:", "--data"),
+    (_run, "--data", "table:{new}.tsv", "images"),
+    (_run, "--data", "tfds:", "--data"),
+    (_run, "--data", "shapes:split=none", "split"),
+    (_run, "--data", "shapes:size=big", "size = 'big'"),
+    (_run, "--data", "shapes:sise=32", "Did you mean 'size'"),
+  ]
+
+
+def cases():
+  for main, needs in NEEDS.items():
+    for flag in needs:
+      left = {k: v for k, v in needs.items() if k != flag}
+      yield main, flat(left), flag
+    for flag in (*needs, *OPTIONAL[main]):
+      given = needs | {flag: ""}
+      yield main, flat(given), f"{flag}: .*''"
+      yield main, [f"{k}={v}" for k, v in given.items()], f"{flag}: .*''"
+      yield main, [*flat(needs), flag], flag
+      value = needs.get(flag, "{file}")
+      twice = [*flat(needs | {flag: value}), flag, value]
+      if flag not in ("--batch_size", "--tolerance", "--per_file"):
+        yield main, twice, f"{flag}: allowed is once"
+  for main, flag, value, said in WRONG:
+    yield main, flat(NEEDS[main] | {flag: value}), said
+  for main in NEEDS:
+    yield main, [*flat(NEEDS[main]), "stray"], "stray"
+    yield main, [*flat(NEEDS[main]), "--nonsense=1"], "--nonsense|nonsense"
+  needs = flat(NEEDS[evaluate.run])
+  for rest, said in (
+    (["--templates"], "--KEY=VALUE"),
+    (["--templates", "a {{c}}", "--classes"], "--KEY=VALUE"),
+    (["templates=a"], "--KEY=VALUE"),
+    (["--templates=a", "--templates=b"], "--templates = .*twice"),
+    (["--source=x"], "--source"),
+    (["--classes=5"], "classes = 5"),
+  ):
+    yield evaluate.run, [*needs, *rest], said
+  needs = flat(NEEDS[train.run])
+  for rest, said in (
+    (["--config.batch_size"], "--config.FIELD=VALUE"),
+    (["--config.batch_size="], "config.batch_size"),
+    (["--config.=3"], "config"),
+    (["--config.a..b=3"], "config"),
+    (["--config.batch_size.x=3"], "config.batch_size"),
+    (["--batch_size", "3"], "--batch_size"),
+  ):
+    yield train.run, [*needs, *rest], said
+
+
+def flat(given):
+  return list(itertools.chain.from_iterable(given.items()))
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory, small):
+  folder = tmp_path_factory.mktemp("places")
+  (folder / "file").write_text("text")
+  (folder / "folder").mkdir()
+  (folder / "raises.py").write_text("x = unknown\n")
+  (folder / "empty.py").write_text("")
+  code = "def get_config(argument):\n  return 1 / 0\n"
+  (folder / "divides.py").write_text(code)
+  scripts = {k: folder / f"{k}.py" for k in ("raises", "empty", "divides")}
+  found = {k: folder / k for k in ("file", "folder", "new")}
+  return {"model": small} | found | scripts
+
+
+CASES = list(cases())
+
+
+@pytest.mark.parametrize(
+  ("main", "given", "said"), CASES,
+  ids=[f"{main.__module__[16:]}-{said}" for main, _, said in CASES],
+)  # fmt: skip
+def test_a_wrong_flag_is_named_and_ends_with_2(
+  main, given, said, places, monkeypatch, capsys
+):
+  given = [text.format(**places) for text in given]
+  monkeypatch.setattr("sys.argv", ["x", *given])
+  with pytest.raises(SystemExit) as end:
+    cli.main(main)
+  out, err = capsys.readouterr()
+  assert end.value.code == errors.WRONG_INPUT == 2, err
+  assert not out and "Traceback" not in err
+  last = err.strip().splitlines()[-1]
+  assert "error: " in last
+  assert re.search(said, last), (given, last)
+  assert not places["new"].exists()
+
+
+def test_a_batch_that_the_host_has_no_memory_for_is_one_line(capsys):
+  def run():
+    np.zeros((2**20, 2**20, 2**10), np.uint8)
+
+  with pytest.raises(SystemExit) as end:
+    cli.main(run)
+  said = capsys.readouterr().err.strip()
+  assert end.value.code == 2
+  assert re.fullmatch("error: Unable to allocate .*Lower the batch size.", said)

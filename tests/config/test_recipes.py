@@ -1,0 +1,136 @@
+"""Where a recipe's pairs come from: data= and eval_data=, in each of them."""
+
+import ast
+import pathlib
+
+import pytest
+
+import tiny
+from big_contrastive.config import errors, files, registry, schema
+from big_contrastive.data import spec
+from big_contrastive.factory import experiment
+
+RECIPES = ["siglip", "clip", "lit", "flip", "finetune"]
+SOURCES = [*registry.names("data.sources"), "wds"]
+TARS = "wds:shards/{000..127}.tar,caption=json:text,id=key"
+
+
+def load(name, argument):
+  return tiny.load(name, argument)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_tfds_name_is_still_one(name):
+  for data in ("my_pairs", "coco/2014:1.1.0", "my_pairs:1.0.0", "/data/x"):
+    config = load(name, f"data={data},eval_data={data}")
+    tfds = {"name": "tfds", "dataset": data}
+    assert config["source"] == tfds | {"split": "train"}
+    (own,) = config["evals"].values()
+    tfds["split"] = "validation"
+    assert own == {"task": "retrieval", "source": tfds}
+  assert load(name, "res=224")["source"]["dataset"] == "pairs"
+  assert "evals" not in load(name, "res=224")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("source", SOURCES)
+def test_any_source_is_taken_with_its_arguments(name, source):
+  """All that is no argument of the recipe's own goes to the source."""
+  given = f"{source}:some/where,caption=json:text,id=key,split=a,x=1"
+  other = f"{source}:val.tar,b.tar,label=cls"
+  config = load(name, f"res=32,data={given},eval_data={other}")
+  assert config["source"] == given
+  (own,) = config["evals"].values()
+  assert own == {"task": "retrieval", "source": other}
+  assert config["eval_every"]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_recipes_own_arguments_end_a_source(name):
+  own = {"finetune": ("init", "there")}.get(name, ("vocab", "v.model"))
+  config = load(name, f"data={TARS},{own[0]}={own[1]},res=32")
+  assert config["source"] == TARS
+  path = config["init"] if own[0] == "init" else config["tokenizer"]["path"]
+  assert path == own[1]
+  assert config["model"]["image"]["res"] == 32
+  # As a shell gives it: nothing but the order differs.
+  assert load(name, f"res=32,{own[0]}={own[1]},data={TARS}") == config
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_argument_but_the_recipes_is_a_sources(name):
+  """So no source has an argument that a recipe takes away from it."""
+  path = tiny.CONFIGS / f"{name}.py"
+  calls = [
+    node for node in ast.walk(ast.parse(path.read_text()))
+    if isinstance(node, ast.Call) and ast.unparse(node.func) == "common.parse"
+  ]  # fmt: skip
+  (call,) = calls
+  taken = {keyword.arg for keyword in call.keywords}
+  for source in registry.names("data.sources"):
+    module = registry.module("data.sources", source, "")
+    assert not taken & schema.hints(module.source).keys()
+
+
+def test_what_a_source_does_not_take_is_named_with_a_near_one():
+  config = load("siglip", f"data={TARS},vocba=c4.model,smoke")
+  with pytest.raises(errors.UserError, match="config.source.vocba"):
+    experiment.build(config)
+
+
+@pytest.mark.parametrize(
+  ("argument", "said"),
+  [
+    ("data=my_pairs,caption=txt", "'caption=txt' is none of"),
+    ("caption=txt,data=wds:a.tar", "'caption=txt' is none of"),
+    ("data=wds:a.tar,smoke,caption=txt", "'caption=txt' is none of"),
+    ("data=wds:a.tar,vocab=v.model,caption=txt", "'caption=txt' is none of"),
+    ("vocab=wds:a.tar,caption=txt", "'caption=txt' is none of"),
+    ("data=wbs:a.tar,caption=txt", "'caption=txt' is none of"),
+  ],
+)
+def test_an_argument_far_from_its_source_is_an_error(argument, said):
+  with pytest.raises(errors.UserError, match=said):
+    files.load_config(f"{tiny.CONFIGS}/siglip.py:{argument}", [])
+
+
+def test_own_data_gives_its_arguments_to_both_and_others_to_one():
+  config = load(
+    "own_data",
+    "data=wds:a.tar,b.tar,label=cls,eval_data=wds:c.tar,classes=n.txt,id=json:k",
+  )
+  assert config["source"] == "wds:a.tar,b.tar,label=cls,id=json:k"
+  own = {"task": "retrieval", "source": "wds:c.tar,classes=n.txt,id=json:k"}
+  assert config["evals"] == {"own": own}
+  assert spec.parse(config["source"], "x") == {
+    "name": "webdataset", "urls": "a.tar,b.tar", "label": "cls", "id": "json:k",
+  }  # fmt: skip
+
+
+def test_a_path_with_an_equals_sign_goes_on():
+  config = load("own_data", "images=/a/day=1,/a/day=2,captions=t.tsv")
+  assert config["source"]["images"] == "/a/day=1,/a/day=2"
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_smoke_reads_the_data_that_are_given(name):
+  config = load(name, f"data={TARS},smoke")
+  assert config["source"] == TARS
+  assert config["evals"]["shapes"]["source"]["name"] == "shapes"
+  config = load(name, f"eval_data={TARS},smoke")
+  assert config["source"]["name"] == "shapes"
+  assert config["evals"] == {"own": {"task": "retrieval", "source": TARS}}
+
+
+@pytest.mark.parametrize("argument", ["smoke", "smoke,loss=softmax"])
+def test_finetune_is_tried_without_weights(argument):
+  config = load("finetune", argument)
+  assert "init" not in config
+  assert experiment.build(config).batch_size == 16
+
+
+def test_recipes_are_found_where_the_package_is(tmp_path, monkeypatch):
+  """Not by the folder of the config: a user's own lie elsewhere."""
+  monkeypatch.chdir(tmp_path)
+  path = pathlib.Path(tiny.CONFIGS).resolve() / "clip.py"
+  assert files.load_config(f"{path}:data={TARS}", [])["source"] == TARS

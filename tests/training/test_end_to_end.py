@@ -1,0 +1,266 @@
+"""Shipped configs in full: train, save, be killed, resume, evaluate."""
+
+import json
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+import tiny
+from big_contrastive import evaluate
+from big_contrastive.checkpoints import checkpointer, find
+from big_contrastive.config import errors, rules
+from big_contrastive.factory import experiment
+from big_contrastive.training import loop
+
+
+class Killed(Exception):
+  pass
+
+
+def fit(config, workdir, kill_before=None):
+  """Trains; as if killed before it asks for the batch of that step."""
+  built = experiment.build(config)
+  batches = built.training.batches
+
+  def killed(start, stop, put):
+    for step, batch in enumerate(batches(start, stop, put), start):
+      if step == kill_before:
+        raise Killed
+      yield batch
+
+  built.training.batches = killed
+  return loop.fit(built, workdir)
+
+
+def lines(workdir):
+  text = (workdir / "metrics.jsonl").read_text()
+  rows = [json.loads(line) for line in text.splitlines()]
+  return [
+    {k: v for k, v in row.items() if not k.startswith("perf/")} for row in rows
+  ]
+
+
+def params(workdir):
+  return checkpointer.read_arrays(find.find(str(workdir), "x"))
+
+
+@pytest.mark.parametrize("name", ["siglip", "clip", "lit", "flip", "demo"])
+def test_killed_and_resumed_is_uninterrupted_bit_for_bit(name, tmp_path):
+  config = tiny.load(name, "smoke")
+  whole, broken = tmp_path / "whole", tmp_path / "broken"
+  result = fit(config, whole)
+  assert np.isfinite(result["train/loss"])
+  assert 0 <= result["eval/retrieval/shapes/img2txt_r1"] <= 1
+  with pytest.raises(Killed):
+    fit(config, broken, kill_before=6)  # Saved at 4; steps 5 and 6 are lost.
+  assert find.find(str(broken), "x").name == "4"
+  fit(config, broken)
+  assert lines(whole) == lines(broken)
+  ours, theirs = params(whole), params(broken)
+  jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+  meta = [
+    checkpointer.read_meta(find.find(str(d), "x")) for d in (whole, broken)
+  ]
+  assert meta[0] == meta[1]
+  assert meta[0]["position"]["examples"] == 8 * 16
+
+
+def test_micro_batches_and_tiles_of_a_config_change_no_figure(tmp_path):
+  # In bfloat16 a gradient summed over micro-batches is rounded less often.
+  same = [
+    "--config.total=2",
+    "--config.evals={}",
+    "--config.model.dtype=float32",
+  ]
+  cut = ["--config.micro_batch.text=8", "--config.objective.tile=1"]
+  fit(tiny.load("flip", "smoke", *same), tmp_path / "plain")
+  fit(tiny.load("flip", "smoke", *same, *cut), tmp_path / "cut")
+  both = [lines(tmp_path / name) for name in ("plain", "cut")]
+  for a, b in zip(*both, strict=True):
+    for key in ("train/loss", "train/grad_norm"):
+      np.testing.assert_allclose(a[key], b[key], rtol=1e-5)
+
+
+def test_a_finished_run_has_nothing_left_to_do(tmp_path):
+  config = tiny.load("siglip", "smoke")
+  fit(config, tmp_path)
+  before = lines(tmp_path)
+  again = fit(config, tmp_path, kill_before=0)
+  assert lines(tmp_path) == before
+  assert again["train/loss"] == before[-2]["train/loss"]
+  config["total"] = "7 steps"
+  with pytest.raises(errors.UserError, match="config.total = 7.*at least 8"):
+    fit(config, tmp_path)
+  assert lines(tmp_path) == before
+
+
+def test_flip_unmasked_begins_where_masked_ended(tmp_path):
+  masked, unmasked = tmp_path / "a", tmp_path / "b"
+  fit(tiny.load("flip", "smoke"), masked)
+  config = tiny.load("flip", f"smoke,init={masked}")
+  assert config["model"]["image"]["keep"] == 1.0
+  built = experiment.build(config)
+  state = built.load(built.placed.init())
+  jax.tree.map(np.testing.assert_array_equal, params(masked), state.params)
+  fit(config, unmasked)
+  pos = [rules.flatten(params(d))["txt/pos"] for d in (masked, unmasked)]
+  assert not np.array_equal(*pos)
+
+
+def test_lit_locks_the_tower_that_it_is_given(tmp_path):
+  siglip, lit = tmp_path / "siglip", tmp_path / "lit"
+  fit(tiny.load("siglip", "smoke"), siglip)
+  fit(tiny.load("lit", f"smoke,pool=map,init={siglip}"), lit)
+  image = [params(d)["img"] for d in (siglip, lit)]
+  jax.tree.map(np.testing.assert_array_equal, *image)
+  text = [params(d)["txt"]["pos"] for d in (siglip, lit)]
+  assert not np.array_equal(*text)
+
+
+def test_evaluate_needs_the_checkpoint_alone(tmp_path, monkeypatch, capsys):
+  result = fit(tiny.load("siglip", "smoke"), tmp_path)
+  data = "shapes:split=heldout,train_size=512,size=32"
+  flags = ["--checkpoint", str(tmp_path), "--data", data]
+  monkeypatch.setattr("sys.argv", ["x", *flags, "--task", "retrieval"])
+  evaluate.run()
+  figures = json.loads(capsys.readouterr().out)
+  for k in (1, 5, 10):
+    for way in ("img2txt", "txt2img"):
+      name = f"{way}_r{k}"
+      assert figures[f"retrieval/{name}"] == pytest.approx(
+        result[f"eval/retrieval/shapes/{name}"], abs=1e-6
+      )
+  extra = ["--task", "zero_shot", "--templates", '["a {c}", "{c}"]']
+  monkeypatch.setattr("sys.argv", ["x", *flags, *extra])
+  evaluate.run()
+  figures = json.loads(capsys.readouterr().out)
+  assert 0 <= figures["zero_shot/top1"] <= figures["zero_shot/top5"] <= 1
+
+
+@pytest.mark.parametrize(
+  "flags, said",
+  [
+    (["retrieval", "--source", "shapes:train"], "--source.*--data once"),
+    (["gallery"], "--task = 'gallery'.*figures"),
+  ],
+)
+def test_evaluate_does_what_it_is_asked_or_says_so(
+  flags, said, tmp_path, monkeypatch
+):
+  short = ["--config.total=1", "--config.schedule.warmup=0"]
+  fit(tiny.load("siglip", "smoke", *short), tmp_path)
+  data = "shapes:split=heldout,train_size=512,size=32"
+  given = ["--checkpoint", str(tmp_path), "--data", data, "--task", *flags]
+  monkeypatch.setattr("sys.argv", ["x", *given])
+  with pytest.raises(errors.UserError, match=said):
+    evaluate.run()
+
+
+@pytest.mark.parametrize(
+  "change",
+  [
+    "--config.optimizer.clip=None",
+    "--config.optimizer={'name':'adafactor','lr':1e-3}",
+    "--config.freeze=[('img/.*',True),('.*',False)]",
+  ],
+)
+def test_another_optimizer_does_not_take_the_state_of_the_first(
+  change, tmp_path
+):
+  flags = ["--config.total=4", "--config.schedule.warmup=0"]
+  fit(tiny.load("siglip", "smoke", *flags), tmp_path)
+  before = lines(tmp_path)
+  with pytest.raises(errors.UserError, match="config.optimizer and config.fr"):
+    fit(tiny.load("siglip", "smoke", *flags, change), tmp_path)
+  assert lines(tmp_path) == before and find.find(str(tmp_path), "x")
+
+
+def test_when_and_how_often_it_saves_changes_no_figure(tmp_path, monkeypatch):
+  """By minutes, by steps, stopped by SIGTERM where an evaluation is due."""
+  flags = ["--config.total=8", "--config.log_every=3", "--config.eval_every=4"]
+  whole, often, stopped = tmp_path / "a", tmp_path / "b", tmp_path / "c"
+  fit(tiny.load("siglip", "smoke", *flags, "--config.save_every=0"), whole)
+  assert [r["step"] for r in lines(whole)] == [1, 3, 4, 6, 8, 8]
+  saved = []
+  save = checkpointer.Checkpoints.save
+  monkeypatch.setattr(
+    checkpointer.Checkpoints, "save",
+    lambda self, step, *args: saved.append(step) or save(self, step, *args),
+  )  # fmt: skip
+  minutes = ["--config.save_every=3", "--config.save_minutes=1e-9"]
+  fit(tiny.load("siglip", "smoke", *flags, *minutes), often)
+  assert saved == [1, 2, 3, 4, 5, 6, 7, 8]
+  assert lines(often) == lines(whole)
+  config = tiny.load("siglip", "smoke", *flags, "--config.save_every=0")
+  built = experiment.build(config)
+  batches = built.training.batches
+
+  def then_sigterm(start, stop, put):
+    for step, batch in enumerate(batches(start, stop, put), start):
+      if step == 3:
+        signal.raise_signal(signal.SIGTERM)
+      yield batch
+
+  built.training.batches = then_sigterm
+  before = signal.getsignal(signal.SIGTERM)
+  with pytest.raises(errors.RunError, match="saved at step 4, in .* s") as e:
+    loop.fit(built, stopped)
+  assert e.value.code == 75 and signal.getsignal(signal.SIGTERM) == before
+  assert [r["step"] for r in lines(stopped)] == [1, 3]
+  fit(config, stopped)
+  assert lines(stopped) == lines(whole)
+  for other in (often, stopped):
+    jax.tree.map(np.testing.assert_array_equal, params(whole), params(other))
+
+
+@pytest.mark.parametrize("at", [4, 8])
+def test_sigterm_in_an_evaluation_saves_and_the_evaluation_is_repeated(
+  at, tmp_path
+):
+  """In the second of two evaluators, amid the run and at its end."""
+  flags = ["--config.total=8", "--config.eval_every=4"]
+  config = tiny.load("siglip", "smoke", *flags, "--config.save_every=0")
+  config["evals"] = {"a": config["evals"]["shapes"]} | config["evals"]
+  fit(config, tmp_path / "whole")
+  built = experiment.build(config)
+  evaluator, calls = built.evaluators["retrieval/shapes"], []
+
+  def then_sigterm(embed_images, embed_texts):
+    calls.append("")
+    if 4 * len(calls) == at:
+      signal.raise_signal(signal.SIGTERM)
+    return evaluator(embed_images, embed_texts)
+
+  built.evaluators["retrieval/shapes"] = then_sigterm
+  with pytest.raises(errors.RunError, match=f"saved at step {at}, in") as e:
+    loop.fit(built, tmp_path / "cut")
+  assert e.value.code == 75
+  told = [[r["step"] for r in lines(tmp_path / d)] for d in ("whole", "cut")]
+  assert told[0].count(at) == told[1].count(at) + 1
+  fit(config, tmp_path / "cut")
+  assert lines(tmp_path / "cut") == lines(tmp_path / "whole")
+
+
+def test_numbers_that_are_not_finite_stop_the_run_or_are_skipped(tmp_path):
+  """By a bias that the first update throws to infinity."""
+  flags = ["--config.evals={}", "--config.save_every=1", "--config.total=4"]
+  flags += ["--config.lr_mult=[('b', 1e38), ('.*', 1.0)]"]
+  flags += ["--config.optimizer.lr=10", "--config.schedule.warmup=0"]
+  with pytest.raises(errors.RunError, match="step 1: not finite: the up") as e:
+    fit(tiny.load("siglip", "smoke", *flags), tmp_path)
+  assert e.value.code == 3 and "config.skip_nonfinite" in str(e.value)
+  assert not list((tmp_path / "checkpoints").iterdir())
+  kept = np.load(tmp_path / "nonfinite" / "step_1_process_0.npz")
+  built = experiment.build(tiny.load("siglip", "smoke", *flags))
+  first = next(built.training.batches(0, 1))
+  for name in ("image", "text", "id"):
+    np.testing.assert_array_equal(kept[name], first[name])
+  assert kept["position"].tolist() == list(range(16))
+  skip = tiny.load("siglip", "smoke", *flags, "--config.skip_nonfinite=True")
+  fit(skip, tmp_path / "skip")
+  rows = lines(tmp_path / "skip")
+  assert [r["train/skipped"] for r in rows] == [1, 2, 3, 4]
+  begun = jax.device_get(built.placed.init()).params
+  jax.tree.map(np.testing.assert_array_equal, begun, params(tmp_path / "skip"))
