@@ -22,7 +22,7 @@ help:  ## list the targets
 
 $(STAMP): setup.py $(wildcard requirements-*.lock)
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit( \
-	  "error: PYTHON = %s: allowed is Python 3.11 or newer. " \
+	  "error: PYTHON = %s; expected Python 3.11 or newer. " \
 	  "Run make PYTHON=python3.12 ..." % sys.version.split()[0])'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/$(PIP) install -r $(LOCK)

@@ -30,7 +30,7 @@ while [ $# -gt 0 ]; do
   case "$1" in
     -n | -m | -g)
       [[ ${2:-} =~ ^[1-9][0-9]*$ ]] ||
-        fail "$1 = '${2:-}': allowed is a number from 1. See --help."
+        fail "$1 = '${2:-}'; expected a number from 1. See --help."
       case "$1" in
         -n) processes=$2 ;;
         -m) devices=$2 ;;
@@ -55,7 +55,7 @@ if [ -z "$gpus" ]; then
 else
   found=$({ nvidia-smi --list-gpus 2> /dev/null || true; } | wc -l)
   [ "$found" -ge $((processes * gpus)) ] ||
-    fail "-n x -g = $((processes * gpus)): allowed is up to $found, the GPUs here."
+    fail "-n x -g = $((processes * gpus)); expected up to $found, the GPUs here."
 fi
 
 logs=$(mktemp -d)

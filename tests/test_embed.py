@@ -74,7 +74,7 @@ def test_no_batch_is_no_batch_size(size, monkeypatch, capsys):
   with pytest.raises(SystemExit) as end:
     embed.run()
   assert end.value.code == 2
-  assert f"--batch_size: '{size}': allowed is 1" in capsys.readouterr().err
+  assert f"--batch_size: '{size}'; expected 1" in capsys.readouterr().err
 
 
 def test_a_picture_that_is_broken_leaves_nothing(made, tmp_path, monkeypatch):

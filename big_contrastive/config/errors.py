@@ -7,13 +7,15 @@ from collections.abc import Iterable
 class UserError(ValueError):
   """A wrong config field, data file, checkpoint or flag.
 
-  The message is one line that names the thing, its value, what is allowed and
-  what to do. The commands print it without a traceback and exit with code 2.
+  The message is one line, "THING = VALUE; expected ALLOWED. REMEDY", or "THING
+  is missing; expected ..." where the value is None. The commands print it
+  without a traceback and exit with code 2.
   """
 
   def __init__(self, thing: str, value: object, allowed: str, remedy: str):
     self._parts = thing, value, allowed, remedy
-    text = f"{thing} = {value!r}: allowed is {allowed}. {remedy}"
+    found = f"{thing} is missing" if value is None else f"{thing} = {value!r}"
+    text = f"{found}; expected {allowed}. {remedy}"
     super().__init__(" ".join(text.split()))
 
   def __reduce__(self) -> tuple:  # From a worker process to its parent.

@@ -1,11 +1,16 @@
 """Finds code by its file name.
 
-A folder whose files all obey one contract (losses, objectives, evals, sources)
-is its own registry: a new file is a new choice, nothing else is edited.
+A folder whose files all obey one contract (losses, objectives, towers,
+sources, evaluators, formats) is its own registry: a new file is a new choice,
+nothing else is edited. A name that ends in ".py" is a file anywhere else, so
+that a method, too, can live beside the config that asks for it.
 """
 
 import importlib
+import os
+import pathlib
 import pkgutil
+import sys
 import types
 
 from big_contrastive.config import errors
@@ -17,18 +22,51 @@ def names(kind: str) -> list[str]:
   A leading underscore is for what is private to the folder.
   """
   package = importlib.import_module(f"big_contrastive.{kind}")
-  found = pkgutil.iter_modules(package.__path__)
-  files = (m.name for m in found if not m.ispkg)
+  files = (
+    m.name for m in pkgutil.iter_modules(package.__path__) if not m.ispkg
+  )
   return sorted(name for name in files if not name.startswith("_"))
 
 
 def module(kind: str, name: str, where: str) -> types.ModuleType:
-  """Returns big_contrastive/<kind>/<name>.py: the only dynamic import.
+  """Returns big_contrastive/<kind>/<name>.py, or the file that name is.
 
   Args:
     kind: the folder, with dots for levels: "losses", "data.sources".
-    name: the file, without ".py".
+    name: the file, without ".py"; or the path of a file, with it.
     where: the config field that holds the name, for the error.
+
+  Raises:
+    UserError: for a name that is no file's, or a file that can't be imported.
   """
+  if isinstance(name, str) and name.endswith(".py"):
+    return _of_file(name, where)
   errors.choice(where, name, names(kind))
   return importlib.import_module(f"big_contrastive.{kind}.{name}")
+
+
+def _of_file(name: str, where: str) -> types.ModuleType:
+  """Imports a file by its stem, as worker processes will once more."""
+  path = pathlib.Path(os.path.expanduser(name)).resolve()
+  if not path.is_file():
+    remedy = "No such file."
+    raise errors.UserError(where, name, "a Python file that exists", remedy)
+  known = sys.modules.get(path.stem)
+  if known is not None and getattr(known, "__file__", None) != str(path):
+    allowed = "a file whose name no other module has"
+    remedy = (
+      f"Rename it: {path.stem} is {getattr(known, '__file__', 'built in')}."
+    )
+    raise errors.UserError(where, name, allowed, remedy)
+  if str(path.parent) not in sys.path:
+    sys.path.append(str(path.parent))
+  try:
+    found = importlib.import_module(path.stem)
+  except Exception as e:  # It may be any code.
+    remedy = f"{type(e).__name__}: {e}."
+    raise errors.UserError(where, name, "a file to import", remedy) from e
+  if getattr(found, "__file__", None) != str(path):
+    allowed = "a file whose name no other module has"
+    remedy = f"Rename it: {path.stem} is {found.__file__}."
+    raise errors.UserError(where, name, allowed, remedy)
+  return found

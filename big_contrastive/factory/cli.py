@@ -103,9 +103,9 @@ class _Once(argparse.Action):
     option_string: str | None = None,
   ) -> None:
     if self._given:
-      parser.error(f"{option_string}: allowed is once")
+      parser.error(f"{option_string} is given twice; expected once")
     if values == "":
-      parser.error(f"{option_string}: '': allowed is a value")
+      parser.error(f"{option_string} = ''; expected a value")
     self._given = True
     setattr(namespace, self.dest, values)
 
@@ -127,7 +127,7 @@ def model_parser(description: str) -> argparse.ArgumentParser:
 def _positive(text: str) -> int:
   whole = text.isdecimal() and len(text) < 10
   if not whole or not 1 <= int(text) <= 2**20:
-    raise argparse.ArgumentTypeError(f"{text!r}: allowed is 1 to {2**20}")
+    raise argparse.ArgumentTypeError(f"{text!r}; expected 1 to {2**20}")
   return int(text)
 
 
@@ -135,7 +135,7 @@ def number(text: str) -> float:
   """Returns a flag's number, finite and not below 0."""
   value = float(text)
   if not 0 <= value < float("inf"):
-    raise argparse.ArgumentTypeError(f"{text!r}: allowed is a number >= 0")
+    raise argparse.ArgumentTypeError(f"{text!r}; expected a number >= 0")
   return value
 
 

@@ -47,7 +47,7 @@ def test_what_the_code_passes_is_refused(section, field, value):
     experiment.build(mutate.changed(config(), path, value))
   said = str(e.value)
   assert said.startswith(f"config.{'.'.join(path)} = {value!r}: ")
-  assert field not in said.partition("allowed is one of ")[2].split(". ")[0]
+  assert field not in said.partition("expected one of ")[2].split(". ")[0]
 
 
 @pytest.mark.parametrize("part", ["where", "opened"])
@@ -164,4 +164,4 @@ def test_a_loss_that_is_no_scalar_is_one_line(mine, result, said):
   batch = next(made.training.batches(0, 1))
   with pytest.raises(errors.UserError) as e:
     jax.eval_shape(made.placed.update, made.placed.abstract, batch)
-  assert f"the loss = {said!r}: allowed is a scalar" in str(e.value)
+  assert f"the loss = {said!r}; expected a scalar" in str(e.value)

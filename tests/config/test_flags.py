@@ -67,7 +67,7 @@ WRONG = [
 ]
 for _run in (evaluate.run, embed.run):
   WRONG += [
-    *((_run, "--batch_size", v, "allowed is 1")
+    *((_run, "--batch_size", v, "expected 1")
       for v in ("0", "-1", "1e3", "2.5", "many", "²", "9" * 20)),
     (_run, "--checkpoint", "{new}", "a model's path"),
     (_run, "--checkpoint", "{file}", "its config"),
@@ -109,7 +109,7 @@ def cases():
       value = needs.get(flag, "{file}")
       twice = [*flat(needs | {flag: value}), flag, value]
       if flag not in ("--batch_size", "--tolerance", "--per_file"):
-        yield main, twice, f"{flag}: allowed is once"
+        yield main, twice, f"{flag} is given twice; expected once"
   for main, flag, value, said in WRONG:
     yield main, flat(NEEDS[main] | {flag: value}), said
   for main in NEEDS:

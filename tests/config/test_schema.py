@@ -23,7 +23,7 @@ def test_good_arguments_pass():
   ("kwargs", "said"),
   [
     ({"sise": 3}, r"config\.f\.sise = 3.*Did you mean 'size'"),
-    ({"size": "3"}, r"config\.f\.size = '3': allowed is int.*str"),
+    ({"size": "3"}, r"config\.f\.size = '3'; expected int.*str"),
     ({"size": True}, r"config\.f\.size"),
     ({"size": 3, "rate": "fast"}, r"config\.f\.rate"),
     ({"size": 3, "kind": "c"}, r"config\.f\.kind = 'c'.*'a', 'b'"),

@@ -201,7 +201,7 @@ def test_a_wrong_input_is_one_line_and_leaves_nothing(
   code, err = run(monkeypatch, capsys, config, flags, tmp_path / "work")
   assert code == 2
   assert len(err.strip().splitlines()) == 1, err
-  assert err.startswith("error: ") and "allowed is" in err
+  assert err.startswith("error: ") and "; expected " in err
   assert __import__("re").search(said, err), err
   assert not compilations
   assert not (tmp_path / "work").exists()
@@ -278,7 +278,7 @@ def test_every_field_misspelt_or_of_another_type_is_a_users_error(
       section = field.split(".")[0]
       if f"config.{section}" not in str(e) and value != "misspelt":
         wrong.append((field, value, str(e)))
-      if "\n" in str(e) or "allowed is" not in str(e):
+      if "\n" in str(e) or "; expected " not in str(e):
         wrong.append((field, value, str(e)))
     except Exception as e:
       wrong.append((field, value, f"{type(e).__name__}: {e}"))

@@ -115,7 +115,7 @@ def told_badly(case: Case, line: str) -> str:
   case.refused = True
   if not case.wrong:
     return f"an error: {line}"
-  if "\n" in line or "allowed is" not in line:
+  if "\n" in line or "; expected " not in line:
     return f"no line of an error: {line!r}"
   lacking = [name for name in case.named if name not in line]
   return f"{lacking} not named: {line}" if lacking else ""

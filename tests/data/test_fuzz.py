@@ -38,7 +38,7 @@ def assert_told(cases, folder):
   kinds = collections.Counter()
   for case in cases:
     if "error" in case:
-      assert "allowed is" in case["error"], case
+      assert "; expected " in case["error"], case
       assert "\n" not in case["error"]
       kinds["error"] += 1
     else:

@@ -161,7 +161,7 @@ WRONG = {
   "unknown name": (["resise"], True, r"ops\[0\] = 'resise'.*'resize'"),
   "private name": ([R, "decode"], True, r"ops\[1\] = 'decode'"),
   "unknown argument": (
-    [R, ("flip_lr", {"q": 1})], True, r"ops\[1\] = 'q': allowed is one of p"
+    [R, ("flip_lr", {"q": 1})], True, r"ops\[1\] = 'q'; expected one of p"
   ),
   "argument that is not the user's": (
     [R, ("flip_lr", {"rng": 1})], True, r"ops\[1\] = 'rng'"
