@@ -25,7 +25,7 @@ import numpy as np
 
 from benchmarks import baselines, hlo
 from big_contrastive.config import registry
-from big_contrastive.objectives import pairs
+from big_contrastive.objectives import _base
 from big_contrastive.parallel import sharding
 
 KINDS = ("sigmoid", "softmax")
@@ -48,7 +48,7 @@ def value_and_grad(kind, name, mesh, tile=None):
     def local(zimg, ztxt, *, scale, bias, ids, axis):
       return run(zimg, ztxt, scale=scale, bias=bias, axis=axis)
 
-  over_mesh = pairs.over_mesh(local, mesh)
+  over_mesh = _base.over_mesh(local, mesh)
   if kind == "sigmoid":
     f = lambda z, y, t, b: over_mesh(z, y, t, b, None)  # noqa: E731
     return jax.value_and_grad(f, argnums=(0, 1, 2, 3))

@@ -19,8 +19,10 @@ import numpy as np
 
 from big_contrastive.config import rules
 from big_contrastive.data.tokenizers.tokenizer import build_tokenizer
-from big_contrastive.models import layers, two_tower
+from big_contrastive.factory import parts
+from big_contrastive.models import layers
 from big_contrastive.models.build import build_model
+from big_contrastive.objectives import Setting
 from big_contrastive.parallel import placement, sharding
 from big_contrastive.training import flops, step
 
@@ -43,7 +45,7 @@ def recipe(
   frozen=None,
   dtype="float32",
   remat=layers.REMAT,
-  parts=(1, 1),
+  micro_batch=None,
   tile=None,
   length=64,
   image=None,
@@ -63,23 +65,20 @@ def recipe(
     "scale": 10.0, "bias": -10.0 if loss == "sigmoid" else None,
     "dtype": dtype, "remat": remat,
   }  # fmt: skip
-  build, abstract = build_model(config, words, sharding.pin(mesh))
-  _, shapes = two_tower.split(abstract)
-  names = list(rules.flatten(shapes))
-  fixed = {k: k.split("/")[0] == frozen for k in names}
-  goal = parts.objective(
-    {"name": "pairs", "loss": loss, "tile": tile}, abstract, mesh, fixed, parts
-  )
+  model = build_model(config, words, sharding.pin(mesh))
+  names = frozenset(rules.flatten(model.shapes))
+  fixed = frozenset(k for k in names if k.split("/")[0] == frozen)
+  method = parts.objective(
+    {"name": "pairs", "loss": loss, "tile": tile},
+    Setting(model, mesh, batch, micro_batch), ema=None,
+  ).freeze(fixed)  # fmt: skip
   rate, tx = parts.optimizer(
     {"name": "adamw", "lr": 1e-3}, {"decay": "constant"},
-    {"decay": [(".*", 1.0)], "lr_mult": [(".*", 1.0)]}, names,
+    {"decay": [(".*", 1.0)], "lr_mult": [(".*", 1.0)]}, list(names),
     {"batch_size": batch, "epoch": batch, "total": 1000},
   )  # fmt: skip
-  trained = frozenset(k for k in names if not fixed[k])
-  made = step.Step(
-    lambda k: two_tower.split(build(k))[1], goal, tx, rate, trained, 0
-  )
-  return made, batch * abstract.flops(goal.frozen)
+  made = step.Step(method, tx, rate, names - fixed, 0)
+  return made, batch * method.flops()
 
 
 def shapes(batch, mesh, length=64):

@@ -118,9 +118,8 @@ def too_large(error):
 
 def compile_step(mesh, size, micro, remat, loss="sigmoid"):
   """Returns a whole SigLIP B/16-224 step in bfloat16, compiled."""
-  parts = size // micro
   made, _ = whole_step.recipe(
-    mesh, "B/16", size, dtype="bfloat16", remat=remat, parts=(parts, parts),
+    mesh, "B/16", size, dtype="bfloat16", remat=remat, micro_batch=micro,
     loss=loss,
   )  # fmt: skip
   placed = step.place(made, mesh, placement.EVERYTHING)

@@ -28,9 +28,12 @@ from big_contrastive.config import errors, files, schema
 from big_contrastive.data.tokenizers.tokenizer import build_tokenizer
 from big_contrastive.data.transforms import operations
 from big_contrastive.factory import cli
-from big_contrastive.interop import bundle, model_files, reference
-from big_contrastive.interop.bundle import Portable
-from big_contrastive.models import naflex, two_tower
+from big_contrastive.inference.embedder import NoTokenizer
+from big_contrastive.interop import formats, model_files, reference
+from big_contrastive.interop.bundle import ModelBundle
+from big_contrastive.models import naflex
+from big_contrastive.models.build import defaults
+from big_contrastive.models.model import merge
 
 _PAIRS = 4
 _WORDS = (
@@ -45,6 +48,7 @@ _WORDS = (
 )
 # Unit embeddings by "image" and "text", and "logits" over exp(t).
 Embedded = dict[str, np.ndarray]
+_OURS = "checkpoint"
 
 
 def convert(
@@ -60,7 +64,7 @@ def convert(
   Args:
     source: its file or directory.
     target: where nothing is yet, or an empty directory.
-    format: of the target, one of model_files.FORMATS; None: big_vision for
+    format: of the target, one of interop/formats/; None: big_vision for
       *.npz, else checkpoint from other projects and hugging_face from ours.
     from_format: of the source; None finds out from the files.
     tokenizer: as config.tokenizer, in place of the source's.
@@ -76,7 +80,7 @@ def convert(
   """
   path = atomic.free(target, "--to")
   if from_format is None and pathlib.Path(source).exists():
-    from_format = model_files.recognise(source)
+    from_format = model_files.recognize(source)
   model = model_files.read(source, from_format)
   format = format or _default(path, from_format)
   if tokenizer is not None:
@@ -106,30 +110,29 @@ def convert(
 
 
 def _with_tokenizer(
-  model: Portable, section: dict[str, Any], source: str
-) -> Portable:
-  own = model_files.Words(model, source)
-  if "txt" not in model.params:
-    own.rows([])
-  given = {"length": own.length} | schema.section(section, "--tokenizer")
+  model: ModelBundle, section: dict[str, Any], source: str
+) -> ModelBundle:
+  if not model.has_text:
+    NoTokenizer(source, has_text=False).rows([])
+  given = {"length": model.text_sizes.length} | schema.section(
+    section, "--tokenizer"
+  )
   words = schema.call(build_tokenizer, given, "--tokenizer")
-  model_files.towers(
-    model, words
-  )  # Is it one that the text tower can have had?
+  model.build(words)  # Is it one that the text tower can have had?
   return dataclasses.replace(model, tokenizer=words.spec, blob=words.blob)
 
 
-def _lacks(model: Portable, format: str) -> list[str]:
+def _lacks(model: ModelBundle, format: str) -> list[str]:
   """What the files that were written don't hold, and what to do about it."""
-  lines = []
-  if "txt" not in model.params:
+  lines, lacking = [], formats.module(format).MAY_LACK
+  if not model.has_text:
     lines.append("holds an image tower alone: it embeds images only.")
-  elif format == "big_vision" or not model.tokenizer:
+  elif "tokenizer" in lacking or not model.tokenizer:
     lines.append(
       "holds no tokenizer: it embeds images; for texts give that which the "
       "model was trained with, load(path, tokenizer={...}) or --tokenizer."
     )
-  if format == "big_vision":
+  if "preprocessing" in lacking:
     lines.append(
       "holds no preprocessing: images are resized to the tower's side, their "
       "values scaled to -1 ... 1."
@@ -138,12 +141,13 @@ def _lacks(model: Portable, format: str) -> list[str]:
 
 
 def _default(path: pathlib.Path, from_format: str | None) -> str:
-  if path.suffix == ".npz":
-    return "big_vision"
-  return "hugging_face" if from_format == model_files.OURS else model_files.OURS
+  suffixes = {formats.module(name).SUFFIX: name for name in formats.names()}
+  if path.suffix and path.suffix in suffixes:
+    return suffixes[path.suffix]
+  return "hugging_face" if from_format == _OURS else _OURS
 
 
-def _inputs(model: Portable) -> tuple[np.ndarray, np.ndarray | None]:
+def _inputs(model: ModelBundle) -> tuple[np.ndarray, np.ndarray | None]:
   """Random uint8 images, and ids of random texts."""
   r = np.random.default_rng(0)
   res = model.model["image"]["res"]
@@ -153,28 +157,28 @@ def _inputs(model: Portable) -> tuple[np.ndarray, np.ndarray | None]:
     images = np.stack(
       [prepare(x[: (i + 1) * res // 4]) for i, x in enumerate(images)]
     )
-  if "txt" not in model.params:
+  if not model.has_text:
     return images, None
-  words = model_files.Words(model)
+  words = model.text_sizes
   if not model.tokenizer:
     last = words.vocab_size - 1 if words.eos_id is None else words.eos_id
     ids = r.integers(0, last, (_PAIRS, words.length)).astype(np.int32)
     ids[:, -1] = last
     return images, ids
   texts = [" ".join(r.choice(_WORDS, n)) for n in (1, 5, 9, 40)]
-  return images, model_files.tokenizer(model).rows(texts)
+  return images, model.make_tokenizer().rows(texts)
 
 
 def _embed(
-  model: Portable, images: np.ndarray, tokens: np.ndarray | None
+  model: ModelBundle, images: np.ndarray, tokens: np.ndarray | None
 ) -> Embedded:
   """What our towers make of it, in float32."""
   shared = {"dtype": "float32", "remat": "none"}
-  graph, _ = model_files.towers(model, model_files.Words(model), **shared)
+  graph = model.build(**shared).graph
 
   @jax.jit
   def embed(params, images, tokens):
-    towers = two_tower.merge(graph, params)
+    towers = merge(graph, params)
     zimg = towers.embed_image(images)
     return zimg, None if tokens is None else towers.embed_text(tokens)
 
@@ -186,14 +190,14 @@ def _embed(
   return {"image": zimg, "text": ztxt, "logits": zimg @ ztxt.T + over}
 
 
-def _arguments(model: Portable, images: np.ndarray) -> dict[str, np.ndarray]:
+def _arguments(model: ModelBundle, images: np.ndarray) -> dict[str, np.ndarray]:
   """What transformers takes for images that our towers take."""
   if model.model["image"].get("max_patches") is None:
-    pixels = _normalised(model, images).transpose(0, 3, 1, 2)
+    pixels = _normalized(model, images).transpose(0, 3, 1, 2)
     return {"pixel_values": pixels}
   patches, grid = naflex.unpack(jnp.asarray(images))
   mask = naflex.real(grid, patches.shape[1])
-  pixels = _normalised(model, np.asarray(patches)).reshape(*mask.shape, -1)
+  pixels = _normalized(model, np.asarray(patches)).reshape(*mask.shape, -1)
   return {
     "pixel_values": pixels,
     "pixel_attention_mask": np.asarray(mask, np.int32),
@@ -201,8 +205,8 @@ def _arguments(model: Portable, images: np.ndarray) -> dict[str, np.ndarray]:
   }
 
 
-def _normalised(model: Portable, images: np.ndarray) -> np.ndarray:
-  given = bundle.defaults("image") | model.model["image"]
+def _normalized(model: ModelBundle, images: np.ndarray) -> np.ndarray:
+  given = defaults("image") | model.model["image"]
   mean, std = np.float32(given["mean"]), np.float32(given["std"])
   return ((images / np.float32(255) - mean) / std).astype(np.float32)
 
@@ -225,7 +229,7 @@ def run() -> None:
   parser = cli.parser(__doc__)
   parser.add_argument("--from", required=True, dest="source", metavar="SRC")
   parser.add_argument("--to", required=True, dest="target", metavar="DST")
-  listed = ", ".join(model_files.FORMATS)
+  listed = ", ".join(formats.names())
   parser.add_argument("--format", help=f"of DST: {listed}")
   parser.add_argument("--from_format", help="of SRC, if its files don't say it")
   parser.add_argument(

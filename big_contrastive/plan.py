@@ -159,7 +159,11 @@ def compile_evaluation(
     UserError: where it does not fit, beside the state of training.
   """
   state = made.placed.abstract
-  lowered = made.embedder.lower(state.params, state.opt, _example(made))
+  weights = made.weights(state)
+  taken = {id(leaf) for leaf in jax.tree.leaves(weights)}
+  others = jax.tree.leaves((state.params, state.extra))
+  beside = state.opt, [leaf for leaf in others if id(leaf) not in taken]
+  lowered = made.embedder.lower(weights, beside, _example(made))
   return {
     name: _compiled(x, f"evaluation of {name}", made.embedder.batch_size)
     for name, x in lowered.items()

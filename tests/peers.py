@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from big_contrastive.interop import bundle, model_files
-from big_contrastive.models import two_tower
-from big_contrastive.models.build import build_model
+from big_contrastive.interop.bundle import ModelBundle
+from big_contrastive.models.model import merge
 
 _kept: list = []  # A declaration lasts as long as its object.
 
@@ -64,12 +63,10 @@ def pixels(images, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)):
   return torch().from_numpy(x.astype(np.float32).transpose(0, 3, 1, 2).copy())
 
 
-def ours(model: bundle.Portable, images, tokens):
+def ours(model: ModelBundle, images, tokens):
   """Unit embeddings and logits of our towers."""
-  _, abstract = build_model(model.model, model_files.Words(model))
-  graph, _ = two_tower.split(abstract)
   params = jax.tree.map(jnp.asarray, model.params)
-  towers = two_tower.merge(graph, params)
+  towers = merge(model.build().graph, params)
   zimg = towers.embed_image(jnp.asarray(images))
   ztxt = towers.embed_text(jnp.asarray(tokens))
   logits = np.exp(model.params["t"]) * zimg @ ztxt.T

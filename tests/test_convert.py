@@ -17,8 +17,7 @@ from big_contrastive.data.tokenizers.tokenizer import build_tokenizer
 from big_contrastive.data.transforms import operations
 from big_contrastive.inference.model import load
 from big_contrastive.interop import model_files
-from big_contrastive.interop.bundle import Portable
-from big_contrastive.models import two_tower
+from big_contrastive.interop.bundle import ModelBundle
 from big_contrastive.models.build import build_model
 
 if importlib.util.find_spec("transformers"):
@@ -46,15 +45,14 @@ def model(**more):
 
 def filled(sections, ops, words=WORDS):
   """A model of these sections, far from its initial values."""
-  _, abstract = build_model(sections, words)
-  flat = rules.shapes(two_tower.split(abstract)[1])
+  flat = rules.shapes(build_model(sections, words).shapes)
   r = np.random.default_rng(0)
   params = {
     k: np.asarray(r.normal(size=s) * 0.4, np.float32) for k, s in flat.items()
   }
   params |= {"t": np.float32(np.log(4.0)), "b": np.float32(-3.0)}
   nested = rules.unflatten(params)
-  return Portable(sections, nested, WORDS.spec, WORDS.blob, ops)
+  return ModelBundle(sections, nested, WORDS.spec, WORDS.blob, ops)
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +156,7 @@ def test_transformers_puts_pictures_into_the_same_classes(checkpoint, tmp_path):
   # torchvision's resize may round a value of 256 another way than PIL's.
   resize = operations.parse(model().image, "ops", train=False)
   own = np.stack([resize(data[i]["image"]) for i in range(len(data))])
-  own = convert._normalised(model(), own).transpose(0, 3, 1, 2)
+  own = convert._normalized(model(), own).transpose(0, 3, 1, 2)
   assert np.abs(pixels - own).max() < 2 / 255 + 1e-6
   classes = (zimg @ ztxt.T).argmax(axis=1)
   assert len(set(classes)) > 1
@@ -242,7 +240,9 @@ def test_where_something_is_nothing_is_written(checkpoint, tmp_path):
 
 def test_an_image_tower_alone_is_embedded_as_in_its_model():
   whole = model()
-  alone = Portable(**(vars(whole) | {"params": {"img": whole.params["img"]}}))
+  alone = ModelBundle(
+    **(vars(whole) | {"params": {"img": whole.params["img"]}})
+  )
   images, tokens = convert._inputs(alone)
   assert tokens is None
   found = convert._embed(alone, images, None)

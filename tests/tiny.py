@@ -1,16 +1,17 @@
 """Tiny things for tests: configs, a step over two towers, random pairs."""
 
+import math
 import pathlib
+import types
 
 import flax.nnx as nnx
-import jax
 import numpy as np
 
-from big_contrastive.config import files, registry, rules
-from big_contrastive.models import two_tower
-from big_contrastive.models.image.vit import ImageTower
-from big_contrastive.models.text.transformer import TextTower
+from big_contrastive import objectives
+from big_contrastive.config import files, rules
+from big_contrastive.models import build
 from big_contrastive.objectives import pairs
+from big_contrastive.objectives._ema import averaged
 from big_contrastive.parallel import sharding
 from big_contrastive.training import optimizers, schedules, step
 
@@ -26,29 +27,28 @@ def load(name, argument, *overrides):
 
 def make_step(
   mesh, *, loss="sigmoid", freeze=(), optimizer="adamw", keep=0.5,
-  dropout=0.1, dtype="float32", lr=1e-3, text=None, **objective,
+  dropout=0.1, dtype="float32", lr=1e-3, text=None, micro_batch=None, ema=None,
+  **objective,
 ) -> tuple[step.Step, nnx.GraphDef]:  # fmt: skip
   """Returns a step over towers of two blocks, and the model's structure."""
 
-  def build(key):
-    shared = dict(
-      rngs=nnx.Rngs(key), pin=sharding.pin(mesh), depth=2, dropout=dropout,
-      dtype=dtype,
-    )  # fmt: skip
-    img = ImageTower("mu/8", 32, keep=keep, **shared)
-    words = dict(vocab_size=64, length=8, out_dim=32) | (text or {})
-    txt = TextTower("mu", **words, **shared)
-    bias = -10.0 if loss == "sigmoid" else None
-    return two_tower.TwoTower(img, txt, t=2.3, b=bias)
-
-  abstract = nnx.eval_shape(lambda: build(jax.random.key(0)))
-  graph, shapes = two_tower.split(abstract)
-  names = rules.flatten(shapes)
-  frozen = {k for k in names if k.split("/")[0] in freeze}
-  goal = pairs.build(
-    graph, registry.module("losses", loss, "").loss, mesh,
-    frozenset(freeze), **objective,
-  )  # fmt: skip
+  shared = dict(depth=2, dropout=dropout)
+  sizes = dict(vocab_size=64, length=8, out_dim=32) | (text or {})
+  tokenizer = types.SimpleNamespace(
+    length=sizes.pop("length"), vocab_size=64, pad_id=None, eos_id=None
+  )
+  sections = {
+    "image": {"variant": "mu/8", "res": 32, "keep": keep, **shared},
+    "text": {"variant": "mu", **sizes, **shared},
+    "scale": math.exp(2.3), "bias": -10.0 if loss == "sigmoid" else None,
+    "dtype": dtype, "remat": None,
+  }  # fmt: skip
+  model = build.build_model(sections, tokenizer, sharding.pin(mesh))
+  names = frozenset(rules.flatten(model.shapes))
+  frozen = frozenset(k for k in names if k.split("/")[0] in freeze)
+  setting = objectives.Setting(model, mesh, BATCH, micro_batch)
+  method = pairs.build(setting, loss=loss, **objective)
+  method = method if ema is None else averaged(method, ema)
   rate = schedules.schedule(lr, 100, decay="cosine", warmup=2)
   ones = dict.fromkeys(names, 1.0)
   # The exact gradient of a key's bias is 0: Adam's usual eps would blow its
@@ -60,10 +60,8 @@ def make_step(
     direction[optimizer](), rate, weight_decay=0.1, decay=ones,
     lr_mult=ones, clip=1.0,
   )  # fmt: skip
-  trained = frozenset(names) - frozen
-  return step.Step(
-    lambda key: two_tower.split(build(key))[1], goal, tx, rate, trained, 0
-  ), graph
+  method = method.freeze(frozen)
+  return step.Step(method, tx, rate, names - frozen, 0), model.graph
 
 
 def batch(mesh, seed: int):

@@ -14,6 +14,7 @@ import pathlib
 import re
 import shutil
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -22,9 +23,7 @@ from orbax.checkpoint import v1 as ocp
 
 from big_contrastive.checkpoints import checksums, find
 from big_contrastive.config import errors, finite, rules
-from big_contrastive.interop.bundle import Portable
 from big_contrastive.parallel import multihost
-from big_contrastive.training.state import State
 
 # What a killed run leaves: of a save, or of the removal of an old one.
 _LEFT = re.compile(r"\d+\.(saving|deleting|orbax-checkpoint-tmp)")
@@ -82,13 +81,14 @@ class Checkpoints:
     return None
 
   def save(
-    self, step: int, state: State, meta: dict[str, Any], blob: bytes
+    self, step: int, items: dict[str, Any], meta: dict[str, Any], blob: bytes
   ) -> None:
     """Saves in the background; waits only for a save that still runs.
 
     Args:
       step: its number.
-      state: may be donated to the next step as soon as this returns.
+      items: trees of arrays by name: "params", "training", "extra". They may
+        be donated to the next step as soon as this returns.
       meta: JSON: config, tokenizer, preprocessing, data position.
       blob: the tokenizer's vocabulary file.
 
@@ -98,16 +98,13 @@ class Checkpoints:
     """
     self.wait()
     _check_json(meta)
-    parts = {
-      "params": state.params,
-      "training": _training(state),
-      # Orbax stores no empty array: a byte more, which reading drops.
-      "tokenizer": {"blob": np.frombuffer(blob + b"\0", np.uint8)},
-    }
+    # Orbax stores no empty array: a byte more, which reading drops.
+    tokenizer = {"blob": np.frombuffer(blob + b"\0", np.uint8)}
+    items = items | {"tokenizer": tokenizer}
     path = self.folder / f"{step}.saving"
     try:
       writing = ocp.save_checkpointables_async(
-        path, parts, custom_metadata=meta
+        path, items, custom_metadata=meta
       )
     except (OSError, ValueError) as e:
       raise self._not_written(step, e) from e
@@ -177,19 +174,19 @@ class Checkpoints:
       time.sleep(0.05)
 
   def restore(
-    self, step: int, abstract: State
-  ) -> tuple[State, dict[str, Any], bytes]:
-    """Returns the state of a step, on abstract's shardings; meta; blob.
+    self, step: int, abstract: dict[str, Any]
+  ) -> tuple[dict[str, Any], dict[str, Any], bytes]:
+    """Returns the items of a step, on abstract's shardings; meta; blob.
 
     Raises:
       UserError: where the checkpoint's shapes are not the model's.
       RunError: where what it holds is not finite.
     """
     directory = self.folder / str(step)
-    check_shapes(directory, abstract.params)
-    parts = {"params": abstract.params, "training": _training(abstract)}
+    check_shapes(directory, abstract["params"])
+    _check_items(directory, abstract.keys())
     try:
-      loaded = ocp.load_checkpointables(directory, parts)
+      loaded = ocp.load_checkpointables(directory, abstract)
     except Exception as e:  # Orbax has its own for trees that differ.
       if isinstance(e, OSError):
         raise
@@ -201,11 +198,9 @@ class Checkpoints:
         "also from an Adafactor of 32 layers or more that did not yet treat "
         f"each alone); Orbax says {type(e).__name__}.",
       ) from e
-    training = {"extra": {}} | loaded["training"]
-    state = State(params=loaded["params"], **training)
     remedy = "Move it away: the run goes on from the one before."
-    finite.arrays(state._asdict(), f"checkpoint {directory}", remedy)
-    return state, read_meta(directory), read_blob(directory)
+    finite.arrays(loaded, f"checkpoint {directory}", remedy)
+    return loaded, read_meta(directory), read_blob(directory)
 
 
 def _replace(folder: pathlib.Path, suffix: str) -> None:
@@ -225,9 +220,17 @@ def _check_json(meta: dict[str, Any]) -> None:
     raise errors.UserError("metadata", str(e), allowed, remedy) from e
 
 
-def _training(state: State) -> dict[str, Any]:
-  parts = {"step": state.step, "opt": state.opt}
-  return parts | ({"extra": state.extra} if state.extra else {})
+def _check_items(directory: pathlib.Path, wanted: Iterable[str]) -> None:
+  """Raises UserError for a checkpoint of a method that carries other things."""
+  metadata = ocp.checkpointables_metadata(directory).metadata
+  stored, wanted = set(metadata) - {"tokenizer"}, set(wanted)
+  if stored != wanted:
+    raise errors.UserError(
+      "config.objective and config.ema",
+      f"a method that carries {sorted(wanted)}",
+      f"the one that {directory} was trained with, {sorted(stored)}",
+      "Change them back, or begin in another workdir with config.init.",
+    )
 
 
 def read_meta(directory: pathlib.Path) -> dict[str, Any]:
@@ -249,28 +252,26 @@ def read_params(
   return loaded["params"]
 
 
-def read_model(directory: pathlib.Path) -> Portable:
-  """Returns the model, its parameters as numpy arrays."""
-  meta = read_meta(directory)
-  return Portable(
-    model=meta["config"]["model"],
-    params=read_arrays(directory),
-    tokenizer=meta["tokenizer"],
-    blob=read_blob(directory),
-    image=meta["config"]["eval_image"],
-  )
+def read_exported(directory: pathlib.Path) -> dict[str, Any]:
+  """Returns the weights to use, nested, as numpy arrays.
+
+  Those are what the method exports, such as an average: meta["exported"], see
+  training.state.exported. Where it says nothing they are the parameters.
+  """
+  sources = read_meta(directory).get("exported")
+  if sources is None:
+    return _read_host(directory, "params")
+  items = sorted({source.partition("/")[0] for source in sources.values()})
+  leaves = {item: _read_host(directory, item) for item in items}
+  flat = rules.flatten(leaves)
+  return rules.unflatten({k: flat[source] for k, source in sources.items()})
 
 
-def read_arrays(directory: pathlib.Path) -> dict[str, Any]:
-  """Returns all parameters as numpy arrays."""
-  return _read_host(directory, "params")
-
-
-def _read_host(directory: pathlib.Path, part: str) -> dict[str, Any]:
-  """One part of a checkpoint as numpy arrays, whatever wrote it."""
-  stored = ocp.checkpointables_metadata(directory).metadata[part]
+def _read_host(directory: pathlib.Path, item: str) -> dict[str, Any]:
+  """One item of a checkpoint as numpy arrays, whatever wrote it."""
+  stored = ocp.checkpointables_metadata(directory).metadata[item]
   abstract = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), stored)
-  return ocp.load_checkpointables(directory, {part: abstract})[part]
+  return ocp.load_checkpointables(directory, {item: abstract})[item]
 
 
 def check_shapes(directory: pathlib.Path, abstract: dict[str, Any]) -> None:

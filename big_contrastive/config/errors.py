@@ -1,7 +1,15 @@
 """What the user is told when something they gave is wrong, or a run ends."""
 
 import difflib
+import re
 from collections.abc import Iterable
+
+
+class Given:
+  """A None that somebody wrote: in an error it is a value, not missing."""
+
+  def __repr__(self) -> str:
+    return "None"
 
 
 class UserError(ValueError):
@@ -20,6 +28,19 @@ class UserError(ValueError):
 
   def __reduce__(self) -> tuple:  # From a worker process to its parent.
     return UserError, self._parts
+
+  def inside(self, where: str, names: Iterable[str]) -> "UserError":
+    """Returns the same error, its thing with the section that it stands in.
+
+    Args:
+      where: of the section: "config.model.image".
+      names: the section's fields. A thing that is none of them stays.
+    """
+    thing, *rest = self._parts
+    first = re.split(r"[.\[ ]", thing, maxsplit=1)[0]
+    if not where or first not in names:
+      return self
+    return UserError(f"{where}.{thing}", *rest)
 
 
 # What to do where a step takes more memory than a device has.

@@ -39,13 +39,14 @@ def bind(
   taken = [key for key in _parameters(fn) if key not in given]
   known = hints(fn)
   for key, value in kwargs.items():
+    shown = errors.Given() if value is None else value
     if key not in taken:
       listed = "one of " + ", ".join(taken)
       remedy = errors.closest(key, taken)
-      raise errors.UserError(f"{where}.{key}", value, listed, remedy)
+      raise errors.UserError(f"{where}.{key}", shown, listed, remedy)
     if key in known and not _is_a(value, known[key]):
       allowed, remedy = _describe(known[key], value)
-      raise errors.UserError(f"{where}.{key}", value, allowed, remedy)
+      raise errors.UserError(f"{where}.{key}", shown, allowed, remedy)
   return functools.partial(fn, **kwargs, **given)
 
 
@@ -56,7 +57,12 @@ def call(
   given: Mapping[str, Any] | None = None,
 ) -> Any:
   """Returns fn(**kwargs, **given), see `bind`; missing fields are errors."""
-  return complete(fn, kwargs, where, given)()
+  bound = complete(fn, kwargs, where, given)
+  try:
+    return bound()
+  except errors.UserError as e:
+    # What is called knows its arguments, not where in a config they stand.
+    raise e.inside(where, kwargs.keys() | _parameters(fn).keys()) from e
 
 
 def complete(

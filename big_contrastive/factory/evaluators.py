@@ -6,8 +6,7 @@ from typing import Any
 from big_contrastive.config import errors, finite, registry, schema
 from big_contrastive.data.build import build_source
 from big_contrastive.data.source import Source
-
-Evaluator = Callable[[Callable, Callable], Any]
+from big_contrastive.evals import Evaluator
 
 
 def evaluator(config: dict[str, Any], where: str) -> Evaluator:

@@ -19,10 +19,12 @@ from big_contrastive.data.transforms import operations
 from big_contrastive.factory import evaluators, parts, warm_start
 from big_contrastive.factory.reading import Reading
 from big_contrastive.inference import embedder
-from big_contrastive.models import two_tower
+from big_contrastive.interop.bundle import ModelBundle
 from big_contrastive.models.build import build_model
+from big_contrastive.models.model import Model
+from big_contrastive.objectives import Setting
 from big_contrastive.parallel import placement, sharding
-from big_contrastive.training import step
+from big_contrastive.training import health, step
 from big_contrastive.training.experiment import Experiment, Intervals
 
 
@@ -34,7 +36,7 @@ def build(
   """Returns the experiment that a config describes.
 
   Args:
-    config: a ConfigDict or dict; its fields are `_build`'s arguments. Where
+    config: a ConfigDict or dict; its fields are in config/fields.py. Where
       init is a path, model says only what is to differ from the model there,
       and tokenizer may be {"kind": "init"}.
     devices: of the mesh; all that there are if None.
@@ -44,19 +46,22 @@ def build(
     UserError: for the first thing that is wrong with it.
   """
   config = schema.plain(config)
-  read: dict[str, Any] = {}
-  given = {"devices": devices, "reading": reading or Reading(), "blob": None}
-  if isinstance(config.get("init"), str):
-    source = warm_start.whole(config["init"])
+  fields: dict[str, Any] = dict(config)
+  given = {"devices": devices, "reading": reading or Reading(), "start": None}
+  path = config.get("init")
+  if isinstance(path, str):
+    given["start"] = start = warm_start.read(path)
     changes = schema.section(config.get("model", {}), "config.model")
-    config["model"] = source.model_with(changes)
-    read["init"] = source
-    words = config.get("tokenizer", {"kind": "init"})
-    words = schema.section(words, "config.tokenizer")
-    if words.get("kind") == "init":
-      read["tokenizer"] = source.tokenizer_with(words)
-      given["blob"] = source.blob
-  built = schema.call(_build, config | read, "config", given)
+    config["model"] = warm_start.model_with(start, path, changes)
+    fields["model"] = config["model"]
+    section = config.get("tokenizer", {"kind": "init"})
+    if section is not None and start.has_text:
+      section = schema.section(section, "config.tokenizer")
+      if section.get("kind") == "init":
+        section = warm_start.tokenizer_with(start, path, section)
+        given["blob"] = start.blob
+    fields["tokenizer"] = section
+  built = schema.call(_build, fields, "config", {"blob": None} | given)
   return dataclasses.replace(built, config=config)
 
 
@@ -68,7 +73,7 @@ def _build(
   source: dict | str,
   train_image: list,
   eval_image: list,
-  tokenizer: dict,
+  tokenizer: dict | None = None,
   model: dict,
   objective: dict,
   optimizer: dict,
@@ -80,7 +85,8 @@ def _build(
   decay: list | tuple = ((".*/(kernel|embedding)", 1.0), (".*", 0.0)),
   shard: list | tuple = placement.EVERYTHING,
   mesh: dict | None = None,
-  init: dict | warm_start.Whole | None = None,
+  init: dict | str | None = None,
+  ema: float | None = None,
   log_every: Duration = 50,
   eval_every: Duration = 0,
   save_every: Duration = 1000,
@@ -91,11 +97,13 @@ def _build(
   evals: dict | None = None,
   devices: Sequence[jax.Device] | None,
   reading: Reading,
+  start: ModelBundle | None,
   blob: bytes | None,
 ) -> Experiment:
-  """The fields of a config; what each holds is said where it is used.
+  """The fields of a config, see config/fields.py.
 
-  But for the last three, which `build` gives: a vocabulary's content is blob.
+  But for the last four, which `build` gives: the model to begin with, and the
+  content of the tokenizer's vocabulary, where config.init says them.
   """
   chosen = {"devices": devices}
   over = schema.call(sharding.make_mesh, mesh or {}, "config.mesh", chosen)
@@ -105,34 +113,35 @@ def _build(
   unit["total"] = durations.steps(total, "config.total", **unit)
   if not unit["total"]:
     raise errors.UserError("config.total", total, "a step or more", "Raise it.")
-  words = reading.tokenizer(tokenizer, data, blob)
-  make, abstract = build_model(model, words, sharding.pin(over))
-  graph, shapes = two_tower.split(abstract)
+  text = None
+  if tokenizer is not None and model.get("text") is not None:
+    text = reading.tokenizer(tokenizer, data, blob)
+  built = build_model(model, text, sharding.pin(over))
+  setting = Setting(built, over, batch_size, micro_batch)
+  method = parts.objective(objective, setting, ema)
+  shapes = jax.eval_shape(method.init, jax.random.key(0))
   names = list(rules.flatten(shapes))
   frozen = rules.match(freeze, names, "config.freeze")
   trained = frozenset(k for k in names if not frozen[k])
   if not trained:
     remedy = "Leave a parameter to train."
     raise errors.UserError("config.freeze", freeze, "not everything", remedy)
+  method = method.freeze(frozenset(names) - trained)
   factors = {"decay": decay, "lr_mult": lr_mult}
   rate, tx = parts.optimizer(optimizer, schedule, factors, names, unit)
-  micro_batches = sharding.micro_batches(micro_batch, batch_size, over)
-  goal = parts.objective(objective, abstract, over, frozen, micro_batches)
-  recipe = step.Step(
-    lambda k: split(make(k)), goal, tx, rate, trained, seed, skip_nonfinite
-  )
+  recipe = step.Step(method, tx, rate, trained, seed, skip_nonfinite)
   placed = step.place(recipe, over, shard)
-  at_once = batch_size // max(micro_batches)  # Of an evaluation, too.
-  train_ops = _ops(train_image, "train_image", abstract)
-  eval_ops = _ops(eval_image, "eval_image", abstract)
+  at_once = batch_size // max(method.micro_batches)  # Of an evaluation, too.
+  train_ops = _ops(train_image, "train_image", built.abstract)
+  eval_ops = _ops(eval_image, "eval_image", built.abstract)
   for place, own in source_operations(data, "config.source"):
-    _check_size(own, place, abstract)
+    _check_size(own, place, built.abstract)
   training = schema.call(
     training_loader.Training,
     schema.section(loading or {}, "config.loading"),
     "config.loading",
     {
-      "examples": examples.Examples(data, train_ops, words),
+      "examples": examples.Examples(data, train_ops, text),
       "batch_size": batch_size,
       "rows": sharding.local_rows(batch_size, over),
       "seed": seed,
@@ -142,13 +151,14 @@ def _build(
   return Experiment(
     config={},
     placed=placed,
-    load=reading.weights(init or {}, placed.abstract.params, model),
+    objective=method,
+    load=reading.weights(start or init or {}, placed.abstract.params, model),
     training=training,
     embedder=embedder.Embedder(
-      graph, over, words, eval_ops, at_once, training.threads
+      built.graph, over, text, eval_ops, at_once, training.threads
     ),
     evaluators=_evaluators(evals or {}, reading),
-    tokenizer=words,
+    tokenizer=text,
     intervals=_intervals(
       unit,
       keep,
@@ -158,9 +168,9 @@ def _build(
       save_every=save_every,
       keep_every=keep_every,
     ),
-    limits=parts.limits(objective, goal, schedule, unit, skip_nonfinite),
+    limits=health.Limits(method, parts.warmup(schedule, unit), skip_nonfinite),
     batch_size=batch_size,
-    flops=abstract.flops(goal.frozen),
+    flops=method.flops(),
     table=rules.table(shapes, {"frozen": frozen}),
   )
 
@@ -174,11 +184,6 @@ def _evaluators(
     task = schema.section(kwargs, where).get("task")
     found[f"{task}/{name}"] = reading.evaluator(kwargs, where)
   return found
-
-
-def split(model: two_tower.TwoTower) -> dict[str, Any]:
-  """Returns a model's parameters."""
-  return two_tower.split(model)[1]
 
 
 def _intervals(
@@ -201,7 +206,7 @@ def _intervals(
   )
 
 
-def _ops(ops: list, name: str, abstract: two_tower.TwoTower) -> Callable:
+def _ops(ops: list, name: str, abstract: Model) -> Callable:
   """Parsed preprocessing, whose size is what the image tower takes."""
   where = f"config.{name}"
   parsed = operations.parse(ops, where, train=name == "train_image")
@@ -209,9 +214,7 @@ def _ops(ops: list, name: str, abstract: two_tower.TwoTower) -> Callable:
   return parsed
 
 
-def _check_size(
-  ops: operations.Pipeline, where: str, abstract: two_tower.TwoTower
-) -> None:
+def _check_size(ops: operations.Pipeline, where: str, abstract: Model) -> None:
   tower = abstract.img
   if tuple(ops.size) != tower.takes:
     allowed = f"images of {tower.res} x {tower.res}, as config.model.image asks"

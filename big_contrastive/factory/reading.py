@@ -10,6 +10,7 @@ from big_contrastive.data.build import build_source
 from big_contrastive.data.source import Source
 from big_contrastive.data.tokenizers import vocabulary
 from big_contrastive.data.tokenizers.tokenizer import Tokenizer, build_tokenizer
+from big_contrastive.evals import Evaluator
 from big_contrastive.factory import evaluators, parts, warm_start
 
 # Sizes of vocabularies that are always the same, by a tokenizer's kind.
@@ -30,9 +31,7 @@ class Reading:
   ) -> Tokenizer:
     return parts.tokenizer(config, data, blob)
 
-  def evaluator(
-    self, config: dict[str, Any], where: str
-  ) -> evaluators.Evaluator:
+  def evaluator(self, config: dict[str, Any], where: str) -> Evaluator:
     return evaluators.evaluator(config, where)
 
   def weights(
@@ -114,9 +113,7 @@ class Shapes(Reading):
     words.eos_id = words.eos_id if kwargs.get("eos", True) else None
     return words
 
-  def evaluator(
-    self, config: dict[str, Any], where: str
-  ) -> evaluators.Evaluator:
+  def evaluator(self, config: dict[str, Any], where: str) -> Evaluator:
     evaluators.evaluation(config, where, self.source)
     return lambda *embed: iter(())
 
@@ -126,7 +123,7 @@ class Shapes(Reading):
     if isinstance(init, dict):
       missing = {k for k, v in init.items() if not warm_start.is_there(v)}
       for name in sorted(missing):
-        errors.choice("config.init", name, warm_start.PARTS)
+        errors.choice("config.init", name, warm_start.part_names(abstract))
         why = f"config.init.{name} = {init[name]!r} is not here"
         self.notes.append(f"weights of config.model's shapes: {why}")
       init = {k: v for k, v in init.items() if k not in missing}

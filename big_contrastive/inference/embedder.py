@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import reprlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.nnx as nnx
@@ -11,11 +11,12 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from big_contrastive.config import finite
+from big_contrastive.config import errors, finite
 from big_contrastive.data.loader import evaluation, examples
 from big_contrastive.data.source import Source
 from big_contrastive.data.tokenizers.tokenizer import Tokenizer
-from big_contrastive.models import two_tower
+from big_contrastive.models import Features
+from big_contrastive.models.model import merge
 from big_contrastive.parallel import sharding
 
 
@@ -28,6 +29,32 @@ class Embedded:
   id: np.ndarray
 
 
+class NoTokenizer:
+  """Stands where a tokenizer is missing, and says so when it is asked.
+
+  Args:
+    path: where the model lies, for the error.
+    has_text: whether it has a text tower, and only the tokenizer is missing.
+  """
+
+  def __init__(self, path: str, has_text: bool):
+    self._path, self._has_text = path, has_text
+
+  def rows(self, texts: Sequence[str]) -> np.ndarray:
+    """Raises UserError: there is no tokenizer, or nothing to ask one for."""
+    if not self._has_text:
+      thing, expected = "text tower", "a model with an image and a text tower"
+      remedy = f"{self._path} is an image tower alone: it embeds images only."
+    else:
+      thing = "tokenizer"
+      expected = "what config.tokenizer takes, for a model without one"
+      remedy = (
+        f"{self._path} has none: give that which it was trained with, "
+        "load(path, tokenizer={...}) or --tokenizer."
+      )
+    raise errors.UserError(thing, None, expected, remedy)
+
+
 class Embedder:
   """The towers of one set of parameters; every process gets every result.
 
@@ -37,7 +64,7 @@ class Embedder:
   Args:
     graph: the model's structure.
     mesh: whose batch axes share the work.
-    tokenizer: str -> int32 [l].
+    tokenizer: str -> int32 [l]; None for images alone.
     image: evaluation preprocessing, from operations.parse.
     batch_size: images, or texts, at a time over all devices.
     threads: that read and decode.
@@ -47,22 +74,27 @@ class Embedder:
     self,
     graph: nnx.GraphDef,
     mesh: Mesh,
-    tokenizer: Tokenizer,
+    tokenizer: Tokenizer | NoTokenizer | None,
     image: Callable[[Any, None], np.ndarray],
     batch_size: int,
     threads: int,
   ):
-    self._mesh, self._tokenizer, self._image = mesh, tokenizer, image
+    self._mesh, self._image = mesh, image
+    self.tokenizer = tokenizer or NoTokenizer("this model", has_text=False)
     self.batch_size, self._threads = batch_size, threads
     whole = sharding.replicated(mesh)
 
     def embed_image(params, batch):
-      zimg = two_tower.merge(graph, params).embed_image(batch["image"])
+      zimg = merge(graph, params).embed_image(batch["image"])
       return zimg, batch["label"], batch["id"]
 
     def embed_text(params, tokens):
-      return two_tower.merge(graph, params).embed_text(tokens)
+      return merge(graph, params).embed_text(tokens)
 
+    def features(params, batch):
+      return merge(graph, params).features(batch["image"])
+
+    self._features = jax.jit(features, out_shardings=whole)
     self._embed_image = jax.jit(embed_image, out_shardings=whole)
     self._embed_text = jax.jit(embed_text, out_shardings=whole)
 
@@ -90,7 +122,7 @@ class Embedder:
     name = functools.partial(examples.name, source)
     if not len(source):
       nothing = np.zeros(0, np.int32)
-      return Embedded(self._none(params, size), nothing, nothing)
+      return Embedded(self._none(params), nothing, nothing)
     parts, done = [], 0
     for batch, real in batches:
       before()
@@ -101,6 +133,31 @@ class Embedder:
       done += real
     return Embedded(*map(np.concatenate, zip(*parts, strict=True)))
 
+  def features(self, params: dict[str, Any], source: Source) -> Features:
+    """Returns tokens and pooled vectors of all images, in order.
+
+    Raises:
+      UserError: for a record that can't be read.
+      RunError: where they are not finite.
+    """
+    size, rows = self.batch_size, self._rows()
+    chunks = []
+    for batch, real in evaluation.evaluation(
+      source, self._image, size, rows, self._threads
+    ):
+      batch = sharding.to_global(batch, size, self._mesh)
+      features = jax.device_get(self._features(params, batch))
+      chunks.append(jax.tree.map(lambda x: x[:real], features))  # noqa: B023
+    if not chunks:
+      return self._no_features(params)
+    whole = jax.tree.map(lambda *x: np.concatenate(x), *chunks)
+    finite.arrays(whole._asdict(), "features", finite.ANOTHER)
+    return whole
+
+  def _no_features(self, params: dict[str, Any]) -> Features:
+    shapes = jax.eval_shape(self._features, params, self._blank())
+    return jax.tree.map(lambda x: np.zeros((0, *x.shape[1:]), x.dtype), shapes)
+
   def texts(
     self,
     params: dict[str, Any],
@@ -110,11 +167,11 @@ class Embedder:
     """Returns the unit embeddings [len(texts), d], float32; see `images`."""
     size, rows = self.batch_size, self._rows()
     if not len(texts):
-      return self._none(params, size)
+      return self._none(params)
     parts = []
     for start in range(0, len(texts), size):
       before()
-      tokens = self._tokenizer.rows(texts[start : start + size])
+      tokens = self.tokenizer.rows(texts[start : start + size])
       local = evaluation.pad(tokens, size)[rows]
       tokens_on_mesh = sharding.to_global(local, size, self._mesh)
       z = jax.device_get(self._embed_text(params, tokens_on_mesh))
@@ -122,13 +179,16 @@ class Embedder:
       finite.unit(parts[-1], "texts", lambda i: reprlib.repr(texts[i]), start)
     return np.concatenate(parts)
 
-  def _none(self, params: dict[str, Any], size: int) -> np.ndarray:
+  def _none(self, params: dict[str, Any]) -> np.ndarray:
     """The embeddings of nothing, [0, d]; nothing is compiled."""
-    one = self._image(np.zeros((32, 32, 3), np.uint8), None)
-    image = jax.ShapeDtypeStruct((size, *one.shape), one.dtype)
-    batch = {"image": image, "label": None, "id": None}
-    zimg, *_ = jax.eval_shape(self._embed_image, params, batch)
+    zimg, *_ = jax.eval_shape(self._embed_image, params, self._blank())
     return np.zeros((0, zimg.shape[-1]), np.float32)
+
+  def _blank(self) -> dict[str, Any]:
+    """The shapes of a batch of images."""
+    one = self._image(np.zeros((32, 32, 3), np.uint8), None)
+    image = jax.ShapeDtypeStruct((self.batch_size, *one.shape), one.dtype)
+    return {"image": image, "label": None, "id": None}
 
   def lower(
     self, params: dict[str, Any], beside: Any, example: dict[str, Any]
@@ -138,7 +198,7 @@ class Embedder:
     Args:
       params: of the model: shapes and shardings.
       beside: what else lies on the devices meanwhile: shapes and shardings.
-      example: one "image" and one "text", as the model takes them.
+      example: one "image", and one "text" if it takes texts.
     """
 
     def batch(x: Any) -> jax.ShapeDtypeStruct:
@@ -147,10 +207,9 @@ class Embedder:
 
     one = np.int32(0)
     images = {"image": example["image"], "label": one, "id": one}
-    inputs = {
-      "images": (self._embed_image, images),
-      "texts": (self._embed_text, example["text"]),
-    }
+    inputs = {"images": (self._embed_image, images)}
+    if "text" in example:
+      inputs["texts"] = (self._embed_text, example["text"])
 
     def lowered(embed: Callable, given: Any) -> jax.stages.Lowered:
       # Unused, and counted: the optimizer's state does not go away.

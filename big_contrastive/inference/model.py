@@ -21,10 +21,11 @@ import PIL.Image
 from big_contrastive.config import errors, finite, schema
 from big_contrastive.data.tokenizers.tokenizer import Tokenizer, build_tokenizer
 from big_contrastive.data.transforms import decode, operations
-from big_contrastive.factory import parts
-from big_contrastive.inference import embedder, inputs
+from big_contrastive.inference import inputs
+from big_contrastive.inference.embedder import Embedder, NoTokenizer
 from big_contrastive.interop import model_files
-from big_contrastive.interop.bundle import Portable
+from big_contrastive.interop.bundle import ModelBundle
+from big_contrastive.models import Features
 from big_contrastive.parallel import sharding
 
 
@@ -37,7 +38,7 @@ class Model:
     params: their parameters, on the devices.
   """
 
-  embedder: embedder.Embedder
+  embedder: Embedder
   params: dict[str, Any]
 
   def encode_image(self, images: inputs.Pictures) -> np.ndarray:
@@ -51,6 +52,22 @@ class Model:
       RunError: naming those whose embeddings are no unit vectors.
     """
     return self.embedder.images(self.params, _Records(images)).zimg
+
+  def features(self, images: inputs.Pictures) -> Features:
+    """Returns what the image tower sees in pictures, before its last layer.
+
+    Args:
+      images: as for `encode_image`.
+
+    Returns:
+      tokens [n, l, w] and pooled [n, w], float32, not normalized; mask bool
+      [n, l] where images are of any shape, else None.
+
+    Raises:
+      UserError: naming the picture, images[3], for what is none.
+      RunError: for numbers that are not finite.
+    """
+    return self.embedder.features(self.params, _Records(images))
 
   def encode_text(self, texts: inputs.Texts) -> np.ndarray:
     """Returns unit embeddings [n, d], float32; of one text, [1, d].
@@ -105,41 +122,43 @@ def load(
   """
   batch_size = inputs.count(batch_size, "batch_size", 2**20)
   threads = inputs.count(threads, "threads", 4096)
-  model = model_files.read(path, where=where)
-  words = _words(model, tokenizer, path)
-  if texts and isinstance(words, model_files.Words):
-    words.rows([])
+  bundle = model_files.read(path, where=where)
+  text = _tokenizer(bundle, tokenizer, path)
+  missing = NoTokenizer(str(path), bundle.has_text)
+  if texts and text is None:
+    missing.rows([])
   mesh = sharding.make_mesh()
-  graph, _ = model_files.towers(model, words, sharding.pin(mesh))
-  ops = operations.parse(model.image or _squashed(model), where, train=False)
+  built = bundle.build(text, sharding.pin(mesh))
+  ops = operations.parse(bundle.image or _resized(bundle), where, train=False)
   n = sharding.ring_size(mesh)
   size = -(-batch_size // n) * n
-  params = jax.device_put(model.params, sharding.replicated(mesh))
-  towers = embedder.Embedder(graph, mesh, words, ops, size, threads)
-  return Model(towers, params)
+  params = jax.device_put(bundle.params, sharding.replicated(mesh))
+  return Model(
+    Embedder(built.graph, mesh, text or missing, ops, size, threads), params
+  )
 
 
-def _words(
-  model: Portable, section: dict[str, Any] | None, path: str | os.PathLike
-) -> Tokenizer | model_files.Words:
+def _tokenizer(
+  bundle: ModelBundle, section: dict[str, Any] | None, path: str | os.PathLike
+) -> Tokenizer | None:
   """The tokenizer that is given, or the model's own, of its length."""
-  if section is not None and "txt" in model.params:
-    section = schema.section(section, "tokenizer")
-    if model.tokenizer:
-      logging.warning("%s has a tokenizer of its own: not used", path)
-    section = {"length": model_files.Words(model).length} | section
-    if section.get("kind") == "checkpoint":
-      return parts.tokenizer(section, [])
-    # With no captions: a BPE is one that the model was trained with.
-    return schema.call(build_tokenizer, section, "tokenizer")
-  if not model.tokenizer or "txt" not in model.params:
-    return model_files.Words(model, str(path))
-  return model_files.tokenizer(model)
+  if not bundle.has_text:
+    return None
+  if section is None:
+    return bundle.make_tokenizer() if bundle.tokenizer else None
+  section = schema.section(section, "tokenizer")
+  if bundle.tokenizer:
+    logging.warning("%s has a tokenizer of its own: not used", path)
+  section = {"length": bundle.text_sizes.length} | section
+  if section.get("kind") == "checkpoint":
+    return model_files.stored_tokenizer(section, "tokenizer")
+  # With no captions: a BPE is one that the model was trained with.
+  return schema.call(build_tokenizer, section, "tokenizer")
 
 
-def _squashed(model: Portable) -> list:
+def _resized(bundle: ModelBundle) -> list:
   """Preprocessing of a format that tells none: big_vision's usual."""
-  return [("resize", {"size": model.model["image"]["res"]})]
+  return [("resize", {"size": bundle.model["image"]["res"]})]
 
 
 class _Records:

@@ -5,8 +5,10 @@ import logging
 import pathlib
 from typing import Any
 
-from big_contrastive.interop import bundle, files, preprocessing
+from big_contrastive.interop import files, preprocessing, sections
+from big_contrastive.interop.bundle import ModelBundle
 from big_contrastive.interop.tokenizers import read as read_tokenizers
+from big_contrastive.models import build
 
 _PROCESSOR = "preprocessor_config.json"
 # From version 5 on, a processor of images and texts is saved as one file.
@@ -22,7 +24,7 @@ _PROCESSORS = {
 def read_hugging_face(
   path: pathlib.Path, family: str, res: int, patch: int
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-  """Returns fields of config.model.image, and of a Portable.
+  """Returns fields of config.model.image, and of a ModelBundle.
 
   Args:
     path: the directory.
@@ -45,7 +47,7 @@ def read_hugging_face(
     # How many patches there are is the processor's alone to say.
     most = section["max_patches"] = ops[-1][1].get("most", 0)
     takes = most, patch, patch
-  fields: dict[str, Any] = {"image": bundle.sized(ops, takes, str(path))}
+  fields: dict[str, Any] = {"image": sections.sized(ops, takes, str(path))}
   if any((path / name).is_file() for name in _VOCABULARIES):
     read = read_tokenizers.read_hugging_face
     fields["tokenizer"], fields["blob"] = read(path)
@@ -67,7 +69,7 @@ def _image_processor(path: pathlib.Path) -> dict[str, Any] | None:
 def read_open_clip(
   path: pathlib.Path, config: dict[str, Any], res: int
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-  """Returns fields of config.model.image, and of a Portable.
+  """Returns fields of config.model.image, and of a ModelBundle.
 
   Args:
     path: the directory.
@@ -77,7 +79,7 @@ def read_open_clip(
   own = {"size": res} | config.get("preprocess_cfg", {})
   ops, mean, std = preprocessing.from_open_clip(own)
   takes = (res, res)
-  fields: dict[str, Any] = {"image": bundle.sized(ops, takes, str(path))}
+  fields: dict[str, Any] = {"image": sections.sized(ops, takes, str(path))}
   text = config["model_cfg"]["text_cfg"]
   named = text.get("hf_tokenizer_name")
   # CLIP's own vocabulary comes with OpenCLIP; others lie in the directory.
@@ -92,7 +94,7 @@ def read_open_clip(
 
 
 def write_hugging_face(
-  model: bundle.Portable, path: pathlib.Path, family: str
+  model: ModelBundle, path: pathlib.Path, family: str
 ) -> None:
   """Writes preprocessor_config.json and the tokenizer's files."""
   stats = statistics(model)
@@ -102,13 +104,13 @@ def write_hugging_face(
   write_tokenizer(model, path, family)
 
 
-def open_clip_processor(model: bundle.Portable) -> dict[str, Any]:
+def open_clip_processor(model: ModelBundle) -> dict[str, Any]:
   """Returns the section preprocess_cfg of open_clip_config.json."""
   return preprocessing.to_open_clip(model.image, *statistics(model))
 
 
 def write_tokenizer(
-  model: bundle.Portable, path: pathlib.Path, family: str = ""
+  model: ModelBundle, path: pathlib.Path, family: str = ""
 ) -> bool:
   """Writes the tokenizer's files as transformers reads them, if there is one.
 
@@ -120,14 +122,14 @@ def write_tokenizer(
   if not model.tokenizer:
     return False
   write = read_tokenizers.write_hugging_face
-  given = bundle.defaults("text") | model.model["text"]
+  given = build.defaults("text") | model.model["text"]
   seen = not given["causal"] or given["pool"] not in ("first", "eos", "argmax")
   for note in write(model.tokenizer, model.blob, path, family, seen):
     logging.warning("%s", note)
   return True
 
 
-def statistics(model: bundle.Portable) -> tuple[list, list]:
+def statistics(model: ModelBundle) -> tuple[list, list]:
   """Returns mean and std, per channel."""
-  given = bundle.defaults("image") | model.model["image"]
+  given = build.defaults("image") | model.model["image"]
   return list(given["mean"]), list(given["std"])

@@ -1,0 +1,73 @@
+"""Models: named parts, built from config.model by build.py.
+
+The contracts of what a file in image/, text/ and heads/ holds.
+"""
+
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+
+
+class Features(NamedTuple):
+  """What a tower sees in its input, before the last linear layer.
+
+  Attributes:
+    tokens: [b, l, w], after the last norm; a class token is the first.
+    pooled: [b, w], one vector an input; not normalized.
+    mask: bool [b, l], which tokens are no padding; None where all are.
+  """
+
+  tokens: jax.Array
+  pooled: jax.Array
+  mask: jax.Array | None = None
+
+
+@runtime_checkable
+class Tower(Protocol):
+  """A tower: a file in models/image/ or models/text/ whose `tower` makes one.
+
+  `tower(**fields, dtype=, remat=, pin=, rngs=)` is an nnx.Module; the fields
+  are those of config.model.image or .text, checked by its signature. A text
+  tower also takes `vocab_size` and `length`, the tokenizer's. config.model.
+  image.tower = NAME chooses it; "vit" and "transformer" are the defaults.
+
+  Attributes:
+    out_dim: width d of its vectors.
+    takes: of an image tower, the shape of one input without channels: (h, w),
+      or with patches of any grid (patches, side, side).
+  """
+
+  out_dim: int
+  takes: tuple[int, ...]
+
+  def features(self, x: jax.Array, keys: Any = None) -> Features:
+    """Returns tokens and pooled vectors of a batch.
+
+    Args:
+      x: uint8 images [b, *takes, 3] or token ids [b, l].
+      keys: one per example, for what is drawn in training; None evaluates.
+    """
+
+  def __call__(self, x: jax.Array, keys: Any = None) -> jax.Array:
+    """Returns vectors [b, out_dim], float32, not normalized."""
+
+  def flops(self, train: bool) -> float:
+    """Returns forward FLOPs of one input, pooling left out."""
+
+
+@runtime_checkable
+class Head(Protocol):
+  """A head: a file in models/heads/ whose `head` makes one.
+
+  `head(width, **fields, dtype=, rngs=)` is an nnx.Module over vectors of that
+  width. It is a part of its own: config.model.heads = {"predictor": {"name":
+  "mlp", "on": "image", ...}} is the part "predictor".
+
+  Attributes:
+    out_dim: width of its vectors.
+  """
+
+  out_dim: int
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Returns [..., out_dim] of vectors [..., width]."""

@@ -1,117 +1,250 @@
-"""Builds a model from the section config.model."""
+"""Builds a model from the section config.model: the only place that does."""
 
+import inspect
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import flax.nnx as nnx
 import jax
 
-from big_contrastive.config import errors, schema
-from big_contrastive.data.tokenizers.tokenizer import Tokenizer
+from big_contrastive.config import errors, registry, rules, schema
 from big_contrastive.models import layers
-from big_contrastive.models.image.vit import ImageTower
-from big_contrastive.models.text.transformer import TextTower
-from big_contrastive.models.two_tower import TwoTower
+from big_contrastive.models.model import Model, split
 
-MakeModel = Callable[[jax.Array], TwoTower]
+_WHERE = "config.model"
+_TOWERS = {"image": "vit", "text": "transformer"}  # The defaults.
+# Parts that a head must not be called.
+_TAKEN = ("img", "txt", "t", "b")
+
+
+@runtime_checkable
+class TextSizes(Protocol):
+  """What a text tower asks of a tokenizer.
+
+  Attributes:
+    length, vocab_size: ids in a row, ids there are.
+    pad_id: fills the row.
+    eos_id: ends every text; None if it doesn't.
+  """
+
+  length: int
+  vocab_size: int
+  pad_id: int | None
+  eos_id: int | None
+
+
+class Built(NamedTuple):
+  """A model that can be made.
+
+  Attributes:
+    make: key -> Model.
+    abstract: the Model, with shapes for arrays.
+    graph: its structure.
+    shapes: its parameters, a nested dict of shapes.
+  """
+
+  make: Callable[[jax.Array], Model]
+  abstract: Model
+  graph: nnx.GraphDef
+  shapes: dict[str, Any]
+
+  def init(self, key: jax.Array) -> dict[str, Any]:
+    """Returns new parameters, a nested dict."""
+    return split(self.make(key))[1]
+
+  @property
+  def parts(self) -> frozenset[str]:
+    """The names of its parts: "img", "txt", "t", "b" and heads."""
+    return frozenset(self.shapes)
+
+  def frozen_parts(self, frozen: frozenset[str]) -> frozenset[str]:
+    """Returns the parts all of whose parameters are frozen, by flat name."""
+    flat = rules.flatten(self.shapes)
+    trained = {name.partition("/")[0] for name in flat.keys() - frozen}
+    return self.parts - trained
 
 
 def build_model(
   config: dict[str, Any],
-  words: Tokenizer,
+  tokenizer: TextSizes | None = None,
   pin: Callable[[jax.Array], jax.Array] = lambda x: x,
-) -> tuple[MakeModel, TwoTower]:
-  """Returns key -> model, and the model with shapes for arrays.
+) -> Built:
+  """Returns the model that config.model describes.
 
   Args:
-    config: the section config.model, see `_towers`.
-    words: sets the text tower's length, and its vocabulary, positions and
-      EOS where config.model.text does not state them.
+    config: the section config.model, see `_sections`.
+    tokenizer: sets the text tower's length, and its vocabulary, positions and
+      EOS where config.model.text does not state them; None without a text
+      tower.
     pin: see sharding.pin.
-  """
-  parts = schema.call(_towers, config, "config.model")
-  _check_ids(parts["text"], words)
-  from_words = {
-    "vocab_size": _rows(parts["text"], "vocab_size", words.vocab_size),
-    "positions": _rows(parts["text"], "positions", words.length),
-    "eos_id": parts["text"].get("eos_id", words.eos_id),
-  }
 
-  def make(key: jax.Array) -> TwoTower:
-    shared = parts["shared"] | {"pin": pin, "rngs": nnx.Rngs(key)}
-    txt, length = parts["text"] | from_words, {"length": words.length}
-    return TwoTower(
-      schema.call(ImageTower, parts["image"], "config.model.image", shared),
-      schema.call(TextTower, txt, "config.model.text", shared | length),
-      t=math.log(parts["scale"]),
-      b=parts["bias"],
+  Raises:
+    UserError: for the first field that is wrong.
+  """
+  sections = schema.call(_sections, config, _WHERE)
+  shared = sections["shared"] | {"pin": pin}
+  text = None
+  if sections["text"] is not None:
+    text = _text_section(sections["text"], tokenizer)
+  logit = {"t": sections["t"], "b": sections["bias"]}
+
+  def make(key: jax.Array) -> Model:
+    own = shared | {"rngs": nnx.Rngs(key)}
+    towers = {"img": _tower("image", sections["image"], own)}
+    if text is not None:
+      length = {"length": tokenizer.length}
+      towers["txt"] = _tower("text", text, own | length)
+    return Model(
+      **towers, **logit, heads=_heads(sections["heads"], towers, own)
     )
 
   abstract = nnx.eval_shape(lambda: make(jax.random.key(0)))
-  widths = abstract.img.out_dim, abstract.txt.out_dim
-  if widths[0] != widths[1]:
-    allowed = f"the image tower's width, {widths[0]}"
-    remedy = f"Set config.model.text.out_dim = {widths[0]}."
+  if text is not None and abstract.img.out_dim != abstract.txt.out_dim:
+    wanted = abstract.img.out_dim
     raise errors.UserError(
-      "config.model.text.out_dim", widths[1], allowed, remedy
+      f"{_WHERE}.text.out_dim",
+      abstract.txt.out_dim,
+      f"the image tower's width, {wanted}",
+      f"Set {_WHERE}.text.out_dim = {wanted}.",
     )
-  return make, abstract
+  return Built(make, abstract, *split(abstract))
+
+
+def defaults(
+  kind: str, section: dict[str, Any] | None = None
+) -> dict[str, Any]:
+  """Returns what a tower takes for the fields that a section leaves out.
+
+  Args:
+    kind: "image" or "text".
+    section: config.model.image or .text, whose field `tower` chooses it.
+  """
+  tower, _ = _chosen(kind, section or {})
+  taken = inspect.signature(tower.__init__).parameters.values()
+  return {p.name: p.default for p in taken if p.default is not p.empty}
+
+
+def _chosen(kind: str, section: dict[str, Any]) -> tuple[type, dict[str, Any]]:
+  """The class of a tower, and the fields that are its own."""
+  fields = dict(section)
+  name = fields.pop("tower", _TOWERS[kind])
+  where = f"{_WHERE}.{kind}.tower"
+  return registry.module(f"models.{kind}", name, where).tower, fields
+
+
+def _tower(kind: str, section: dict[str, Any], given: dict[str, Any]) -> Any:
+  tower, fields = _chosen(kind, section)
+  return schema.call(tower, fields, f"{_WHERE}.{kind}", given)
+
+
+def _heads(
+  sections: dict[str, Any], towers: dict[str, Any], own: dict[str, Any]
+) -> dict[str, Any]:
+  """Heads by name; each stands on a tower's vectors, or on a head before it."""
+  widths = {
+    name: towers[part].out_dim
+    for name, part in (("image", "img"), ("text", "txt"))
+    if part in towers
+  }
+  heads = {}
+  given = {k: own[k] for k in ("dtype", "rngs")}
+  for name, section in sections.items():
+    where = f"{_WHERE}.heads.{name}"
+    fields = schema.section(section, where)
+    if name in _TAKEN or not name.isidentifier() or hasattr(Model, name):
+      remedy = "Give the head another name."
+      raise errors.UserError(where, name, "a name of its own", remedy)
+    file = fields.pop("name", None)
+    on = errors.choice(f"{where}.on", fields.pop("on", "image"), widths)
+    head = registry.module("models.heads", file, f"{where}.name").head
+    heads[name] = schema.call(
+      head, fields, where, given | {"width": widths[on]}
+    )
+    widths[name] = heads[name].out_dim
+  return heads
+
+
+def _text_section(
+  section: dict[str, Any], tokenizer: TextSizes | None
+) -> dict[str, Any]:
+  """config.model.text, with what the tokenizer says."""
+  if tokenizer is None:
+    allowed = "a tokenizer, where the model has a text tower"
+    remedy = f"Set it, or leave {_WHERE}.text out."
+    raise errors.UserError("config.tokenizer", None, allowed, remedy)
+  _check_ids(section, tokenizer)
+  return section | {
+    "vocab_size": _rows(section, "vocab_size", tokenizer.vocab_size),
+    "positions": _rows(section, "positions", tokenizer.length),
+    "eos_id": section.get("eos_id", tokenizer.eos_id),
+  }
 
 
 def _rows(section: dict[str, Any], name: str, least: int) -> int:
   """Rows of a table of tokens: foreign ones are longer than is asked for."""
-  given = section.get(name)
-  if given is not None and given < least:
+  rows = section.get(name)
+  if rows is not None and rows < least:
     allowed = f"at least the tokenizer's {least}"
     remedy = "Leave it out, or take the tokenizer that the weights had."
-    raise errors.UserError(f"config.model.text.{name}", given, allowed, remedy)
-  return given or least
+    raise errors.UserError(f"{_WHERE}.text.{name}", rows, allowed, remedy)
+  return rows or least
 
 
-def _check_ids(section: dict[str, Any], words: Tokenizer) -> None:
-  given = section.get("pad_id")
-  if given is not None and given != words.pad_id:
-    allowed = f"the tokenizer's, {words.pad_id}, or None"
+def _check_ids(section: dict[str, Any], tokenizer: TextSizes) -> None:
+  pad = section.get("pad_id")
+  if pad is not None and pad != tokenizer.pad_id:
+    allowed = f"the tokenizer's, {tokenizer.pad_id}, or None"
     remedy = "Another token would be masked in place of the padding."
-    raise errors.UserError("config.model.text.pad_id", given, allowed, remedy)
-  given = section.get("eos_id")
-  if section.get("pool") == "eos" and given not in (None, words.eos_id):
-    allowed = f"the tokenizer's, {words.eos_id}"
+    raise errors.UserError(f"{_WHERE}.text.pad_id", pad, allowed, remedy)
+  eos = section.get("eos_id")
+  if section.get("pool") == "eos" and eos not in (None, tokenizer.eos_id):
+    allowed = f"the tokenizer's, {tokenizer.eos_id}"
     remedy = "No text would have the token that is looked at."
-    raise errors.UserError("config.model.text.eos_id", given, allowed, remedy)
+    raise errors.UserError(f"{_WHERE}.text.eos_id", eos, allowed, remedy)
 
 
-def _towers(
+def _sections(
   *,
   image: dict,
-  text: dict,
-  scale: float,
+  text: dict | None = None,
+  heads: dict | None = None,
+  scale: float | None = None,
   bias: float | None = None,
   dtype: Literal["float32", "bfloat16"] = "float32",
   remat: str | None = layers.REMAT,
 ) -> dict[str, Any]:
-  """The fields of config.model: towers, exp(t) and b at first, both's dtype.
+  """The fields of config.model.
 
-  And what their blocks keep for the backward pass, see Transformer; None for
-  all.
+  Args:
+    image, text: the towers: `tower`, a file in models/image or models/text,
+      and its fields; no text for images alone.
+    heads: by name: `name`, a file in models/heads, `on`, whose vectors it
+      takes ("image", "text" or a head before it), and its fields.
+    scale, bias: exp(t) and b at first; None for none.
+    dtype: compute dtype of all parts.
+    remat: what blocks keep for the backward pass, see layers.Transformer; None
+      for all.
   """
-  _check_sizes(image, "config.model.image")
-  _check_sizes(text, "config.model.text")
-  if not 0 < scale < math.inf:
+  for name, section in (("image", image), ("text", text)):
+    _check_sizes(section or {}, name)
+  if scale is not None and not 0 < scale < math.inf:
     remedy = "SigLIP begins with 10, CLIP with 1 / 0.07."
-    raise errors.UserError("config.model.scale", scale, "> 0", remedy)
-  shared = {"dtype": dtype, "remat": remat or "none"}
-  return dict(image=image, text=text, scale=scale, bias=bias, shared=shared)
+    raise errors.UserError("scale", scale, "> 0", remedy)
+  return {
+    "image": image, "text": text, "heads": heads or {},
+    "t": None if scale is None else math.log(scale), "bias": bias,
+    "shared": {"dtype": dtype, "remat": remat or "none"},
+  }  # fmt: skip
 
 
-def _check_sizes(tower: dict[str, Any], where: str) -> None:
+def _check_sizes(section: dict[str, Any], tower: str) -> None:
   for key in ("res", "width", "depth", "mlp", "heads", "out_dim"):
-    value = tower.get(key)
+    value = section.get(key)
     if isinstance(value, int) and value < 1:
       remedy = "Leave it out for that of the variant."
-      raise errors.UserError(f"{where}.{key}", value, ">= 1", remedy)
-  dropout = tower.get("dropout", 0)
+      raise errors.UserError(f"{tower}.{key}", value, ">= 1", remedy)
+  dropout = section.get("dropout", 0)
   if isinstance(dropout, int | float) and not 0 <= dropout < 1:
     remedy = "0 is off."
-    raise errors.UserError(f"{where}.dropout", dropout, "0 to 1", remedy)
+    raise errors.UserError(f"{tower}.dropout", dropout, "0 to 1", remedy)

@@ -35,6 +35,7 @@ ACTIVATIONS: dict[str, Callable] = {
   "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
   "gelu": lambda x: jax.nn.gelu(x, approximate=False),
   "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+  "relu": jax.nn.relu,
 }
 
 Activation = Literal["gelu_tanh", "gelu", "quick_gelu"]
@@ -45,16 +46,30 @@ Mask = Bool[Array, "b l"] | None  # True where a token is attended; None: all.
 _xavier = nnx.initializers.xavier_uniform()
 
 
-def size_of(name: str, where: str) -> dict[str, int]:
+def size_of(name: str) -> dict[str, int]:
   """Returns width, depth, mlp and heads of a published size such as "B"."""
-  errors.choice(where, name, SIZES)
+  errors.choice("variant", name, SIZES)
   return dict(zip(("width", "depth", "mlp", "heads"), SIZES[name], strict=True))
+
+
+def sized(variant: str, **changes: int | None) -> dict[str, int]:
+  """Returns a published size, with what is not None in place of its own.
+
+  Raises:
+    UserError: where the width doesn't divide over the heads.
+  """
+  size = size_of(variant) | {k: v for k, v in changes.items() if v is not None}
+  if size["width"] % size["heads"]:
+    allowed = f"a divisor of the width {size['width']}"
+    remedy = "Change heads or width."
+    raise errors.UserError("heads", size["heads"], allowed, remedy)
+  return size
 
 
 def remat_policy(name: str) -> Callable | None:
   """Returns the jax.checkpoint policy of that name, None for "none"."""
   known = [p for p in dir(jax.checkpoint_policies) if p.endswith("able")]
-  errors.choice("config.model.remat", name, ["none", *known])
+  errors.choice("remat", name, ["none", *known])
   return None if name == "none" else getattr(jax.checkpoint_policies, name)
 
 

@@ -3,133 +3,119 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
-from typing import Any
+import types
 
-import flax.nnx as nnx
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, PartitionSpec
+import numpy as np
 
-from big_contrastive.config import errors
-from big_contrastive.models import two_tower
+from big_contrastive import losses
+from big_contrastive.config import errors, schema
+from big_contrastive.models import model as models
+from big_contrastive.objectives import Objective, Setting, _base
 from big_contrastive.parallel import sharding
 
 
 @dataclasses.dataclass(frozen=True)
-class Objective:
-  """(params, extra, batch, rng) -> (loss, (metrics, extra)).
+class Pairs(Objective):
+  """The loss of all pairs of a global batch.
 
   Args:
-    graph: the model's structure, from two_tower.split.
-    loss: a pair loss, see losses/.
-    mesh: over whose batch axes the loss runs.
-    frozen: towers ("img", "txt") that are only evaluated: no dropout.
-    micro_batches: of ("img", "txt"), see `in_parts`.
+    loss: a pair loss with its arguments, see losses.Loss.
+    counts: micro-batches of ("img", "txt").
     mask_ids: whether pairs with equal batch["id"] are no negatives.
-    t_max: largest log-temperature, kept by `project`; None for no limit.
+    t_max: largest log-temperature, kept by `after_update`; None for no limit.
+    guess: the loss of guessing, if it is known.
   """
 
-  graph: nnx.GraphDef
-  loss: Callable[..., jax.Array]
-  mesh: Mesh
-  frozen: frozenset[str] = frozenset()
-  micro_batches: tuple[int, int] = (1, 1)
+  loss: losses.Loss = None
+  counts: tuple[int, int] = (1, 1)
   mask_ids: bool = True
   t_max: float | None = None
+  guess: float | None = None
 
-  def init_extra(self, params: dict[str, Any]) -> dict[str, Any]:
-    """Returns what the method carries besides its parameters: nothing."""
-    return {}
+  fields = ("image", "text", "id")
 
-  def __call__(
-    self,
-    params: dict[str, Any],
-    extra: dict[str, Any],
-    batch: dict[str, jax.Array],
-    rng: jax.Array,
-  ) -> tuple[jax.Array, tuple[dict[str, jax.Array], dict[str, Any]]]:
-    """Returns the loss of a global batch, with metrics.
-
-    Args:
-      params: nested dict.
-      extra: from `init_extra`.
-      batch: "image" uint8 [B, h, w, 3], "text" int32 [B, l], "id" int32 [B].
-      rng: this step's key.
-    """
-    model = two_tower.merge(self.graph, params)
-    keys = {"img": None, "txt": None}
+  def __call__(self, params, extra, batch, rng, step):
+    setting, mesh = self.setting, self.setting.mesh
+    model = models.merge(setting.model.graph, params)
+    frozen = setting.model.frozen_parts(self.frozen)
+    keys: dict[str, jax.Array | None] = {"img": None, "txt": None}
     for i, tower in enumerate(keys):
-      if tower not in self.frozen:
+      if tower not in frozen:  # Else it is only evaluated: no dropout.
         tower_rng = jax.random.fold_in(rng, i)
-        keys[tower] = example_keys(tower_rng, batch["id"].shape[0], self.mesh)
-    embed_image = in_parts(model.embed_image, self.micro_batches[0], self.mesh)
-    embed_text = in_parts(model.embed_text, self.micro_batches[1], self.mesh)
+        size = batch["id"].shape[0]
+        keys[tower] = _base.example_keys(tower_rng, size, mesh)
+    of_images, of_texts = self.counts
+    embed_image = _base.in_micro_batches(model.embed_image, of_images, mesh)
+    embed_text = _base.in_micro_batches(model.embed_text, of_texts, mesh)
     zimg = embed_image(batch["image"], keys["img"])
     ztxt = embed_text(batch["text"], keys["txt"])
     scale = jnp.exp(params["t"])
     bias = params.get("b")
     ids = batch["id"] if self.mask_ids else None
-    loss = over_mesh(self.loss, self.mesh)(zimg, ztxt, scale, bias, ids)
+    loss = _base.over_mesh(self.loss, mesh)(zimg, ztxt, scale, bias, ids)
     metrics = {"loss": loss, **logit_means(zimg, ztxt, scale, bias)}
+    metrics |= {k: params[k] for k in ("t", "b") if k in params}
     return loss, (metrics, extra)
 
-  def project(self, params: dict[str, Any]) -> dict[str, Any]:
-    """Returns params with t clipped, as CLIP does after each update."""
-    if self.t_max is None:
-      return params
-    return params | {"t": jnp.minimum(params["t"], self.t_max)}
+  def after_update(self, params, extra, step):
+    """Clips t, as CLIP does after each update."""
+    if self.t_max is not None:
+      params = params | {"t": jnp.minimum(params["t"], self.t_max)}
+    return params, extra
 
+  def freeze(self, frozen):
+    tower = self.setting.model.abstract.img
+    if "img" in self.setting.model.frozen_parts(frozen) and tower.keep < 1:
+      raise errors.UserError(
+        "config.model.image.keep",
+        tower.keep,
+        "1 where the image tower is frozen, and so only evaluated",
+        "Unfreeze the tower or set keep = 1.",
+      )
+    return super().freeze(frozen)
 
-def example_keys(rng: jax.Array, size: int, mesh: Mesh) -> jax.Array:
-  """Returns one key per example of the global batch, [size].
+  @property
+  def micro_batches(self) -> tuple[int, ...]:
+    return self.counts
 
-  By position in the batch, so that the same example draws the same numbers
-  on any number of devices and in any micro-batch.
-  """
-  keys = jax.vmap(lambda i: jax.random.fold_in(rng, i))(jnp.arange(size))
-  return jax.lax.with_sharding_constraint(keys, sharding.batch(mesh))
+  @property
+  def chance(self) -> float | None:
+    return self.guess
 
+  def signs(self, values, batch):
+    return {
+      "temperature": self._temperature(values["t"]),
+      "duplicates": self._duplicates(batch),
+    }
 
-def in_parts(
-  embed: Callable[..., jax.Array], parts: int, mesh: Mesh
-) -> Callable[..., jax.Array]:
-  """Returns `embed` over one micro-batch after the other.
+  def _temperature(self, t: float) -> str | None:
+    if self.t_max is None or t < self.t_max - 1e-6:
+      return None
+    return (
+      f"the temperature is at its bound, exp(t) = {np.exp(t):.1f}. Late in a "
+      "run of CLIP that is usual; early it means a learning rate too high for "
+      "t, or batches that are too easy to tell apart."
+    )
 
-  All embeddings are kept, the activations of one micro-batch only: the
-  backward pass computes them again. Same embeddings, same gradients. The
-  inputs are [B, ...] and B is a multiple of parts times the mesh's ring.
-  """
-  if parts == 1:
-    return embed
-
-  def one(inputs: tuple[jax.Array, ...]) -> jax.Array:
-    return embed(*inputs)
-
-  def every(*inputs: jax.Array) -> jax.Array:
-    cut = sharding.split_batch(inputs, parts, mesh)
-    # Inside a loop XLA can't undo the recomputation by sharing.
-    found = jax.lax.map(jax.checkpoint(one, prevent_cse=False), cut)
-    return sharding.join_batch(found, mesh)
-
-  return every
-
-
-def over_mesh(loss: Callable[..., jax.Array], mesh: Mesh) -> Callable:
-  """Returns (zimg, ztxt, scale, bias, ids) -> loss of the global batch."""
-  axis = sharding.BATCH
-
-  def local(zimg, ztxt, scale, bias, ids):
-    value = loss(zimg, ztxt, scale=scale, bias=bias, ids=ids, axis=axis)
-    if value is None or jnp.shape(value) != ():
-      told = "None" if value is None else f"of shape {jnp.shape(value)}"
-      remedy = "It is the mean over the pairs of all devices."
-      raise errors.UserError("the loss", told, "a scalar", remedy)
-    return value
-
-  rows, whole = PartitionSpec(axis), PartitionSpec()
-  specs = (rows, rows, whole, whole, rows)
-  return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=whole)
+  def _duplicates(self, batch: dict[str, np.ndarray]) -> str | None:
+    """Captions that are negatives of each other though they are the same."""
+    text = np.ascontiguousarray(batch["text"])
+    rows = text.view(np.dtype((np.void, text[0].nbytes))).ravel()
+    distinct = len(np.unique(rows))
+    groups = len(rows)
+    if self.mask_ids:
+      groups = len(np.unique(batch["id"]))
+    same = (groups - distinct) / len(rows)
+    if same <= 0.1:
+      return None
+    return (
+      f"{same:.0%} of the captions of this batch stand in it again and count "
+      "as wrong for each other's images. Usually class names are the "
+      "captions: give equal captions an equal id, and leave "
+      "config.objective.mask_ids on."
+    )
 
 
 def logit_means(
@@ -149,27 +135,42 @@ def logit_means(
 
 
 def build(
-  graph: nnx.GraphDef,
-  loss: Callable[..., jax.Array],
-  mesh: Mesh,
-  frozen: frozenset[str],
-  micro_batches: tuple[int, int] = (1, 1),
+  setting: Setting,
   *,
+  loss: str,
   mask_ids: bool = True,
   scale_max: float | None = None,
   tile: int | None = None,
-) -> Objective:
+) -> Pairs:
   """Returns the objective that config.objective asks for.
 
   Args:
-    graph, loss, mesh, frozen, micro_batches: see `Objective`.
+    setting: see objectives.Setting.
+    loss: a file in losses/, or the path of one elsewhere.
     mask_ids: whether pairs with the same id are not each other's negatives.
     scale_max: largest exp(t): 100 in CLIP.
     tile: rows of logits alive at a time on a device; None for _ring.side's.
   """
+  _base.require(setting.model, "img", "txt", "t")
   if tile is not None and tile < 1:
-    remedy = "Leave it out for the default."
-    raise errors.UserError("config.objective.tile", tile, ">= 1", remedy)
-  t_max = None if scale_max is None else math.log(scale_max)
-  loss = functools.partial(loss, tile=tile)
-  return Objective(graph, loss, mesh, frozen, micro_batches, mask_ids, t_max)
+    raise errors.UserError(
+      "tile", tile, ">= 1", "Leave it out for the default."
+    )
+  if scale_max is not None and not 0 < scale_max < math.inf:
+    raise errors.UserError("scale_max", scale_max, "> 0", "CLIP has 100.")
+  function, chance = losses.pair_loss(loss, "config.objective.loss")
+  blind = schema.hints(function).get("bias") is types.NoneType
+  if blind and "b" in setting.model.parts:
+    expected = f"None with the loss {loss!r}, which is blind to a bias"
+    remedy = "Set config.model.bias = None."
+    raise errors.UserError("config.model.bias", "a number", expected, remedy)
+  return Pairs(
+    setting,
+    loss=functools.partial(function, tile=tile),
+    counts=sharding.micro_batches(
+      setting.micro_batch, setting.batch_size, setting.mesh
+    ),
+    mask_ids=mask_ids,
+    t_max=None if scale_max is None else math.log(scale_max),
+    guess=chance and chance(setting.batch_size),
+  )

@@ -1,5 +1,6 @@
 """Where parameters, and what belongs to them, lie on the mesh."""
 
+import re
 from typing import Any
 
 import jax
@@ -89,5 +90,34 @@ def like(shardings: dict[str, Any], abstract: Any, mesh: Mesh) -> Any:
     sizes = zip(found.spec, leaf.shape, strict=False)
     fits = all(a is None or size % mesh.shape[a] == 0 for a, size in sizes)
     return found if fits else replicated(mesh)
+
+  return jax.tree_util.tree_map_with_path(place, abstract)
+
+
+def extra(
+  rules: Rules, shardings: dict[str, Any], abstract: dict[str, Any], mesh: Mesh
+) -> Any:
+  """Returns a NamedSharding for each leaf that a method carries.
+
+  Args:
+    rules: (pattern, placement) over flat names, the first that matches: "like"
+      for that of the parameter whose name the leaf's name ends with, if there
+      is one of as many axes; else as in `params`.
+    shardings: of the parameters, by flat name.
+    abstract: nested dict of shapes.
+    mesh: from `make_mesh`.
+  """
+
+  def place(path: tuple, leaf: Any) -> NamedSharding:
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    chosen = next((p for rule, p in rules if re.fullmatch(rule, name)), None)
+    if chosen != "like":
+      spec = _spec(chosen or "replicate", leaf.shape, mesh, name)
+      return NamedSharding(mesh, spec)
+    pieces = name.split("/")
+    ends = ("/".join(pieces[i:]) for i in range(len(pieces)))
+    same = next((shardings[end] for end in ends if end in shardings), None)
+    fits = same is not None and len(same.spec) <= leaf.ndim
+    return same if fits else replicated(mesh)
 
   return jax.tree_util.tree_map_with_path(place, abstract)

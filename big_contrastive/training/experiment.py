@@ -6,9 +6,10 @@ from typing import Any
 
 from big_contrastive.data.loader import training as training_loader
 from big_contrastive.data.tokenizers.tokenizer import Tokenizer
-from big_contrastive.factory import evaluators
+from big_contrastive.evals import Evaluator
 from big_contrastive.inference import embedder
-from big_contrastive.training import health, step
+from big_contrastive.objectives import Objective
+from big_contrastive.training import health, state, step
 from big_contrastive.training.state import State
 
 
@@ -35,11 +36,12 @@ class Experiment:
   Args:
     config: as it was given, but plain and JSON-serialisable.
     placed: the compiled step and where its state lies.
-    load: state -> state with the pretrained weights of config.init.
+    objective: the method, which knows whose weights are evaluated.
+    load: parameters -> parameters with the weights of config.init.
     training: batches.
     embedder: towers for the evaluators.
     evaluators: run functions by name.
-    tokenizer: of the text tower.
+    tokenizer: of the text tower; None without one.
     intervals: when to log, evaluate, save and stop.
     limits: what the figures are held against.
     batch_size: pairs a step.
@@ -49,16 +51,34 @@ class Experiment:
 
   config: dict[str, Any]
   placed: step.Placed
-  load: Callable[[State], State]
+  objective: Objective
+  load: Callable[[dict[str, Any]], dict[str, Any]]
   training: training_loader.Training
   embedder: embedder.Embedder
-  evaluators: dict[str, evaluators.Evaluator]
-  tokenizer: Tokenizer
+  evaluators: dict[str, Evaluator]
+  tokenizer: Tokenizer | None
   intervals: Intervals
   limits: health.Limits
   batch_size: int
   flops: float
   table: str
+
+  def first(self) -> State:
+    """Returns the state to begin with, config.init's weights in it."""
+    state = self.placed.init()
+    params = self.load(state.params)
+    if params is state.params:
+      return state
+    return state._replace(params=params, extra=self.placed.init_extra(params))
+
+  @property
+  def blob(self) -> bytes:
+    """The content of the tokenizer's vocabulary, b"" without one."""
+    return self.tokenizer.blob if self.tokenizer else b""
+
+  def weights(self, state: State) -> dict[str, Any]:
+    """Returns the parameters to evaluate."""
+    return self.objective.exported(state.params, state.extra)
 
   def meta(self, done: int) -> dict[str, Any]:
     """Returns what a checkpoint holds besides arrays, as JSON.
@@ -67,9 +87,11 @@ class Experiment:
       done: steps.
     """
     examples = done * self.batch_size
-    return {
+    meta = {
       "config": self.config,
-      "tokenizer": self.tokenizer.spec,
+      "tokenizer": self.tokenizer.spec if self.tokenizer else {},
       "position": {"examples": examples, "bad": self.training.counts(done)},
       "data": self.training.data,
     }
+    exported = state.exported(self.objective, self.placed.abstract)
+    return meta | ({"exported": exported} if exported else {})

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from big_contrastive.config import errors, finite
+from big_contrastive.objectives import Objective
 
 # A run whose every step is skipped learns nothing, and should not last.
 _SKIPPED_IN_A_ROW = 20
@@ -19,17 +20,13 @@ class Limits:
   """What a run's figures are held against.
 
   Args:
-    chance: the loss of guessing, None if it is not known.
-    warmup: steps after which the loss should have left it.
-    t_max: largest log-temperature, None for no limit.
-    mask_ids: whether pairs with equal ids are not each other's negatives.
+    objective: knows its loss of guessing, and what else looks wrong.
+    warmup: steps after which the loss should have left that of guessing.
     skip_nonfinite: whether bad steps are skipped and counted.
   """
 
-  chance: float | None = None
+  objective: Objective
   warmup: int = 0
-  t_max: float | None = None
-  mask_ids: bool = True
   skip_nonfinite: bool = False
 
 
@@ -111,10 +108,10 @@ class Health:
     self, step: int, values: dict[str, float], batch: dict[str, np.ndarray]
   ) -> list[str]:
     """Returns a line for each thing that looks wrong; each once in a run."""
+    own = {k.removeprefix("train/"): v for k, v in values.items()}
     found = {
-      "chance": self._chance(step, values["train/loss"]),
-      "temperature": self._temperature(values.get("train/t")),
-      "duplicates": self._duplicates(batch),
+      "chance": self._chance(step, own["loss"]),
+      **self.limits.objective.signs(own, batch),
     }
     new = {k: v for k, v in found.items() if v and k not in self._told}
     self._told |= new.keys()
@@ -122,41 +119,15 @@ class Health:
 
   def _chance(self, step: int, loss: float) -> str | None:
     # Twice the warm-up: at its end a slow start is no mistake yet.
-    if self.limits.chance is None or step <= max(100, 2 * self.limits.warmup):
+    chance = self.limits.objective.chance
+    if chance is None or step <= max(100, 2 * self.limits.warmup):
       return None
     self._losses = [*self._losses, loss][-10:]
     mean = float(np.mean(self._losses))
-    if len(self._losses) < 10 or not mean > 0.98 * self.limits.chance:
+    if len(self._losses) < 10 or not mean > 0.98 * chance:
       return None
     return (
       f"the loss, {mean:.3f} after warm-up, is that of guessing "
-      f"({self.limits.chance:.3f}). Usually captions stand beside the wrong "
+      f"({chance:.3f}). Usually captions stand beside the wrong "
       "images, or the learning rate is far too high or too low."
-    )
-
-  def _temperature(self, t: float | None) -> str | None:
-    if t is None or self.limits.t_max is None or t < self.limits.t_max - 1e-6:
-      return None
-    return (
-      f"the temperature is at its bound, exp(t) = {np.exp(t):.1f}. Late in a "
-      "run of CLIP that is usual; early it means a learning rate too high for "
-      "t, or batches that are too easy to tell apart."
-    )
-
-  def _duplicates(self, batch: dict[str, np.ndarray]) -> str | None:
-    """Captions that are negatives of each other though they are the same."""
-    text = np.ascontiguousarray(batch["text"])
-    rows = text.view(np.dtype((np.void, text[0].nbytes))).ravel()
-    distinct = len(np.unique(rows))
-    groups = len(rows)
-    if self.limits.mask_ids:
-      groups = len(np.unique(batch["id"]))
-    same = (groups - distinct) / len(rows)
-    if same <= 0.1:
-      return None
-    return (
-      f"{same:.0%} of the captions of this batch stand in it again and count "
-      "as wrong for each other's images. Usually class names are the "
-      "captions: give equal captions an equal id, and leave "
-      "config.objective.mask_ids on."
     )

@@ -125,7 +125,7 @@ class Run:
     self.writer.sync()
     run = {"evaluated": evaluated, "skipped": self.health.skipped}
     meta = self.experiment.meta(done) | {"run": run}
-    checkpoints.save(done, state, meta, self.experiment.tokenizer.blob)
+    checkpoints.save(done, state.items(), meta, self.experiment.blob)
     self._saved()
 
   def _saved(self) -> None:
@@ -206,6 +206,7 @@ class Run:
     """
     self.settle()
     embedder = self.experiment.embedder
+    params = self.experiment.weights(state)
 
     def check() -> None:
       if self.wishes.stop():
@@ -215,8 +216,8 @@ class Run:
       for name, run in self.experiment.evaluators.items():
         with _of_step(done, name):
           results = run(
-            lambda source: embedder.images(state.params, source, check),
-            lambda texts: embedder.texts(state.params, texts, check),
+            lambda source: embedder.images(params, source, check),
+            lambda texts: embedder.texts(params, texts, check),
           )
           values = {f"eval/{name}/{key}": value for key, value in results}
         self._tell(done, values)

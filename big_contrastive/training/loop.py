@@ -16,7 +16,7 @@ from big_contrastive.parallel import multihost
 from big_contrastive.training import workdir_lock
 from big_contrastive.training.experiment import Experiment
 from big_contrastive.training.hooks import Begin, Run
-from big_contrastive.training.state import State
+from big_contrastive.training.state import State, from_items
 
 
 def fit(
@@ -83,17 +83,18 @@ def _begin(
   newest = checkpoints.newest()
   if newest is None:
     check_data(experiment, {}, strict_data)
-    return experiment.load(experiment.placed.init()), Begin(0)
+    return experiment.first(), Begin(0)
   directory = checkpoints.folder / str(newest)
   # First: other captions make other shapes, too.
   meta = checkpointer.read_meta(directory)
   check_resume(experiment, meta, checkpointer.read_blob(directory))
   check_data(experiment, meta.get("data", {}), strict_data)
-  state, meta, _ = checkpoints.restore(newest, experiment.placed.abstract)
+  wanted = experiment.placed.abstract.items()
+  items, meta, _ = checkpoints.restore(newest, wanted)
   experiment.training.restore(meta["position"]["bad"])
   if jax.process_index() == 0:
     logging.warning("resumed from step %d", newest)
-  return state, Begin(newest, **meta.get("run", {}))
+  return from_items(items), Begin(newest, **meta.get("run", {}))
 
 
 def _check_total(total: int, done: int) -> None:
@@ -140,7 +141,7 @@ def check_resume(
     meta: of the checkpoint.
     blob: its tokenizer's vocabulary file.
   """
-  if blob != experiment.tokenizer.blob:
+  if blob != experiment.blob:
     raise errors.UserError(
       "config.tokenizer",
       "another vocabulary",

@@ -1,8 +1,11 @@
-"""What training changes."""
+"""What training changes, and what a checkpoint keeps of it."""
 
 from typing import Any, NamedTuple
 
 import jax
+
+from big_contrastive.config import rules
+from big_contrastive.objectives import Objective
 
 
 class State(NamedTuple):
@@ -15,3 +18,44 @@ class State(NamedTuple):
   params: dict[str, Any]
   opt: Any
   extra: dict[str, Any]
+
+  def items(self) -> dict[str, Any]:
+    """Returns it as the items of a checkpoint; an empty `extra` is none."""
+    items = {
+      "params": self.params,
+      "training": {"step": self.step, "opt": self.opt},
+    }
+    return items | ({"extra": self.extra} if self.extra else {})
+
+
+def from_items(items: dict[str, Any]) -> State:
+  """Returns the state that gave these items."""
+  extra = items.get("extra", {})
+  return State(params=items["params"], extra=extra, **items["training"])
+
+
+def exported(objective: Objective, state: State) -> dict[str, str] | None:
+  """Returns which leaf of a checkpoint each exported parameter is.
+
+  Args:
+    objective: whose `exported` selects leaves.
+    state: arrays or shapes; only the names count.
+
+  Returns:
+    {"img/pos": "extra/ema/img/pos", ...}, or None where it is the parameters.
+  """
+
+  def named(item: str, tree: Any) -> Any:
+    return jax.tree_util.tree_map_with_path(
+      lambda path, _: f"{item}/{_name(path)}", tree
+    )
+
+  params, extra = named("params", state.params), named("extra", state.extra)
+  chosen = rules.flatten(objective.exported(params, extra))
+  if all(source == f"params/{name}" for name, source in chosen.items()):
+    return None
+  return chosen
+
+
+def _name(path: tuple) -> str:
+  return jax.tree_util.keystr(path, simple=True, separator="/")

@@ -10,6 +10,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 
 from big_contrastive.config import rules
+from big_contrastive.objectives import Objective
 from big_contrastive.parallel import placement, sharding
 from big_contrastive.training import optimizers, schedules
 from big_contrastive.training.state import State
@@ -22,7 +23,6 @@ class Step:
   """How the state begins and what one step does to it.
 
   Args:
-    init_params: key -> nested dict of parameters.
     objective: see objectives/.
     tx: optimizer over a flat dict of the trained parameters.
     rate: step -> learning rate, for the metrics.
@@ -32,8 +32,7 @@ class Step:
       finite changes nothing but its number.
   """
 
-  init_params: Callable[[jax.Array], dict[str, Any]]
-  objective: Any
+  objective: Objective
   tx: optax.GradientTransformation
   rate: schedules.Schedule
   trained: frozenset[str]
@@ -48,10 +47,16 @@ class Step:
 
   def init(self) -> State:
     """Returns the first state."""
-    params = self.init_params(jax.random.key(self.seed))
+    params = self.objective.init(jax.random.key(self.seed))
     opt = self.tx.init(self._split(params)[0])
-    extra = self.objective.init_extra(params)
+    extra = self.init_extra(params)
     return State(jnp.zeros((), jnp.int32), params, opt, extra)
+
+  def init_extra(self, params: dict[str, Any]) -> dict[str, Any]:
+    """Returns the state's `extra` for these first parameters."""
+    # Apart from the keys of the steps, which are small numbers.
+    key = jax.random.fold_in(jax.random.key(self.seed), 2**32 - 1)
+    return self.objective.init_extra(params, key)
 
   def update(
     self, state: State, batch: dict[str, jax.Array]
@@ -65,13 +70,14 @@ class Step:
 
     def loss_fn(trained):
       params = rules.unflatten(frozen | trained)
-      return self.objective(params, state.extra, batch, rng)
+      return self.objective(params, state.extra, batch, rng, state.step)
 
     grads, (metrics, extra) = jax.grad(loss_fn, has_aux=True)(trained)
     updates, opt = self.tx.update(grads, state.opt, trained)
     trained = optax.apply_updates(trained, updates)
-    params = self.objective.project(rules.unflatten(frozen | trained))
-    metrics |= {k: state.params[k] for k in ("t", "b") if k in state.params}
+    params, extra = self.objective.after_update(
+      rules.unflatten(frozen | trained), extra, state.step
+    )
     squares = [optimizers.square(grads[name]) for name in sorted(grads)]
     update_norm = optimizers.norm(updates)
     # Sums of squares overflow long before what they are sums of. That of the
@@ -114,6 +120,7 @@ class Placed:
   abstract: State  # Shapes, dtypes and shardings.
   checked: list[str]  # What metrics["finite"] is about.
   init: Callable[[], State]
+  init_extra: Callable[[dict[str, Any]], dict[str, Any]]
   update: jax.stages.Wrapped  # (state, batch) -> (state, metrics).
 
 
@@ -129,7 +136,9 @@ def place(step: Step, mesh: Mesh, shard: rules.Rules) -> Placed:
   whole = sharding.replicated(mesh)
   params = placement.params(shard, abstract.params, mesh)
   opt = placement.like(rules.flatten(params), abstract.opt, mesh)
-  extra = jax.tree.map(lambda _: whole, abstract.extra)
+  extra = placement.extra(
+    step.objective.extra_rules, rules.flatten(params), abstract.extra, mesh
+  )
   where = State(whole, params, opt, extra)
 
   def with_sharding(leaf: Any, at: NamedSharding) -> jax.ShapeDtypeStruct:
@@ -148,6 +157,7 @@ def place(step: Step, mesh: Mesh, shard: rules.Rules) -> Placed:
     abstract=jax.tree.map(with_sharding, abstract, where),
     checked=step.checked(),
     init=jax.jit(step.init, out_shardings=where),
+    init_extra=jax.jit(step.init_extra, out_shardings=extra),
     update=jax.jit(
       update,
       in_shardings=(where, sharding.batch(mesh)),

@@ -71,7 +71,7 @@ def arrays(workdir):
   from big_contrastive.config import rules
 
   folder = find.find(str(workdir), "workdir")
-  return rules.flatten(checkpointer.read_arrays(folder))
+  return rules.flatten(checkpointer.read_exported(folder))
 
 
 def assert_same_bits(a, b):

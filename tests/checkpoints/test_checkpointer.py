@@ -65,7 +65,7 @@ def test_a_checkpoint_holds_what_evaluation_needs(mesh, tmp_path):
   assert find.find(str(tmp_path / "checkpoints"), "x") == found
   assert checkpointer.read_meta(found) == META
   assert checkpointer.read_blob(found) == b"vocabulary"
-  tower = checkpointer.read_arrays(found)["txt"]
+  tower = checkpointer.read_exported(found)["txt"]
   jax.tree.map(np.testing.assert_array_equal, tower, state.params["txt"])
   abstract = placed(mesh(1)).abstract.params
   params = checkpointer.read_params(found, abstract)

@@ -103,7 +103,7 @@ def test_weights_with_a_nan_are_refused_by_all_that_reads_a_model(
   with bad_numbers(f"parameters of {path}: not finite: {name} .1 of "):
     model_files.read(path)
   with bad_numbers(f"config.init = '{path}': not finite: {name}"):
-    warm_start.whole(path)
+    warm_start.read(path)
   model = test_convert.model()
   with bad_numbers(f"config.init.img = '{path}': not finite: {name}"):
     warm_start.loader({"img": path}, model.params, model.model)

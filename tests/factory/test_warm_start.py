@@ -13,7 +13,8 @@ import tiny
 from big_contrastive.checkpoints import checkpointer, find
 from big_contrastive.config import errors, rules
 from big_contrastive.factory import experiment
-from big_contrastive.interop import bundle, model_files, resample
+from big_contrastive.interop import model_files, resample
+from big_contrastive.interop.bundle import ModelBundle
 from big_contrastive.training import loop
 
 
@@ -36,7 +37,7 @@ def siglip(tmp_path_factory):
     for k, shape in rules.shapes(built.placed.abstract.params).items()
   }
   words = built.tokenizer
-  model = bundle.Portable(
+  model = ModelBundle(
     config["model"], rules.unflatten(flat), words.spec, words.blob,
     config["eval_image"],
   )  # fmt: skip
@@ -220,9 +221,7 @@ def test_an_image_tower_alone_is_one_tower_of_a_run(siglip, tmp_path):
   workdir, flat = siglip
   whole = model_files.read(workdir)
   sections = {"image": whole.model["image"]}
-  alone = bundle.Portable(
-    sections, {"img": whole.params["img"]}, image=whole.image
-  )
+  alone = ModelBundle(sections, {"img": whole.params["img"]}, image=whole.image)
   model_files.write(alone, tmp_path / "alone", "checkpoint")
   _, params = begin(
     tiny.load("siglip", "smoke") | {"init": {"img": str(tmp_path / "alone")}}

@@ -11,7 +11,6 @@ from test_convert import WORDS, model
 
 import big_contrastive
 from big_contrastive.config import errors
-from big_contrastive.inference.model import exchange
 from big_contrastive.interop import model_files
 
 
@@ -93,7 +92,7 @@ def test_other_formats_give_the_same(format, paths, ours, pictures):
 def test_what_can_not_be_loaded_is_told(paths, ours, tmp_path):
   with pytest.raises(errors.UserError, match="path = .*nowhere"):
     big_contrastive.load(str(tmp_path / "nowhere"))
-  with pytest.raises(errors.UserError, match="tokenizer = None.*x.npz"):
+  with pytest.raises(errors.UserError, match="tokenizer is missing.*x.npz"):
     big_contrastive.load(str(paths["big_vision"])).encode_text("a cat")
   with pytest.raises(errors.UserError, match="images = 'float32 .3, 4.'"):
     ours.encode_image(np.zeros((3, 4), np.float32))
@@ -105,4 +104,4 @@ def test_asking_for_the_version_does_not_import_jax():
 
 
 def test_the_tokenizer_has_the_length_of_the_tower(ours):
-  assert exchange.Words(model()).length == WORDS.length
+  assert model().text_sizes.length == WORDS.length

@@ -18,15 +18,15 @@ import tiny
 from big_contrastive import convert
 from big_contrastive.config import errors, rules
 from big_contrastive.data.tokenizers.tokenizer import build_tokenizer
-from big_contrastive.interop import bundle, mapping, model_files
+from big_contrastive.interop import mapping, model_files, sections
 from big_contrastive.interop.big_vision import (
   format as big_vision,
 )
 from big_contrastive.interop.big_vision import (
   weights as big_vision_weights,
 )
-from big_contrastive.models import two_tower
 from big_contrastive.models.build import build_model
+from big_contrastive.models.model import merge, unit
 
 WIDTH, DEPTH, MLP, POSITIONS, OUT = 128, 3, 160, 12, 32
 VOCAB = [
@@ -170,7 +170,7 @@ def padded(length=POSITIONS):
 
 @pytest.mark.parametrize("act", ["gelu_new", "gelu"])
 def test_texts_are_embedded_as_by_transformers(act, file):
-  model = bundle.read(file)
+  model = model_files.read(file)
   if act == "gelu":  # transformers' own, which LiT's code does not take.
     model.model["text"]["activation"] = "gelu"
   images = np.zeros((1, 16, 16, 3), np.uint8)
@@ -182,13 +182,11 @@ def test_texts_are_embedded_as_by_transformers(act, file):
 
 
 def tower(model):
-  _, abstract = build_model(model.model, model_files.Words(model))
-  graph, _ = two_tower.split(abstract)
-  return two_tower.merge(graph, jax.tree.map(jnp.asarray, model.params)).txt
+  return merge(model.build().graph, jax.tree.map(jnp.asarray, model.params)).txt
 
 
 def test_padding_is_not_seen(file):
-  model = bundle.read(file)
+  model = model_files.read(file)
   txt = tower(model)
   ids = padded()
   whole = np.asarray(txt(jnp.asarray(ids)))
@@ -201,21 +199,21 @@ def test_padding_is_not_seen(file):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_row_of_padding_alone_has_a_finite_gradient(dtype, file):
-  model = bundle.read(file)
+  model = model_files.read(file)
   model.model["dtype"] = dtype
   ids = jnp.zeros((2, POSITIONS), jnp.int32)
-  grads = jax.grad(lambda t: two_tower.unit(t(ids))[:, 0].sum())(tower(model))
+  grads = jax.grad(lambda t: unit(t(ids))[:, 0].sum())(tower(model))
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
 
 
 def test_training_drops_by_example_and_recomputes_what_it_dropped(file):
-  model = bundle.read(file)
+  model = model_files.read(file)
   model.model["text"]["dropout"] = 0.3
   ids, keys = jnp.asarray(padded()), jax.random.split(jax.random.key(0), 5)
 
   @jax.jit
   def grads(txt):
-    return jax.grad(lambda t: two_tower.unit(t(ids, keys))[:, 0].sum())(txt)
+    return jax.grad(lambda t: unit(t(ids, keys))[:, 0].sum())(txt)
 
   expected = jax.tree.leaves(grads(tower(model)))
   model.model["remat"] = "nothing_saveable"
@@ -259,8 +257,8 @@ def test_load_gives_the_model_whole(file, words):
   texts = ["a red cat", "two"]
   ids = build_tokenizer(**words).rows(texts)
   assert ids.tolist() == [[2, 4, 5, 6, 0, 0, 0], [2, 9, 0, 0, 0, 0, 0]]
-  read = bundle.read(file)
-  z = two_tower.unit(tower(read)(jnp.asarray(ids)))
+  read = model_files.read(file)
+  z = unit(tower(read)(jnp.asarray(ids)))
   np.testing.assert_allclose(model.encode_text(texts), z, atol=1e-5)
   picture = np.zeros((16, 16, 3), np.uint8)
   expected = math.exp(arrays()["t"][0]) * model.encode_image(picture) @ z.T
@@ -308,7 +306,7 @@ def test_published_lits_have_these_names_and_shapes(name):
     },
     "text": {"variant": NAMES[txt[0]], "out_dim": out, **fields},
   }  # fmt: skip
-  shapes = bundle.shapes(model, *rows, bias=False)
+  shapes = sections.shapes(model, *rows, bias=False)
   table = big_vision_weights.table(False, bert=kind == "bert")
   assert mapping.names(table, shapes) == expected
 
@@ -319,7 +317,7 @@ def test_what_is_wrong_in_a_file_is_told_at_once(tmp_path):
   del stored[f"{root}mlp_block/dense_layer/bias"]
   stored["txt/BertPooler_0/dense/bias"] = np.zeros(3, np.float32)
   with pytest.raises(errors.UserError) as e:
-    bundle.read(test_big_vision.save(tmp_path / "a.npz", stored))
+    model_files.read(test_big_vision.save(tmp_path / "a.npz", stored))
   said = str(e.value)
   assert f"missing: {root}mlp_block/dense_layer/bias (128,)" in said
   assert "unknown: txt/BertPooler_0/dense/bias (3,)" in said
@@ -335,8 +333,8 @@ def test_heads_of_another_width_are_not_guessed(tmp_path, file):
   }
   narrow = test_big_vision.save(tmp_path / "a.npz", stored)
   with pytest.raises(errors.UserError, match="width of BERT in .*96.*of 64"):
-    bundle.read(narrow)
-  model = bundle.read(file)
+    model_files.read(narrow)
+  model = model_files.read(file)
   model.model["text"]["heads"] = 4
   with pytest.raises(errors.UserError, match="text.heads = 4"):
     big_vision.write(model, tmp_path / "b.npz")
@@ -345,7 +343,7 @@ def test_heads_of_another_width_are_not_guessed(tmp_path, file):
 @pytest.mark.parametrize("format", ["hugging_face", "open_clip"])
 def test_formats_without_bert_refuse_it(format, file, words, tmp_path):
   """Also where nothing else distinguishes it from a CLIP."""
-  model = bundle.read(file)
+  model = model_files.read(file)
   model.model["image"] |= {
     "pre_norm": True, "patch_bias": False, "cls_pos": True
   }  # fmt: skip
@@ -355,7 +353,7 @@ def test_formats_without_bert_refuse_it(format, file, words, tmp_path):
 
 
 def test_another_padding_than_the_tokenizers_is_told(file, words):
-  model = bundle.read(file)
+  model = model_files.read(file)
   model.model["text"]["pad_id"] = 3
   with pytest.raises(errors.UserError, match="text.pad_id = 3.*tokenizer's, 0"):
     build_model(model.model, build_tokenizer(**words))

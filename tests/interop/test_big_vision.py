@@ -14,7 +14,7 @@ import pytest
 
 from big_contrastive import convert
 from big_contrastive.config import errors, rules
-from big_contrastive.interop import bundle, mapping
+from big_contrastive.interop import mapping, model_files, sections
 from big_contrastive.interop.big_vision import (
   format as big_vision,
 )
@@ -116,7 +116,7 @@ def tiny(scanned=False, **kwargs):
 def test_two_towers_come_back_bit_for_bit(scanned, prefix, tmp_path):
   stored = tiny(scanned)
   file = save(tmp_path / "a.npz", stored, prefix)
-  model = bundle.read(file)
+  model = model_files.read(file)
   section = model.model["image"]
   assert section["variant"].endswith("/8") and section["res"] == 32
   assert model.model["text"]["out_dim"] == 32
@@ -243,7 +243,7 @@ def test_published_siglips_have_these_names_and_shapes(published, scanned):
       "image": {"variant": variant, "res": res, "remainder": bool(res % patch)},
       "text": {"variant": text, "out_dim": img[0]},
     }
-    shapes = bundle.shapes(model, vocab, length, bias=True)
+    shapes = sections.shapes(model, vocab, length, bias=True)
     expected = two_towers(img, txt, vocab, length, patch, res // patch, scanned)
     assert mapping.names(big_vision_weights.table(scanned), shapes) == expected
     if (variant, vocab, res) == ("B/16", 32_000, 224):
@@ -259,7 +259,7 @@ def test_published_lit_image_towers(size, patch, kind):
     section = {"variant": kind, "res": 224, "pool": "tok"}
     section |= {"out_dim": out, "out_bias": out is not None}
     both = {"image": section, "text": text | {"out_dim": out or size[0]}}
-    shapes = bundle.shapes(both, 1, 1, bias=False)
+    shapes = sections.shapes(both, 1, 1, bias=False)
     shapes = {k: v for k, v in shapes.items() if k.startswith("img/")}
     expected = image(size, patch, 224 // patch, "tok")
     if out:

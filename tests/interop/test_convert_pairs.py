@@ -12,8 +12,8 @@ import big_contrastive
 from big_contrastive import convert, embed
 from big_contrastive.config import errors, rules
 from big_contrastive.data.tokenizers.tokenizer import build_tokenizer
-from big_contrastive.interop import model_files
-from big_contrastive.interop.bundle import Portable
+from big_contrastive.interop import formats, model_files
+from big_contrastive.interop.bundle import ModelBundle
 from big_contrastive.interop.open_clip import config as open_clip_config
 
 WORDS = test_convert.WORDS
@@ -50,9 +50,9 @@ def siglip(kind):
   whole = test_convert.filled(sections, ops)
   if kind == "one tower":
     sections = {"image": sections["image"]}
-    return Portable(sections, {"img": whole.params["img"]}, image=ops)
+    return ModelBundle(sections, {"img": whole.params["img"]}, image=ops)
   if kind == "no tokenizer":
-    return Portable(sections, whole.params, image=ops)
+    return ModelBundle(sections, whole.params, image=ops)
   return whole
 
 
@@ -81,8 +81,8 @@ def own(folder):
 
 PAIRS = [
   (source, target, kind)
-  for source in model_files.FORMATS
-  for target in model_files.FORMATS
+  for source in formats.names()
+  for target in formats.names()
   for kind in ("whole", "no tokenizer", "given")
   # One is given where there is none, and files of big_vision's have none.
   if (kind == "given") <= (source in ("big_vision", target))
@@ -106,7 +106,7 @@ def test_every_pair_of_formats_is_converted(
   assert differences[f"{target}, read back: text"] < 1e-6
   found = model_files.read(b)
   jax.tree.map(np.testing.assert_array_equal, found.params, model.params)
-  assert model_files.recognise(b) == target
+  assert model_files.recognize(b) == target
   has = kind != "no tokenizer" and target != "big_vision"
   assert bool(found.tokenizer) == has
   lines = [x for x in told(caplog) if "no tokenizer" in x]
@@ -114,7 +114,7 @@ def test_every_pair_of_formats_is_converted(
 
 
 @pytest.mark.parametrize("kind", ["whole", "no tokenizer"])
-@pytest.mark.parametrize("format", model_files.FORMATS)
+@pytest.mark.parametrize("format", formats.names())
 def test_images_are_embedded_with_a_tokenizer_or_without(
   format, kind, expected, tmp_path
 ):
@@ -137,7 +137,7 @@ def test_images_are_embedded_with_a_tokenizer_or_without(
   np.testing.assert_allclose(ztxt, expected["text"], atol=1e-5)
 
 
-@pytest.mark.parametrize("target", model_files.FORMATS)
+@pytest.mark.parametrize("target", formats.names())
 @pytest.mark.parametrize("source", ["big_vision", "checkpoint"])
 def test_an_image_tower_alone_stays_one(
   source, target, expected, tmp_path, caplog

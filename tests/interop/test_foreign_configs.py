@@ -13,7 +13,7 @@ import test_convert
 from big_contrastive import convert
 from big_contrastive.config import errors, rules
 from big_contrastive.data.tokenizers.tokenizer import build_tokenizer
-from big_contrastive.interop import bundle, model_files
+from big_contrastive.interop import model_files, sections
 from big_contrastive.interop.hugging_face import config as hugging_face_config
 
 WORDS = test_convert.WORDS
@@ -251,7 +251,7 @@ def test_quantised_tensors_are_no_parameters(tmp_path):
 def test_a_temperature_that_overflows_is_no_traceback(tmp_path):
   model = test_convert.model()
   flat = rules.flatten(model.params) | {"t": np.float32(800)}
-  made = bundle.assembled(model.model, flat)
+  made = sections.assembled(model.model, flat)
   assert made.model["scale"] == np.inf
 
 
@@ -299,7 +299,7 @@ def test_merges_of_another_size_than_clips_are_written_beside_openclips(
   model_files.write(
     clip(words=rows, tokenizer=words), tmp_path / "oc", "open_clip"
   )
-  found = model_files.tokenizer(model_files.read(tmp_path / "oc"))
+  found = model_files.read(tmp_path / "oc").make_tokenizer()
   for said in ("a cat", "Cats!"):
     ids = words(said)
     end = list(ids).index(words.eos_id) + 1  # No token sees those behind it.

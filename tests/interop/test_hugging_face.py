@@ -8,7 +8,8 @@ import safetensors.numpy
 
 import peers
 from big_contrastive.config import errors, rules
-from big_contrastive.interop import bundle
+from big_contrastive.interop import model_files, sections
+from big_contrastive.interop.bundle import ModelBundle
 from big_contrastive.interop.formats import hugging_face
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -86,7 +87,7 @@ def test_towers_equal_transformers_both_ways_bit_for_bit(name, tmp_path):
   model = make(**kwargs)
   source, target = tmp_path / "hf", tmp_path / "out"
   model.save_pretrained(source)
-  read = bundle.read(source)
+  read = model_files.read(source)
   config = read.model["image"]
   images, tokens = peers.inputs(config["res"], 97, 7, eos)
   wanted = theirs(model, images, tokens)
@@ -118,12 +119,12 @@ def random_directory(path, res=24):
     "text": {"variant": "mu", "out_dim": 48} | size,
   }
   r = np.random.default_rng(0)
-  shapes = bundle.shapes(model, 99, 7, True)
+  shapes = sections.shapes(model, 99, 7, True)
   flat = {k: np.float32(r.normal(size=v)) for k, v in shapes.items()}
   ops = [["resize", {"size": res}]]
   path.mkdir()
   params = rules.unflatten(flat)
-  hugging_face.write(bundle.Portable(model, params, image=ops), path)
+  hugging_face.write(ModelBundle(model, params, image=ops), path)
   (path / "config.json").write_text(json.dumps(config))
   return flat
 
@@ -148,7 +149,7 @@ def test_several_files_and_their_index_are_one_model(tmp_path):
     safetensors.numpy.save_file(part, tmp_path / "a" / file)
   index = tmp_path / "a" / "model.safetensors.index.json"
   index.write_text(json.dumps({"weight_map": where}))
-  found = rules.flatten(bundle.read(tmp_path / "a").params)
+  found = rules.flatten(model_files.read(tmp_path / "a").params)
   assert found.keys() == flat.keys()
   for key, value in flat.items():
     np.testing.assert_array_equal(found[key], value)
@@ -160,7 +161,7 @@ def test_half_precision_files_are_read_exactly(tmp_path):
   arrays = safetensors.numpy.load_file(weights)
   half = {k: v.astype(np.float16) for k, v in arrays.items()}
   safetensors.numpy.save_file(half, weights)
-  found = bundle.read(tmp_path / "a").params["img"]["pos"]
+  found = model_files.read(tmp_path / "a").params["img"]["pos"]
   name = "vision_model.embeddings.position_embedding.weight"
   assert found.dtype == np.float32
   np.testing.assert_array_equal(found, half[name].astype(np.float32))
@@ -176,7 +177,7 @@ def test_all_wrong_tensors_are_told_at_once(tmp_path):
   arrays[name] = np.zeros((9, 48), np.float32)
   safetensors.numpy.save_file(arrays, weights)
   with pytest.raises(errors.UserError) as e:
-    bundle.read(tmp_path / "a")
+    model_files.read(tmp_path / "a")
   told = str(e.value)
   assert "missing: logit_bias (1,)" in told
   assert "unknown: vision_model.extra.weight (3,)" in told
@@ -190,7 +191,7 @@ def test_broken_directories_are_one_clear_line_each(tmp_path):
 
   def told():
     with pytest.raises(errors.UserError) as e:
-      bundle.read(a)
+      model_files.read(a)
     assert "\n" not in str(e.value)
     return str(e.value)
 

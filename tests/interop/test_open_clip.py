@@ -11,9 +11,10 @@ import pytest
 import peers
 from big_contrastive import convert
 from big_contrastive.config import errors, rules
-from big_contrastive.interop import bundle, model_files
+from big_contrastive.interop import model_files
 from big_contrastive.interop.formats import open_clip as ours
 from big_contrastive.interop.open_clip import config as open_clip_config
+from big_contrastive.models import build
 
 torch = peers.torch()
 open_clip = pytest.importorskip("open_clip")
@@ -155,7 +156,7 @@ def test_same_outputs_and_the_same_files_back(name, tmp_path):
   images, tokens = inputs(config)
   expected = theirs(peer, images, tokens)
   assert not np.allclose(expected[0][0], expected[0][1], atol=0.05)
-  model = bundle.read(save(peer, config, tmp_path / "a"))
+  model = model_files.read(save(peer, config, tmp_path / "a"))
   assert_close(embeddings(model, images, tokens), expected)
   model_files.write(model, tmp_path / "b", "open_clip")
   again = open_clip.create_model(f"local-dir:{tmp_path / 'b'}").eval()
@@ -166,7 +167,7 @@ def test_same_outputs_and_the_same_files_back(name, tmp_path):
     assert torch.equal(value, after[key]), key
   text = model.model["text"]
   assert text["pool"] == config["text_cfg"].get("pool_type", "argmax")
-  assert rules.shapes(bundle.read(tmp_path / "b").params) == rules.shapes(
+  assert rules.shapes(model_files.read(tmp_path / "b").params) == rules.shapes(
     model.params
   )
 
@@ -174,8 +175,8 @@ def test_same_outputs_and_the_same_files_back(name, tmp_path):
 @pytest.mark.parametrize("ending", ["pt", "bin"])
 def test_torch_files_are_read_with_weights_only(ending, tmp_path):
   peer = make(CLIP)
-  a = bundle.read(save(peer, CLIP, tmp_path / "a"))
-  b = bundle.read(save(peer, CLIP, tmp_path / "b", ending))
+  a = model_files.read(save(peer, CLIP, tmp_path / "a"))
+  b = model_files.read(save(peer, CLIP, tmp_path / "b", ending))
   a, b = rules.flatten(a.params), rules.flatten(b.params)
   assert a.keys() == b.keys()
   for key, value in a.items():
@@ -197,7 +198,7 @@ def test_code_in_a_pickle_is_not_run(tmp_path):
   ran = tmp_path / "ran"
   torch.save({"state_dict": Evil(ran)}, path / "open_clip_model.pt")
   with pytest.raises(errors.UserError, match="holds code") as e:
-    bundle.read(path)
+    model_files.read(path)
   assert "\n" not in str(e.value) and not ran.exists()
 
 
@@ -210,7 +211,7 @@ def test_wrong_directories_are_one_line(tmp_path):
 
   def told(match):
     with pytest.raises(errors.UserError, match=match) as e:
-      bundle.read(path)
+      model_files.read(path)
     assert "\n" not in str(e.value)
     weights.write_bytes(whole)
     config.write_text(said)
@@ -239,12 +240,12 @@ def test_a_resnet_and_another_timm_tower_are_said_to_be_none(tmp_path):
     wrong = changed(CLIP, vision)
     path = save(make(CLIP), wrong, tmp_path / said)
     with pytest.raises(errors.UserError, match=said):
-      bundle.read(path)
+      model_files.read(path)
 
 
 def test_timm_towers_with_another_gelu_need_openclip_4(caplog):
   """timm's B/16 has exact gelu, SigLIP was trained with the approximation."""
-  image = bundle.defaults("image") | {"variant": "B/16", "res": 224}
+  image = build.defaults("image") | {"variant": "B/16", "res": 224}
   with caplog.at_level(logging.WARNING):
     vision, _ = open_clip_config.write_image_timm(image)
   assert vision["timm_model_kwargs"] == {"act_layer": "gelu_tanh"}

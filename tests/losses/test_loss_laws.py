@@ -9,7 +9,7 @@ import pytest
 from benchmarks import hlo
 from benchmarks import step as whole_step
 from big_contrastive.config import registry
-from big_contrastive.objectives import pairs
+from big_contrastive.objectives import _base
 from big_contrastive.parallel import placement
 from big_contrastive.training import step
 
@@ -22,7 +22,7 @@ D = 512
 def plan(name, mesh, size, side=None, dtype="float32"):
   """Value and all gradients of a global batch, compiled for one device."""
   loss = functools.partial(registry.module("losses", name, "").loss, tile=side)
-  over_mesh = pairs.over_mesh(loss, mesh)
+  over_mesh = _base.over_mesh(loss, mesh)
 
   def value(x):
     return over_mesh(x["zimg"], x["ztxt"], x["t"], x.get("b"), None)

@@ -10,7 +10,7 @@ import pytest
 from benchmarks import baselines, hlo
 from big_contrastive.config import registry
 from big_contrastive.losses import _pairwise
-from big_contrastive.objectives import pairs
+from big_contrastive.objectives import _base
 
 LOSSES = registry.names("losses")
 DEVICES = (1, 2, 3, 4, 8)
@@ -71,7 +71,7 @@ def test_every_loss_has_a_formula_to_be_held_against():
 @functools.cache
 def _value_and_grad(name, mesh, with_ids, tile=None):
   loss = functools.partial(registry.module("losses", name, "").loss, tile=tile)
-  over_mesh = pairs.over_mesh(loss, mesh)
+  over_mesh = _base.over_mesh(loss, mesh)
 
   def value(x, ids):
     return over_mesh(x["zimg"], x["ztxt"], x["t"], x.get("b"), ids)
@@ -280,7 +280,7 @@ def test_evaluation_computes_no_gradients(name):
 def test_a_frozen_tower_costs_no_gradient(name, frozen, mesh):
   """And those of the other tower and the scale are what they were."""
   loss = functools.partial(registry.module("losses", name, "").loss, tile=4)
-  over_mesh = pairs.over_mesh(loss, mesh(4))
+  over_mesh = _base.over_mesh(loss, mesh(4))
 
   def value(x, fixed):
     x = x | fixed
@@ -315,7 +315,7 @@ def test_baselines_are_the_same_loss(baseline, name, mesh):
 
   zimg, ztxt = embeddings(16)
   ids = np.arange(16, dtype=np.int32)
-  over_mesh = pairs.over_mesh(adapted, mesh(4))
+  over_mesh = _base.over_mesh(adapted, mesh(4))
   x = inputs(name, zimg, ztxt, 14.3)
 
   def value(x):

@@ -17,10 +17,11 @@ from big_contrastive.data.transforms import naflex as patches
 from big_contrastive.data.transforms import operations
 from big_contrastive.factory import experiment
 from big_contrastive.inference.model import load
-from big_contrastive.interop import bundle, model_files
+from big_contrastive.interop import formats, model_files
 from big_contrastive.interop.formats import big_vision
-from big_contrastive.models import naflex, two_tower
+from big_contrastive.models import naflex
 from big_contrastive.models.build import build_model
+from big_contrastive.models.model import merge
 from big_contrastive.training import loop
 
 PATCH, MOST = 8, 20
@@ -138,10 +139,9 @@ def test_more_padding_changes_nothing():
   for most, images in ((MOST, few), (MOST + pads, many)):
     sections = model().model
     sections["image"]["max_patches"] = most
-    _, abstract = build_model(sections, test_convert.WORDS)
-    graph, _ = two_tower.split(abstract)
+    graph = build_model(sections, test_convert.WORDS).graph
     params = jax.tree.map(jnp.asarray, model().params)
-    towers = two_tower.merge(graph, params)
+    towers = merge(graph, params)
     zimg.append(jax.jit(towers.embed_image)(jnp.asarray(images)))
   np.testing.assert_allclose(*zimg, atol=2e-6)
   assert np.abs(np.corrcoef(zimg[0])[0, 1]) < 0.999
@@ -218,13 +218,13 @@ def test_the_image_processor_is_read_wherever_transformers_saves_it(tmp_path):
   whole = tmp_path / "hf" / "processor_config.json"
   classes = {"processor_class": "Siglip2Processor"}
   whole.write_text(json.dumps(classes))
-  assert bundle.read(tmp_path / "hf").image == OPS
+  assert model_files.read(tmp_path / "hf").image == OPS
   section = json.loads(alone.read_text())
   alone.write_text(json.dumps(section | {"max_num_patches": 9}))
   section |= {"image_mean": [0.1, 0.2, 0.3]}
   whole.write_text(json.dumps(classes | {"image_processor": section}))
   for _ in range(2):
-    read = bundle.read(tmp_path / "hf")
+    read = model_files.read(tmp_path / "hf")
     assert read.image == OPS and read.model["image"]["max_patches"] == MOST
     assert read.model["image"]["mean"] == [0.1, 0.2, 0.3]
     alone.unlink(missing_ok=True)
@@ -242,7 +242,7 @@ def test_what_their_processor_saves_is_read(tmp_path):
     transformers.Siglip2ImageProcessor(patch_size=PATCH, max_num_patches=MOST),
     words,
   ).save_pretrained(path)
-  assert bundle.read(path).image == OPS
+  assert model_files.read(path).image == OPS
 
 
 def test_other_formats_hold_it_or_say_that_they_can_t(tmp_path):
@@ -302,7 +302,7 @@ def test_towers_equal_transformers_both_ways_bit_for_bit(tmp_path):
   peer, source, target = theirs(), tmp_path / "hf", tmp_path / "out"
   peer.save_pretrained(source)
   processor().save_pretrained(source)
-  read = bundle.read(source)
+  read = model_files.read(source)
   assert read.model["image"]["max_patches"] == MOST and read.image == OPS
   _, tokens = peers.inputs(8, 97, 7)
   tokens = np.concatenate([tokens, tokens[:2] + 1])
@@ -319,7 +319,7 @@ def test_towers_equal_transformers_both_ways_bit_for_bit(tmp_path):
   assert np.abs(np.corrcoef(wanted[0])[0, 1]) < 0.999
   peers.check(peers.ours(read, packed(), tokens), wanted)
   target.mkdir()
-  bundle.module("hugging_face").write(read, target)
+  formats.module("hugging_face").write(read, target)
   peers.check_tensors(source, target)
   again, info = transformers.AutoModel.from_pretrained(
     target, output_loading_info=True

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from big_contrastive.config import errors, rules
-from big_contrastive.models import layers, two_tower
+from big_contrastive.models import layers
 from big_contrastive.models.image import vit
+from big_contrastive.models.model import Model, split, unit
 from big_contrastive.models.text import transformer
 
 RES = 32
@@ -46,9 +47,9 @@ def test_siglip_b16_has_the_published_number_of_parameters():
     txt = transformer.TextTower(
       "B", vocab_size=32_000, length=64, out_dim=768, rngs=rngs
     )
-    return two_tower.TwoTower(img, txt, t=np.log(10), b=-10.0)
+    return Model(img, txt, t=np.log(10), b=-10.0)
 
-  _, params = two_tower.split(nnx.eval_shape(build))
+  _, params = split(nnx.eval_shape(build))
   # big_vision's own tree, counted by eval_shape: research/big_vision.md.
   assert rules.count(params) == 203_155_970
 
@@ -119,9 +120,9 @@ def test_remat_changes_neither_value_nor_gradient(policy):
 
 def test_unit_embeddings_are_unit_and_have_a_finite_gradient_at_zero():
   x = jnp.asarray(np.random.default_rng(0).normal(size=(5, 7)), jnp.float32)
-  norms = np.linalg.norm(two_tower.unit(x), axis=1)
+  norms = np.linalg.norm(unit(x), axis=1)
   np.testing.assert_allclose(norms, 1, rtol=1e-6)
-  grad = jax.grad(lambda x: two_tower.unit(x)[:, 0].sum())(jnp.zeros((2, 3)))
+  grad = jax.grad(lambda x: unit(x)[:, 0].sum())(jnp.zeros((2, 3)))
   assert np.isfinite(grad).all()
 
 
@@ -154,7 +155,7 @@ def test_flip_is_the_tower_on_the_patches_that_are_kept():
   tower = image_tower(keep=0.5, pool="gap")
   kept = np.asarray(vit.draw_patches(keys(), 16, 0.5))
   x = (
-    tower.embed(vit.patchify(tower._normalise(images()), 8))
+    tower.embed(vit.patchify(tower._normalize(images()), 8))
     + tower.pos[...][None]
   )
   x = jnp.take_along_axis(x, jnp.asarray(kept)[:, :, None], axis=1)
@@ -205,7 +206,7 @@ def test_patches_are_cut_row_by_row():
   )
 
 
-def test_pixels_are_normalised_on_the_device():
+def test_pixels_are_normalized_on_the_device():
   tower = image_tower(mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
   floats = (images() / jnp.float32(255)) - jnp.asarray([[[[0.5, 0.4, 0.3]]]])
   floats = floats / jnp.asarray([[[[0.2, 0.3, 0.4]]]])

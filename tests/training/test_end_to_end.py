@@ -43,7 +43,7 @@ def lines(workdir):
 
 
 def params(workdir):
-  return checkpointer.read_arrays(find.find(str(workdir), "x"))
+  return checkpointer.read_exported(find.find(str(workdir), "x"))
 
 
 @pytest.mark.parametrize("name", ["siglip", "clip", "lit", "flip", "demo"])

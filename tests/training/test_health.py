@@ -10,13 +10,15 @@ import pytest
 
 import tiny
 from big_contrastive.config import errors, registry, rules
+from big_contrastive.objectives import pairs
 from big_contrastive.training import health, step
 
 NAMES = ["the loss", "the update", "the gradient of t"]
 
 
-def make(folder, **limits):
-  return health.Health(health.Limits(**limits), NAMES, folder, skipped=0)
+def make(folder, warmup=0, skip_nonfinite=False, **fields):
+  limits = health.Limits(pairs.Pairs(None, **fields), warmup, skip_nonfinite)
+  return health.Health(limits, NAMES, folder, skipped=0)
 
 
 def batch(size=40, same=0, ids=None):
@@ -70,17 +72,19 @@ def test_chance_is_the_best_that_equal_embeddings_get(loss, size):
 
 def test_guessing_after_warm_up_is_told_once(tmp_path):
   chance = math.log(64)
-  watch = make(tmp_path, chance=chance, warmup=100)
+  watch = make(tmp_path, guess=chance, warmup=100)
   told = [
-    watch.warnings(s, {"train/loss": chance}, batch())
+    watch.warnings(s, {"train/loss": chance, "train/t": 1.0}, batch())
     for s in range(0, 400, 10)
   ]
   assert not any(told[:20]) and sum(map(len, told)) == 1
   (line,) = next(filter(None, told))
   assert "guessing (4.159)" in line and "wrong images" in line
-  learning = make(tmp_path, chance=chance, warmup=100)
+  learning = make(tmp_path, guess=chance, warmup=100)
   for s in range(0, 400, 10):
-    assert not learning.warnings(s, {"train/loss": 0.9 * chance}, batch())
+    assert not learning.warnings(
+      s, {"train/loss": 0.9 * chance, "train/t": 1.0}, batch()
+    )
 
 
 def test_a_temperature_at_its_bound_is_told(tmp_path):
@@ -92,7 +96,7 @@ def test_a_temperature_at_its_bound_is_told(tmp_path):
 
 
 def test_equal_captions_are_told_unless_their_ids_say_so(tmp_path):
-  values = {"train/loss": 1.0}
+  values = {"train/loss": 1.0, "train/t": 1.0}
   assert not make(tmp_path).warnings(1, values, batch(same=4))
   (line,) = make(tmp_path).warnings(1, values, batch(same=21))
   assert "50% of the captions" in line and "equal id" in line
@@ -118,13 +122,13 @@ def poisoned(mesh, **kwargs):
   recipe, _ = tiny.make_step(mesh, keep=1.0, dropout=0.0)
   objective = recipe.objective
 
-  def bad(params, extra, batch, rng):
-    loss, rest = objective(params, extra, batch, rng)
-    broken = jnp.where(batch["id"][0] == 99, jnp.nan, 0.0)
-    return loss + silent(params["txt"]["pos"].sum(), broken), rest
+  class Bad(pairs.Pairs):
+    def __call__(self, params, extra, batch, rng, step):
+      loss, rest = objective(params, extra, batch, rng, step)
+      broken = jnp.where(batch["id"][0] == 99, jnp.nan, 0.0)
+      return loss + silent(params["txt"]["pos"].sum(), broken), rest
 
-  bad.init_extra, bad.project = objective.init_extra, objective.project
-  object.__setattr__(recipe, "objective", bad)
+  object.__setattr__(recipe, "objective", Bad(objective.setting))
   for key, value in kwargs.items():
     object.__setattr__(recipe, key, value)
   return recipe

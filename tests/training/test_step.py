@@ -9,7 +9,7 @@ import pytest
 
 import tiny
 from big_contrastive.config import rules
-from big_contrastive.models import two_tower
+from big_contrastive.models.model import merge
 from big_contrastive.parallel import sharding
 from big_contrastive.training import step
 
@@ -102,11 +102,12 @@ def test_init_never_holds_unsharded_weights(mesh):
 
 def gradients(mesh, **kwargs):
   recipe, _ = tiny.make_step(mesh, **kwargs)
-  flat = rules.flatten(recipe.init_params(jax.random.key(1)))
+  flat = rules.flatten(recipe.objective.init(jax.random.key(1)))
 
   def value(trained):
     params = rules.unflatten(flat | trained)
-    return recipe.objective(params, {}, tiny.batch(mesh, 0), jax.random.key(2))
+    batch, rng = tiny.batch(mesh, 0), jax.random.key(2)
+    return recipe.objective(params, {}, batch, rng, 0)
 
   run = jax.jit(jax.value_and_grad(value, has_aux=True))
   (loss, _), grads = run({k: flat[k] for k in recipe.trained})
@@ -114,24 +115,25 @@ def gradients(mesh, **kwargs):
 
 
 @pytest.mark.parametrize(
-  ("loss", "frozen", "parts"),
+  ("loss", "frozen", "micro_batches"),
   [
-    ("sigmoid", (), [(1, (2, 2)), (1, (8, 1)), (2, (2, 8))]),
-    ("softmax", (), [(2, (8, 2))]),
-    ("sigmoid", ("img",), [(1, (8, 2))]),
-    ("softmax", ("txt",), [(2, (2, 8))]),
+    ("sigmoid", (), [(1, (8, 8)), (1, (2, 16)), (2, (8, 2))]),
+    ("softmax", (), [(2, (2, 8))]),
+    ("sigmoid", ("img",), [(1, (2, 8))]),
+    ("softmax", ("txt",), [(2, (8, 2))]),
   ],
 )
 def test_micro_batches_have_the_gradients_of_the_whole_batch(
-  loss, frozen, parts, mesh
+  loss, frozen, micro_batches, mesh
 ):
   """Masked patches, dropout, t and b included; each tower on its own."""
   kwargs = dict(loss=loss, freeze=frozen, keep=1.0 if frozen else 0.5)
   whole, whole_grads = gradients(mesh(1), **kwargs)
   # In the max norm of the whole gradient: some of its parts are all but 0.
   most = max(np.abs(grad).max() for grad in whole_grads.values())
-  for devices, k in parts:
-    value, grads = gradients(mesh(devices), parts=k, **kwargs)
+  for devices, (image, text) in micro_batches:
+    sizes = {"image": image, "text": text}
+    value, grads = gradients(mesh(devices), micro_batch=sizes, **kwargs)
     np.testing.assert_allclose(value, whole, rtol=1e-6)
     assert "t" in grads and ("b" in grads) == (loss == "sigmoid")
     for name, grad in grads.items():
@@ -173,7 +175,7 @@ def test_a_frozen_tower_has_no_backward_and_no_dropout(mesh):
 
   assert dots(locked) < 0.7 * dots(free)
   state, batch = locked.init(), tiny.batch(mesh(1), 0)
-  model = two_tower.merge(graph, state.params)
+  model = merge(graph, state.params)
   zimg = model.embed_image(batch["image"])
   seen = {}
 
@@ -215,7 +217,7 @@ def test_logit_means_are_those_of_the_matrix(mesh):
   recipe, graph = tiny.make_step(mesh(4), keep=1.0, dropout=0.0)
   placed = step.place(recipe, mesh(4), [(".*", "fsdp")])
   state, batch = placed.init(), tiny.batch(mesh(4), 0)
-  model = two_tower.merge(graph, jax.device_get(state.params))
+  model = merge(graph, jax.device_get(state.params))
   zimg = np.asarray(model.embed_image(jnp.asarray(np.asarray(batch["image"]))))
   ztxt = np.asarray(model.embed_text(jnp.asarray(np.asarray(batch["text"]))))
   logits = np.exp(2.3) * zimg @ ztxt.T - 10

@@ -18,8 +18,10 @@ import ml_dtypes
 import numpy as np
 
 from big_contrastive.config import errors, rules
-from big_contrastive.interop import bundle, mapping
+from big_contrastive.interop import mapping, sections
 from big_contrastive.interop.big_vision import weights as big_vision_weights
+from big_contrastive.interop.bundle import ModelBundle
+from big_contrastive.models import build
 
 Arrays = dict[str, np.ndarray]
 
@@ -40,12 +42,16 @@ _OLD = {
 }
 
 
-def recognise(path: pathlib.Path) -> bool:
+MAY_LACK: tuple[str, ...] = ("text", "tokenizer", "preprocessing")
+SUFFIX = ".npz"
+
+
+def recognize(path: pathlib.Path) -> bool:
   """Whether it is an .npz file."""
   return path.suffix == ".npz" and path.is_file()
 
 
-def read(path: pathlib.Path) -> bundle.Portable:
+def read(path: pathlib.Path, where: str = "path") -> ModelBundle:
   """Returns the model of a file; of a ViT alone only its image tower.
 
   Raises:
@@ -55,14 +61,14 @@ def read(path: pathlib.Path) -> bundle.Portable:
   return _model(_load(path), path)
 
 
-def read_image_tower(path: pathlib.Path) -> bundle.Portable:
+def read_image_tower(path: pathlib.Path) -> ModelBundle:
   """Returns the image tower alone, whatever else a file has."""
   arrays = _load(path)
   return _model({k: v for k, v in arrays.items() if k[:4] == "img/"}, path)
 
 
 def write(
-  model: bundle.Portable,
+  model: ModelBundle,
   path: pathlib.Path,
   *,
   scanned: bool = False,
@@ -80,25 +86,26 @@ def write(
   Raises:
     UserError: for a tower that big_vision does not have.
   """
+  sections.check_positions(model)
   own = {"activation": "gelu_tanh", "eps": 1e-6}
   plain = {
     "pos": "learned", "pre_norm": False, "patch_bias": True, "cls_pos": False,
     # Not in the file, and so what everybody takes.
     "mean": [0.5] * 3, "std": [0.5] * 3,
   }  # fmt: skip
-  image = bundle.defaults("image") | model.model["image"]
+  image = build.defaults("image") | model.model["image"]
   stats = {k: list(image[k]) for k in ("mean", "std")}
-  bundle.require("image", image | stats, plain | own)
+  sections.require("image", image | stats, plain | own)
   _check_side(image)
-  text = bundle.defaults("text") | model.model.get("text", {})
+  text = build.defaults("text") | model.model.get("text", {})
   if bert := text["norm"] == "post":
-    size = bundle.sizes(text, "config.model.text.variant")
+    size = sections.sizes(text)
     heads = {"heads": size["width"] // _HEAD_WIDTH}
-    bundle.require("text", text | size, _BERT | heads)
+    sections.require("text", text | size, _BERT | heads)
   else:
     # Others are not in the file, and would be read as "last".
     pools = {"pool": ("last", "map"), "causal": False}
-    bundle.require("text", text, bundle.PLAIN_TEXT | pools | own)
+    sections.require("text", text, sections.PLAIN_TEXT | pools | own)
   flat = rules.flatten(model.params)
   rows = big_vision_weights.table(
     scanned, bert, image["max_patches"] is not None
@@ -114,14 +121,14 @@ def write(
 
 def _check_side(image: dict[str, Any]) -> None:
   """Raises UserError for pixels past the last patch: files don't tell them."""
-  res, patch = image["res"], bundle.patch(image)
+  res, patch = image["res"], sections.patch(image)
   if res % patch and (res, patch) != (384, 14):
     allowed = f"a multiple of the patch side {patch} in this format"
     thing = "config.model.image.res"
-    raise errors.UserError(thing, res, allowed, bundle.ANOTHER)
+    raise errors.UserError(thing, res, allowed, sections.ANOTHER)
 
 
-def _model(arrays: Arrays, path: pathlib.Path) -> bundle.Portable:
+def _model(arrays: Arrays, path: pathlib.Path) -> ModelBundle:
   """The model of arrays by their names of today."""
   scanned = any("/encoderblock/" in k for k in arrays)
   model: dict[str, Any] = {"image": _image(arrays, path)}
@@ -138,7 +145,7 @@ def _model(arrays: Arrays, path: pathlib.Path) -> bundle.Portable:
     model["text"] = _text(arrays, path)
   text = model.get("text", {"variant": "mu", "out_dim": None})
   both = model | {"text": text}
-  shapes = bundle.shapes(both, vocab_size, length, bias="b" in arrays)
+  shapes = sections.shapes(both, vocab_size, length, bias="b" in arrays)
   if not whole:
     shapes = {k: v for k, v in shapes.items() if k.startswith("img/")}
   most = model["image"].get("max_patches")
@@ -151,9 +158,9 @@ def _model(arrays: Arrays, path: pathlib.Path) -> bundle.Portable:
   size = {"size": model["image"]["res"], "method": "bilinear"}
   ops: list = [["resize", size]]
   if most is not None:
-    patch = bundle.patch(model["image"])
+    patch = sections.patch(model["image"])
     ops = [["naflex", {"patch": patch, "most": most, "method": "bilinear"}]]
-  return bundle.assembled(model, flat, image=ops)
+  return sections.assembled(model, flat, image=ops)
 
 
 def _image(arrays: Arrays, path: pathlib.Path) -> dict[str, Any]:
@@ -199,7 +206,7 @@ def _bert(arrays: Arrays, path: pathlib.Path) -> dict[str, Any]:
     remedy = "The number of heads is not in the file, so it is a rule."
     allowed = f"a multiple of {_HEAD_WIDTH}, the width of a head"
     raise errors.UserError(f"width of BERT in {path}", width, allowed, remedy)
-  size = bundle.size(width, depth, mlp, heads)
+  size = sections.size(width, depth, mlp, heads)
   return size | _BERT | _project(arrays, "txt")
 
 
@@ -225,7 +232,7 @@ def _section(
   width, heads, _ = _shape(arrays, query, 3 + skip, path)[skip:]
   dense = f"{block}/MlpBlock_0/Dense_0/kernel"
   _, mlp = _shape(arrays, dense, 2 + skip, path)[skip:]
-  return bundle.size(width, depth, mlp, heads)
+  return sections.size(width, depth, mlp, heads)
 
 
 def _shape(

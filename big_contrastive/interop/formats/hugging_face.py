@@ -11,19 +11,24 @@ import pathlib
 import numpy as np
 
 from big_contrastive.config import rules
-from big_contrastive.interop import bundle, files, mapping, processors
+from big_contrastive.interop import files, mapping, processors, sections
+from big_contrastive.interop.bundle import ModelBundle
 from big_contrastive.interop.hugging_face import config as hugging_face_config
 from big_contrastive.interop.hugging_face import weights as hugging_face_weights
 
 _WEIGHTS = "model.safetensors"
 
 
-def recognise(path: pathlib.Path) -> bool:
+MAY_LACK: tuple[str, ...] = ()
+SUFFIX = ""
+
+
+def recognize(path: pathlib.Path) -> bool:
   """Whether it is a directory with config.json."""
   return (path / "config.json").is_file()
 
 
-def read(path: pathlib.Path) -> bundle.Portable:
+def read(path: pathlib.Path, where: str = "path") -> ModelBundle:
   """Returns the model of a directory.
 
   Raises:
@@ -41,9 +46,9 @@ def read(path: pathlib.Path) -> bundle.Portable:
   flat = mapping.read(
     hugging_face_weights.TABLES[family], stored, shapes, str(path)
   )
-  res, patch = model["image"]["res"], bundle.patch(model["image"])
+  res, patch = model["image"]["res"], sections.patch(model["image"])
   section, fields = processors.read_hugging_face(path, family, res, patch)
-  return bundle.assembled(model, flat, section, **fields)
+  return sections.assembled(model, flat, section, **fields)
 
 
 def _weights(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -58,17 +63,18 @@ def _weights(path: pathlib.Path) -> dict[str, np.ndarray]:
   return merged
 
 
-def write(model: bundle.Portable, path: pathlib.Path) -> None:
+def write(model: ModelBundle, path: pathlib.Path) -> None:
   """Writes config.json, weights, and files of tokenizer and image processor.
 
   Args:
     model: a SigLIP (pool "map", a bias), also one of images of any shape, or
       a CLIP (class token, causal).
-    path: a directory that exists and is empty.
+    path: of the directory, which is made.
 
   Raises:
     UserError: for a model that neither of their classes is.
   """
+  sections.check_positions(model)
   image, text = (dict(model.model[k]) for k in ("image", "text"))
   family = "siglip" if image.get("pool", "map") == "map" else "clip"
   if image.get("max_patches") is not None:
@@ -79,6 +85,7 @@ def write(model: bundle.Portable, path: pathlib.Path) -> None:
   arrays = mapping.write(
     hugging_face_weights.TABLES[family], flat, f"a {family} model"
   )
+  path.mkdir(exist_ok=True)
   processors.write_hugging_face(model, path, family)
   (path / "config.json").write_text(json.dumps(config, indent=2) + "\n")
   files.write_safetensors(arrays, path / _WEIGHTS)

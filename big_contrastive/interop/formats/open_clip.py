@@ -13,7 +13,8 @@ import numpy as np
 
 from big_contrastive.config import errors, rules
 from big_contrastive.data.tokenizers.tokenizer import restore_tokenizer
-from big_contrastive.interop import bundle, files, mapping, processors
+from big_contrastive.interop import files, mapping, processors, sections
+from big_contrastive.interop.bundle import ModelBundle
 from big_contrastive.interop.open_clip import (
   config as open_clip_config,
 )
@@ -21,16 +22,21 @@ from big_contrastive.interop.open_clip import (
   weights as open_clip_weights,
 )
 from big_contrastive.interop.tokenizers import read as read_tokenizers
+from big_contrastive.models import build
 
 _CONFIG, _WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 
 
-def recognise(path: pathlib.Path) -> bool:
+MAY_LACK: tuple[str, ...] = ()
+SUFFIX = ""
+
+
+def recognize(path: pathlib.Path) -> bool:
   """Whether it is a directory with open_clip_config.json."""
   return (path / _CONFIG).is_file()
 
 
-def read(path: pathlib.Path) -> bundle.Portable:
+def read(path: pathlib.Path, where: str = "path") -> ModelBundle:
   """Returns the model of a directory.
 
   Raises:
@@ -52,7 +58,7 @@ def read(path: pathlib.Path) -> bundle.Portable:
   model["text"]["vocab_size"], _ = shapes["txt/embed/embedding"]
   res = model["image"]["res"]
   section, fields = processors.read_open_clip(path, config, res)
-  return bundle.assembled(model, flat, section, **fields)
+  return sections.assembled(model, flat, section, **fields)
 
 
 def names(own: dict[str, Any], custom: bool) -> mapping.Shapes:
@@ -81,7 +87,7 @@ def _plan(
   }
   rows = open_clip_weights.table(timm, custom, text.get("proj_bias", False))
   vocab, length = text.get("vocab_size", 49408), text.get("context_length", 77)
-  return model, rows, bundle.shapes(model, vocab, length, bias)
+  return model, rows, sections.shapes(model, vocab, length, bias)
 
 
 def _weights(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -101,18 +107,19 @@ def _weights(path: pathlib.Path) -> dict[str, np.ndarray]:
   return files.read_torch(chosen)
 
 
-def write(model: bundle.Portable, path: pathlib.Path) -> None:
+def write(model: ModelBundle, path: pathlib.Path) -> None:
   """Writes config, weights and the tokenizer's files.
 
   Args:
     model: a CLIP, or a SigLIP of a size that timm has.
-    path: a directory that exists and is empty.
+    path: of the directory, which is made.
 
   Raises:
     UserError: for a model that OpenCLIP can't build.
   """
-  image = bundle.defaults("image") | model.model["image"]
-  text = bundle.defaults("text") | model.model["text"]
+  sections.check_positions(model)
+  image = build.defaults("image") | model.model["image"]
+  text = build.defaults("text") | model.model["text"]
   flat = rules.flatten(model.params)
   timm = image["pool"] == "map"
   vision, own = (
@@ -122,7 +129,7 @@ def write(model: bundle.Portable, path: pathlib.Path) -> None:
   )(image)
   texts = open_clip_config.write_text(text, flat)
   if not timm:
-    bundle.require_projection("image", image)
+    sections.require_projection("image", image)
   act = text["activation"]
   if (act == "quick_gelu") != own.get("quick_gelu", False):
     allowed = "the image tower's: quick_gelu is for both"
@@ -161,7 +168,7 @@ def write(model: bundle.Portable, path: pathlib.Path) -> None:
   files.write_safetensors(arrays, path / _WEIGHTS)
 
 
-def _is_clips(model: bundle.Portable) -> bool:
+def _is_clips(model: ModelBundle) -> bool:
   """Whether it is CLIP's own vocabulary, which comes with OpenCLIP."""
   words = restore_tokenizer(model.tokenizer, model.blob)
   own = words.spec["kind"] == "clip_bpe" and words.vocab_size == 49408

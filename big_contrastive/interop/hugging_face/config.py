@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 
 from big_contrastive.config import errors
-from big_contrastive.interop import bundle
+from big_contrastive.interop import sections
 from big_contrastive.interop.hugging_face import weights as hugging_face_weights
+from big_contrastive.models import build
 
 _ACTIVATIONS = {
   "gelu_tanh": "gelu_pytorch_tanh",
@@ -101,7 +102,7 @@ def describe(
   siglip = family != "clip"
   model = _siglip(image, text) if siglip else _clip(config, image, text)
   rows, length = text["vocab_size"], text["max_position_embeddings"]
-  shapes = bundle.shapes(model, rows, length, bias=siglip)
+  shapes = sections.shapes(model, rows, length, bias=siglip)
   model["text"]["vocab_size"] = rows
   return family, model, shapes
 
@@ -153,7 +154,7 @@ def _section(config: dict[str, Any]) -> dict[str, Any]:
   name = errors.choice("hidden_act", config["hidden_act"], names)
   size = [config[key] for key in _SIZE]
   width, mlp, depth, heads = size
-  return bundle.size(width, depth, mlp, heads) | {
+  return sections.size(width, depth, mlp, heads) | {
     "eps": config["layer_norm_eps"], "activation": names[name],
   }  # fmt: skip
 
@@ -186,8 +187,8 @@ def _look(config: dict[str, Any], where: str) -> None:
     if not isinstance(part, dict):
       remedy = "Is it the right file?"
       raise errors.UserError(f"{where}: {name}", part, "an object", remedy)
-    bundle.plain(part, _PLAIN, place)
-    bundle.unknown(part, _READ | _IDLE, place)
+    sections.plain(part, _PLAIN, place)
+    sections.unknown(part, _READ | _IDLE, place)
 
 
 def check(
@@ -214,17 +215,17 @@ def check(
   for name, given, needed in zip(
     ("image", "text"), (image, text), own[family], strict=True
   ):
-    plain = {"pos": "learned"} if name == "image" else bundle.PLAIN_TEXT
+    plain = {"pos": "learned"} if name == "image" else sections.PLAIN_TEXT
     needed |= plain
-    bundle.require(name, bundle.defaults(name) | given, needed)
-  bundle.require_projection("text", text)
+    sections.require(name, build.defaults(name) | given, needed)
+  sections.require_projection("text", text)
   if family == "clip":
-    bundle.require_projection("image", image)
+    sections.require_projection("image", image)
   if ("b" in flat) != (family != "clip"):
     allowed = f"{'None' if family == 'clip' else 'a number'} in this format"
     given = float(flat["b"]) if "b" in flat else None
     thing = "config.model.bias"
-    raise errors.UserError(thing, given, allowed, bundle.ANOTHER)
+    raise errors.UserError(thing, given, allowed, sections.ANOTHER)
   if text.get("pool") == "eos" and text.get("eos_id") == _LARGEST:
     allowed = "another id: transformers takes 2 for 'the largest id of a text'"
     remedy = "Choose --format open_clip, which pools at any id."
@@ -238,7 +239,7 @@ def write(
   flat: dict[str, np.ndarray],
 ) -> dict[str, Any]:
   vision, words = _sizes("image", image), _sizes("text", text)
-  patch = bundle.patch(image)
+  patch = sections.patch(image)
   vision |= {"image_size": image["res"], "patch_size": patch}
   if family == "siglip2":
     vision["num_patches"] = (vision.pop("image_size") // patch) ** 2
@@ -266,8 +267,8 @@ def write(
 
 
 def _sizes(name: str, section: dict[str, Any]) -> dict[str, Any]:
-  given = bundle.defaults(name) | section
-  own = bundle.sizes(section, f"config.model.{name}.variant")
+  given = build.defaults(name) | section
+  own = sections.sizes(section)
   return {
     "hidden_size": own["width"],
     "intermediate_size": own["mlp"],

@@ -5,7 +5,7 @@ import re
 from typing import Any
 
 from big_contrastive.config import errors
-from big_contrastive.interop import bundle
+from big_contrastive.interop import sections
 
 CONFIG = "open_clip_config.json"
 TIMM = re.compile(
@@ -68,8 +68,8 @@ def look(own: dict[str, Any]) -> None:
       raise errors.UserError(f"{CONFIG}: {name}", part, "an object", remedy)
     place = f"{CONFIG}: {name}."
     if name == "text_cfg" or not part.get("timm_model_name"):
-      bundle.plain(part, plain[name], place)
-    bundle.unknown(part, {*_KNOWN[name].split(), *plain[name]}, place)
+      sections.plain(part, plain[name], place)
+    sections.unknown(part, {*_KNOWN[name].split(), *plain[name]}, place)
 
 
 def _activation(own: dict[str, Any], section: dict[str, Any]) -> str:
@@ -94,7 +94,7 @@ def read_image_native(
     remedy = "ResNets are not read."
     raise errors.UserError("vision_cfg.layers", depth, "a number", remedy)
   mlp = int(width * cfg.get("mlp_ratio", 4.0))
-  section = bundle.size(width, depth, mlp, width // cfg.get("head_width", 64))
+  section = sections.size(width, depth, mlp, width // cfg.get("head_width", 64))
   section["variant"] += f"/{patch}"
   return section | {
     "res": res, "remainder": bool(res % patch), "pool": "tok",
@@ -117,7 +117,7 @@ def read_image_timm(own: dict[str, Any], cfg: dict[str, Any]) -> dict[str, Any]:
   exact = (patch, int(match[3])) in EXACT[size]
   kwargs = dict(cfg.get("timm_model_kwargs") or {})
   act = kwargs.pop("act_layer", None)
-  bundle.plain({"timm_model_kwargs": kwargs}, {"timm_model_kwargs": {}}, "")
+  sections.plain({"timm_model_kwargs": kwargs}, {"timm_model_kwargs": {}}, "")
   act = act or ("gelu" if exact else "gelu_tanh")
   return {
     "variant": f"{SIZES[size]}/{patch}", "res": res, "pool": "map",
@@ -133,7 +133,7 @@ def read_text(own: dict[str, Any], cfg: dict[str, Any]) -> dict[str, Any]:
   eos = {"eos_id": cfg.get("eos_id", 2)} if pool == "eos" else {}
   where, given = "text_cfg.proj_type", cfg.get("proj_type", "linear")
   none = errors.choice(where, given, ("linear", "none")) == "none"
-  return bundle.size(width, cfg.get("layers", 12), mlp, heads) | eos | {
+  return sections.size(width, cfg.get("layers", 12), mlp, heads) | eos | {
     "pool": pool, "causal": not cfg.get("no_causal_mask", False),
     "out_dim": None if none else own["embed_dim"],
     "out_bias": cfg.get("proj_bias", False),
@@ -149,11 +149,11 @@ def write_image_native(
     "pool": "tok", "cls_pos": True, "pos": "learned", "pre_norm": True,
     "patch_bias": False, "out_bias": False, "max_patches": None,
   }  # fmt: skip
-  bundle.require("image", image, needed)
-  size = bundle.sizes(image, "config.model.image.variant")
+  sections.require("image", image, needed)
+  size = sections.sizes(image)
   config = _shared(image, size) | {
     "image_size": image["res"],
-    "patch_size": bundle.patch(image),
+    "patch_size": sections.patch(image),
     "head_width": size["width"] // size["heads"],
   }
   own = {"quick_gelu": True} if image["activation"] == "quick_gelu" else {}
@@ -167,8 +167,8 @@ def write_image_timm(
     "pos": "learned", "pre_norm": False, "patch_bias": True, "out_dim": None,
     "eps": 1e-6, "activation": ("gelu", "gelu_tanh"), "max_patches": None,
   }  # fmt: skip
-  bundle.require("image", image, needed)
-  size = bundle.sizes(image, "config.model.image.variant")
+  sections.require("image", image, needed)
+  size = sections.sizes(image)
   variant, _, patch = image["variant"].partition("/")
   names = {ours: theirs for theirs, ours in SIZES.items()}
   name = f"vit_{names.get(variant)}_patch{patch}_siglip_{image['res']}"
@@ -195,7 +195,7 @@ def write_image_timm(
 def _known(name: str, size: dict[str, int], variant: str) -> bool:
   """Whether timm has it, in these sizes."""
   _, patch, res = TIMM.fullmatch(name).groups()[:3]  # type: ignore[union-attr]
-  own = bundle.sizes({"variant": variant}, "variant")
+  own = sections.sizes({"variant": variant})
   key = next(k for k, v in SIZES.items() if v == variant)
   both = EXACT[key] | TANH[key]
   return own == size and (int(patch), int(res)) in both
@@ -217,9 +217,9 @@ def _shared(section: dict[str, Any], size: dict[str, int]) -> dict[str, Any]:
 
 
 def write_text(text: dict[str, Any], flat: dict[str, Any]) -> dict[str, Any]:
-  needed = bundle.PLAIN_TEXT | {"pool": tuple(_POOLS)}
-  bundle.require("text", text, needed)
-  size = bundle.sizes(text, "config.model.text.variant")
+  needed = sections.PLAIN_TEXT | {"pool": tuple(_POOLS)}
+  sections.require("text", text, needed)
+  size = sections.sizes(text)
   config = _shared(text, size) | {
     "context_length": flat["txt/pos"].shape[0],
     "vocab_size": flat["txt/embed/embedding"].shape[0],

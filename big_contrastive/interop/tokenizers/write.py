@@ -10,7 +10,7 @@ from big_contrastive.data.tokenizers.tokenizer import (
   Tokenizer,
   restore_tokenizer,
 )
-from big_contrastive.interop import bundle
+from big_contrastive.interop import sections
 from big_contrastive.interop.tokenizers import fast as fast_tokenizers
 
 
@@ -79,7 +79,7 @@ def _check_padding(words: Tokenizer) -> None:
     allowed = "a special token: transformers pads with no other, and this"
     allowed += " text tower sees padding"
     thing = "padding of the tokenizer"
-    raise errors.UserError(thing, words.pad_id, allowed, bundle.ANOTHER)
+    raise errors.UserError(thing, words.pad_id, allowed, sections.ANOTHER)
 
 
 def _notes(spec: dict[str, Any]) -> list[str]:

@@ -6,11 +6,10 @@ from typing import Literal
 import flax.nnx as nnx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Num
 
 from big_contrastive.config import errors
-from big_contrastive.models import layers, naflex
+from big_contrastive.models import Features, layers, naflex, positions
 from big_contrastive.models.layers import ExampleKeys
 
 
@@ -71,26 +70,22 @@ class ImageTower(nnx.Module):
     pin: Callable = lambda x: x,
     rngs: nnx.Rngs,
   ):
-    size, self.patch = parse_variant(variant, res, remainder)
-    given = dict(width=width, depth=depth, mlp=mlp, heads=heads)
-    size |= {k: v for k, v in given.items() if v is not None}
-    check_heads(size, "config.model.image")
+    name, self.patch = parse_variant(variant, res, remainder)
+    size = layers.sized(name, width=width, depth=depth, mlp=mlp, heads=heads)
     if cls_pos and (pool != "tok" or pos != "learned"):
       allowed = 'False unless pool = "tok" and pos = "learned"'
       remedy = "It is the position of the class token."
-      raise errors.UserError(
-        "config.model.image.cls_pos", True, allowed, remedy
-      )
+      raise errors.UserError("cls_pos", True, allowed, remedy)
     if not 0 < keep <= 1:
       remedy = "FLIP keeps 0.5 or 0.25; 1 is off."
-      raise errors.UserError(
-        "config.model.image.keep", keep, "0 < keep <= 1", remedy
-      )
+      raise errors.UserError("keep", keep, "0 < keep <= 1", remedy)
     if max_patches is not None:
       _check_naflex(max_patches, pool=pool, pos=pos, keep=keep)
     w, self.side, self.res = size["width"], res // self.patch, res
     self.max_patches = max_patches
     self.width, self.pool, self.keep = w, pool, keep
+    self.has_pre_norm, self.projects = pre_norm, out_dim is not None
+    self.learned = pos == "learned"
     self.mean, self.std, self.dtype = tuple(mean), tuple(std), dtype
     normal = nnx.initializers.normal(w**-0.5)
     self.cls_pos = cls_pos
@@ -101,7 +96,7 @@ class ImageTower(nnx.Module):
     if pos == "learned":
       self.pos = nnx.Param(normal(rngs.params(), (length, w)))
     else:
-      self.fixed_pos = Fixed(sincos2d(self.side, w))
+      self.fixed_pos = positions.Fixed(positions.sincos2d(self.side, w))
     if pool == "tok":
       self.cls = nnx.Param(jnp.zeros((w,)))
     if pre_norm:
@@ -116,28 +111,34 @@ class ImageTower(nnx.Module):
       self.project = nnx.Linear(w, out_dim, use_bias=out_bias, **linear)
     self.out_dim = out_dim or w
 
-  def __call__(
+  def features(
     self, image: Num[Array, "b h w 3"], keys: ExampleKeys = None
-  ) -> Float[Array, "b d"]:
-    """Returns [b, out_dim] vectors, float32, not normalised.
+  ) -> Features:
+    """Returns tokens [b, l, w] and pooled vectors [b, w], in compute dtype.
 
     Args:
-      image: uint8 pixels, normalised here, or floats normalised already;
-        [b, *self.takes, 3], or with max_patches what data/image.py's `naflex`
-        makes.
+      image: uint8 pixels, normalized here, or floats normalized already;
+        [b, *self.takes, 3], or with max_patches what the operation `naflex`
+        packs (data/transforms/naflex.py).
       keys: one per example, for patches to keep and dropout; None evaluates.
     """
     x, mask = self._tokens(image, keys)
-    x = self.pre_norm(x) if hasattr(self, "pre_norm") else x
+    x = self.pre_norm(x) if self.has_pre_norm else x
     if keys is not None:
       keys = jax.vmap(lambda k: jax.random.fold_in(k, 1))(keys)
     x = self.encoder(x, keys, mask)
     if self.pool == "map":
-      x = self.head(x, mask)
+      pooled = self.head(x, mask)
     else:
-      x = x[:, 0] if self.pool == "tok" else x.mean(axis=1)
-    if hasattr(self, "project"):
-      x = self.project(x)
+      pooled = x[:, 0] if self.pool == "tok" else x.mean(axis=1)
+    return Features(x, pooled, mask)
+
+  def __call__(
+    self, image: Num[Array, "b h w 3"], keys: ExampleKeys = None
+  ) -> Float[Array, "b d"]:
+    """Returns [b, out_dim] vectors, float32, not normalized; see `features`."""
+    x = self.features(image, keys).pooled
+    x = self.project(x) if self.projects else x
     return x.astype(jnp.float32)
 
   @property
@@ -158,9 +159,8 @@ class ImageTower(nnx.Module):
     """Patches, some dropped, as vectors with positions; which are real."""
     if self.max_patches is not None:
       return self._any_shape(image)
-    x = patchify(self._normalise(image), self.patch)
-    fixed = hasattr(self, "fixed_pos")
-    pos = self.fixed_pos.array if fixed else self.pos[...]
+    x = patchify(self._normalize(image), self.patch)
+    pos = self.pos[...] if self.learned else self.fixed_pos.array
     first, pos = (pos[0], pos[1:]) if self.cls_pos else (0, pos)
     pos = jnp.broadcast_to(pos, (x.shape[0], *pos.shape))
     if keys is not None and self.keep < 1:
@@ -178,11 +178,11 @@ class ImageTower(nnx.Module):
   def _any_shape(self, image):
     x, grid = naflex.unpack(image)
     b, n = x.shape[:2]
-    x = self.embed(self._normalise(x).reshape(b, n, -1))
+    x = self.embed(self._normalize(x).reshape(b, n, -1))
     pos = naflex.positions(self.pos[...], grid, n).astype(self.dtype)
     return x + pos, naflex.real(grid, n)
 
-  def _normalise(self, image):
+  def _normalize(self, image):
     if image.dtype != jnp.uint8:
       return image.astype(self.dtype)
     mean, std = (
@@ -191,24 +191,11 @@ class ImageTower(nnx.Module):
     return ((image / jnp.float32(255) - mean) / std).astype(self.dtype)
 
 
-class Fixed:
-  """A constant table that is no parameter; equal if its content is."""
-
-  def __init__(self, array: np.ndarray):
-    self.array = array
-
-  def __eq__(self, other) -> bool:
-    return isinstance(other, Fixed) and np.array_equal(self.array, other.array)
-
-  def __hash__(self) -> int:
-    return hash(self.array.shape)
-
-
 def parse_variant(
   variant: str, res: int, remainder: bool = False
-) -> tuple[dict[str, int], int]:
-  """Returns the size and the patch side of "B/16", checked against res."""
-  where = "config.model.image.variant"
+) -> tuple[str, int]:
+  """Returns "B" and 16 of "B/16", the patch side checked against res."""
+  where = "variant"
   name, _, patch = variant.partition("/")
   if not patch.isdigit() or not int(patch):
     remedy = 'Write the patch side behind the size: "B/16".'
@@ -216,35 +203,24 @@ def parse_variant(
   if res % int(patch) and not remainder:
     near = max(1, round(res / int(patch))) * int(patch)
     raise errors.UserError(
-      "config.model.image.res",
+      "res",
       res,
       f"a multiple of the patch side {patch}",
       f"The nearest is {near}.",
     )
-  return layers.size_of(name, where), int(patch)
+  return name, int(patch)
 
 
 def _check_naflex(max_patches: int, **given: object) -> None:
   """Raises UserError for what is not defined where patches are padded."""
-  where = "config.model.image"
   if max_patches < 1:
     remedy = "SigLIP 2 has 256 to 1024; None is for images of one size."
-    raise errors.UserError(
-      f"{where}.max_patches", max_patches, ">= 1, or None", remedy
-    )
+    raise errors.UserError("max_patches", max_patches, ">= 1, or None", remedy)
   for name, only in {"pool": "map", "pos": "learned", "keep": 1.0}.items():
     if given[name] != only:
       allowed = f"{only!r} with max_patches"
-      remedy = f"Set {where}.max_patches = None, for images of one size."
-      raise errors.UserError(f"{where}.{name}", given[name], allowed, remedy)
-
-
-def check_heads(size: dict[str, int], where: str) -> None:
-  """Raises UserError unless the width divides over the heads."""
-  if size["width"] % size["heads"]:
-    allowed = f"a divisor of the width {size['width']}"
-    remedy = "Change heads or width."
-    raise errors.UserError(f"{where}.heads", size["heads"], allowed, remedy)
+      remedy = "Set max_patches = None, for images of one size."
+      raise errors.UserError(name, given[name], allowed, remedy)
 
 
 def patchify(
@@ -276,18 +252,4 @@ def draw_patches(keys: ExampleKeys, patches: int, keep: float) -> jax.Array:
   return jnp.sort(jnp.argsort(noise, axis=1)[:, :count], axis=1)
 
 
-def sincos2d(side: int, width: int) -> np.ndarray:
-  """Returns fixed positions [side * side, width] (MoCo v3, arXiv:2104.02057).
-
-  A quarter of the width each for sin and cos of column and row, at
-  wavelengths 2 pi to 20,000 pi.
-  """
-  if width % 4:
-    remedy = 'Change the width or use pos="learned".'
-    where = "config.model.image.width"
-    raise errors.UserError(where, width, "a multiple of 4", remedy)
-  row, column = np.mgrid[:side, :side]
-  omega = 1 / 10_000 ** np.linspace(0, 1, width // 4)
-  row, column = (np.outer(v.ravel(), omega) for v in (row, column))
-  waves = (np.sin(column), np.cos(column), np.sin(row), np.cos(row))
-  return np.concatenate(waves, axis=1).astype(np.float32)
+tower = ImageTower

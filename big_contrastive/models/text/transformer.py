@@ -9,8 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from big_contrastive.config import errors
-from big_contrastive.models import layers
-from big_contrastive.models.image.vit import check_heads
+from big_contrastive.models import Features, layers
 from big_contrastive.models.layers import ExampleKeys
 
 # Pools of one token that is not padding.
@@ -72,21 +71,19 @@ class TextTower(nnx.Module):
     pin: Callable = lambda x: x,
     rngs: nnx.Rngs,
   ):
-    size = layers.size_of(variant, "config.model.text.variant")
-    given = dict(width=width, depth=depth, mlp=mlp, heads=heads)
-    size |= {k: v for k, v in given.items() if v is not None}
-    check_heads(size, "config.model.text")
+    size = layers.sized(variant, width=width, depth=depth, mlp=mlp, heads=heads)
     if pool == "eos" and eos_id is None:
       remedy = "Use another pool, or a tokenizer that ends texts with EOS."
       allowed = "a pool that needs no EOS"
-      raise errors.UserError("config.model.text.pool", pool, allowed, remedy)
+      raise errors.UserError("pool", pool, allowed, remedy)
     if pad_id is not None and pool not in _NEVER_PADDING:
       allowed = f"one of {', '.join(_NEVER_PADDING)} where padding is masked"
-      remedy = "Or set config.model.text.pad_id = None."
-      raise errors.UserError("config.model.text.pool", pool, allowed, remedy)
+      remedy = "Or set pad_id = None."
+      raise errors.UserError("pool", pool, allowed, remedy)
     w = size["width"]
     self.pool, self.eos_id, self.dtype = pool, eos_id, dtype
     self.length, self.pad_id = length, pad_id
+    self.has_segments, self.projects = segments > 0, out_dim is not None
     normal = nnx.initializers.normal(w**-0.5)
     linear = dict(dtype=dtype, rngs=rngs)
     self.embed = nnx.Embed(vocab_size, w, embedding_init=normal, **linear)
@@ -104,27 +101,32 @@ class TextTower(nnx.Module):
       self.project = nnx.Linear(w, out_dim, use_bias=out_bias, **linear)
     self.out_dim = out_dim or w
 
-  def __call__(
+  def features(
     self, tokens: Int[Array, "b l"], keys: ExampleKeys = None
-  ) -> Float[Array, "b d"]:
-    """Returns [b, out_dim] vectors, float32, not normalised.
+  ) -> Features:
+    """Returns tokens [b, l, w] and pooled vectors [b, w], in compute dtype.
 
     Args:
       tokens: ids, padded to the tokenizer's length.
       keys: one per example, for dropout; None evaluates.
     """
     pos = self.pos[: tokens.shape[1]]
-    if hasattr(self, "segment"):
+    if self.has_segments:
       pos = pos + self.segment[0][None]
     mask = None if self.pad_id is None else tokens != self.pad_id
     x = self.embed(tokens) + pos.astype(self.dtype)[None]
     x = self.encoder(x, keys, mask)
-    x = self._pool(x, tokens)
-    if hasattr(self, "project"):
-      x = self.project(x)
+    return Features(x, self._pool(x, tokens), mask)
+
+  def __call__(
+    self, tokens: Int[Array, "b l"], keys: ExampleKeys = None
+  ) -> Float[Array, "b d"]:
+    """Returns [b, out_dim] vectors, float32, not normalized; see `features`."""
+    x = self.features(tokens, keys).pooled
+    x = self.project(x) if self.projects else x
     return x.astype(jnp.float32)
 
-  def flops(self) -> float:
+  def flops(self, train: bool = True) -> float:
     """Returns forward FLOPs of one text."""
     return self.encoder.flops(self.length)
 
@@ -138,3 +140,6 @@ class TextTower(nnx.Module):
       first = jnp.argmax(eos, axis=1)
       return jnp.take_along_axis(x, first[:, None, None], axis=1)[:, 0]
     return x[:, -1] if self.pool == "last" else x[:, 0]
+
+
+tower = TextTower

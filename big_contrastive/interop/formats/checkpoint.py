@@ -1,0 +1,61 @@
+"""Our own checkpoints, as a format of models like any other."""
+
+import pathlib
+
+import numpy as np
+
+from big_contrastive.checkpoints import checkpointer, find
+from big_contrastive.config import rules, schema
+from big_contrastive.data.tokenizers.tokenizer import restore_tokenizer
+from big_contrastive.interop.bundle import ModelBundle
+
+MAY_LACK = ("text",)
+SUFFIX = ""
+
+
+def recognize(path: pathlib.Path) -> bool:
+  """Whether it is a workdir, its folder of checkpoints, or one of them."""
+  if (path / find.FOLDER).is_dir() or (path / "params").is_dir():
+    return True
+  return any((d / "params").is_dir() for d in path.glob("[0-9]*"))
+
+
+def read(path: pathlib.Path, where: str = "path") -> ModelBundle:
+  """Returns the newest sound model: the weights that its method exports."""
+  directory = find.find(str(path), where)
+  meta = checkpointer.read_meta(directory)
+  params = checkpointer.read_exported(directory)
+  config, spec = meta["config"], meta["tokenizer"]
+  blob = checkpointer.read_blob(directory)
+  bundle = ModelBundle(
+    config["model"], params, spec, blob, config["eval_image"]
+  )
+  if not bundle.has_text:
+    return bundle
+  own = {"vocab_size": bundle.text_sizes.vocab_size}
+  if spec:
+    # What it said when it was trained; elsewhere the model says it.
+    own["eos_id"] = restore_tokenizer(spec, blob).eos_id
+  text = own | bundle.model["text"]
+  model = bundle.model | {"text": text}
+  return ModelBundle(model, params, spec, blob, config["eval_image"])
+
+
+def write(bundle: ModelBundle, path: pathlib.Path) -> None:
+  """Writes a workdir with a checkpoint of step 0, without training state."""
+  tokenizer = bundle.make_tokenizer() if bundle.tokenizer else None
+  wanted = rules.shapes(bundle.build(tokenizer).shapes)
+  rules.compare_shapes("the model", rules.shapes(bundle.params), wanted)
+  meta = {
+    "config": {
+      "model": schema.plain(bundle.model), "eval_image": bundle.image,
+    },
+    "tokenizer": tokenizer.spec if tokenizer else {},
+    "position": {"examples": 0, "bad": 0},
+  }  # fmt: skip
+  flat = rules.flatten(bundle.params)
+  params = rules.unflatten({k: np.asarray(v) for k, v in flat.items()})
+  store = checkpointer.Checkpoints(path)
+  training = {"step": np.zeros((), np.int32), "opt": {}}
+  store.save(0, {"params": params, "training": training}, meta, bundle.blob)
+  store.close()

@@ -1,0 +1,98 @@
+"""A model: named parts, of which any may be missing."""
+
+from typing import Any
+
+import flax.nnx as nnx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Num
+
+from big_contrastive.models import Features
+from big_contrastive.models.layers import ExampleKeys
+
+
+class Model(nnx.Module):
+  """Named parts: "img" and "txt", the towers, "t" and "b", and heads.
+
+  Logits of pairs are exp(t) cos + b.
+
+  Args:
+    img: see models.Tower.
+    txt: the same, of token ids; None for images alone.
+    t: initial log-temperature; None for none.
+    b: initial bias; None for none (softmax).
+    heads: by name, see models.Head.
+  """
+
+  def __init__(
+    self,
+    img: Any,
+    txt: Any = None,
+    *,
+    t: float | None = None,
+    b: float | None = None,
+    heads: dict[str, Any] | None = None,
+  ):
+    self.img = img
+    if txt is not None:
+      self.txt = txt
+    if t is not None:
+      self.t = nnx.Param(jnp.asarray(t, jnp.float32))
+    if b is not None:
+      self.b = nnx.Param(jnp.asarray(b, jnp.float32))
+    for name, head in (heads or {}).items():
+      setattr(self, name, head)
+
+  def embed_image(
+    self, image: Num[Array, "b h w 3"], keys: ExampleKeys = None
+  ) -> Float[Array, "b d"]:
+    """Returns unit embeddings of images, uint8 or normalized floats."""
+    return unit(self.img(image, keys))
+
+  def embed_text(
+    self, tokens: Int[Array, "b l"], keys: ExampleKeys = None
+  ) -> Float[Array, "b d"]:
+    """Returns unit embeddings of token ids."""
+    return unit(self.txt(tokens, keys))
+
+  def features(
+    self, image: Num[Array, "b h w 3"], keys: ExampleKeys = None
+  ) -> Features:
+    """Returns tokens and pooled vectors of images, float32."""
+    tokens, pooled, mask = self.img.features(image, keys)
+    return Features(
+      tokens.astype(jnp.float32), pooled.astype(jnp.float32), mask
+    )
+
+  def flops(self, frozen: frozenset[str] = frozenset()) -> float:
+    """Returns model FLOPs of training on one example, a pair where it has text.
+
+    Forward, and twice that for the backward of a tower that is trained;
+    pooling, heads and the loss are left out, recomputation is not counted.
+
+    Args:
+      frozen: parts that are only evaluated.
+    """
+    towers = {k: getattr(self, k) for k in ("img", "txt") if hasattr(self, k)}
+    return sum(
+      tower.flops(train=name not in frozen) * (1 if name in frozen else 3)
+      for name, tower in towers.items()
+    )
+
+
+def unit(x: Float[Array, "b d"]) -> Float[Array, "b d"]:
+  """Returns x over its norm, float32; the gradient is finite at zero too."""
+  x = x.astype(jnp.float32)
+  square = jnp.sum(x * x, axis=-1, keepdims=True)
+  return x * jax.lax.rsqrt(jnp.maximum(square, 1e-12))
+
+
+def split(model: Model) -> tuple[nnx.GraphDef, dict[str, Any]]:
+  """Returns the structure and the parameters, a plain nested dict."""
+  graph, state = nnx.split(model)
+  return graph, nnx.to_pure_dict(state)
+
+
+def merge(graph: nnx.GraphDef, params: dict[str, Any]) -> Model:
+  """Returns the model with these parameters: the inverse of `split`."""
+  return nnx.merge(graph, nnx.State(params))

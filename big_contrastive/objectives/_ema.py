@@ -1,0 +1,95 @@
+"""An exponential moving average of the parameters, beside any method."""
+
+import dataclasses
+
+from big_contrastive.config import errors
+from big_contrastive.config.rules import flatten, unflatten
+from big_contrastive.objectives import Objective
+
+
+@dataclasses.dataclass(frozen=True)
+class Averaged(Objective):
+  """A method whose averaged weights are evaluated, saved for others, loaded.
+
+  After each update e = decay e + (1 - decay) p, float32, beginning with the
+  first parameters (Polyak and Juditsky, 1992). They lie on the mesh as the
+  parameters do, and cost as much memory; frozen ones are kept once.
+
+  Args:
+    inner: the method.
+    decay: of an update, from 0 to below 1: 0.999 averages about the last
+      thousand steps.
+  """
+
+  inner: Objective = None
+  decay: float = 0.0
+
+  @property
+  def fields(self):
+    return self.inner.fields
+
+  @property
+  def extra_rules(self):
+    return (("ema/.*", "like"), *self.inner.extra_rules)
+
+  @property
+  def micro_batches(self):
+    return self.inner.micro_batches
+
+  @property
+  def chance(self):
+    return self.inner.chance
+
+  def init(self, key):
+    return self.inner.init(key)
+
+  def init_extra(self, params, key):
+    ema = {"ema": unflatten(self._trained(params))}
+    return ema | self.inner.init_extra(params, key)
+
+  def __call__(self, params, extra, batch, rng, step):
+    loss, (metrics, inner) = self.inner(
+      params, _without_ema(extra), batch, rng, step
+    )
+    return loss, (metrics, inner | {"ema": extra["ema"]})
+
+  def after_update(self, params, extra, step):
+    params, inner = self.inner.after_update(params, _without_ema(extra), step)
+    new, old = self._trained(params), flatten(extra["ema"])
+    decay = self.decay
+    ema = {k: decay * old[k] + (1 - decay) * p for k, p in new.items()}
+    return params, inner | {"ema": unflatten(ema)}
+
+  def exported(self, params, extra):
+    averaged = unflatten(flatten(params) | flatten(extra["ema"]))
+    return self.inner.exported(averaged, _without_ema(extra))
+
+  def freeze(self, frozen):
+    inner = self.inner.freeze(frozen)
+    return dataclasses.replace(self, inner=inner, frozen=frozen)
+
+  def flops(self):
+    return self.inner.flops()
+
+  def signs(self, values, batch):
+    return self.inner.signs(values, batch)
+
+  def _trained(self, params):
+    flat = flatten(params)
+    return {k: p for k, p in flat.items() if k not in self.frozen}
+
+
+def _without_ema(extra):
+  return {k: v for k, v in extra.items() if k != "ema"}
+
+
+def averaged(inner: Objective, decay: float) -> Averaged:
+  """Returns the method with a moving average of what it trains.
+
+  Raises:
+    UserError: for a decay that is not from 0 to below 1.
+  """
+  if not 0 <= decay < 1:
+    remedy = "0.999 is usual; None is off."
+    raise errors.UserError("config.ema", decay, "from 0 to below 1", remedy)
+  return Averaged(inner.setting, inner=inner, decay=decay)
