@@ -36,7 +36,6 @@ import pyarrow.parquet as pq
 from big_contrastive.config import errors
 from big_contrastive.data import bad_records
 from big_contrastive.data.build import build_source
-from big_contrastive.data.loader import examples
 from big_contrastive.data.source import Source
 from big_contrastive.data.transforms import decode
 from big_contrastive.factory import cli
@@ -133,7 +132,7 @@ class _Good:
         record["text"] = [texts] if isinstance(texts, str) else list(texts)
         record["image"] = _bytes(record["image"])
       except (OSError, ValueError) as e:
-        kind, name = bad_records.kind(e), examples.name(self.source, at)
+        kind, name = bad_records.kind(e), self.source.name(at)
         self.bad[kind] = self.bad.get(kind, 0) + 1
         print(f"left out ({kind}): {name}: {e}", file=sys.stderr)
         continue
@@ -171,7 +170,7 @@ _STARTS = {
 }  # fmt: skip
 
 
-def _tar(path: pathlib.Path, records: Iterator, source: Any) -> None:
+def _tar(path: pathlib.Path, records: Iterator, source: Source) -> None:
   with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
     for number, record in records:
       about = {"captions": record["text"], "id": record["id"]}
@@ -186,7 +185,7 @@ def _tar(path: pathlib.Path, records: Iterator, source: Any) -> None:
         tar.addfile(member, io.BytesIO(data))
 
 
-def _parquet(path: pathlib.Path, records: Iterator, source: Any) -> None:
+def _parquet(path: pathlib.Path, records: Iterator, source: Source) -> None:
   rows = [record for _, record in records]
   numbers = [n for n in ("id", "label") if any(n in row for row in rows)]
   images = [{"bytes": row["image"], "path": None} for row in rows]
@@ -201,7 +200,7 @@ def _parquet(path: pathlib.Path, records: Iterator, source: Any) -> None:
   string = {"dtype": "string", "_type": "Value"}
   features["captions"] = {"feature": string, "_type": "List"}
   features |= {n: {"dtype": "int64", "_type": "Value"} for n in numbers}
-  if "label" in numbers and getattr(source, "classes", None):
+  if "label" in numbers and source.classes:
     features["label"] = {"names": source.classes, "_type": "ClassLabel"}
   note = json.dumps({"info": {"features": features}})
   table = pa.table(columns).replace_schema_metadata({"huggingface": note})

@@ -56,15 +56,15 @@ def source_operations(
   data: Source, where: str
 ) -> Iterator[tuple[str, operations.Pipeline]]:
   """Yields each field that has operations of a mixture's own, and those."""
-  for i, own in enumerate(getattr(data, "ops", ())):
+  for i, own in enumerate(data.ops):
     place = f"{where}.mixture[{i}]"
     if own:
       yield f"{place}.train_image", own
-    yield from source_operations(data.parts[i], f"{place}.source")
+    yield from source_operations(data.sources[i], f"{place}.source")
 
 
 def _tell_skipped(data: Source, where: str) -> None:
-  for reason, count in getattr(data, "skipped", {}).items():
+  for reason, count in data.skipped.items():
     logging.warning("%s: %d left out: %s", where, count, reason)
 
 

@@ -13,13 +13,12 @@ import numpy as np
 from big_contrastive.config import errors
 from big_contrastive.data import bad_records
 from big_contrastive.data.files import paths
-from big_contrastive.data.loader import examples
 from big_contrastive.data.source import Source
 from big_contrastive.data.transforms import decode
 
 
 @dataclasses.dataclass
-class Filtered:
+class Filtered(Source):
   """The records of a source that are kept, with the captions that are.
 
   Args:
@@ -32,13 +31,12 @@ class Filtered:
   source: Source
   kept: np.ndarray
   fits: Callable[[str], bool]
-  skipped: dict[str, int]
+  skipped: dict[str, int] = dataclasses.field()
 
   def __post_init__(self):
-    self.classes = getattr(self.source, "classes", None)
-    blocks = getattr(self.source, "blocks", None)
-    if blocks is not None:
-      ends = np.searchsorted(self.kept, np.cumsum(blocks))
+    self.classes = self.source.classes
+    if self.source.blocks is not None:
+      ends = np.searchsorted(self.kept, np.cumsum(self.source.blocks))
       sizes = np.diff(ends, prepend=0)
       self.blocks, self.window = sizes[sizes > 0], self.source.window
 
@@ -51,13 +49,13 @@ class Filtered:
       return record
     return record | {"text": [t for t in record["text"] if self.fits(t)]}
 
-  def outline(self) -> list[bytes]:
-    """Returns which records are kept, and what there is, for a digest."""
-    return [self.kept.tobytes(), *getattr(self.source, "outline", list)()]
+  def outline(self) -> list[str | bytes]:
+    """Returns which records are kept, and the source's outline."""
+    return [self.kept.tobytes(), *self.source.outline()]
 
   def name(self, index: int) -> str:
     """Returns what a person finds the record by."""
-    return examples.name(self.source, int(self.kept[index]))
+    return self.source.name(int(self.kept[index]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,9 +153,9 @@ def _listed(source: Source, keep: str) -> np.ndarray:
   used = set()
 
   def is_kept(index: int) -> bool:
-    name = examples.name(source, index)
+    name = source.name(index)
     forms = {name, name.rpartition(":")[2]}
-    if not hasattr(source, "name"):
+    if name == Source.name(source, index):  # It has none of its own.
       forms = {str(source[index]["id"])}
     found = forms & wanted
     used.update(found)

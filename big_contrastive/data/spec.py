@@ -1,5 +1,6 @@
 """Sources in one string: "wds:shards/{000..123}.tar,caption=json:text"."""
 
+import inspect
 import os
 from typing import Any
 
@@ -13,11 +14,11 @@ _PATHS = ("urls", "files", "root", "captions", "dataset")
 def parse(spec: str, where: str) -> dict[str, Any]:
   """Returns {"name": ..., argument: value} of "NAME:MAIN,KEY=VALUE,...".
 
-  A first piece without "=" is the source's main argument: urls of wds, files
-  of parquet, dataset of tfds, root of folder, captions of table, split of
-  shapes. A piece that is no KEY=VALUE goes on with the value before it. Pieces
-  that are the path of something that exists are the main argument, whatever is
-  in it.
+  NAME is a file of data/sources, or the path of another that ends in ".py". A
+  first piece without "=" is the source's main argument: urls of wds, files of
+  parquet, dataset of tfds, root of folder, captions of table, split of shapes.
+  A piece that is no KEY=VALUE goes on with the value before it. Pieces that are
+  the path of something that exists are the main argument, whatever is in it.
 
   Args:
     spec: as a user writes it.
@@ -25,7 +26,8 @@ def parse(spec: str, where: str) -> dict[str, Any]:
   """
   name, _, rest = spec.partition(":")
   name = _SHORT.get(name, name)
-  errors.choice(where, name, [*registry.names("data.sources"), *_SHORT])
+  if not name.endswith(".py"):
+    errors.choice(where, name, [*registry.names("data.sources"), *_SHORT])
   config: dict[str, Any] = {"name": name}
   texts: dict[str, str] = {}
   key = None
@@ -66,4 +68,10 @@ def _path(argument: str, pieces: list[str]) -> int:
 def main(name: str) -> str:
   """Returns the argument of a source that needs no name in a string."""
   module = registry.module("data.sources", name, "source")
-  return getattr(module, "MAIN", "split")
+  parameters = inspect.signature(module.source).parameters.values()
+  required = (
+    p.name
+    for p in parameters
+    if p.kind is p.KEYWORD_ONLY and p.default is p.empty
+  )
+  return next(required, "split")

@@ -19,6 +19,7 @@ import numpy as np
 import PIL.Image
 
 from big_contrastive.config import errors, finite, schema
+from big_contrastive.data.source import Source
 from big_contrastive.data.tokenizers.tokenizer import Tokenizer, build_tokenizer
 from big_contrastive.data.transforms import decode, operations
 from big_contrastive.factory import parts
@@ -142,7 +143,7 @@ def _squashed(model: Portable) -> list:
   return [("resize", {"size": model.model["image"]["res"]})]
 
 
-class _Records:
+class _Records(Source):
   """Pictures as a source of records."""
 
   def __init__(self, images: inputs.Pictures):

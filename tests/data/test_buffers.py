@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from big_contrastive.config import errors
+from big_contrastive.data import source as contract
 from big_contrastive.data.loader import buffers
 from big_contrastive.data.loader.examples import Examples
 from big_contrastive.data.loader.training import Training
 from big_contrastive.data.tokenizers.tokenizer import build_tokenizer
 
 
-class Source:
+class Source(contract.Source):
   """A thousand records whose images say who they are."""
 
   def __len__(self):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from big_contrastive.config import errors
+from big_contrastive.data import source as contract
 from big_contrastive.data.loader import (
   evaluation,
   examples,
@@ -18,7 +19,7 @@ from big_contrastive.data.tokenizers.tokenizer import build_tokenizer
 WORDS = build_tokenizer("bytes", 12)
 
 
-class Source:
+class Source(contract.Source):
   """Twenty records whose image says who they are; some may be broken."""
 
   def __init__(self, size=20, broken=(), captions=1):

@@ -13,6 +13,7 @@ from test_webdataset import samples, write
 
 from big_contrastive.config import errors
 from big_contrastive.data import bad_records, filters, mixture, spec
+from big_contrastive.data import source as contract
 from big_contrastive.data.build import build_source
 from big_contrastive.data.loader import (
   evaluation,
@@ -342,7 +343,7 @@ def test_two_sources_with_blocks_do_not_get_the_order_of_one_another():
 # Filters.
 
 
-class Pictures:
+class Pictures(contract.Source):
   """Records of given sizes and captions."""
 
   def __init__(self, sizes, captions):

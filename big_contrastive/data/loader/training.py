@@ -187,14 +187,16 @@ class Training:
     """Counts, names and limits what was bad in a batch."""
     if not kinds.any():
       return
-    for kind, at in self._tally.add(step, kinds, index, self.examples.after):
-      said = kind, self.examples.name(at), self.examples.why(at)
+    for kind, at in self._tally.add(
+      step, kinds, index, self.examples.source.after
+    ):
+      said = kind, self.examples.source.name(at), self.examples.why(at)
       logging.warning("bad record (%s): %s: %s", *said)
     found = self._tally.all()
     total = sum(found.values())
     if total > max(self.bad_floor, self.max_bad * seen):
       last = int(index[kinds.any(-1)][-1])
-      said = f"{self.examples.name(last)}: {self.examples.why(last)}"
+      said = f"{self.examples.source.name(last)}: {self.examples.why(last)}"
       raise errors.UserError(
         f"bad records among {seen:,}",
         total,

@@ -13,15 +13,15 @@ import numpy as np
 from big_contrastive.config import errors
 from big_contrastive.data.bad_records import BadRecord
 from big_contrastive.data.files import class_names, fields, label_matching
+from big_contrastive.data.source import Source
 from big_contrastive.data.transforms.decode import ENDINGS
 
-MAIN = "root"
 Record = tuple[str, str, int, int | None]
 _SIZED = 20_000  # Files whose sizes a digest is of.
 
 
 @dataclasses.dataclass
-class Folder:
+class Folder(Source):
   """Records of a folder; see `source`.
 
   Args:
@@ -33,8 +33,8 @@ class Folder:
 
   root: str
   records: list[Record]
-  classes: list[str] | None
-  skipped: dict[str, int]
+  classes: list[str] | None = dataclasses.field()
+  skipped: dict[str, int] = dataclasses.field()
 
   def __len__(self) -> int:
     return len(self.records)

@@ -25,14 +25,14 @@ from big_contrastive.data.files import (
   parquet_files,
   paths,
 )
+from big_contrastive.data.source import Source
 
-MAIN = "files"
 _TRIED = 200  # Rows that are looked at for images that come again.
 _IMAGES = ("image", "img", "images", "jpg", "bytes")
 _CAPTIONS = ("caption", "captions", "text", "texts", "sentence", "sentences")
 
 
-class Rows:
+class Rows(Source):
   """Random access to rows; keeps some row groups in memory.
 
   Args:
@@ -284,7 +284,7 @@ def source(
   taken = [i for i, n in enumerate(rows) if n]
   blocks = np.array([rows[i] for i in taken], np.int64)
   if not len(blocks):
-    raise errors.UserError(MAIN, files, "files with rows", "They have none.")
+    raise errors.UserError("files", files, "files with rows", "They have none.")
   groups, cache = [groups[i] for i in taken], cache_mb * 2**20
   window = parquet_columns.rows_in(
     heads, groups, set(chosen.values()), cache // 2

@@ -13,16 +13,16 @@ from typing import Any
 from big_contrastive.config import errors
 from big_contrastive.data.bad_records import BadRecord
 from big_contrastive.data.files import fields, folders, labels, queries, tables
+from big_contrastive.data.source import Source
 from big_contrastive.data.transforms.decode import ENDINGS
 
-MAIN = "captions"
 _FIELD = re.compile(r"\{([^{}]+)\}")
 _NAMED = 5  # Rows of a kind that are named in the log.
 Record = tuple[int, str, list[str], int, int | None]
 
 
 @dataclasses.dataclass
-class Table:
+class Table(Source):
   """Records of a table; see `source`.
 
   Args:
@@ -34,8 +34,8 @@ class Table:
 
   records: list[Record]
   roots: list[folders.Folder | folders.Tar]
-  classes: list[str] | None
-  skipped: dict[str, int]
+  classes: list[str] | None = dataclasses.field()
+  skipped: dict[str, int] = dataclasses.field()
 
   def __len__(self) -> int:
     return len(self.records)
@@ -60,8 +60,8 @@ class Table:
 def source(
   split: str | None = None,
   *,
-  images: str,
   captions: str,
+  images: str,
   image: str = "image",
   caption: str = "caption",
   id: str | None = None,

@@ -19,8 +19,8 @@ from big_contrastive.config import errors
 from big_contrastive.data import bad_records
 from big_contrastive.data.files import class_names, fields
 from big_contrastive.data.files.array_records import ArrayRecords
+from big_contrastive.data.source import Source
 
-MAIN = "dataset"
 _FORMAT = tfds.core.FileFormat.ARRAY_RECORD
 _INFO = "dataset_info.json"
 _AS_STORED = (
@@ -31,7 +31,7 @@ _AS_STORED = (
 
 
 @dataclasses.dataclass
-class Records:
+class Records(Source):
   """Random access to one split; opened anew in every process that uses it.
 
   Args:

@@ -21,15 +21,16 @@ from big_contrastive.data.files import (
   tar_index,
   tar_samples,
 )
+from big_contrastive.data.source import Source
 from big_contrastive.data.transforms.decode import ENDINGS
 
-MAIN = "urls"
+_URLS = "urls"
 _GAP = 2**16  # Bytes between members that are read rather than sought over.
 _TRIED = 200  # Samples that are looked at for images that come again.
 
 
 @dataclasses.dataclass
-class Samples:
+class Samples(Source):
   """Random access to the samples of tars; see `source`.
 
   Args:
@@ -59,12 +60,12 @@ class Samples:
   id: tuple[str, str] | None
   ids: np.ndarray | None
   first: np.ndarray
-  classes: list[str] | None
-  skipped: dict[str, int]
+  classes: list[str] | None = dataclasses.field()
+  skipped: dict[str, int] = dataclasses.field()
   folder: str | None
 
   def __post_init__(self):
-    self._reader = paths.Reader(MAIN)
+    self._reader = paths.Reader(_URLS)
     used = [*self.caption, self.label, self.id]
     self._json = any(where and where[1] for where in used)
 
@@ -160,7 +161,7 @@ class Samples:
 
 @functools.lru_cache(maxsize=8)
 def _keys(path: str, folder: str | None) -> list[str]:
-  return tar_index.load(path, MAIN, folder).keys
+  return tar_index.load(path, _URLS, folder).keys
 
 
 def _value(data: bytes | None, field: str, parse: Any) -> Any:
@@ -210,9 +211,9 @@ def source(
   Raises:
     UserError: for what isn't there, is no tar or has no captions.
   """
-  found = paths.find(urls.replace("{split}", split or ""), MAIN)
+  found = paths.find(urls.replace("{split}", split or ""), _URLS)
   with futures.ThreadPoolExecutor(8) as pool:
-    indices = list(pool.map(lambda p: tar_index.load(p, MAIN, index), found))
+    indices = list(pool.map(lambda p: tar_index.load(p, _URLS, index), found))
   names = label_matching.of_labels(classes, "classes") if classes else None
   kinds = {k: None for i in indices for k in i.kinds}
   captions = tar_samples.captions(caption, label, kinds, found, indices, names)
@@ -233,7 +234,7 @@ def source(
     listed = ", ".join(sorted(kinds)) or "nothing"
     allowed = f"tars with images ({image}) and captions"
     remedy = f"The endings in them are: {listed}. Left out: {dict(skipped)}."
-    raise errors.UserError(MAIN, urls, allowed, remedy)
+    raise errors.UserError(_URLS, urls, allowed, remedy)
   made = Samples(
     found, shard, number, start, size, list(members), captions,
     tar_samples.field(label, kinds) if label else None,

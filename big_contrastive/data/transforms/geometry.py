@@ -182,4 +182,4 @@ def while_decoding(
   image = decode(data, spare)
   scales = [a / b for a, b in zip(image.size * 2, whole * 2, strict=True)]
   scaled = [side * scale for side, scale in zip(box, scales, strict=True)]
-  return operations.resize((w, h), method, scaled)
+  return image.resize((w, h), method, scaled)
