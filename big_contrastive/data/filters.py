@@ -45,9 +45,10 @@ class Filtered(Source):
 
   def __getitem__(self, index: int) -> dict[str, Any]:
     record = self.source[int(self.kept[index])]
-    if isinstance(record["text"], str):
+    texts = record.get("text")
+    if texts is None or isinstance(texts, str):
       return record
-    return record | {"text": [t for t in record["text"] if self.fits(t)]}
+    return record | {"text": [t for t in texts if self.fits(t)]}
 
   def outline(self) -> list[str | bytes]:
     """Returns which records are kept, and the source's outline."""
@@ -88,7 +89,7 @@ def apply(
     min_side: pixels that the shorter side has at least.
     max_aspect: longer through shorter side at most; 0 for any.
     min_caption, max_caption: characters; other captions are dropped, and
-      records without any left.
+      records without any left. Images alone pass.
     keep: a file with the records to keep, one a line: their names as the log
       has them ("a.tar:000123"), the part behind the last ":", or their ids.
 
@@ -133,8 +134,9 @@ def _reason(
   """Why a record is left out; "" if it stays."""
   try:
     record = source[index]
-    texts = record["text"]
-    if not any(map(fits, [texts] if isinstance(texts, str) else texts)):
+    texts = record.get("text")
+    texts = [texts] if isinstance(texts, str) else texts
+    if texts is not None and not any(map(fits, texts)):
       return "length of the caption"
     if min_side or max_aspect:
       short, long = sorted(decode.size(record["image"]))

@@ -6,6 +6,7 @@ from typing import Any
 
 from big_contrastive.config import errors, registry, schema
 from big_contrastive.config.files import literal
+from big_contrastive.data.files import fields
 
 _SHORT = {"wds": "webdataset"}
 _PATHS = ("urls", "files", "root", "captions", "dataset")
@@ -49,6 +50,9 @@ def parse(spec: str, where: str) -> dict[str, Any]:
   # A folder may be called 2024.
   text = {k for k in texts if hints.get(k) in (str, str | None)}
   values = {k: literal(v) for k, v in texts.items()}
+  for key in {"caption", "text"} & values.keys():
+    if values[key] is None:  # Written out, it is no default.
+      values[key] = fields.NO_CAPTION
   return config | {
     k: texts[k] if k in text and not isinstance(v, str | None) else v
     for k, v in values.items()

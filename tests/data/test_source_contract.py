@@ -11,12 +11,15 @@ import pytest
 from test_shuffle import png
 from test_webdataset import write
 
-from big_contrastive.config import registry
+from big_contrastive import pack
+from big_contrastive.config import errors, registry
 from big_contrastive.data.build import build_source
+from big_contrastive.data.loader import evaluation
 from big_contrastive.data.loader.examples import Examples
 from big_contrastive.data.loader.training import Training
 from big_contrastive.data.source import Source
 from big_contrastive.data.tokenizers.tokenizer import build_tokenizer
+from big_contrastive.data.transforms import decode
 
 NAMES = registry.names("data.sources")
 COUNT = 5  # Pictures, whose red is their number.
@@ -49,6 +52,10 @@ def configs(tmp_path_factory):
     "shapes": {"split": "train", **shapes},
     "tfds": {"split": "train", "dataset": str(drawn.parent), "id": "id"},
   }
+
+
+def shown(image, rng):
+  return decode.pixels(image)[:4, :4]
 
 
 def same(a, b):
@@ -112,6 +119,61 @@ def test_arguments_are_annotated_and_documented(name):
     names = told.partition("Args:")[2]
     listed = [line.partition(":")[0] for line in names.splitlines()]
     assert parameter.name in ", ".join(listed).replace(" ", "").split(",")
+
+
+ALONE = {name: {"caption": "none"} for name in NAMES if name != "shapes"}
+ALONE["tfds"] = {"text": "none"}  # What is drawn always has captions.
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_images_come_alone_from_every_source_that_reads_files(
+  configs, name, tmp_path
+):
+  config = {"name": name, **configs[name]}
+  with_text = build_source(config, "config.source")
+  config |= ALONE[name]
+  source = build_source(config | {"filter": {"min_side": 4}}, "config.source")
+  check(source)
+  assert len(source) == len(with_text)
+  for i in range(len(source)):
+    want = {k: v for k, v in with_text[i].items() if k != "text"}
+    same(source[i], want)
+  data = Training(Examples(source, shown), 4, np.arange(4), seed=0, threads=2)
+  (batch,) = data.batches(0, 1)
+  assert batch.keys() == {"image", "id"} and batch["image"].shape[0] == 4
+  ((batch, real), *_) = evaluation.evaluation(source, shown, 4, np.arange(4), 2)
+  assert batch.keys() == {"image", "id", "label"} and real == 4
+  assert not any(evaluation.captions(source))
+  for out, spec in (("a.tar", "wds:"), ("a.parquet", "parquet:")):
+    (packed,) = pack.pack(source, f"{tmp_path}/{out}", 100)
+    kinds = "json:id" if spec == "wds:" else "id"
+    again = build_source(f"{spec}{packed},caption=none,id={kinds}", "x")
+    check(again)
+    assert [again[i]["id"] for i in range(len(again))] == [
+      source[i]["id"] for i in range(len(source))
+    ]
+
+
+def test_class_folders_of_images_alone_have_labels_and_ids_of_their_own(
+  tmp_path,
+):
+  for i in range(4):
+    (tmp_path / f"{'ab'[i % 2]}").mkdir(exist_ok=True)
+    (tmp_path / f"{'ab'[i % 2]}/{i}.png").write_bytes(png(value=i))
+  source = build_source(f"folder:{tmp_path},caption=none", "x")
+  assert source.classes == ["a", "b"]
+  assert [source[i]["label"] for i in range(4)] == [0, 0, 1, 1]
+  assert [source[i]["id"] for i in range(4)] == [0, 1, 2, 3]
+  assert not any("text" in source[i] for i in range(4))
+
+
+def test_a_tokenizer_makes_a_record_without_text_a_bad_one(configs):
+  source = build_source(
+    {"name": "folder", **configs["folder"], "caption": "none"}, "x"
+  )
+  made = Examples(source, shown, build_tokenizer("bytes", 12))
+  with pytest.raises(errors.UserError, match="no caption"):
+    made(0, np.random.default_rng(0))
 
 
 MINE = '''

@@ -26,15 +26,15 @@ class Examples:
     source: random access to records.
     image: from operations.parse: (bytes or uint8, rng) -> uint8 [h, w, 3]. Of
       a mixture, each source may have its own: source.preprocess(index).
-    tokenizer: str -> int32 [l].
+    tokenizer: str -> int32 [l]; None for images alone.
   """
 
   source: Source
   image: Callable[[Any, np.random.Generator | None], np.ndarray]
-  tokenizer: Tokenizer
+  tokenizer: Tokenizer | None = None
 
   def __call__(self, index: int, rng: np.random.Generator) -> Batch:
-    """Returns "image", "text", "id", and what was wrong.
+    """Returns "image", "id", with a tokenizer "text", and what was wrong.
 
     "bad" int8 [_TRIES] are the kinds, plus 1, of the records from number
     "index" on that were replaced. Of several captions one is drawn.
@@ -62,7 +62,9 @@ class Examples:
     record = self.source[index]
     preprocess = self.source.preprocess(index) or self.image
     image = preprocess(record["image"], rng)
-    caption = _caption(record["text"], rng)
+    if self.tokenizer is None:
+      return {"image": image, "id": np.int32(record["id"])}
+    caption = _caption(record.get("text", ()), rng)
     return {
       "image": image,
       "text": self.tokenizer(caption),

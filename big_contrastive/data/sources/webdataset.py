@@ -87,11 +87,9 @@ class Samples(Source):
       if where == self.label and self.classes and value is not None:
         value = self.classes[class_names.label(value, self.classes)]
       texts += fields.caption(value)
-    record = {
-      "image": image,
-      "text": fields.one_or_several(texts),
-      "id": self._id(index, image, parts, parse),
-    }
+    record = {"image": image, "id": self._id(index, image, parts, parse)}
+    if self.caption:
+      record["text"] = fields.one_or_several(texts)
     if self.label is not None:
       kind, field = self.label
       value = _value(parts.get(kind), field, parse)
@@ -200,6 +198,7 @@ def source(
     caption: "txt" or "json:FIELD" (FIELD may be a list, and "outer/inner");
       several with "|" are several captions. By default txt if there is one,
       else a JSON field like "caption", else the label's class, by name.
+      "none" for images alone.
     label: "cls" or "json:FIELD": a number, or one of classes.
     id: "key" (the sample's name), "image" (its bytes) or "json:FIELD": samples
       with equal values are not each other's negatives. By default no two are
