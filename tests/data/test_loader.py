@@ -108,7 +108,7 @@ def test_the_seed_changes_the_order():
 
 def test_worker_processes_change_nothing():
   plain = list(training(Source()).batches(1, 4))
-  workers = list(training(Source(), workers=1).batches(1, 4))
+  workers = training(Source(), workers=1).batches(1, 4)
   for a, b in zip(plain, workers, strict=True):
     same(a, b)
 
