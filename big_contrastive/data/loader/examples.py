@@ -42,14 +42,14 @@ class Examples:
     kinds, at = _GOOD, int(index)
     for tries in range(_TRIES):
       try:
-        made = self._example(at, rng)
+        example = self._example(at, rng)
       except (OSError, ValueError, SyntaxError) as e:
         kinds = kinds.copy()
         kinds[tries] = 1 + bad_records.KINDS.index(bad_records.kind(e))
         at = self.source.after(at)
         continue
-      made["bad"], made["index"] = kinds, np.int64(index)
-      return made
+      example["bad"], example["index"] = kinds, np.int64(index)
+      return example
     first = self.source.name(index)
     raise errors.UserError(
       f"{_TRIES} records of the training data from {first} on",

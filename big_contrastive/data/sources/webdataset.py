@@ -77,27 +77,27 @@ class Samples(Source):
     if not 0 <= index < len(self):
       raise IndexError(index)
     image, *others = self._read(index)
-    parts = dict(zip(self.fields, others))
+    members = dict(zip(self.fields, others))
     parse = fields.parse_json
     if self._json:  # The same text for several fields is parsed once.
       parse = functools.cache(parse)
     texts = []
     for where in self.caption:
-      value = _value(parts.get(where[0]), where[1], parse)
+      value = _value(members.get(where[0]), where[1], parse)
       if where == self.label and self.classes and value is not None:
         value = self.classes[class_names.label(value, self.classes)]
       texts += fields.caption(value)
-    record = {"image": image, "id": self._id(index, image, parts, parse)}
+    record = {"image": image, "id": self._id(index, image, members, parse)}
     if self.caption:
       record["text"] = fields.one_or_several(texts)
     if self.label is not None:
       kind, field = self.label
-      value = _value(parts.get(kind), field, parse)
+      value = _value(members.get(kind), field, parse)
       record["label"] = class_names.label(value, self.classes)
     return record
 
   def _id(
-    self, index: int, image: bytes, parts: dict[str, bytes | None], parse: Any
+    self, index: int, image: bytes, members: dict[str, bytes | None], parse: Any
   ) -> int:
     if self.ids is not None:
       return int(self.ids[index])
@@ -108,7 +108,7 @@ class Samples(Source):
     kind, field = self.id
     if kind == "image":
       return fields.picture(image)
-    return fields.number(_value(parts.get(kind), field, parse))
+    return fields.number(_value(members.get(kind), field, parse))
 
   def _read(self, index: int) -> list[bytes | None]:
     """The members' bytes; neighbours are read at once."""
@@ -234,7 +234,7 @@ def source(
     allowed = f"tars with images ({image}) and captions"
     remedy = f"The endings in them are: {listed}. Left out: {dict(skipped)}."
     raise errors.UserError(_URLS, urls, allowed, remedy)
-  made = Samples(
+  samples = Samples(
     found, shard, number, start, size, list(members), captions,
     tar_samples.field(label, kinds) if label else None,
     tar_samples.field(id, kinds) if id else None,
@@ -242,7 +242,7 @@ def source(
     np.cumsum([0, *(len(one.keys) for one in indices)]), names,
     dict(skipped), index,
   )  # fmt: skip
-  if id is None and fields.repeat(made.first_images()):
-    made.id = ("image", "")
+  if id is None and fields.repeat(samples.first_images()):
+    samples.id = ("image", "")
     logging.warning("%s: %s", urls, fields.REPEATED)
-  return made
+  return samples
