@@ -31,7 +31,7 @@ from big_contrastive.checkpoints import atomic
 from big_contrastive.config import errors
 from big_contrastive.data.build import build_source
 from big_contrastive.data.files import fields
-from big_contrastive.data.loader import evaluation, examples
+from big_contrastive.data.loader import evaluation
 from big_contrastive.data.source import Source
 from big_contrastive.factory import cli
 from big_contrastive.inference.model import Model, load
@@ -79,7 +79,7 @@ def embed(model: Model, source: Source) -> dict[str, Any]:
     [n], "captions", n lists with m strings in all, "scale" and "bias".
   """
   captions = [
-    [_written(text, examples.name(source, i)) for text in several]
+    [_written(text, source.name(i)) for text in several]
     for i, several in enumerate(evaluation.captions(source))
   ]
   texts = [text for several in captions for text in several]

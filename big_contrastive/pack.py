@@ -11,9 +11,9 @@ image bytes are not touched. Read them by
   wds:NAME-*.tar,caption=json:captions,id=json:id,label=json:label
   parquet:NAME-*.parquet,id=id,label=label
 
-(label if the source has it). Records that can't be read are left out, counted
-and named; more than 20, and than a hundredth of all, are an error, and nothing
-is left.
+(label if the source has it; caption=none if it has images alone). Records that
+can't be read are left out, counted and named; more than 20, and than a
+hundredth of all, are an error, and nothing is left.
 """
 
 if __name__ == "__main__":  # Before what takes seconds to import.
@@ -36,7 +36,6 @@ import pyarrow.parquet as pq
 from big_contrastive.config import errors
 from big_contrastive.data import bad_records
 from big_contrastive.data.build import build_source
-from big_contrastive.data.loader import examples
 from big_contrastive.data.source import Source
 from big_contrastive.data.transforms import decode
 from big_contrastive.factory import cli
@@ -129,11 +128,11 @@ class _Good:
       at, self.at = self.at, self.at + 1
       try:
         record = self.source[at]
-        texts = record["text"]
-        record["text"] = [texts] if isinstance(texts, str) else list(texts)
+        if (texts := record.get("text")) is not None:
+          record["text"] = [texts] if isinstance(texts, str) else list(texts)
         record["image"] = _bytes(record["image"])
       except (OSError, ValueError) as e:
-        kind, name = bad_records.kind(e), examples.name(self.source, at)
+        kind, name = bad_records.kind(e), self.source.name(at)
         self.bad[kind] = self.bad.get(kind, 0) + 1
         print(f"left out ({kind}): {name}: {e}", file=sys.stderr)
         continue
@@ -171,11 +170,11 @@ _STARTS = {
 }  # fmt: skip
 
 
-def _tar(path: pathlib.Path, records: Iterator, source: Any) -> None:
+def _tar(path: pathlib.Path, records: Iterator, source: Source) -> None:
   with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
     for number, record in records:
-      about = {"captions": record["text"], "id": record["id"]}
-      about |= {k: record[k] for k in ("label",) if k in record}
+      names = {"captions": "text", "id": "id", "label": "label"}
+      about = {k: record[v] for k, v in names.items() if v in record}
       text = json.dumps(about, ensure_ascii=False).encode()
       for kind, data in (
         (_ending(record["image"]), record["image"]),
@@ -186,22 +185,26 @@ def _tar(path: pathlib.Path, records: Iterator, source: Any) -> None:
         tar.addfile(member, io.BytesIO(data))
 
 
-def _parquet(path: pathlib.Path, records: Iterator, source: Any) -> None:
+def _parquet(path: pathlib.Path, records: Iterator, source: Source) -> None:
   rows = [record for _, record in records]
   numbers = [n for n in ("id", "label") if any(n in row for row in rows)]
   images = [{"bytes": row["image"], "path": None} for row in rows]
   struct = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+  kind = pa.list_(pa.string())
+  texts = {}
+  if any("text" in row for row in rows):  # Else they are images alone.
+    texts["captions"] = pa.array([row.get("text") for row in rows], kind)
   columns = {
     "image": pa.array(images, struct),
-    "captions": pa.array([r["text"] for r in rows], pa.list_(pa.string())),
+    **texts,
     **{n: pa.array([r.get(n) for r in rows], pa.int64()) for n in numbers},
   }
   # What Hugging Face's `datasets` reads: which column is an image.
   features: dict[str, Any] = {"image": {"_type": "Image"}}
   string = {"dtype": "string", "_type": "Value"}
-  features["captions"] = {"feature": string, "_type": "List"}
+  features |= {k: {"feature": string, "_type": "List"} for k in texts}
   features |= {n: {"dtype": "int64", "_type": "Value"} for n in numbers}
-  if "label" in numbers and getattr(source, "classes", None):
+  if "label" in numbers and source.classes:
     features["label"] = {"names": source.classes, "_type": "ClassLabel"}
   note = json.dumps({"info": {"features": features}})
   table = pa.table(columns).replace_schema_metadata({"huggingface": note})

@@ -13,6 +13,7 @@ from test_shuffle import png
 
 from big_contrastive import embed
 from big_contrastive.config import errors
+from big_contrastive.data import source as contract
 from big_contrastive.inference.model import load
 
 CAPTIONS = [["a red cat", "dogs"], ["dogs"], ["2 small cats", "the grass"]]
@@ -91,14 +92,25 @@ def test_a_picture_that_is_broken_leaves_nothing(made, tmp_path, monkeypatch):
   assert not os.listdir(tmp_path)
 
 
-def records(captions, **more):
-  """A source of pictures with these captions."""
-  kept = {"image": np.zeros((20, 24, 3), np.uint8), "id": 0} | more
-  return [kept | {"text": text} for text in captions]
+class Pictures(contract.Source):
+  """Equal pictures with these captions, or without."""
+
+  def __init__(self, captions):
+    self.captions = captions
+
+  def __len__(self):
+    return len(self.captions)
+
+  def __getitem__(self, i):
+    picture = {"image": np.zeros((20, 24, 3), np.uint8), "id": 0}
+    text = self.captions[i]
+    return picture if text is None else picture | {"text": text}
 
 
 def test_half_a_surrogate_pair_is_written_as_a_question_mark(loaded, tmp_path):
-  found = embed.embed(loaded, records(["half \ud83d of it", ["b", "c \udfff"]]))
+  found = embed.embed(
+    loaded, Pictures(["half \ud83d of it", ["b", "c \udfff"]])
+  )
   embed.write(tmp_path / "out", found, {"checkpoint": "x", "data": "y"})
   written = pq.read_table(tmp_path / "out" / "records.parquet").to_pydict()
   assert written["captions"] == [["half ? of it"], ["b", "c ?"]]
@@ -113,14 +125,16 @@ def test_a_caption_that_is_none_ends_it_before_anything_is_embedded(loaded):
   model = dataclasses.replace(loaded, embedder=never)
   for wrong in (["a", [None]], [["a"], ["b", 5.0]], [b"a", "b"]):
     with pytest.raises(errors.UserError, match="record [01] = "):
-      embed.embed(model, records(wrong))
+      embed.embed(model, Pictures(wrong))
   assert not asked
 
 
 def test_records_without_captions_and_no_records_have_no_texts(
   loaded, tmp_path
 ):
-  for i, source in enumerate((records([[], []]), [])):
+  for i, source in enumerate(
+    (Pictures([[], []]), Pictures([None]), Pictures([]))
+  ):
     out = tmp_path / str(i)
     embed.write(out, embed.embed(loaded, source), {})
     about = json.loads((out / "about.json").read_text())
@@ -133,7 +147,7 @@ def test_records_without_captions_and_no_records_have_no_texts(
 
 
 def test_about_is_strict_json(loaded, tmp_path):
-  found = embed.embed(loaded, records(["a"])) | {"scale": float("inf")}
+  found = embed.embed(loaded, Pictures(["a"])) | {"scale": float("inf")}
   with pytest.raises(ValueError, match="JSON"):
     embed.write(tmp_path / "out", found, {})
   assert not list(tmp_path.iterdir())

@@ -12,6 +12,7 @@ from test_webdataset import samples, write
 
 from big_contrastive import pack
 from big_contrastive.config import errors
+from big_contrastive.data import source as contract
 from big_contrastive.data.build import build_source
 from big_contrastive.data.transforms import operations
 from big_contrastive.factory import cli
@@ -86,10 +87,21 @@ def test_an_image_is_named_by_its_format(tmp_path, form, ending):
   assert build_source(f"wds:{name}", "x")[0]["image"] == source[0]["image"]
 
 
+class Records(contract.Source):
+  def __init__(self, records):
+    self.records = records
+
+  def __len__(self):
+    return len(self.records)
+
+  def __getitem__(self, i):
+    return dict(self.records[i])
+
+
 def test_a_record_without_a_label_has_none_when_it_is_packed(tmp_path):
   rows = [{"image": png(), "text": "a", "id": i} for i in range(3)]
   rows[1]["label"] = 5
-  (name,) = pack.pack(rows, f"{tmp_path}/out.parquet", 10)
+  (name,) = pack.pack(Records(rows), f"{tmp_path}/out.parquet", 10)
   assert pq.read_table(name)["label"].to_pylist() == [None, 5, None]
 
 

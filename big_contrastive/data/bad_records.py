@@ -93,15 +93,15 @@ class Tally:
       index: int [b], the record that the first of `kinds` is about.
       after: record -> the record that replaces it.
     """
-    told = self._own + sum(counts for _, counts in self._newer)
+    totals = self._own + sum(counts for _, counts in self._newer)
     found = np.bincount(kinds[kinds > 0] - 1, minlength=len(KINDS))
     self._newer.append((step, found))
     named = []
     for row in np.flatnonzero(kinds.any(-1)):
       at = int(index[row])
       for kind in kinds[row][kinds[row] > 0] - 1:
-        told[kind] += 1
-        if told[kind] <= _NAMED:
+        totals[kind] += 1
+        if totals[kind] <= _NAMED:
           named.append((KINDS[kind], at))
         at = after(at)
     return iter(named)

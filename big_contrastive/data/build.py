@@ -56,15 +56,15 @@ def source_operations(
   data: Source, where: str
 ) -> Iterator[tuple[str, operations.Pipeline]]:
   """Yields each field that has operations of a mixture's own, and those."""
-  for i, own in enumerate(getattr(data, "ops", ())):
+  for i, pipeline in enumerate(data.ops):
     place = f"{where}.mixture[{i}]"
-    if own:
-      yield f"{place}.train_image", own
-    yield from source_operations(data.parts[i], f"{place}.source")
+    if pipeline:
+      yield f"{place}.train_image", pipeline
+    yield from source_operations(data.sources[i], f"{place}.source")
 
 
 def _tell_skipped(data: Source, where: str) -> None:
-  for reason, count in getattr(data, "skipped", {}).items():
+  for reason, count in data.skipped.items():
     logging.warning("%s: %d left out: %s", where, count, reason)
 
 
@@ -78,11 +78,11 @@ def _mixture(
   if not mixture:
     allowed, remedy = "a list of sources", "Add one."
     raise errors.UserError(f"{where}.mixture", mixture, allowed, remedy)
-  parts = [
+  sources = [
     _of_mixture(part, f"{where}.mixture[{i}]", opened)
     for i, part in enumerate(mixture)
   ]
-  data, weights, ops = zip(*parts, strict=True)
+  data, weights, ops = zip(*sources, strict=True)
   return Mixture(data, weights, ops, shared_ids)
 
 

@@ -13,13 +13,12 @@ import numpy as np
 from big_contrastive.config import errors
 from big_contrastive.data import bad_records
 from big_contrastive.data.files import paths
-from big_contrastive.data.loader import examples
 from big_contrastive.data.source import Source
 from big_contrastive.data.transforms import decode
 
 
 @dataclasses.dataclass
-class Filtered:
+class Filtered(Source):
   """The records of a source that are kept, with the captions that are.
 
   Args:
@@ -32,13 +31,12 @@ class Filtered:
   source: Source
   kept: np.ndarray
   fits: Callable[[str], bool]
-  skipped: dict[str, int]
+  skipped: dict[str, int] = dataclasses.field()
 
   def __post_init__(self):
-    self.classes = getattr(self.source, "classes", None)
-    blocks = getattr(self.source, "blocks", None)
-    if blocks is not None:
-      ends = np.searchsorted(self.kept, np.cumsum(blocks))
+    self.classes = self.source.classes
+    if self.source.blocks is not None:
+      ends = np.searchsorted(self.kept, np.cumsum(self.source.blocks))
       sizes = np.diff(ends, prepend=0)
       self.blocks, self.window = sizes[sizes > 0], self.source.window
 
@@ -47,17 +45,18 @@ class Filtered:
 
   def __getitem__(self, index: int) -> dict[str, Any]:
     record = self.source[int(self.kept[index])]
-    if isinstance(record["text"], str):
+    texts = record.get("text")
+    if texts is None or isinstance(texts, str):
       return record
-    return record | {"text": [t for t in record["text"] if self.fits(t)]}
+    return record | {"text": [t for t in texts if self.fits(t)]}
 
-  def outline(self) -> list[bytes]:
-    """Returns which records are kept, and what there is, for a digest."""
-    return [self.kept.tobytes(), *getattr(self.source, "outline", list)()]
+  def outline(self) -> list[str | bytes]:
+    """Returns which records are kept, and the source's outline."""
+    return [self.kept.tobytes(), *self.source.outline()]
 
   def name(self, index: int) -> str:
     """Returns what a person finds the record by."""
-    return examples.name(self.source, int(self.kept[index]))
+    return self.source.name(int(self.kept[index]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +89,7 @@ def apply(
     min_side: pixels that the shorter side has at least.
     max_aspect: longer through shorter side at most; 0 for any.
     min_caption, max_caption: characters; other captions are dropped, and
-      records without any left.
+      records without any left. Images alone pass.
     keep: a file with the records to keep, one a line: their names as the log
       has them ("a.tar:000123"), the part behind the last ":", or their ids.
 
@@ -135,8 +134,9 @@ def _reason(
   """Why a record is left out; "" if it stays."""
   try:
     record = source[index]
-    texts = record["text"]
-    if not any(map(fits, [texts] if isinstance(texts, str) else texts)):
+    texts = record.get("text")
+    texts = [texts] if isinstance(texts, str) else texts
+    if texts is not None and not any(map(fits, texts)):
       return "length of the caption"
     if min_side or max_aspect:
       short, long = sorted(decode.size(record["image"]))
@@ -155,9 +155,9 @@ def _listed(source: Source, keep: str) -> np.ndarray:
   used = set()
 
   def is_kept(index: int) -> bool:
-    name = examples.name(source, index)
+    name = source.name(index)
     forms = {name, name.rpartition(":")[2]}
-    if not hasattr(source, "name"):
+    if name == Source.name(source, index):  # It has none of its own.
       forms = {str(source[index]["id"])}
     found = forms & wanted
     used.update(found)

@@ -1,8 +1,82 @@
-"""What a data set is to everything else."""
+"""The contract of a data source.
 
+A file of data/sources, or a file named by its path, has a function `source`
+whose annotated arguments are the section of a config, or the string, that
+names it; it returns a Source. Its main argument, the one that a string may
+give without its name, is the first keyword-only argument without a default,
+or `split` where there is none.
+"""
+
+import abc
+import types
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-Source = Any  # len(source), source[i] -> record: see data/sources.
-
+import numpy as np
 
 Batch = dict[str, Any]  # Arrays by name.
+Preprocess = Callable[[Any, Any], np.ndarray]
+
+
+class Source(abc.ABC):
+  """Random access to the records of a data set.
+
+  A source says how many records there are and reads any of them, from any
+  thread. It is pickled once into each worker process. Everything else has a
+  default, which a subclass may replace by an attribute or a method.
+
+  A record is a dict:
+    "image": an encoded image, or uint8 [h, w, 3].
+    "id": a whole number below 2**31; pairs with equal ids are not each
+      other's negatives. The same at each reading.
+    "text": a caption, or a list of captions; absent in a source of images
+      alone.
+    "label": the class, a whole number, -1 for none; may be absent.
+
+  A record that can't be read raises bad_records.BadRecord, OSError or
+  ValueError: training counts it and takes another, evaluation stops.
+
+  Attributes:
+    classes: names of the classes by label; None where they are not known.
+    skipped: reason -> how many records were left out for it; is logged.
+    blocks: int64, how many records each block has, where records are read in
+      blocks; see shuffle.Blocks.
+    window: how many records the blocks that fit into memory have together.
+    sources: of a mixture, its sources; their records lie one source after
+      the other.
+    weights: of a mixture, each source's share of the training examples.
+    ops: of a mixture, each source's own preprocessing, or None.
+  """
+
+  classes: Sequence[str] | None = None
+  skipped: Mapping[str, int] = types.MappingProxyType({})
+  blocks: np.ndarray | None = None
+  window: int = 0
+  sources: Sequence["Source"] = ()
+  weights: Sequence[float] = ()
+  ops: Sequence[Preprocess | None] = ()
+
+  @abc.abstractmethod
+  def __len__(self) -> int:
+    """Returns the number of records."""
+
+  @abc.abstractmethod
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    """Returns a record, 0 <= index < len(self)."""
+
+  def name(self, index: int) -> str:
+    """Returns what a person finds the record by, like "a.tar:000123"."""
+    return f"record {index}"
+
+  def after(self, index: int) -> int:
+    """Returns the record that replaces a bad one in training."""
+    return (index + 1) % len(self)
+
+  def outline(self) -> Iterable[str | bytes]:
+    """Returns what is known without reading images, for a digest."""
+    return ()
+
+  def preprocess(self, index: int) -> Preprocess | None:
+    """Returns a record's own training preprocessing; None for the config's."""
+    del index
+    return None

@@ -1,10 +1,12 @@
 """Sources in one string: "wds:shards/{000..123}.tar,caption=json:text"."""
 
+import inspect
 import os
 from typing import Any
 
 from big_contrastive.config import errors, registry, schema
 from big_contrastive.config.files import literal
+from big_contrastive.data.files import fields
 
 _SHORT = {"wds": "webdataset"}
 _PATHS = ("urls", "files", "root", "captions", "dataset")
@@ -13,11 +15,11 @@ _PATHS = ("urls", "files", "root", "captions", "dataset")
 def parse(spec: str, where: str) -> dict[str, Any]:
   """Returns {"name": ..., argument: value} of "NAME:MAIN,KEY=VALUE,...".
 
-  A first piece without "=" is the source's main argument: urls of wds, files
-  of parquet, dataset of tfds, root of folder, captions of table, split of
-  shapes. A piece that is no KEY=VALUE goes on with the value before it. Pieces
-  that are the path of something that exists are the main argument, whatever is
-  in it.
+  NAME is a file of data/sources, or the path of another that ends in ".py". A
+  first piece without "=" is the source's main argument: urls of wds, files of
+  parquet, dataset of tfds, root of folder, captions of table, split of shapes.
+  A piece that is no KEY=VALUE goes on with the value before it. Pieces that are
+  the path of something that exists are the main argument, whatever is in it.
 
   Args:
     spec: as a user writes it.
@@ -25,7 +27,8 @@ def parse(spec: str, where: str) -> dict[str, Any]:
   """
   name, _, rest = spec.partition(":")
   name = _SHORT.get(name, name)
-  errors.choice(where, name, [*registry.names("data.sources"), *_SHORT])
+  if not name.endswith(".py"):
+    errors.choice(where, name, [*registry.names("data.sources"), *_SHORT])
   config: dict[str, Any] = {"name": name}
   texts: dict[str, str] = {}
   key = None
@@ -47,6 +50,9 @@ def parse(spec: str, where: str) -> dict[str, Any]:
   # A folder may be called 2024.
   text = {k for k in texts if hints.get(k) in (str, str | None)}
   values = {k: literal(v) for k, v in texts.items()}
+  for key in {"caption", "text"} & values.keys():
+    if values[key] is None:  # Written out, it is no default.
+      values[key] = fields.NO_CAPTION
   return config | {
     k: texts[k] if k in text and not isinstance(v, str | None) else v
     for k, v in values.items()
@@ -66,4 +72,10 @@ def _path(argument: str, pieces: list[str]) -> int:
 def main(name: str) -> str:
   """Returns the argument of a source that needs no name in a string."""
   module = registry.module("data.sources", name, "source")
-  return getattr(module, "MAIN", "split")
+  parameters = inspect.signature(module.source).parameters.values()
+  required = (
+    p.name
+    for p in parameters
+    if p.kind is p.KEYWORD_ONLY and p.default is p.empty
+  )
+  return next(required, "split")

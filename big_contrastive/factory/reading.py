@@ -40,10 +40,8 @@ class Reading:
     return warm_start.loader(init, abstract, model)
 
 
-class Blank:
+class Blank(Source):
   """A source of one black picture with a caption."""
-
-  classes = None
 
   def __len__(self) -> int:
     return 1

@@ -1,7 +1,6 @@
 """Embeds whole data sets and lists of texts, on all devices."""
 
 import dataclasses
-import functools
 import reprlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from big_contrastive.config import errors, finite
-from big_contrastive.data.loader import evaluation, examples
+from big_contrastive.data.loader import evaluation
 from big_contrastive.data.source import Source
 from big_contrastive.data.tokenizers.tokenizer import Tokenizer
 from big_contrastive.models import Features
@@ -119,7 +118,6 @@ class Embedder:
     batches = evaluation.evaluation(
       source, self._image, size, rows, self._threads
     )
-    name = functools.partial(examples.name, source)
     if not len(source):
       nothing = np.zeros(0, np.int32)
       return Embedded(self._none(params), nothing, nothing)
@@ -129,7 +127,7 @@ class Embedder:
       batch = sharding.to_global(batch, size, self._mesh)
       result = jax.device_get(self._embed_image(params, batch))
       parts.append([x[:real] for x in result])
-      finite.unit(parts[-1][0], "images", name, done)
+      finite.unit(parts[-1][0], "images", source.name, done)
       done += real
     return Embedded(*map(np.concatenate, zip(*parts, strict=True)))
 

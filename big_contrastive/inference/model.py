@@ -19,6 +19,7 @@ import numpy as np
 import PIL.Image
 
 from big_contrastive.config import errors, finite, schema
+from big_contrastive.data.source import Source
 from big_contrastive.data.tokenizers.tokenizer import Tokenizer, build_tokenizer
 from big_contrastive.data.transforms import decode, operations
 from big_contrastive.inference import inputs
@@ -161,7 +162,7 @@ def _resized(bundle: ModelBundle) -> list:
   return [("resize", {"size": bundle.model["image"]["res"]})]
 
 
-class _Records:
+class _Records(Source):
   """Pictures as a source of records."""
 
   def __init__(self, images: inputs.Pictures):

@@ -13,6 +13,7 @@ from test_webdataset import write
 import tiny
 from big_contrastive.checkpoints import checkpointer
 from big_contrastive.config import errors
+from big_contrastive.data import source as contract
 from big_contrastive.data import spec
 from big_contrastive.data.build import build_source
 from big_contrastive.data.loader import fingerprint
@@ -133,7 +134,7 @@ def test_a_run_that_goes_on_with_other_data_says_what_that_means(
 def test_of_blocks_few_are_read(tmp_path):
   """Of a source like Parquet, in which one record costs a block."""
 
-  class Source:
+  class Source(contract.Source):
     blocks = np.full(100, 10)
     window = 100
 

@@ -10,6 +10,7 @@ import pytest
 from fuzzing_truth import Case, Row, truth
 
 from big_contrastive.config import errors
+from big_contrastive.data import source as contract
 
 
 def assert_right(folder, first, count):
@@ -49,12 +50,18 @@ def test_many_pictures_and_texts_have_the_right_embedding(tmp_path, loaded):
   assert_embedded(tmp_path, loaded, 10_000, 600)
 
 
-class Source(list):
+class Source(contract.Source):
   """Records, and how many were left out."""
 
   def __init__(self, records, skipped=0, classes=None):
-    super().__init__(records)
+    self.records = records
     self.skipped, self.classes = {"x": skipped}, classes
+
+  def __len__(self):
+    return len(self.records)
+
+  def __getitem__(self, i):
+    return self.records[i]
 
 
 def record(image, text, ident, label=None):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from big_contrastive.config import errors
+from big_contrastive.data import source as contract
 from big_contrastive.data.loader import (
   evaluation,
   examples,
@@ -18,7 +19,7 @@ from big_contrastive.data.tokenizers.tokenizer import build_tokenizer
 WORDS = build_tokenizer("bytes", 12)
 
 
-class Source:
+class Source(contract.Source):
   """Twenty records whose image says who they are; some may be broken."""
 
   def __init__(self, size=20, broken=(), captions=1):
@@ -107,7 +108,7 @@ def test_the_seed_changes_the_order():
 
 def test_worker_processes_change_nothing():
   plain = list(training(Source()).batches(1, 4))
-  workers = list(training(Source(), workers=1).batches(1, 4))
+  workers = training(Source(), workers=1).batches(1, 4)
   for a, b in zip(plain, workers, strict=True):
     same(a, b)
 

@@ -166,8 +166,8 @@ WRONG = {
   "argument that is not the user's": (
     [R, ("flip_lr", {"rng": 1})], True, r"ops\[1\] = 'rng'"
   ),
-  "missing size": ([("resize", {})], True, r"ops\[0\].size = None"),
-  "only a name where a size is needed": (["resize"], True, "size = None"),
+  "missing size": ([("resize", {})], True, r"ops\[0\].size is missing"),
+  "only a name where a size is needed": (["resize"], True, "size is missing"),
   "size of another type": (
     [("resize", {"size": "8"})], True, r"\[0\].size = '8'"
   ),

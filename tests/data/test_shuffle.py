@@ -13,6 +13,7 @@ from test_webdataset import samples, write
 
 from big_contrastive.config import errors
 from big_contrastive.data import bad_records, filters, mixture, spec
+from big_contrastive.data import source as contract
 from big_contrastive.data.build import build_source
 from big_contrastive.data.loader import (
   evaluation,
@@ -113,19 +114,19 @@ def test_a_block_is_read_by_few_of_the_workers(made):
   """Not by all: each would read the whole source, of any size."""
   source = build_source(made["parquet"], "x")
   data = stream(source, batch=64, workers=4)
-  written = data._written(0, 40)
-  per_batch = written.parts.per_batch
+  chunks = data._chunks(0, 40)
+  per_batch = chunks.per_batch
   assert per_batch == 4  # Grain deals parts out in turn: a worker's is one.
   readers = collections.defaultdict(set)
   found = []
   for step in range(40):
     for part in range(per_batch):
       first, last = part * 16, part * 16 + 16
-      for number, row, position in written.parts._taken(step)[first:last]:
+      for number, row, position in chunks._taken(step)[first:last]:
         block = int(np.searchsorted(np.cumsum(source.blocks), number, "right"))
         readers[block].add(part)
         found.append((position, row, number))
-  written.memory.close()
+  chunks.memory.close()
   assert len(readers) == len(source.blocks)
   assert np.mean([len(r) for r in readers.values()]) < 2.6
   positions, rows, numbers = zip(*sorted(found), strict=True)
@@ -342,7 +343,7 @@ def test_two_sources_with_blocks_do_not_get_the_order_of_one_another():
 # Filters.
 
 
-class Pictures:
+class Pictures(contract.Source):
   """Records of given sizes and captions."""
 
   def __init__(self, sizes, captions):

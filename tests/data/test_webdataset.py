@@ -310,7 +310,7 @@ def test_members_far_apart_are_read_each(tmp_path):
     ({"urls": "{dir}/text.tar"}, "uncompressed tars"),
     ({"urls": "{dir}/s-000.tar", "caption": "json:x"}, "'json'.*jpg, key, txt"),
     ({"urls": "{dir}/s-000.tar", "image": "webp"}, "jpg, txt"),
-    ({"urls": "{dir}/images.tar"}, "caption = None.*jpg"),
+    ({"urls": "{dir}/images.tar"}, "caption is missing.*jpg"),
   ],
 )
 def test_a_wrong_argument_is_named(shards, kwargs, said):

@@ -103,7 +103,8 @@ def test_workers_end_when_their_parent_is_killed(begin, tmp_path):
   code = ORPHANS.replace("BEGIN", begin.strip().replace("\n", "\n  "))
   (tmp_path / "orphans.py").write_text(code)
   folder = os.path.dirname(__file__)
-  path = os.pathsep.join([folder, os.path.dirname(folder)])
+  root = pathlib.Path(__file__).parents[2]
+  path = os.pathsep.join([folder, str(root)])
   with subprocess.Popen(
     [sys.executable, tmp_path / "orphans.py"], stdout=subprocess.PIPE,
     env=os.environ | {"PYTHONPATH": path}, text=True,

@@ -8,12 +8,13 @@ import PIL.Image
 import pytest
 
 from big_contrastive.config import errors, registry
+from big_contrastive.data import source as contract
 from big_contrastive.evals import gallery, retrieval, zero_shot
 from big_contrastive.inference import embedder
 
 
 @dataclasses.dataclass
-class Source:
+class Source(contract.Source):
   """Records without pictures: embeddings are given by the test."""
 
   texts: list

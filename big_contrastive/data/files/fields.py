@@ -22,6 +22,8 @@ from big_contrastive.data.bad_records import BadRecord
 MISSING = frozenset(
   ("nan", "NaN", "NAN", "NaT", "<NA>", "None", "null", "NULL", "Null")
 )
+# What stands for the place of captions where a source's images come alone.
+NO_CAPTION = "none"
 _WHOLE = re.compile(r"[+-]?[0-9]{1,18}(\.0*)?")
 # "007" is another id than "7": both may be names of files.
 _WHOLE_ID = re.compile(r"-?(0|[1-9][0-9]{0,99})(\.0+)?")

@@ -50,7 +50,7 @@ def check_same(
           f"{role}: classes of {name}", path, allowed, remedy
         )
   for schema in schemas:
-    check_types(schema, columns, named.get(columns["text"]))
+    check_types(schema, columns, named.get(columns.get("text", "")))
   return named
 
 
@@ -89,6 +89,8 @@ def check_types(
     raise errors.UserError(
       thing, f"{columns['image']} ({image})", allowed, f"{listed(schema)}."
     )
+  if "text" not in columns:  # Images alone.
+    return
   text = schema.field(columns["text"]).type
   inner = _inner(text)
   if _listing(inner):

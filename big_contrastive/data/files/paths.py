@@ -48,6 +48,10 @@ def find(patterns: str, thing: str, remedy: str = "") -> list[str]:
 def braces(pattern: str, thing: str) -> list[str]:
   """Returns what "{000..123}" and "{a,b}" in a pattern stand for, in order.
 
+  Unlike the package braceexpand it leaves an unpaired brace and a backslash as
+  they are, pads {01..100} to the width of its beginning, and refuses ranges
+  that run backwards or are a mistake by their size before making their names.
+
   Raises:
     UserError: for a range that runs backwards or has too many names.
   """

@@ -66,6 +66,8 @@ def rows(
   columns = [i for i, k in enumerate(choices) if i and k[0] in captions]
   image = size[:, 0] >= 0
   text = (size[:, columns] >= 0).any(1)
+  if not columns:  # Images alone.
+    text = np.ones(len(size), bool)
   for reason, there, which in (
     ("missing image", image, text), ("missing caption", text, image)
   ):  # fmt: skip
@@ -95,17 +97,19 @@ def captions(
   names: list[str] | None,
 ) -> list[tuple[str, str]]:
   """Where captions come from."""
+  if caption == fields.NO_CAPTION:
+    return []
   if caption is not None:
     return [field(text, kinds) for text in caption.split("|")]
   if "txt" in kinds:
     return [("txt", "")]
-  fields = _first_json(found, indices)
+  keys = _first_json(found, indices)
   for name in _CAPTIONS:
-    if name in fields:
+    if name in keys:
       return [("json", name)]
   if label and names:
     return [field(label, kinds)]
-  listed = ", ".join([*sorted(kinds), *(f"json:{k}" for k in fields)])
+  listed = ", ".join([*sorted(kinds), *(f"json:{k}" for k in keys)])
   skipped = sum(
     (collections.Counter(one.skipped) for one in indices), collections.Counter()
   )

@@ -31,14 +31,20 @@ class _Draws(threading.local):
 _DRAWS = _Draws()
 
 
-class Parts:
-  """The rows of a process in the batches of steps, in parts of a few rows.
+class Chunks:
+  """A process's rows of the batches of steps, in chunks of a few rows.
+
+  Element k is the step whose batch chunk k belongs to; to make it writes the
+  chunk's examples where the batch stays, which is cheaper than to hand
+  examples over.
 
   Args:
     examples, batch_size, rows, seed: see training.Training.
     start, stop: steps.
-    per_batch: parts of a batch.
+    per_batch: chunks of a batch.
   """
+
+  memory: buffers.Fresh | buffers.Shared  # Where the batches lie.
 
   def __init__(
     self,
@@ -55,6 +61,7 @@ class Parts:
     self.order = shuffle.stream(examples.source, seed)
     self.start, self.stop = start, stop
     self.per_batch = per_batch
+    self.memory = buffers.Fresh(len(self.rows))
     self._steps: dict[int, list[tuple[int, int, int]]] = {}
 
   def __len__(self) -> int:
@@ -64,15 +71,35 @@ class Parts:
     self.__dict__.update(state)
     _follow_parent()
 
-  def made(self, k: int) -> Iterator[tuple[int, Batch]]:
-    """Yields the examples of a part and their rows in this process's batch.
+  def __getitem__(self, k: int) -> int:
+    """Writes the examples of a chunk; returns its step."""
+    step, batch = self.start + k // self.per_batch, None
+    for row, example in self.examples_of(k):
+      if batch is None:
+        batch = self.memory.at(step, example)
+        places = [(f, b, b.dtype, b.shape[1:]) for f, b in batch.items()]
+      for field, to, dtype, shape in places:
+        value = example[field]
+        # NumPy would repeat or round what is to lie there.
+        if value.shape != shape or value.dtype != dtype:
+          kinds = f"{value.dtype}{value.shape} and {dtype}{shape}"
+          raise ValueError(f"{field}s of kinds {kinds} in a batch")
+        to[row] = value
+    return step
 
-    A part has records that lie near each other: where they are read in blocks,
-    one worker, not all of them, reads a block.
+  def batch(self, steps: Sequence[int]) -> Batch:
+    """Returns the batch that was written in so many chunks."""
+    return self.memory.take(steps[0])
+
+  def examples_of(self, k: int) -> Iterator[tuple[int, Batch]]:
+    """Yields the examples of a chunk and their rows in this process's batch.
+
+    A chunk has records that lie near each other: where they are read in
+    blocks, one worker, not all of them, reads a block.
     """
-    step, part = divmod(k, self.per_batch)
+    step, chunk = divmod(k, self.per_batch)
     taken, seed = self._taken(step), self.seed % 2**64
-    first, last = (p * len(taken) // self.per_batch for p in (part, part + 1))
+    first, last = (c * len(taken) // self.per_batch for c in (chunk, chunk + 1))
     for number, row, position in taken[first:last]:
       yield row, self.examples(number, _DRAWS.at(seed, position))
 
@@ -100,38 +127,3 @@ def _follow_parent() -> None:
     os._exit(1)
 
   threading.Thread(target=follow, daemon=True).start()
-
-
-class InPlace:
-  """The same, written where the batch stays: an element is a step's number.
-
-  Args:
-    parts: of the batches.
-    memory: where they lie.
-  """
-
-  def __init__(self, parts: Parts, memory: buffers.Own | buffers.Shared):
-    self.parts, self.memory = parts, memory
-
-  def __len__(self) -> int:
-    return len(self.parts)
-
-  def __getitem__(self, k: int) -> int:
-    """Writes the examples of a part; returns its step."""
-    step, batch = self.parts.start + k // self.parts.per_batch, None
-    for row, example in self.parts.made(k):
-      if batch is None:
-        batch = self.memory.at(step, example)
-        places = [(f, b, b.dtype, b.shape[1:]) for f, b in batch.items()]
-      for field, to, dtype, shape in places:
-        own = example[field]
-        # NumPy would repeat or round what is to lie there.
-        if own.shape != shape or own.dtype != dtype:
-          kinds = f"{own.dtype}{own.shape} and {dtype}{shape}"
-          raise ValueError(f"{field}s of kinds {kinds} in a batch")
-        to[row] = own
-    return step
-
-  def taken(self, steps: Sequence[int]) -> Batch:
-    """Returns the batch that was written in so many parts."""
-    return self.memory.taken(steps[0])

@@ -1,8 +1,11 @@
-"""Where batches lie; and others after them, once nobody refers to them."""
+"""Where batches lie: fresh memory for threads, shared memory for workers.
+
+A batch in shared memory lies in one of a ring of places. A place is written
+again when its batch has been handed back by `release`, never before.
+"""
 
 import mmap
 import os
-import sys
 import tempfile
 import threading
 from multiprocessing import util
@@ -12,29 +15,13 @@ import numpy as np
 
 from big_contrastive.data.source import Batch
 
-_ALIGNED = 64  # Bytes; what JAX, on a CPU, takes as it is.
-_FREE, _CLOSED = -1, -2  # Instead of a step.
+_ALIGNED = 64  # Bytes.
+_CLOSED = -(2**62)  # Instead of a step.
 _LONGEST_WAIT = 0.02  # Seconds.
-# Of batches that nobody has, kept for the next ones; of batches, looked after.
-_KEPT, _KNOWN = 3, 32
-
-_probe = {"field": np.empty(0)}
-# References to an array that only its batch has, and the one to count them.
-_ALONE = sys.getrefcount(_probe["field"])
 
 
-def unused(batch: Batch) -> bool:
-  """Whether nobody but the batch refers to its arrays, or to parts of them.
-
-  A part, or a copy to a device that is under way, refers to its array.
-  """
-  return all(sys.getrefcount(batch[field]) == _ALONE for field in batch)
-
-
-class Own:
-  """Memory of this process, for threads that write the rows of batches.
-
-  Memory that is fresh for each batch costs the kernel's work to clear it.
+class Fresh:
+  """Memory of this process, new for each batch, whose rows threads write.
 
   Args:
     size: rows of a batch.
@@ -43,7 +30,6 @@ class Own:
   def __init__(self, size: int):
     self._size, self._lock = size, threading.Lock()
     self._begun: dict[int, Batch] = {}
-    self._made: list[Batch] = []
 
   def at(self, step: int, like: Batch) -> Batch:
     """Returns the batch of a step, whose rows are yet to be written.
@@ -54,27 +40,19 @@ class Own:
     """
     with self._lock:
       if step not in self._begun:
-        self._begun[step] = self._another(like)
+        self._begun[step] = {
+          field: np.empty((self._size, *value.shape), value.dtype)
+          for field, value in like.items()
+        }
       return self._begun[step]
 
-  def _another(self, like: Batch) -> Batch:
-    begun = {id(batch) for batch in self._begun.values()}
-    free = [b for b in self._made if id(b) not in begun and unused(b)]
-    spare = {id(batch) for batch in free[_KEPT:]}
-    # A batch that is forgotten here is gone when whoever has it lets it go.
-    self._made = [b for b in self._made[-_KNOWN:] if id(b) not in spare]
-    if free:
-      return free[0]
-    self._made.append({
-      field: np.empty((self._size, *value.shape), value.dtype)
-      for field, value in like.items()
-    })  # fmt: skip
-    return self._made[-1]
-
-  def taken(self, step: int) -> Batch:
+  def take(self, step: int) -> Batch:
     """Returns the batch of a step, which is written."""
     with self._lock:
-      return dict(self._begun.pop(step))
+      return self._begun.pop(step)
+
+  def release(self, step: int) -> None:
+    """Nothing is used again."""
 
   def end(self) -> None:
     """Nobody waits."""
@@ -86,26 +64,22 @@ class Own:
 class Shared:
   """The same for worker processes, which write what their parent reads.
 
-  The memory has places for a few batches. The parent says which step's batch
-  lies where: a place is for the next step as soon as nobody refers to what
-  was there. Who is ahead of that waits.
+  The batch of a step lies at place `step % places`. Workers that are ahead of
+  the batches that were handed back wait.
 
-  It is nobody's file: containers have little of /dev/shm.
+  The memory is nobody's file: containers have little of /dev/shm.
 
   Args:
     size: rows of a batch.
     like: an example.
-    begun: batches that are written at a time.
-    spare: more of them that there is room for: those that are in use.
+    places: batches that there is room for: those in use, and those that are
+      written meanwhile.
     first: the first step.
   """
 
-  def __init__(
-    self, size: int, like: Batch, begun: int, spare: int, first: int
-  ):
-    places = begun + spare
+  def __init__(self, size: int, like: Batch, places: int, first: int):
     kinds = {k: ((size, *v.shape), v.dtype) for k, v in like.items()}
-    self._layout, at = [], _ALIGNED * -(-8 * places // _ALIGNED)
+    self._layout, at = [], _ALIGNED
     for _ in range(places):
       self._layout.append({})
       for field, (shape, dtype) in kinds.items():
@@ -115,17 +89,16 @@ class Shared:
     self._total = at
     self._file, self._path = _file(at)
     self._map(self._file)
-    self._step[:] = _FREE
-    self._step[:begun] = first + np.arange(begun)
-    self._next = first + begun
-    self._free, self._lent = list(range(begun, begun + spare)), list[int]()
+    self._limit[0] = first + places
+    self._lock = threading.Lock()
 
   def _map(self, file: int) -> None:
-    whole = mmap.mmap(file, self._total)
-    self._step = np.ndarray(len(self._layout), np.int64, whole)
+    memory = mmap.mmap(file, self._total)
+    # The first step that there is no place for yet.
+    self._limit = np.ndarray(1, np.int64, memory)
     self._batches = [
       {
-        field: np.ndarray(shape, dtype, whole, start)
+        field: np.ndarray(shape, dtype, memory, start)
         for field, (start, shape, dtype) in fields.items()
       }
       for fields in self._layout
@@ -155,37 +128,32 @@ class Shared:
     Raises:
       RuntimeError: when the parent has ended the stream, or the worker ends.
     """
-    del like  # They are all alike, see InPlace.
+    del like  # They are all alike, see batches.Chunks.
     wait = 0.001
-    while True:
-      steps = self._step.tolist()
-      if step in steps:
-        return self._batches[steps.index(step)]
-      if _CLOSED in steps or self._ending.wait(wait):
+    while (limit := int(self._limit[0])) <= step:
+      if limit == _CLOSED or self._ending.wait(wait):
         raise RuntimeError("the stream of batches has ended")
       wait = min(1.5 * wait, _LONGEST_WAIT)
+    return self._batches[step % len(self._batches)]
 
-  def taken(self, step: int) -> Batch:
-    """Returns the batch of a step, which is written, to the parent."""
-    place = self._step.tolist().index(step)
-    batch = self._batches[place]
-    back = [p for p in self._lent if unused(self._batches[p])]
-    self._lent = [p for p in self._lent if p not in back]
-    self._free += back
-    if self._free:
-      self._step[place] = _FREE
-      self._lent.append(place)
-      place = self._free.pop()  # The last one may be in a cache yet.
-      batch = dict(batch)
-    else:  # Somebody collects batches.
-      batch = {field: values.copy() for field, values in batch.items()}
-    self._step[place] = self._next
-    self._next += 1
-    return batch
+  def take(self, step: int) -> Batch:
+    """Returns the batch of a step, which is written, to the parent.
+
+    It stays as it is until `release`.
+    """
+    return dict(self._batches[step % len(self._batches)])
+
+  def release(self, step: int) -> None:
+    """Takes back the batches up to a step: nobody uses them any more."""
+    with self._lock:
+      limit = int(self._limit[0])
+      if limit != _CLOSED:
+        self._limit[0] = max(limit, step + 1 + len(self._batches))
 
   def end(self) -> None:
     """Ends the waiting of workers. Batches that were taken stay as they are."""
-    self._step[:] = _CLOSED
+    with self._lock:
+      self._limit[0] = _CLOSED
 
   def close(self) -> None:
     """Lets nobody open the memory any more; for when the workers are gone."""

@@ -9,7 +9,6 @@ import numpy as np
 
 from big_contrastive.config import errors
 from big_contrastive.data import bad_records
-from big_contrastive.data.loader.examples import name
 from big_contrastive.data.loader.training import _read
 from big_contrastive.data.source import Batch, Source
 
@@ -43,7 +42,7 @@ def evaluation(
       pixels = image(record["image"], None)
     except (OSError, ValueError, SyntaxError) as e:
       raise errors.UserError(
-        f"{name(source, index)} of the evaluation data",
+        f"{source.name(index)} of the evaluation data",
         "unreadable",
         "records that can all be read: a figure over fewer is another figure",
         f"{e}.",
@@ -64,6 +63,8 @@ def read_all(
 ) -> Iterator[dict[str, Any]]:
   """Yields the records of a source, "text" always a list.
 
+  It is empty for a record of an image alone.
+
   Args:
     source: random access to records.
     skip_bad: leave out records that can't be read; else they are errors.
@@ -74,9 +75,9 @@ def read_all(
     except (OSError, ValueError) as e:
       if skip_bad and bad_records.kind(e):
         continue
-      thing, allowed = name(source, i), "a record with a caption"
+      thing, allowed = source.name(i), "a record with a caption"
       raise errors.UserError(thing, "unreadable", allowed, f"{e}.") from e
-    text = record["text"]
+    text = record.get("text", ())
     yield record | {"text": [text] if isinstance(text, str) else list(text)}
 
 

@@ -24,20 +24,17 @@ class Examples:
 
   Args:
     source: random access to records.
-    image: from image.parse: (bytes or uint8, rng) -> uint8 [h, w, 3]. Parts of
-      a mixture may have their own: source.preprocess(index).
-    tokenizer: str -> int32 [l].
+    image: from operations.parse: (bytes or uint8, rng) -> uint8 [h, w, 3]. Of
+      a mixture, each source may have its own: source.preprocess(index).
+    tokenizer: str -> int32 [l]; None for images alone.
   """
 
   source: Source
   image: Callable[[Any, np.random.Generator | None], np.ndarray]
-  tokenizer: Tokenizer
-
-  def __post_init__(self):
-    self._own = getattr(self.source, "preprocess", None)
+  tokenizer: Tokenizer | None = None
 
   def __call__(self, index: int, rng: np.random.Generator) -> Batch:
-    """Returns "image", "text", "id", and what was wrong.
+    """Returns "image", "id", with a tokenizer "text", and what was wrong.
 
     "bad" int8 [_TRIES] are the kinds, plus 1, of the records from number
     "index" on that were replaced. Of several captions one is drawn.
@@ -45,40 +42,34 @@ class Examples:
     kinds, at = _GOOD, int(index)
     for tries in range(_TRIES):
       try:
-        made = self._example(at, rng)
+        example = self._example(at, rng)
       except (OSError, ValueError, SyntaxError) as e:
         kinds = kinds.copy()
         kinds[tries] = 1 + bad_records.KINDS.index(bad_records.kind(e))
-        at = self.after(at)
+        at = self.source.after(at)
         continue
-      made["bad"], made["index"] = kinds, np.int64(index)
-      return made
+      example["bad"], example["index"] = kinds, np.int64(index)
+      return example
+    first = self.source.name(index)
     raise errors.UserError(
-      f"{_TRIES} records of the training data from {self.name(index)} on",
+      f"{_TRIES} records of the training data from {first} on",
       "unreadable",
       "images that can be decoded, with captions",
       f"The first: {self.why(index)}.",
     )
 
   def _example(self, index: int, rng: np.random.Generator) -> Batch:
-    record, preprocess = self.source[index], self.image
-    if self._own is not None:
-      preprocess = self._own(index) or preprocess
+    record = self.source[index]
+    preprocess = self.source.preprocess(index) or self.image
     image = preprocess(record["image"], rng)
-    caption = _caption(record["text"], rng)
+    if self.tokenizer is None:
+      return {"image": image, "id": np.int32(record["id"])}
+    caption = _caption(record.get("text", ()), rng)
     return {
       "image": image,
       "text": self.tokenizer(caption),
       "id": np.int32(record["id"]),
     }
-
-  def after(self, index: int) -> int:
-    """Returns the record that replaces a bad one: of the same part."""
-    return after(self.source, index)
-
-  def name(self, index: int) -> str:
-    """Returns what a person finds the record by."""
-    return name(self.source, index)
 
   def why(self, index: int) -> str:
     """Returns what is wrong with a bad record, by reading it again."""
@@ -87,20 +78,6 @@ class Examples:
     except (OSError, ValueError, SyntaxError) as e:
       return " ".join(str(e).split())[:200]
     return "it could be read now"
-
-
-def name(source: Source, index: int) -> str:
-  """Returns "FILE:KEY" where the source knows it, else "record NUMBER"."""
-  if hasattr(source, "name"):
-    return source.name(index)
-  return f"record {index}"
-
-
-def after(source: Source, index: int) -> int:
-  """Returns what source.after says, where it has that, else the next record."""
-  if hasattr(source, "after"):
-    return source.after(index)
-  return (index + 1) % len(source)
 
 
 def _caption(texts: Any, rng: np.random.Generator) -> str:

@@ -33,10 +33,10 @@ def fingerprint(source: Source) -> dict[str, Any]:
 
 
 def _outline(source: Source) -> Iterator[bytes]:
-  for part in getattr(source, "parts", ()):
-    yield b"part %d\n" % len(part)
-    yield from _outline(part)
-  for line in getattr(source, "outline", tuple)():
+  for inner in source.sources:
+    yield b"part %d\n" % len(inner)
+    yield from _outline(inner)
+  for line in source.outline():
     yield (
       line
       if isinstance(line, bytes)
@@ -46,7 +46,7 @@ def _outline(source: Source) -> Iterator[bytes]:
 
 def _sample(source: Source) -> list[int]:
   """Records from the first to the last; of few blocks, where there are any."""
-  size, blocks = len(source), getattr(source, "blocks", None)
+  size, blocks = len(source), source.blocks
   if blocks is None:
     return np.unique(np.linspace(0, size - 1, _SAMPLED).astype(int)).tolist()
   ends = np.cumsum(blocks)

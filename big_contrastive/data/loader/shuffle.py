@@ -23,32 +23,30 @@ def stream(source: Source, seed: int) -> Order:
   """Returns which records come at positions of the endless stream.
 
   Args:
-    source: if it has `parts` and `weights`, a mixture, each part has epochs of
-      its own; if it has `blocks`, see Blocks.
+    source: each source of a mixture has epochs of its own; for one with
+      `blocks` see Blocks.
     seed: of the order.
   """
-  parts = getattr(source, "parts", None)
-  if parts is None:
+  if not source.sources:
     return _single(source, seed)
-  starts = np.cumsum([0, *map(len, parts)])
-  # A part's order doesn't depend on the others.
-  streams = [stream(part, seed + k) for k, part in enumerate(parts)]
+  starts = np.cumsum([0, *map(len, source.sources)])
+  # A source's order doesn't depend on the others.
+  streams = [stream(inner, seed + k) for k, inner in enumerate(source.sources)]
   return Mixed(streams, starts[:-1].tolist(), source.weights)
 
 
 def _single(source: Source, seed: int) -> Order:
-  sizes = getattr(source, "blocks", None)
+  sizes = source.blocks
   if sizes is not None and sizes.sum() > source.window:
     return Blocks(sizes, source.window, seed)
   return Shuffled(len(source), seed)
 
 
 def in_blocks(source: Source) -> bool:
-  """Returns whether a source, or a part of a mixture, is read in blocks."""
-  parts = getattr(source, "parts", None)
-  if parts is None:
-    return getattr(source, "blocks", None) is not None
-  return any(map(in_blocks, parts))
+  """Returns whether a source, or one of a mixture, is read in blocks."""
+  if not source.sources:
+    return source.blocks is not None
+  return any(map(in_blocks, source.sources))
 
 
 class Shuffled:

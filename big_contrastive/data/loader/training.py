@@ -15,13 +15,14 @@ from collections.abc import Callable, Generator
 from typing import Any
 
 import grain
+import jax
 import numpy as np
 from absl import flags
 
 from big_contrastive.config import errors
 from big_contrastive.data import bad_records
 from big_contrastive.data.loader import buffers, fingerprint, shuffle
-from big_contrastive.data.loader.batches import InPlace, Parts
+from big_contrastive.data.loader.batches import Chunks
 from big_contrastive.data.loader.examples import Examples
 from big_contrastive.data.source import Batch
 from big_contrastive.parallel import signals
@@ -78,13 +79,17 @@ class Training:
     self,
     start: int,
     stop: int,
-    put: Callable[[Batch], Any] = lambda batch: batch,
+    put: Callable[[Batch], Any] | None = None,
   ) -> Generator[Any, None, None]:
     """Yields this process's rows of the batches of steps start..stop-1.
 
     Args:
       start, stop: steps.
       put: what is done to each batch ahead of time: to lay it on devices.
+
+    With workers a batch lies in memory that is written again: host arrays are
+    valid until the batch after the next is asked for. Copy what is kept longer.
+    Arrays on devices are never written over.
     """
     try:
       yield from self._batches(start, stop, put)
@@ -95,16 +100,17 @@ class Training:
         gc.collect()
 
   def _batches(
-    self, start: int, stop: int, put: Callable[[Batch], Any]
+    self, start: int, stop: int, put: Callable[[Batch], Any] | None
   ) -> Generator[Any, None, None]:
     with contextlib.ExitStack() as closing:
-      written = self._written(start, stop)
-      closing.callback(written.memory.close)
+      chunks = self._chunks(start, stop)
+      closing.callback(chunks.memory.close)
 
       def place(batch: Batch) -> tuple[np.ndarray, np.ndarray, Any]:
-        return batch.pop("bad"), batch.pop("index"), put(batch)
+        kinds, index = batch.pop("bad").copy(), batch.pop("index").copy()
+        return kinds, index, self._put(batch, put)
 
-      stream = iter(self._dataset(written).map(place))
+      stream = iter(self._dataset(chunks).map(place))
       closing.callback(lambda: stream.close())
       if self.workers:
         with signals.unheard():
@@ -114,49 +120,58 @@ class Training:
         stream = grain.experimental.ThreadPrefetchDatasetIterator(
           stream, prefetch_buffer_size=self.ahead
         )
-      closing.callback(written.memory.end)  # The first: workers may wait.
+      closing.callback(chunks.memory.end)  # The first: workers may wait.
       seen = start * self.batch_size
       for step, (kinds, index, batch) in enumerate(stream, start):
         seen += len(kinds)
         self._count(step, seen, kinds, index)
         yield batch
+        # What asks for a batch has done with the one before the last.
+        chunks.memory.release(step - 1)
 
-  def _written(self, start: int, stop: int) -> InPlace:
-    """Batches in parts: cheaper to hand over than single examples."""
+  def _put(self, batch: Batch, put: Callable[[Batch], Any] | None) -> Any:
+    """Lays a batch on devices, which hold it when this returns."""
+    if put is None:
+      return batch
+    if not self.workers:
+      return put(batch)
+    if jax.default_backend() == "cpu":  # Its arrays may be the host's.
+      batch = {field: values.copy() for field, values in batch.items()}
+    return jax.block_until_ready(put(batch))
+
+  def _chunks(self, start: int, stop: int) -> Chunks:
     size = len(self.rows)
-    made = Parts(
+    chunks = Chunks(
       self.examples, self.batch_size, self.rows, self.seed, start, stop,
       self._per_batch(size),
     )  # fmt: skip
-    if not self.workers or not len(made):
-      return InPlace(made, buffers.Own(size))
-    _, example = next(made.made(0))
-    begun = 2 + -(-self.workers // made.per_batch)
-    # Besides those ahead, one is being put in place and one is trained on.
-    spare = self.ahead + 2
-    shared = buffers.Shared(size, example, begun, spare, start)
-    return InPlace(made, shared)
+    if self.workers and len(chunks):
+      _, example = next(chunks.examples_of(0))
+      written = 2 + -(-self.workers // chunks.per_batch)
+      # Besides those ahead one is being put in place, and two are in use.
+      places = written + self.ahead + 3
+      chunks.memory = buffers.Shared(size, example, places, start)
+    return chunks
 
   def _per_batch(self, size: int) -> int:
-    """Parts of a batch of so many rows: few, and enough work for all."""
+    """Chunks of a batch of so many rows: few, and enough work for all."""
     if not self.workers:
       return -(-size // max(8, min(64, -(-size // self.threads))))
     if shuffle.in_blocks(self.examples.source):
-      # So that a worker has the same part of each batch, see Parts.made.
+      # So that a worker has the same chunk of each batch, see Chunks.
       return min(size, self.workers * -(-size // (256 * self.workers)))
-    # A part costs a worker more, but four batches at most should be begun.
+    # A chunk costs a worker more, but four batches at most should be begun.
     return -(-size // max(8, min(256, 4 * size // self.workers)))
 
-  def _dataset(self, written: InPlace) -> grain.IterDataset:
+  def _dataset(self, chunks: Chunks) -> grain.IterDataset:
     """Batches with "bad" and "index"."""
-    per_batch = written.parts.per_batch
-    data = _read(written, self.threads, 2 * per_batch)
-    if self.workers and len(written):
+    per_batch = chunks.per_batch
+    data = _read(chunks, self.threads, 2 * per_batch)
+    if self.workers and len(chunks):
       if not flags.FLAGS.is_parsed():  # Grain reads its own from absl.
         flags.FLAGS.mark_as_parsed()
       data = data.mp_prefetch(grain.MultiprocessingOptions(self.workers))
-    taken = written.taken
-    return data.batch(per_batch, drop_remainder=True, batch_fn=taken)
+    return data.batch(per_batch, drop_remainder=True, batch_fn=chunks.batch)
 
   @functools.cached_property
   def data(self) -> dict[str, Any]:
@@ -187,14 +202,16 @@ class Training:
     """Counts, names and limits what was bad in a batch."""
     if not kinds.any():
       return
-    for kind, at in self._tally.add(step, kinds, index, self.examples.after):
-      said = kind, self.examples.name(at), self.examples.why(at)
+    for kind, at in self._tally.add(
+      step, kinds, index, self.examples.source.after
+    ):
+      said = kind, self.examples.source.name(at), self.examples.why(at)
       logging.warning("bad record (%s): %s: %s", *said)
     found = self._tally.all()
     total = sum(found.values())
     if total > max(self.bad_floor, self.max_bad * seen):
       last = int(index[kinds.any(-1)][-1])
-      said = f"{self.examples.name(last)}: {self.examples.why(last)}"
+      said = f"{self.examples.source.name(last)}: {self.examples.why(last)}"
       raise errors.UserError(
         f"bad records among {seen:,}",
         total,

@@ -13,28 +13,29 @@ import numpy as np
 from big_contrastive.config import errors
 from big_contrastive.data.bad_records import BadRecord
 from big_contrastive.data.files import class_names, fields, label_matching
+from big_contrastive.data.source import Source
 from big_contrastive.data.transforms.decode import ENDINGS
 
-MAIN = "root"
-Record = tuple[str, str, int, int | None]
+# Relative path, caption or None, id, label or None.
+Record = tuple[str, str | None, int, int | None]
 _SIZED = 20_000  # Files whose sizes a digest is of.
 
 
 @dataclasses.dataclass
-class Folder:
+class Folder(Source):
   """Records of a folder; see `source`.
 
   Args:
     root: the folder.
-    records: (relative path, caption, id, label or None).
+    records: (relative path, caption or None, id, label or None).
     classes: names by label, None if there are none.
     skipped: reason -> number of files that were left out.
   """
 
   root: str
   records: list[Record]
-  classes: list[str] | None
-  skipped: dict[str, int]
+  classes: list[str] | None = dataclasses.field()
+  skipped: dict[str, int] = dataclasses.field()
 
   def __len__(self) -> int:
     return len(self.records)
@@ -42,8 +43,8 @@ class Folder:
   def __getitem__(self, index: int) -> dict[str, Any]:
     path, text, ident, label = self.records[index]
     image = pathlib.Path(self.root, path).read_bytes()
-    record = {"image": image, "text": text, "id": ident}
-    return record if label is None else record | {"label": label}
+    record = {"image": image, "id": ident, "text": text, "label": label}
+    return {k: v for k, v in record.items() if v is not None}
 
   def name(self, index: int) -> str:
     """Returns what a person finds the record by."""
@@ -53,7 +54,7 @@ class Folder:
     """Yields what there is, in order, for a digest."""
     often = len(self.records) // _SIZED + 1
     for i, (path, text, _, _) in enumerate(self.records):
-      yield f"{path}\n{text}"
+      yield f"{path}\n{text or ''}"
       if i % often == 0:
         with contextlib.suppress(OSError):
           yield str(os.path.getsize(os.path.join(self.root, path)))
@@ -78,7 +79,9 @@ def source(
   Args:
     split: a folder in root; None for root itself.
     root: what is hidden in it, ".x", is counted and not read.
-    caption: template for class folders.
+    caption: template for class folders. "none" for images alone: a .txt is
+      not read, the id is the image's number, and the label, where all images
+      are in class folders, is that of the folder.
     classes: names by label, as classes.read takes them; each class folder is
       one of them, whatever its case and whether it has "_", "-" or " ".
 
@@ -93,10 +96,14 @@ def source(
     allowed = "a folder with images: ." + ", .".join(ENDINGS)
     remedy = f"Check the path. In it are: {_counted(skipped) or 'no files'}."
     raise errors.UserError("root", top, allowed, remedy)
-  if any(os.path.splitext(path)[0] in texts for path in images):
+  alone = caption == fields.NO_CAPTION
+  if not alone and any(os.path.splitext(path)[0] in texts for path in images):
     return _captioned(top, images, texts, skipped)
   skipped["not an image: .txt"] += len(texts)
-  if "{class}" not in caption:
+  if alone and not all(os.sep in path for path in images):
+    records = [(path, None, i, None) for i, path in enumerate(images)]
+    return Folder(top, records, None, _counted(skipped))
+  if "{class}" not in caption and not alone:
     remedy = "Write it like 'a photo of a {class}'."
     raise errors.UserError("caption", caption, "a text with {class}", remedy)
   names = None if classes is None else class_names.read(classes, "classes")
@@ -207,9 +214,12 @@ def _classified(
     for folder, i in labels.items()
   }
   records: list[Record] = []
-  for path in within:
-    folder = path.split(os.sep)[0]
-    records.append((path, said[folder], labels[folder], labels[folder]))
+  for i, path in enumerate(within):
+    label = labels[folder := path.split(os.sep)[0]]
+    if caption == fields.NO_CAPTION:  # A class is no id.
+      records.append((path, None, i, label))
+    else:
+      records.append((path, said[folder], label, label))
   return Folder(top, records, names, _counted(skipped))
 
 

@@ -25,14 +25,14 @@ from big_contrastive.data.files import (
   parquet_files,
   paths,
 )
+from big_contrastive.data.source import Source
 
-MAIN = "files"
 _TRIED = 200  # Rows that are looked at for images that come again.
 _IMAGES = ("image", "img", "images", "jpg", "bytes")
 _CAPTIONS = ("caption", "captions", "text", "texts", "sentence", "sentences")
 
 
-class Rows:
+class Rows(Source):
   """Random access to rows; keeps some row groups in memory.
 
   Args:
@@ -102,14 +102,15 @@ class Rows:
     block, row = fields.place(index, self._ends)
     table = self._block(block)
     cells = {k: table[c][row].as_py() for k, c in self.columns.items()}
-    text = cells["text"]
-    if self.text_names is not None:
-      text = self.text_names[class_names.label(text, self.text_names)]
-    record = {
+    record: dict[str, Any] = {
       "image": self._image(cells["image"], self.groups[block][0]),
-      "text": fields.one_or_several(fields.caption(text)),
       "id": self._id(index, cells),
     }
+    if "text" in cells:
+      text = cells["text"]
+      if self.text_names is not None:
+        text = self.text_names[class_names.label(text, self.text_names)]
+      record["text"] = fields.one_or_several(fields.caption(text))
     if "label" in cells:
       record["label"] = self._label(cells["label"])
     return record
@@ -247,7 +248,8 @@ def source(
       or "::" between them.
     image, caption, label, id: columns. An image column has bytes, paths or
       structs of the two; a caption column has strings, lists of them, or
-      numbers of classes. By default the usual names; no label; no two rows
+      numbers of classes, or is "none" for images alone. By default the usual
+      names; no label; no two rows
       have the same id, or those with one image do where there is a row a
       caption: where neighbours among the first rows have one image. Rows with
       equal ids are not each other's negatives; id="image" is the image itself.
@@ -267,10 +269,10 @@ def source(
   with futures.ThreadPoolExecutor(8) as pool:
     heads = list(pool.map(parquet_files.head, found))
   schemas = [head.schema.to_arrow_schema() for head in heads]
-  chosen = {
-    "image": parquet_columns.column("image", image, _IMAGES, schemas[0]),
-    "text": parquet_columns.column("caption", caption, _CAPTIONS, schemas[0]),
-  }
+  column_of = parquet_columns.column
+  chosen = {"image": column_of("image", image, _IMAGES, schemas[0])}
+  if caption != fields.NO_CAPTION:
+    chosen["text"] = column_of("caption", caption, _CAPTIONS, schemas[0])
   for name, given in (("label", label), ("id", id)):
     if given is not None:
       chosen[name] = parquet_columns.column(name, given, (), schemas[0])
@@ -284,7 +286,7 @@ def source(
   taken = [i for i, n in enumerate(rows) if n]
   blocks = np.array([rows[i] for i in taken], np.int64)
   if not len(blocks):
-    raise errors.UserError(MAIN, files, "files with rows", "They have none.")
+    raise errors.UserError("files", files, "files with rows", "They have none.")
   groups, cache = [groups[i] for i in taken], cache_mb * 2**20
   window = parquet_columns.rows_in(
     heads, groups, set(chosen.values()), cache // 2
@@ -301,7 +303,7 @@ def source(
   )
   made = Rows(
     found, groups, blocks, chosen, root and os.path.expanduser(root),
-    label_names, names.get(chosen["text"]), cache, window,
+    label_names, names.get(chosen.get("text", "")), cache, window,
     parquet_files.unused(others, with_paths),
     by_image,
     places, noted, parquet_columns.layout(heads, groups, chosen),

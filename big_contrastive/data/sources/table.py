@@ -13,16 +13,16 @@ from typing import Any
 from big_contrastive.config import errors
 from big_contrastive.data.bad_records import BadRecord
 from big_contrastive.data.files import fields, folders, labels, queries, tables
+from big_contrastive.data.source import Source
 from big_contrastive.data.transforms.decode import ENDINGS
 
-MAIN = "captions"
 _FIELD = re.compile(r"\{([^{}]+)\}")
 _NAMED = 5  # Rows of a kind that are named in the log.
 Record = tuple[int, str, list[str], int, int | None]
 
 
 @dataclasses.dataclass
-class Table:
+class Table(Source):
   """Records of a table; see `source`.
 
   Args:
@@ -34,17 +34,17 @@ class Table:
 
   records: list[Record]
   roots: list[folders.Folder | folders.Tar]
-  classes: list[str] | None
-  skipped: dict[str, int]
+  classes: list[str] | None = dataclasses.field()
+  skipped: dict[str, int] = dataclasses.field()
 
   def __len__(self) -> int:
     return len(self.records)
 
   def __getitem__(self, index: int) -> dict[str, Any]:
     root, name, captions, ident, label = self.records[index]
-    text = captions[0] if len(captions) == 1 else captions
-    image = self.roots[root].read(name)
-    record = {"image": image, "text": text, "id": ident}
+    record = {"image": self.roots[root].read(name), "id": ident}
+    if captions:
+      record["text"] = captions[0] if len(captions) == 1 else captions
     return record if label is None else record | {"label": label}
 
   def name(self, index: int) -> str:
@@ -60,8 +60,8 @@ class Table:
 def source(
   split: str | None = None,
   *,
-  images: str,
   captions: str,
+  images: str,
   image: str = "image",
   caption: str = "caption",
   id: str | None = None,
@@ -89,6 +89,7 @@ def source(
     image: the column with the file's name, or a template: "{key}.png".
     caption: a column, or a template: "a drawing of {name}"; several with
       "|" between them are several captions. A JSONL column may hold a list.
+      "none" for images alone.
     id: a column; rows with equal values are the same text or concept and not
       each other's negatives. By default, the row.
     label: a column; whole numbers are the labels, and a negative one is none;
@@ -117,8 +118,9 @@ def source(
   rows = tables.read_table(captions, about=about)
   if join:
     queries.join(rows, join)
+  alone = caption == fields.NO_CAPTION
   for text, thing in ((image, "image"), (caption, "caption")):
-    for name in _columns(text):
+    for name in () if alone and thing == "caption" else _columns(text):
       tables.column(rows, name, thing)
   idents = labels.numbered(rows, id) if id else list(range(len(rows)))
   numbers, names = labels.labels(rows, label, class_name, classes)
@@ -127,7 +129,8 @@ def source(
   missing = ""
   for i in queries.chosen(rows, where, split, split_column):
     try:
-      texts, name = _captions(rows[i], caption), _file(rows[i], image)
+      texts = [] if alone else _captions(rows[i], caption)
+      name = _file(rows[i], image)
     except BadRecord as e:
       left.out(i, f"{e.kind}: {e}")
       continue
@@ -135,7 +138,7 @@ def source(
     if not found:
       left.out(i, "no image file" if name else "no name of an image")
       missing = name or missing
-    elif not texts:
+    elif not texts and not alone:
       left.out(i, "empty caption")
     elif idents[i] is None:
       left.out(i, "empty id")

@@ -19,8 +19,8 @@ from big_contrastive.config import errors
 from big_contrastive.data import bad_records
 from big_contrastive.data.files import class_names, fields
 from big_contrastive.data.files.array_records import ArrayRecords
+from big_contrastive.data.source import Source
 
-MAIN = "dataset"
 _FORMAT = tfds.core.FileFormat.ARRAY_RECORD
 _INFO = "dataset_info.json"
 _AS_STORED = (
@@ -31,14 +31,14 @@ _AS_STORED = (
 
 
 @dataclasses.dataclass
-class Records:
+class Records(Source):
   """Random access to one split; opened anew in every process that uses it.
 
   Args:
     folder: of the prepared version, with dataset_info.json.
     split: a split or a slice of one.
-    image, text, label, id: features, "outer/inner" if nested. label and id may
-      be None.
+    image, text, label, id: features, "outer/inner" if nested; None for none,
+      but for image.
     classes: class names by label.
     text_names: names by number where the text feature holds class numbers.
   """
@@ -46,7 +46,7 @@ class Records:
   folder: str
   split: str
   image: str
-  text: str
+  text: str | None
   label: str | None
   id: str | None
   classes: list[str] | None = None
@@ -101,9 +101,10 @@ class Records:
       raise bad_records.BadRecord("read", f"{type(e).__name__}: {e}") from e
     out = {
       "image": values[self.image],
-      "text": _words(values[self.text], self.text_names),
       "id": int(index) if self.id is None else fields.number(values[self.id]),
     }
+    if self.text is not None:
+      out["text"] = _captions(values[self.text], self.text_names)
     if self.label is not None:
       # TFDS writes a label that is not known as -1.
       value = values[self.label]
@@ -136,7 +137,7 @@ def source(
     data_dir: where TFDS prepared it; None for TFDS's own default.
     image, text: features; "captions/text" is the text in captions. A list of
       texts is several captions. Without a text feature the text is the name
-      of the label.
+      of the label. text="none" is for images alone.
     label: a feature; there may be none of this name if it is "label".
     id: a feature that says which pairs are the same; None: no two are.
 
@@ -160,7 +161,9 @@ def source(
     text = label
   errors.choice("image", image, leaves)
   texts = [k for k in leaves if names[k] or leaves[k].np_dtype == np.object_]
-  errors.choice("text", text, texts)
+  alone = text == fields.NO_CAPTION
+  if not alone:
+    errors.choice("text", text, texts)
   if has_label:
     errors.choice("label", label, leaves)
   if id is not None:
@@ -169,11 +172,11 @@ def source(
     str(folder),
     split,
     image,
-    text,
+    None if alone else text,
     label if has_label else None,
     id,
     classes=names.get(label),
-    text_names=names[text],
+    text_names=None if alone else names[text],
   )
   with _whole(folder):
     len(opened)  # Opens the files.
@@ -282,7 +285,7 @@ def _at(record: dict[str, Any], path: str) -> Any:
   return record
 
 
-def _words(value: Any, names: list[str] | None) -> str | list[str]:
+def _captions(value: Any, names: list[str] | None) -> str | list[str]:
   """Returns a text, or a list of texts where the record holds several."""
   if names is None:
     found = fields.caption(value)

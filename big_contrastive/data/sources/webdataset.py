@@ -21,15 +21,16 @@ from big_contrastive.data.files import (
   tar_index,
   tar_samples,
 )
+from big_contrastive.data.source import Source
 from big_contrastive.data.transforms.decode import ENDINGS
 
-MAIN = "urls"
+_URLS = "urls"
 _GAP = 2**16  # Bytes between members that are read rather than sought over.
 _TRIED = 200  # Samples that are looked at for images that come again.
 
 
 @dataclasses.dataclass
-class Samples:
+class Samples(Source):
   """Random access to the samples of tars; see `source`.
 
   Args:
@@ -59,12 +60,12 @@ class Samples:
   id: tuple[str, str] | None
   ids: np.ndarray | None
   first: np.ndarray
-  classes: list[str] | None
-  skipped: dict[str, int]
+  classes: list[str] | None = dataclasses.field()
+  skipped: dict[str, int] = dataclasses.field()
   folder: str | None
 
   def __post_init__(self):
-    self._reader = paths.Reader(MAIN)
+    self._reader = paths.Reader(_URLS)
     used = [*self.caption, self.label, self.id]
     self._json = any(where and where[1] for where in used)
 
@@ -76,29 +77,27 @@ class Samples:
     if not 0 <= index < len(self):
       raise IndexError(index)
     image, *others = self._read(index)
-    parts = dict(zip(self.fields, others))
+    members = dict(zip(self.fields, others))
     parse = fields.parse_json
     if self._json:  # The same text for several fields is parsed once.
       parse = functools.cache(parse)
     texts = []
     for where in self.caption:
-      value = _value(parts.get(where[0]), where[1], parse)
+      value = _value(members.get(where[0]), where[1], parse)
       if where == self.label and self.classes and value is not None:
         value = self.classes[class_names.label(value, self.classes)]
       texts += fields.caption(value)
-    record = {
-      "image": image,
-      "text": fields.one_or_several(texts),
-      "id": self._id(index, image, parts, parse),
-    }
+    record = {"image": image, "id": self._id(index, image, members, parse)}
+    if self.caption:
+      record["text"] = fields.one_or_several(texts)
     if self.label is not None:
       kind, field = self.label
-      value = _value(parts.get(kind), field, parse)
+      value = _value(members.get(kind), field, parse)
       record["label"] = class_names.label(value, self.classes)
     return record
 
   def _id(
-    self, index: int, image: bytes, parts: dict[str, bytes | None], parse: Any
+    self, index: int, image: bytes, members: dict[str, bytes | None], parse: Any
   ) -> int:
     if self.ids is not None:
       return int(self.ids[index])
@@ -109,7 +108,7 @@ class Samples:
     kind, field = self.id
     if kind == "image":
       return fields.picture(image)
-    return fields.number(_value(parts.get(kind), field, parse))
+    return fields.number(_value(members.get(kind), field, parse))
 
   def _read(self, index: int) -> list[bytes | None]:
     """The members' bytes; neighbours are read at once."""
@@ -160,7 +159,7 @@ class Samples:
 
 @functools.lru_cache(maxsize=8)
 def _keys(path: str, folder: str | None) -> list[str]:
-  return tar_index.load(path, MAIN, folder).keys
+  return tar_index.load(path, _URLS, folder).keys
 
 
 def _value(data: bytes | None, field: str, parse: Any) -> Any:
@@ -199,6 +198,7 @@ def source(
     caption: "txt" or "json:FIELD" (FIELD may be a list, and "outer/inner");
       several with "|" are several captions. By default txt if there is one,
       else a JSON field like "caption", else the label's class, by name.
+      "none" for images alone.
     label: "cls" or "json:FIELD": a number, or one of classes.
     id: "key" (the sample's name), "image" (its bytes) or "json:FIELD": samples
       with equal values are not each other's negatives. By default no two are
@@ -210,9 +210,9 @@ def source(
   Raises:
     UserError: for what isn't there, is no tar or has no captions.
   """
-  found = paths.find(urls.replace("{split}", split or ""), MAIN)
+  found = paths.find(urls.replace("{split}", split or ""), _URLS)
   with futures.ThreadPoolExecutor(8) as pool:
-    indices = list(pool.map(lambda p: tar_index.load(p, MAIN, index), found))
+    indices = list(pool.map(lambda p: tar_index.load(p, _URLS, index), found))
   names = label_matching.of_labels(classes, "classes") if classes else None
   kinds = {k: None for i in indices for k in i.kinds}
   captions = tar_samples.captions(caption, label, kinds, found, indices, names)
@@ -233,8 +233,8 @@ def source(
     listed = ", ".join(sorted(kinds)) or "nothing"
     allowed = f"tars with images ({image}) and captions"
     remedy = f"The endings in them are: {listed}. Left out: {dict(skipped)}."
-    raise errors.UserError(MAIN, urls, allowed, remedy)
-  made = Samples(
+    raise errors.UserError(_URLS, urls, allowed, remedy)
+  samples = Samples(
     found, shard, number, start, size, list(members), captions,
     tar_samples.field(label, kinds) if label else None,
     tar_samples.field(id, kinds) if id else None,
@@ -242,7 +242,7 @@ def source(
     np.cumsum([0, *(len(one.keys) for one in indices)]), names,
     dict(skipped), index,
   )  # fmt: skip
-  if id is None and fields.repeat(made.first_images()):
-    made.id = ("image", "")
+  if id is None and fields.repeat(samples.first_images()):
+    samples.id = ("image", "")
     logging.warning("%s: %s", urls, fields.REPEATED)
-  return made
+  return samples

@@ -1,4 +1,4 @@
-"""Operations of operations.parse that change an image's colours."""
+"""Operations of operations.parse that change an image's colors."""
 
 from typing import Any
 
@@ -37,7 +37,7 @@ def color_jitter(
 
 
 def grayscale(image: Image, rng: Rng, *, p: float = 0.2) -> Image:
-  """Takes the colour away with probability p."""
+  """Takes the color away with probability p."""
   return image.convert("L").convert("RGB") if rng.random() < p else image
 
 

@@ -96,9 +96,9 @@ def largest(data: bytes) -> bytes:
 
 def _worth(entry: bytes) -> tuple[int, int]:
   """Pixels of a picture in an icon, and the bits of each."""
-  width, height, colours = entry[:3]
+  width, height, colors = entry[:3]
   bits = int.from_bytes(entry[6:8], "little")
-  bits = bits or (colours - 1).bit_length() if colours else bits or 256
+  bits = bits or (colors - 1).bit_length() if colors else bits or 256
   return (width or 256) * (height or 256), bits
 
 

@@ -12,7 +12,7 @@ import PIL.ImageOps
 import simplejpeg
 
 from big_contrastive.data.bad_records import BadRecord
-from big_contrastive.data.transforms import containers, levels
+from big_contrastive.data.transforms import containers, jpeg, levels
 
 T = TypeVar("T")
 Image = PIL.Image.Image
@@ -102,7 +102,7 @@ def pixels(data: bytes | np.ndarray) -> np.ndarray:
     # What may be turned, and all that the fast decoder doubts, is for PIL: it
     # alone says what is bad, and why.
     with contextlib.suppress(ValueError):
-      if 0 < _plain(data) <= MAX_PIXELS:
+      if 0 < jpeg.plain(data) <= MAX_PIXELS:
         return simplejpeg.decode_jpeg(data)
   return np.asarray(decode(data))
 
@@ -127,28 +127,6 @@ def of_pil(picture: Image) -> np.ndarray:
       image.getexif()[_ORIENTATION] = turn
       PIL.ImageOps.exif_transpose(image, in_place=True)
     return np.asarray(image)
-
-
-def _plain(jpeg: bytes) -> int:
-  """Pixels of a JPEG in grey or in three colours, whose head notes no more.
-
-  0 for what may be turned, or has other colours.
-  """
-  pixels, at = 0, 2
-  while at + 9 < len(jpeg) and jpeg[at] == 0xFF:
-    kind, length = jpeg[at + 1], (jpeg[at + 2] << 8) + jpeg[at + 3]
-    if kind == 0xDA:  # The scan, behind which nobody looks for notes.
-      return pixels
-    if kind == 0xEE and length < 14:  # Adobe's would be: PIL refuses it.
-      return 0
-    if kind == 0xE1 or not 0xC0 <= kind <= 0xFE or 0xD0 <= kind <= 0xD9:
-      return 0
-    if kind < 0xD0 and kind not in (0xC4, 0xC8, 0xCC):  # The frame.
-      high, low, wide, side, colours = jpeg[at + 5 : at + 10]
-      simple = colours in (1, 3)
-      pixels = ((high << 8) + low) * ((wide << 8) + side) if simple else 0
-    at += 2 + length
-  return 0
 
 
 def size(data: bytes | np.ndarray) -> tuple[int, int]:
@@ -214,10 +192,10 @@ def _upright(image: levels.Opened, data: bytes) -> tuple[int, int]:
 
 def _load(data: bytes, spare: Spare | None) -> Image:
   image = _open(data)
-  jpeg = image.format in ("JPEG", "MPO")
-  if spare and jpeg:
+  scalable = image.format in ("JPEG", "MPO")
+  if spare and scalable:
     times = max(1.0, spare(_upright(image, data)))
-    if 8 / 3 <= times < 4 and image.format == "JPEG" and _plain(data):
+    if 8 / 3 <= times < 4 and image.format == "JPEG" and jpeg.plain(data):
       with contextlib.suppress(ValueError):
         return _three_eighths(data, *image.size)
     image.draft("RGB", tuple(math.ceil(side / times) for side in image.size))
@@ -226,7 +204,7 @@ def _load(data: bytes, spare: Spare | None) -> Image:
   if _NOTES & image.info.keys():
     with contextlib.suppress(Exception):  # Garbage in EXIF: a good image.
       PIL.ImageOps.exif_transpose(image, in_place=True)
-  if spare and not jpeg:
+  if spare and not scalable:
     spare(image.size)
   return image
 

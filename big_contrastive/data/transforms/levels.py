@@ -52,20 +52,20 @@ def _file(image: Opened) -> bytes:
 
 
 def _png(image: Opened) -> None:
-  """The transparent colour is stored with the bits of the file's samples."""
+  """The transparent color is stored with the bits of the file's samples."""
   key, raw = image.info.get("transparency"), image.tile[0].args
   if image.mode == "L" and key is not None:
     most = 2 ** int(raw[2:] or 8) - 1
     image.info["transparency"] = (key & most) * 255 // most
   elif raw == "RGB;16B" and key is not None:
-    # PIL keeps the upper bytes; both are needed to tell the colour.
+    # PIL keeps the upper bytes; both are needed to tell the color.
     lower = type(image)(io.BytesIO(_file(image)))
     lower.tile = [lower.tile[0]._replace(args="RGB;16L")]
     image.load()
     pixels = np.asarray(image, np.uint16) << 8 | np.asarray(lower)
     image.putalpha(_alpha((pixels != image.info.pop("transparency")).any(-1)))
   elif image.mode == "RGB" and key is not None:
-    image.info["transparency"] = tuple(colour & 255 for colour in key)
+    image.info["transparency"] = tuple(color & 255 for color in key)
 
 
 def _tiff(image: Opened) -> None:
@@ -75,7 +75,7 @@ def _tiff(image: Opened) -> None:
     tags[_PLANES] = 1  # PIL takes the first letter of I;16 for the mode.
     image._setup()
   if not image.use_load_libtiff:
-    if tags.get(_PHOTOMETRIC) == 6:  # Mostly of fewer samples of colour.
+    if tags.get(_PHOTOMETRIC) == 6:  # Mostly of fewer samples of color.
       image._mode = "RGB"
       _by_libtiff(image, "RGBX")
     elif tags.get(_PLANES) == 2:
@@ -83,7 +83,7 @@ def _tiff(image: Opened) -> None:
       raw = "RGBa" if alpha else image.mode
       _by_libtiff(image, raw + (";16N" if _bits(image) == 16 else ""))
   if image.mode in ("P", "PA") and max(tags[_COLOURS]) < 256:
-    # Written by those who took the 16 bits of a colour for 8, as libtiff sees.
+    # Written by those who took the 16 bits of a color for 8, as libtiff sees.
     image.palette = PIL.ImagePalette.raw("RGB;L", bytes(tags[_COLOURS]))
 
 
@@ -106,14 +106,14 @@ def _gif(image: Opened) -> None:
   if box == (0, 0, *image.size) or "transparency" in image.info:
     return
   at, palette = image.info.get("background"), image.global_palette
-  colour = bytes([at] * 3) if at is not None else b""  # Of a palette of greys.
+  color = bytes([at] * 3) if at is not None else b""  # Of a palette of greys.
   if palette:
-    colour = bytes(palette.palette[3 * at : 3 * at + 3])
+    color = bytes(palette.palette[3 * at : 3 * at + 3])
   image.load()
   frame = image.convert("RGB").crop(box)
   image._mode = "RGB"
   white = (255, 255, 255)
-  image.im = PIL.Image.new("RGB", image.size, tuple(colour) or white).im
+  image.im = PIL.Image.new("RGB", image.size, tuple(color) or white).im
   image.paste(frame, box)
 
 
@@ -133,7 +133,7 @@ def _bmp(image: Opened) -> None:
 
 
 def _jpeg_2000(image: Opened) -> None:
-  """PIL leaves out of a palette the colours that it has twice."""
+  """PIL leaves out of a palette the colors that it has twice."""
   if image.mode not in ("P", "PA"):
     return
   data, mode = _file(image), image.palette.mode
@@ -141,8 +141,8 @@ def _jpeg_2000(image: Opened) -> None:
   many, columns = struct.unpack_from(">HB", data, at)
   start = at + 3 + columns
   if columns == len(mode):
-    colours = data[start : start + many * columns]
-    image.palette = PIL.ImagePalette.raw(mode, colours)
+    colors = data[start : start + many * columns]
+    image.palette = PIL.ImagePalette.raw(mode, colors)
 
 
 def _tga(image: Opened) -> None:
