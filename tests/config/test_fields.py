@@ -46,7 +46,7 @@ def test_what_the_code_passes_is_refused(section, field, value):
   with pytest.raises(errors.UserError) as e:
     experiment.build(mutate.changed(config(), path, value))
   said = str(e.value)
-  assert said.startswith(f"config.{'.'.join(path)} = {value!r}: ")
+  assert said.startswith(f"config.{'.'.join(path)} = {value!r}; ")
   assert field not in said.partition("expected one of ")[2].split(". ")[0]
 
 
@@ -62,7 +62,7 @@ def test_nor_does_a_mixture_take_it(part):
   ):
     with pytest.raises(errors.UserError) as e:
       experiment.build(config() | {"source": mixed})
-    assert str(e.value).startswith(f"{said} = 'x': ")
+    assert str(e.value).startswith(f"{said} = 'x'; ")
 
 
 @pytest.mark.parametrize("value", [5, "", True, ["x"], "nowhere"])
