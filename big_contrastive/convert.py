@@ -1,12 +1,12 @@
-"""Converts a model between our checkpoints and other projects' files.
+"""Converts a model between our checkpoints and the files of other projects.
 
   python -m big_contrastive.convert --from runs/demo --to exported
 
-A Hugging Face directory, an OpenCLIP directory and a big_vision .npz are read
-and written, and so are checkpoints of ours. Then random images and texts are
-embedded by the source, by what was written, and by transformers or OpenCLIP
-where they are installed. DST appears only when all of them agree, and what it
-does not hold is told: a tokenizer, a text tower, preprocessing.
+Reads and writes our checkpoints, Hugging Face directories, OpenCLIP directories
+and big_vision .npz files. As a check, random images and texts are embedded by
+the source, by the result, and by transformers or OpenCLIP where they are
+installed. DST appears only if all of them agree. A warning names what DST
+lacks: a tokenizer, a text tower or preprocessing.
 """
 
 if __name__ == "__main__":  # Before what takes seconds to import.
@@ -55,19 +55,19 @@ def convert(
   tokenizer: dict[str, Any] | None = None,
   tolerance: float = 1e-5,
 ) -> dict[str, float]:
-  """Converts a model, and returns the largest differences found.
+  """Converts a model, and returns the largest differences.
 
   Args:
     source: its file or directory.
-    target: where nothing is yet, or an empty directory.
+    target: a path that does not exist yet, or an empty directory.
     format: of the target, one of model_files.FORMATS; None: big_vision for
       *.npz, else checkpoint from other projects and hugging_face from ours.
-    from_format: of the source; None finds out from the files.
-    tokenizer: as config.tokenizer, in place of the source's.
+    from_format: of the source; None detects it from the files.
+    tokenizer: like config.tokenizer, in place of the source's.
     tolerance: the largest difference allowed.
 
   Returns:
-    By what was compared, the largest difference of unit embeddings and of
+    For each comparison, the largest difference of unit embeddings and of
     logits over exp(t).
 
   Raises:
@@ -113,26 +113,24 @@ def _with_tokenizer(
     own.rows([])
   given = {"length": own.length} | schema.section(section, "--tokenizer")
   words = schema.call(build_tokenizer, given, "--tokenizer")
-  model_files.towers(
-    model, words
-  )  # Is it one that the text tower can have had?
+  model_files.towers(model, words)  # Raises if it does not fit the text tower.
   return dataclasses.replace(model, tokenizer=words.spec, blob=words.blob)
 
 
 def _lacks(model: Portable, format: str) -> list[str]:
-  """What the files that were written don't hold, and what to do about it."""
+  """What the written files lack, and the remedy."""
   lines = []
   if "txt" not in model.params:
     lines.append("holds an image tower alone: it embeds images only.")
   elif format == "big_vision" or not model.tokenizer:
     lines.append(
-      "holds no tokenizer: it embeds images; for texts give that which the "
-      "model was trained with, load(path, tokenizer={...}) or --tokenizer."
+      "holds no tokenizer: it embeds images only. For texts, give the one that "
+      "the model was trained with: load(path, tokenizer={...}) or --tokenizer."
     )
   if format == "big_vision":
     lines.append(
-      "holds no preprocessing: images are resized to the tower's side, their "
-      "values scaled to -1 ... 1."
+      "holds no preprocessing: images are resized to the tower's resolution, "
+      "and their values scaled to [-1, 1]."
     )
   return lines
 
@@ -168,7 +166,7 @@ def _inputs(model: Portable) -> tuple[np.ndarray, np.ndarray | None]:
 def _embed(
   model: Portable, images: np.ndarray, tokens: np.ndarray | None
 ) -> Embedded:
-  """What our towers make of it, in float32."""
+  """Embeddings by our towers, in float32."""
   shared = {"dtype": "float32", "remat": "none"}
   graph, _ = model_files.towers(model, model_files.Words(model), **shared)
 
@@ -187,7 +185,7 @@ def _embed(
 
 
 def _arguments(model: Portable, images: np.ndarray) -> dict[str, np.ndarray]:
-  """What transformers takes for images that our towers take."""
+  """The arguments of transformers for images as our towers take them."""
   if model.model["image"].get("max_patches") is None:
     pixels = _normalised(model, images).transpose(0, 3, 1, 2)
     return {"pixel_values": pixels}
@@ -216,7 +214,7 @@ def _check(told: dict[str, float], tolerance: float) -> None:
       f"largest difference, {name}",
       worst,
       f"<= {tolerance:g}",
-      "Nothing was written. Is the activation the one it was trained with?",
+      "Nothing was written. Check the activation that it was trained with.",
     )
 
 
@@ -227,11 +225,11 @@ def run() -> None:
   parser.add_argument("--to", required=True, dest="target", metavar="DST")
   listed = ", ".join(model_files.FORMATS)
   parser.add_argument("--format", help=f"of DST: {listed}")
-  parser.add_argument("--from_format", help="of SRC, if its files don't say it")
+  parser.add_argument("--from_format", help="of SRC, if it can't be detected")
   parser.add_argument(
     "--tokenizer", type=files.literal,
-    help="""for a SRC without one: "{'kind': 'sentencepiece', 'path': ...}", """
-    "as config.tokenizer",
+    help="like config.tokenizer, for a SRC without one: "
+    "\"{'kind': 'sentencepiece', 'path': ...}\"",
   )  # fmt: skip
   parser.add_argument(
     "--tolerance", type=cli.number, default=1e-5,

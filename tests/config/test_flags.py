@@ -39,6 +39,7 @@ OPTIONAL = {
 WRONG = [
   (evaluate.run, "--task", "retreival", "Did you mean 'retrieval'"),
   (evaluate.run, "--task", "../secret", "one of gallery"),
+  (evaluate.run, "--task", "gallery", "--task = 'gallery'; .*with metrics"),
   (evaluate.run, "--templates", "", "templates"),
   (evaluate.run, "--templates", "nowhere.txt", "--data.templates"),
   (pack.run, "--per_file", "0", "at least 1"),
@@ -126,7 +127,10 @@ def cases():
     (["--templates"], "--KEY=VALUE"),
     (["--templates", "a {{c}}", "--classes"], "--KEY=VALUE"),
     (["templates=a"], "--KEY=VALUE"),
-    (["--templates=a", "--templates=b"], "--templates = .*twice"),
+    (
+      ["--templates=a", "--templates=b"],
+      "--templates = .*'a', 'b'.*; expected one value",
+    ),
     (["--source=x"], "--source"),
     (["--classes=5"], "classes = 5"),
   ):
