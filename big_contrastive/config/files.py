@@ -69,7 +69,7 @@ def _get_config(path: str) -> Callable[[str | None], Any]:
 
 
 def _where(e: Exception) -> str:
-  """An error of a user's file, and the line that it is about."""
+  """An error in a user's file, with its line."""
   last = traceback.extract_tb(e.__traceback__)[-1]
   return f"{type(e).__name__}: {e}, in {last.filename}:{last.lineno}."
 
