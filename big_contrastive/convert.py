@@ -94,15 +94,15 @@ def convert(
         if found is not None:
           which = "source" if place != new else "target"
           others[f"{which}, in its own library"] = found
-    told = {
+    differences = {
       f"{thing}: {part}": float(np.abs(ours[part] - z[part]).max())
       for thing, z in others.items()
       for part in ours
     }
-    _check(told, tolerance)
+    _check(differences, tolerance)
   for line in _lacks(model, format):
     logging.warning("%s %s", target, line)
-  return told
+  return differences
 
 
 def _with_tokenizer(
@@ -205,9 +205,9 @@ def _normalised(model: Portable, images: np.ndarray) -> np.ndarray:
   return ((images / np.float32(255) - mean) / std).astype(np.float32)
 
 
-def _check(told: dict[str, float], tolerance: float) -> None:
+def _check(differences: dict[str, float], tolerance: float) -> None:
   name, worst = max(
-    told.items(), key=lambda item: np.nan_to_num(item[1], nan=np.inf)
+    differences.items(), key=lambda item: np.nan_to_num(item[1], nan=np.inf)
   )
   if not worst <= tolerance:
     raise errors.UserError(
@@ -237,9 +237,9 @@ def run() -> None:
   )  # fmt: skip
   flags = vars(parser.parse_args())
   flags.pop("distributed")
-  told = convert(**flags)
+  differences = convert(**flags)
   print(f"{flags['source']} -> {flags['target']}: largest differences")
-  for name, value in told.items():
+  for name, value in differences.items():
     print(f"  {name:45} {value:.1e}")
 
 

@@ -64,9 +64,9 @@ def run() -> None:
   about = {
     k: _written(getattr(flags, k), f"--{k}") for k in ("checkpoint", "data")
   }
-  found = embed(model, source)
+  embedded = embed(model, source)
   if out:
-    write(out, found, about)
+    write(out, embedded, about)
 
 
 def embed(model: Model, source: Source) -> dict[str, Any]:
@@ -109,22 +109,22 @@ def _written(text: Any, name: str) -> str:
 
 
 def write(
-  out: pathlib.Path, found: dict[str, Any], about: dict[str, Any]
+  out: pathlib.Path, embedded: dict[str, Any], about: dict[str, Any]
 ) -> None:
   """Writes the files that the module's docstring lists, all or none.
 
   Args:
     out: from atomic.free.
-    found: from `embed`.
+    embedded: from `embed`.
     about: further entries of about.json.
   """
   with atomic.appears(out) as new:
     new.mkdir()
     for name in ("images", "texts"):
-      np.save(new / f"{name}.npy", found[name])
-      about[name], about["d"] = found[name].shape
-    about |= {k: found[k] for k in ("scale", "bias")}
-    columns = {k: found[k] for k in ("id", "label", "captions")}
+      np.save(new / f"{name}.npy", embedded[name])
+      about[name], about["d"] = embedded[name].shape
+    about |= {k: embedded[k] for k in ("scale", "bias")}
+    columns = {k: embedded[k] for k in ("id", "label", "captions")}
     pq.write_table(pa.table(columns, _COLUMNS), new / "records.parquet")
     lines = json.dumps(about, indent=2, allow_nan=False)
     (new / "about.json").write_text(lines + "\n")

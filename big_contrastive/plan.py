@@ -91,20 +91,22 @@ def plan(config: dict[str, Any], devices: Sequence[jax.Device]) -> list[str]:
       into the devices' memory.
   """
   shapes_alone = reading.Shapes(config)
-  made = experiment.build(reading.without_epochs(config), devices, shapes_alone)
+  built = experiment.build(
+    reading.without_epochs(config), devices, shapes_alone
+  )
   assumed = [f"assumed     {note}" for note in shapes_alone.notes]
-  return [*_memory(made, devices), *_time(made, devices), *assumed]
+  return [*_memory(built, devices), *_time(built, devices), *assumed]
 
 
-def _memory(made: Experiment, devices: Sequence[jax.Device]) -> list[str]:
-  placed, size = made.placed, made.batch_size
+def _memory(built: Experiment, devices: Sequence[jax.Device]) -> list[str]:
+  placed, size = built.placed, built.batch_size
   n = sharding.ring_size(placed.mesh)
   shapes = rules.flatten(placed.abstract.params)
   count = sum(int(np.prod(x.shape)) for x in shapes.values())
   mesh = " x ".join(f"{k} {v}" for k, v in placed.mesh.shape.items())
   platform = devices[0].platform
   fits = ": it fits" * (platform != "cpu")
-  step = _peak(compile_step(made), platform)
+  step = _peak(compile_step(built), platform)
   lines = [
     f"devices     {len(devices)} x {devices[0].device_kind}, mesh {mesh}",
     f"parameters  {count:,}",
@@ -112,64 +114,64 @@ def _memory(made: Experiment, devices: Sequence[jax.Device]) -> list[str]:
     f"state       {readable(_state_bytes(placed))} a device",
     f"peak        {step} a device in a step{fits}",
   ]
-  if made.evaluators:
-    at_once = f"{made.embedder.batch_size:,}"
-    for name, x in compile_evaluation(made).items():
+  if built.evaluators:
+    at_once = f"{built.embedder.batch_size:,}"
+    for name, x in compile_evaluation(built).items():
       told = f"a device with {at_once} {name} at a time{fits}"
       lines.append(f"evaluation  {_peak(x, platform)} {told}")
   return lines
 
 
-def _time(made: Experiment, devices: Sequence[jax.Device]) -> list[str]:
-  work = made.flops * made.batch_size
+def _time(built: Experiment, devices: Sequence[jax.Device]) -> list[str]:
+  work = built.flops * built.batch_size
   lines = [f"FLOPs       {work:.3g} a step, of the model"]
   peak = flops.peak_flops(devices[0].device_kind)
   if peak:
     seconds = work / (peak * len(devices))
     lines.append(
       f"time        {seconds:.3g} s a step at the devices' peak of "
-      f"{peak / 1e12:.0f} TFLOP/s, {made.batch_size / seconds:,.0f} images/s: "
+      f"{peak / 1e12:.0f} TFLOP/s, {built.batch_size / seconds:,.0f} images/s: "
       "a lower bound; at 50 % MFU it takes twice as long"
     )
   return lines
 
 
-def compile_step(made: Experiment) -> jax.stages.Compiled:
+def compile_step(built: Experiment) -> jax.stages.Compiled:
   """Returns the compiled step.
 
   Raises:
     UserError: where it does not fit into the devices' memory.
   """
-  size, where = made.batch_size, sharding.batch(made.placed.mesh)
+  size, where = built.batch_size, sharding.batch(built.placed.mesh)
 
   def batch(x: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((size, *x.shape), x.dtype, sharding=where)
 
-  lowered = made.placed.update.lower(
-    made.placed.abstract, jax.tree.map(batch, _example(made))
+  lowered = built.placed.update.lower(
+    built.placed.abstract, jax.tree.map(batch, _example(built))
   )
   return _compiled(lowered, "a step", size)
 
 
 def compile_evaluation(
-  made: Experiment,
+  built: Experiment,
 ) -> dict[str, jax.stages.Compiled]:
   """Returns the compiled functions that embed "images" and "texts".
 
   Raises:
     UserError: if it does not fit beside the state of training.
   """
-  state = made.placed.abstract
-  lowered = made.embedder.lower(state.params, state.opt, _example(made))
+  state = built.placed.abstract
+  lowered = built.embedder.lower(state.params, state.opt, _example(built))
   return {
-    name: _compiled(x, f"evaluation of {name}", made.embedder.batch_size)
+    name: _compiled(x, f"evaluation of {name}", built.embedder.batch_size)
     for name, x in lowered.items()
   }
 
 
-def _example(made: Experiment) -> dict[str, Any]:
+def _example(built: Experiment) -> dict[str, Any]:
   """One "image", "text" and "id", as a step takes them."""
-  example = made.training.examples(0, np.random.default_rng(0))
+  example = built.training.examples(0, np.random.default_rng(0))
   return {k: v for k, v in example.items() if k not in ("bad", "index")}
 
 
@@ -179,8 +181,8 @@ def _compiled(
   try:
     return lowered.compile()
   except jax.errors.JaxRuntimeError as e:
-    if told := _too_large(e, what, size):
-      raise told from e
+    if error := _too_large(e, what, size):
+      raise error from e
     raise
 
 

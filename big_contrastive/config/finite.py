@@ -48,8 +48,8 @@ def arrays(tree: Any, what: str, remedy: str) -> None:
     elif name == "t" and not np.isfinite(_exp(x)):
       bad.append(f"exp(t), t = {float(x):g}")
   if bad:
-    told = f"{what}: not finite: {listed(bad)}. {remedy}"
-    raise errors.RunError(told, errors.BAD_NUMBERS)
+    message = f"{what}: not finite: {listed(bad)}. {remedy}"
+    raise errors.RunError(message, errors.BAD_NUMBERS)
 
 
 @jax.jit
@@ -113,7 +113,7 @@ def figures(
     UserError: for a value that is neither a number nor a picture, or a name
       that occurs twice.
   """
-  told = set()
+  seen = set()
   for name, value in results:
     if not isinstance(value, PIL.Image.Image):
       try:
@@ -129,10 +129,10 @@ def figures(
           "from numbers that are not finite. Look at the model and the data.",
           errors.BAD_NUMBERS,
         )
-    if name in told:
+    if name in seen:
       allowed, remedy = "each name once", f"Fix evals/{task}.py."
       raise errors.UserError(f"{task}/{name}", value, allowed, remedy)
-    told.add(name)
+    seen.add(name)
     yield name, value
 
 
