@@ -14,7 +14,7 @@ LOCK = $(shell $(PYTHON) -c 'import glob, os, sys; \
 SPREAD := -n 2 --dist loadfile --no-loadscope-reorder
 PIP := pip --quiet --disable-pip-version-check
 
-.PHONY: help venv demo test test-fast test-peers lint check bench lock clean
+.PHONY: help venv demo test test-fast test-peers lint check bench docs lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' \
@@ -64,6 +64,9 @@ bench: venv  ## time step and losses, loss memory; prints tables
 	$(BIN)/python -m benchmarks.step
 	$(BIN)/python -m benchmarks.loss time
 	$(BIN)/python -m benchmarks.loss memory
+
+docs: venv  ## write docs/config.md from config/fields
+	$(BIN)/python -m big_contrastive.train --fields --markdown > docs/config.md
 
 lock:  ## write the lock file of this PYTHON anew
 	$(PYTHON) -m venv --clear $(VENV)-lock

@@ -1,12 +1,12 @@
-"""Converts a model between our checkpoints and other projects' files.
+"""Converts a model between our checkpoints and the files of other projects.
 
   python -m big_contrastive.convert --from runs/demo --to exported
 
-A Hugging Face directory, an OpenCLIP directory and a big_vision .npz are read
-and written, and so are checkpoints of ours. Then random images and texts are
-embedded by the source, by what was written, and by transformers or OpenCLIP
-where they are installed. DST appears only when all of them agree, and what it
-does not hold is told: a tokenizer, a text tower, preprocessing.
+Reads and writes our checkpoints, Hugging Face directories, OpenCLIP directories
+and big_vision .npz files. As a check, random images and texts are embedded by
+the source, by the result, and by transformers or OpenCLIP where they are
+installed. DST appears only if all of them agree. A warning names what DST
+lacks: a tokenizer, a text tower or preprocessing.
 """
 
 if __name__ == "__main__":  # Before what takes seconds to import.
@@ -59,19 +59,19 @@ def convert(
   tokenizer: dict[str, Any] | None = None,
   tolerance: float = 1e-5,
 ) -> dict[str, float]:
-  """Converts a model, and returns the largest differences found.
+  """Converts a model, and returns the largest differences.
 
   Args:
     source: its file or directory.
-    target: where nothing is yet, or an empty directory.
+    target: a path that does not exist yet, or an empty directory.
     format: of the target, one of interop/formats/; None: big_vision for
       *.npz, else checkpoint from other projects and hugging_face from ours.
-    from_format: of the source; None finds out from the files.
-    tokenizer: as config.tokenizer, in place of the source's.
+    from_format: of the source; None detects it from the files.
+    tokenizer: like config.tokenizer, in place of the source's.
     tolerance: the largest difference allowed.
 
   Returns:
-    By what was compared, the largest difference of unit embeddings and of
+    For each comparison, the largest difference of unit embeddings and of
     logits over exp(t).
 
   Raises:
@@ -98,15 +98,15 @@ def convert(
         if found is not None:
           which = "source" if place != new else "target"
           others[f"{which}, in its own library"] = found
-    told = {
+    differences = {
       f"{thing}: {part}": float(np.abs(ours[part] - z[part]).max())
       for thing, z in others.items()
       for part in ours
     }
-    _check(told, tolerance)
+    _check(differences, tolerance)
   for line in _lacks(model, format):
     logging.warning("%s %s", target, line)
-  return told
+  return differences
 
 
 def _with_tokenizer(
@@ -118,24 +118,24 @@ def _with_tokenizer(
     section, "--tokenizer"
   )
   words = schema.call(build_tokenizer, given, "--tokenizer")
-  model.build(words)  # Is it one that the text tower can have had?
+  model.build(words)  # Raises if it does not fit the text tower.
   return dataclasses.replace(model, tokenizer=words.spec, blob=words.blob)
 
 
 def _lacks(model: ModelBundle, format: str) -> list[str]:
-  """What the files that were written don't hold, and what to do about it."""
+  """What the written files lack, and the remedy."""
   lines, lacking = [], formats.module(format).MAY_LACK
   if not model.has_text:
     lines.append("holds an image tower alone: it embeds images only.")
   elif "tokenizer" in lacking or not model.tokenizer:
     lines.append(
-      "holds no tokenizer: it embeds images; for texts give that which the "
-      "model was trained with, load(path, tokenizer={...}) or --tokenizer."
+      "holds no tokenizer: it embeds images only. For texts, give the one that "
+      "the model was trained with: load(path, tokenizer={...}) or --tokenizer."
     )
   if "preprocessing" in lacking:
     lines.append(
-      "holds no preprocessing: images are resized to the tower's side, their "
-      "values scaled to -1 ... 1."
+      "holds no preprocessing: images are resized to the tower's resolution, "
+      "and their values scaled to [-1, 1]."
     )
   return lines
 
@@ -172,7 +172,7 @@ def _inputs(model: ModelBundle) -> tuple[np.ndarray, np.ndarray | None]:
 def _embed(
   model: ModelBundle, images: np.ndarray, tokens: np.ndarray | None
 ) -> Embedded:
-  """What our towers make of it, in float32."""
+  """Embeddings by our towers, in float32."""
   shared = {"dtype": "float32", "remat": "none"}
   graph = model.build(**shared).graph
 
@@ -191,7 +191,7 @@ def _embed(
 
 
 def _arguments(model: ModelBundle, images: np.ndarray) -> dict[str, np.ndarray]:
-  """What transformers takes for images that our towers take."""
+  """The arguments of transformers for images as our towers take them."""
   if model.model["image"].get("max_patches") is None:
     pixels = _normalized(model, images).transpose(0, 3, 1, 2)
     return {"pixel_values": pixels}
@@ -211,16 +211,16 @@ def _normalized(model: ModelBundle, images: np.ndarray) -> np.ndarray:
   return ((images / np.float32(255) - mean) / std).astype(np.float32)
 
 
-def _check(told: dict[str, float], tolerance: float) -> None:
+def _check(differences: dict[str, float], tolerance: float) -> None:
   name, worst = max(
-    told.items(), key=lambda item: np.nan_to_num(item[1], nan=np.inf)
+    differences.items(), key=lambda item: np.nan_to_num(item[1], nan=np.inf)
   )
   if not worst <= tolerance:
     raise errors.UserError(
       f"largest difference, {name}",
       worst,
       f"<= {tolerance:g}",
-      "Nothing was written. Is the activation the one it was trained with?",
+      "Nothing was written. Check the activation that it was trained with.",
     )
 
 
@@ -231,11 +231,11 @@ def run() -> None:
   parser.add_argument("--to", required=True, dest="target", metavar="DST")
   listed = ", ".join(formats.names())
   parser.add_argument("--format", help=f"of DST: {listed}")
-  parser.add_argument("--from_format", help="of SRC, if its files don't say it")
+  parser.add_argument("--from_format", help="of SRC, if it can't be detected")
   parser.add_argument(
     "--tokenizer", type=files.literal,
-    help="""for a SRC without one: "{'kind': 'sentencepiece', 'path': ...}", """
-    "as config.tokenizer",
+    help="like config.tokenizer, for a SRC without one: "
+    "\"{'kind': 'sentencepiece', 'path': ...}\"",
   )  # fmt: skip
   parser.add_argument(
     "--tolerance", type=cli.number, default=1e-5,
@@ -243,9 +243,9 @@ def run() -> None:
   )  # fmt: skip
   flags = vars(parser.parse_args())
   flags.pop("distributed")
-  told = convert(**flags)
+  differences = convert(**flags)
   print(f"{flags['source']} -> {flags['target']}: largest differences")
-  for name, value in told.items():
+  for name, value in differences.items():
     print(f"  {name:45} {value:.1e}")
 
 

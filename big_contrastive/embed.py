@@ -1,15 +1,17 @@
-"""Embeds a data set's images and captions, and keeps the vectors.
+"""Embeds the images and captions of a data set, and saves the vectors.
 
   python -m big_contrastive.embed --checkpoint runs/demo \\
     --data wds:shards/*.tar --out embedded
 
-OUT/images.npy, float32 [n, d], has the images in the source's order;
-OUT/texts.npy, float32 [m, d], all captions, one record's after another's;
-OUT/records.parquet, row by row, "id", "label" (-1 for none) and "captions";
-OUT/about.json where they come from, exp(t) as "scale", and b as "bias": a
-pair's logit is scale * image . text + bias. OUT appears when all is in it.
-Captions are read, all of them, before anything is embedded. Vectors are unit
-vectors; exit code 3 names what the model made none of.
+  OUT/images.npy       float32 [n, d], the images in the order of the source
+  OUT/texts.npy        float32 [m, d], the captions, record by record
+  OUT/records.parquet  of each record "id", "label" (-1: none) and "captions"
+  OUT/about.json       the checkpoint, the data, "scale" and "bias": the logit
+                       of a pair is scale * image . text + bias
+
+All vectors have length 1; if the model yields one that cannot be normalized,
+its input is named and the exit code is 3. All captions are read before anything
+is embedded, and OUT appears once it is complete.
 """
 
 if __name__ == "__main__":  # Before what takes seconds to import.
@@ -46,7 +48,7 @@ _COLUMNS = pa.schema(
 
 
 def run() -> None:
-  """Parses the flags, embeds and writes."""
+  """Parses the flags, embeds the data set and writes the vectors."""
   parser = cli.model_parser(__doc__)
   parser.add_argument("--out", required=True, help="a new directory")
   flags = parser.parse_args()
@@ -62,17 +64,17 @@ def run() -> None:
   about = {
     k: _written(getattr(flags, k), f"--{k}") for k in ("checkpoint", "data")
   }
-  found = embed(model, source)
+  embedded = embed(model, source)
   if out:
-    write(out, found, about)
+    write(out, embedded, about)
 
 
 def embed(model: Model, source: Source) -> dict[str, Any]:
-  """Returns what `write` writes; every process gets all of it.
+  """Returns the embeddings of a data set, on every process.
 
   Args:
-    model: from trained.load.
-    source: its records; one that can't be read is an error.
+    model: from inference.model.load.
+    source: the records; one that can't be read is an error.
 
   Returns:
     "images" float32 [n, d], "texts" float32 [m, d], "id" and "label" int32
@@ -83,7 +85,7 @@ def embed(model: Model, source: Source) -> dict[str, Any]:
     for i, several in enumerate(evaluation.captions(source))
   ]
   texts = [text for several in captions for text in several]
-  # First: a model that embeds no texts is told before the work on images.
+  # Texts first: a model without a text tower fails before the work on images.
   ztxt = model.encode_text(texts) if texts else None
   images = model.embedder.images(model.params, source)
   t, b = (float(model.params.get(k, 0.0)) for k in ("t", "b"))
@@ -99,31 +101,30 @@ def embed(model: Model, source: Source) -> dict[str, Any]:
 
 
 def _written(text: Any, name: str) -> str:
-  """A caption as a file can hold it: half a surrogate pair is a "?"."""
+  """The caption with half a surrogate pair replaced by "?", as files need."""
   if not isinstance(text, str):
-    told, allowed = type(text).__name__, "a text"
-    thing, remedy = f"a caption of {name}", "Mend it, or its column's name."
-    raise errors.UserError(thing, told, allowed, remedy)
+    given, remedy = type(text).__name__, "Fix it, or the name of its column."
+    raise errors.UserError(f"caption of {name}", given, "a string", remedy)
   return fields.clean(text)
 
 
 def write(
-  out: pathlib.Path, found: dict[str, Any], about: dict[str, Any]
+  out: pathlib.Path, embedded: dict[str, Any], about: dict[str, Any]
 ) -> None:
-  """Writes the folder of the module's docstring, all of it or nothing.
+  """Writes the files that the module's docstring lists, all or none.
 
   Args:
-    out: from whole.free.
-    found: from `embed`.
-    about: more for about.json.
+    out: from atomic.free.
+    embedded: from `embed`.
+    about: further entries of about.json.
   """
   with atomic.appears(out) as new:
     new.mkdir()
     for name in ("images", "texts"):
-      np.save(new / f"{name}.npy", found[name])
-      about[name], about["d"] = found[name].shape
-    about |= {k: found[k] for k in ("scale", "bias")}
-    columns = {k: found[k] for k in ("id", "label", "captions")}
+      np.save(new / f"{name}.npy", embedded[name])
+      about[name], about["d"] = embedded[name].shape
+    about |= {k: embedded[k] for k in ("scale", "bias")}
+    columns = {k: embedded[k] for k in ("id", "label", "captions")}
     pq.write_table(pa.table(columns, _COLUMNS), new / "records.parquet")
     lines = json.dumps(about, indent=2, allow_nan=False)
     (new / "about.json").write_text(lines + "\n")

@@ -1,13 +1,13 @@
-"""Evaluates a model: a checkpoint of ours, or what other projects wrote.
+"""Evaluates a model: one of our checkpoints, or another project's files.
 
   python -m big_contrastive.evaluate --checkpoint runs/demo \\
     --task zero_shot --data shapes:split=heldout --templates '["a {c}"]'
 
 --data is SOURCE:VALUE,KEY=VALUE,...: a file of data/sources and its arguments,
-like wds:shards/{00..12}.tar, parquet:FOLDER, tfds:NAME, folder:PHOTOS.
+such as wds:shards/{00..12}.tar, parquet:FOLDER, tfds:NAME, folder:PHOTOS.
 Other flags are arguments of the task: see the files in big_contrastive/evals.
-Figures are printed as one JSON line, if all of them are finite: exit code 3
-says that one is not, or what the model made of an image or a text.
+The metrics are printed as one JSON line. If a metric or an embedding is not
+finite, nothing is printed and the exit code is 3.
 """
 
 if __name__ == "__main__":  # Before what takes seconds to import.
@@ -24,16 +24,21 @@ from big_contrastive.config import errors, files
 from big_contrastive.factory import cli, evaluators
 from big_contrastive.inference.model import load
 
+_PICTURES = "gallery"  # Our task without metrics; refused before any work.
+
 
 def run() -> None:
-  """Parses the flags, evaluates and prints."""
+  """Parses the flags, evaluates the model and prints its metrics."""
   parser = cli.model_parser(__doc__)
   parser.add_argument("--task", required=True, help="a file of evals/")
   flags, rest = parser.parse_known_args()
   arguments = _pairs(rest)
   for name in arguments.keys() & {"task", "source"}:
+    listed = "an argument of the task"
     remedy = "Give --task and --data once."
-    raise errors.UserError(f"--{name}", arguments[name], "nothing", remedy)
+    raise errors.UserError(f"--{name}", arguments[name], listed, remedy)
+  if flags.task == _PICTURES:
+    raise _no_metrics(flags.task)
   cli.start(flags.distributed)
   config = {"task": flags.task, "source": flags.data} | arguments
   evaluator = evaluators.evaluator(config, "--data")
@@ -48,16 +53,20 @@ def run() -> None:
     lambda source: model.embedder.images(model.params, source),
     lambda texts: model.embedder.texts(model.params, texts),
   )
-  figures = {
+  metrics = {
     f"{flags.task}/{name}": value
     for name, value in results
     if isinstance(value, float)  # Pictures are not.
   }
-  if not figures:
-    remedy = "Its pictures are drawn in training: config.evals has it."
-    raise errors.UserError("--task", flags.task, "one with figures", remedy)
+  if not metrics:
+    raise _no_metrics(flags.task)
   if jax.process_index() == 0:
-    print(json.dumps(figures, allow_nan=False))
+    print(json.dumps(metrics, allow_nan=False))
+
+
+def _no_metrics(task: str) -> errors.UserError:
+  remedy = "Training draws its pictures: list it in config.evals."
+  return errors.UserError("--task", task, "a task with metrics", remedy)
 
 
 def _pairs(rest: list[str]) -> dict[str, Any]:
@@ -66,7 +75,8 @@ def _pairs(rest: list[str]) -> dict[str, Any]:
   keys, values = pieces[::2], pieces[1::2]
   for key in keys:
     if keys.count(key) > 1:
-      raise errors.UserError(key, "given twice", "once", "Leave one out.")
+      both = [v for k, v in zip(keys, values, strict=False) if k == key]
+      raise errors.UserError(key, both, "one value", "Leave one out.")
   if len(keys) != len(values) or not all(k.startswith("--") for k in keys):
     remedy = "See --help."
     raise errors.UserError("arguments", " ".join(rest), "--KEY=VALUE", remedy)

@@ -5,15 +5,15 @@
     --out packed/train.parquet --per_file 1000
 
 --data is SOURCE:VALUE,KEY=VALUE,...: a file of data/sources and its arguments.
-Of --out's name NAME.tar the files are NAME-00000.tar, NAME-00001.tar, ...;
-image bytes are not touched. Read them by
+--out NAME.tar writes NAME-00000.tar, NAME-00001.tar and so on, with the bytes
+of the images unchanged. Read them as
 
   wds:NAME-*.tar,caption=json:captions,id=json:id,label=json:label
   parquet:NAME-*.parquet,id=id,label=label
 
-(label if the source has it; caption=none if it has images alone). Records that
-can't be read are left out, counted and named; more than 20, and than a
-hundredth of all, are an error, and nothing is left.
+(without label where the source has none; caption=none for images alone).
+Records that can't be read are left out, counted and named. If they are more
+than 20 and more than one in a hundred, that is an error and no file is kept.
 """
 
 if __name__ == "__main__":  # Before what takes seconds to import.
@@ -41,11 +41,11 @@ from big_contrastive.data.transforms import decode
 from big_contrastive.factory import cli
 from big_contrastive.parallel import signals
 
-_GROUP = 100  # Rows in a row group: so few, that one can be read for one row.
+_GROUP = 100  # Rows in a row group: reading one row reads its group.
 
 
 def run() -> None:
-  """Parses the flags and writes."""
+  """Parses the flags and writes the files."""
   parser = cli.parser(__doc__)
   parser.add_argument("--data", required=True, help="SOURCE:VALUE,...")
   parser.add_argument("--out", required=True, help="NAME.tar or NAME.parquet")
@@ -64,11 +64,12 @@ def pack(source: Source, out: str, per_file: int) -> list[str]:
     per_file: records in each file.
 
   Raises:
-    UserError: for another ending, files that exist, or too many bad records.
+    UserError: for another extension, existing files, or too many bad records.
   """
   path = _free(out)
   if per_file < 1:
-    raise errors.UserError("--per_file", per_file, "at least 1", "Raise it.")
+    remedy = "Raise it."
+    raise errors.UserError("--per_file", per_file, "at least 1", remedy)
   path.parent.mkdir(parents=True, exist_ok=True)
   records, files = _Good(source), []
 
@@ -98,11 +99,11 @@ def pack(source: Source, out: str, per_file: int) -> list[str]:
 
 
 def _free(out: str) -> pathlib.Path:
-  """The path that names are made of, once it is seen that none is taken."""
+  """The path of `out`, after checking that none of its files exist."""
   path = pathlib.Path(out).expanduser()
   if path.suffix not in (".tar", ".parquet"):
     allowed = "a name that ends in .tar or .parquet"
-    raise errors.UserError("--out", out, allowed, "Add the ending.")
+    raise errors.UserError("--out", out, allowed, "Add the extension.")
   if there := sorted(
     path.parent.glob(f"{glob.escape(path.stem)}-?????{path.suffix}")
   ):
@@ -112,7 +113,7 @@ def _free(out: str) -> pathlib.Path:
 
 
 class _Good:
-  """The records that can be read, one after the other."""
+  """Iterates over the records that can be read, and counts the others."""
 
   def __init__(self, source: Source):
     self.source, self.at, self.good = source, 0, 0
@@ -123,7 +124,7 @@ class _Good:
     return self.at >= len(self.source)
 
   def take(self, count: int) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yields up to so many (number, record), "text" always a list."""
+    """Yields up to `count` pairs (number, record) with "text" a list."""
     while count and not self.done:
       at, self.at = self.at, self.at + 1
       try:
@@ -143,8 +144,9 @@ class _Good:
     count = sum(self.bad.values())
     if not self.good or count > max(20, self.at / 100):
       raise errors.UserError(
-        "--data", f"{count} bad records of {self.at}", "at most a hundredth",
-        f"They are {self.bad}: mend the data.",
+        f"bad records among {self.at} of --data", count,
+        "at most 20, or one in a hundred, and a record that is not bad",
+        f"By kind: {self.bad}. Fix the data.",
       )  # fmt: skip
 
 
@@ -157,7 +159,7 @@ def _bytes(image: Any) -> bytes:
 
 
 def _ending(image: bytes) -> str:
-  """Of a name for an encoded image."""
+  """The file extension for an encoded image."""
   for start, ending in _STARTS.items():
     if image.startswith(start):
       return ending
@@ -199,7 +201,7 @@ def _parquet(path: pathlib.Path, records: Iterator, source: Source) -> None:
     **texts,
     **{n: pa.array([r.get(n) for r in rows], pa.int64()) for n in numbers},
   }
-  # What Hugging Face's `datasets` reads: which column is an image.
+  # Hugging Face's `datasets` learns from this which column is an image.
   features: dict[str, Any] = {"image": {"_type": "Image"}}
   string = {"dtype": "string", "_type": "Value"}
   features |= {k: {"feature": string, "_type": "List"} for k in texts}

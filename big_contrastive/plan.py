@@ -1,14 +1,14 @@
-"""Compiles a config's step and evaluation, and tells memory and time.
+"""Compiles a config's step and evaluation, and prints memory and time.
 
   python -m big_contrastive.plan --config configs/siglip.py:smoke
   python -m big_contrastive.plan --config configs/siglip.py:data=... \\
     --topology v5e:16x16 --config.batch_size=1048576 --config.micro_batch=32768
 
---topology is a TPU slice as libtpu names it, v5e:4x4, v5p:4x4x4, v6e:16x16: its
-compiler is asked (pip install 'jax[tpu]'), no TPU is needed. Without it the
-plan is for the devices of this machine. Bytes are the compiler's; times are
-what the model's FLOPs take at a device's peak: no run is faster. Neither the
-data set nor weights are needed, nor the vocabulary where its size is known.
+--topology names a TPU slice as libtpu does: v5e:4x4, v5p:4x4x4, v6e:16x16. Its
+compiler runs here (pip install 'jax[tpu]'); no TPU is needed. Without the flag,
+the plan is for the devices of this machine. Bytes are the compiler's. The time
+is a lower bound: the model's FLOPs at the peak of the devices. No data set and
+no weights are needed, and no vocabulary if its size is known.
 """
 
 if __name__ == "__main__":  # Before what takes seconds to import.
@@ -31,7 +31,7 @@ from big_contrastive.parallel import sharding
 from big_contrastive.training import flops
 from big_contrastive.training.experiment import Experiment
 
-# How compilers say that a program does not fit.
+# What compilers say if a program does not fit.
 _TOO_LARGE = (
   r"[Uu]sed ([\d.]+\w) of ([\d.]+\w) hbm",
   r"temporaries \(([\d.]+\w)\) exceeds available HBM \(([\d.]+\w)\)",
@@ -39,7 +39,7 @@ _TOO_LARGE = (
 
 
 def run() -> None:
-  """Parses the flags, compiles and prints."""
+  """Parses the flags, compiles and prints the plan."""
   parser = cli.parser(__doc__)
   parser.add_argument("--config", required=True, help="FILE.py[:ARGUMENT]")
   parser.add_argument("--topology", help="a TPU slice: v5e:4x4")
@@ -52,12 +52,12 @@ def run() -> None:
 
 
 def slice_of(topology: str) -> Sequence[jax.Device]:
-  """Returns the devices of a TPU slice, to compile for.
+  """Returns the devices of a TPU slice, as targets of the compiler.
 
   Raises:
-    UserError: where libtpu is missing, or knows no such slice.
+    UserError: if libtpu is missing, or does not know the slice.
   """
-  # Only libtpu's compiler is used: it must not look for its machine.
+  # Only libtpu's compiler is used; it must not look for a TPU host.
   jax.config.update("jax_platforms", "cpu")
   for variable, value in (
     ("TPU_SKIP_MDS_QUERY", "1"),
@@ -73,37 +73,40 @@ def slice_of(topology: str) -> Sequence[jax.Device]:
     raise errors.UserError(
       "--topology", topology,
       "a TPU slice that libtpu knows: v5e:4x4, v5p:4x4x4, v6e:16x16",
-      f"pip install 'jax[tpu]', if it is missing. It says: {first[:200]}",
+      "Without libtpu, run pip install 'jax[tpu]'. It says: "
+      f"{first[:200].rstrip('.')}.",
     ) from e  # fmt: skip
   return found.devices
 
 
 def plan(config: dict[str, Any], devices: Sequence[jax.Device]) -> list[str]:
-  """Returns lines about a step: parameters, memory, FLOPs, least time.
+  """Returns lines about a step: parameters, memory, FLOPs, shortest time.
 
   Args:
     config: as `experiment.build` takes it.
     devices: all of the mesh.
 
   Raises:
-    UserError: for a wrong config, and where a step or an evaluation does not
-      fit into the devices' memory.
+    UserError: for a wrong config, or if a step or an evaluation does not fit
+      into the devices' memory.
   """
   shapes_alone = reading.Shapes(config)
-  made = experiment.build(reading.without_epochs(config), devices, shapes_alone)
+  built = experiment.build(
+    reading.without_epochs(config), devices, shapes_alone
+  )
   assumed = [f"assumed     {note}" for note in shapes_alone.notes]
-  return [*_memory(made, devices), *_time(made, devices), *assumed]
+  return [*_memory(built, devices), *_time(built, devices), *assumed]
 
 
-def _memory(made: Experiment, devices: Sequence[jax.Device]) -> list[str]:
-  placed, size = made.placed, made.batch_size
+def _memory(built: Experiment, devices: Sequence[jax.Device]) -> list[str]:
+  placed, size = built.placed, built.batch_size
   n = sharding.ring_size(placed.mesh)
   shapes = rules.flatten(placed.abstract.params)
   count = sum(int(np.prod(x.shape)) for x in shapes.values())
   mesh = " x ".join(f"{k} {v}" for k, v in placed.mesh.shape.items())
   platform = devices[0].platform
   fits = ": it fits" * (platform != "cpu")
-  step = _peak(compile_step(made), platform)
+  step = _peak(compile_step(built), platform)
   lines = [
     f"devices     {len(devices)} x {devices[0].device_kind}, mesh {mesh}",
     f"parameters  {count:,}",
@@ -111,68 +114,68 @@ def _memory(made: Experiment, devices: Sequence[jax.Device]) -> list[str]:
     f"state       {readable(_state_bytes(placed))} a device",
     f"peak        {step} a device in a step{fits}",
   ]
-  if made.evaluators:
-    at_once = f"{made.embedder.batch_size:,}"
-    for name, x in compile_evaluation(made).items():
+  if built.evaluators:
+    at_once = f"{built.embedder.batch_size:,}"
+    for name, x in compile_evaluation(built).items():
       told = f"a device with {at_once} {name} at a time{fits}"
       lines.append(f"evaluation  {_peak(x, platform)} {told}")
   return lines
 
 
-def _time(made: Experiment, devices: Sequence[jax.Device]) -> list[str]:
-  work = made.flops * made.batch_size
+def _time(built: Experiment, devices: Sequence[jax.Device]) -> list[str]:
+  work = built.flops * built.batch_size
   lines = [f"FLOPs       {work:.3g} a step, of the model"]
   peak = flops.peak_flops(devices[0].device_kind)
   if peak:
     seconds = work / (peak * len(devices))
     lines.append(
       f"time        {seconds:.3g} s a step at the devices' peak of "
-      f"{peak / 1e12:.0f} TFLOP/s, {made.batch_size / seconds:,.0f} images/s: "
-      "no run is faster; at 50 % MFU it takes twice as long"
+      f"{peak / 1e12:.0f} TFLOP/s, {built.batch_size / seconds:,.0f} images/s: "
+      "a lower bound; at 50 % MFU it takes twice as long"
     )
   return lines
 
 
-def compile_step(made: Experiment) -> jax.stages.Compiled:
+def compile_step(built: Experiment) -> jax.stages.Compiled:
   """Returns the compiled step.
 
   Raises:
     UserError: where it does not fit into the devices' memory.
   """
-  size, where = made.batch_size, sharding.batch(made.placed.mesh)
+  size, where = built.batch_size, sharding.batch(built.placed.mesh)
 
   def batch(x: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((size, *x.shape), x.dtype, sharding=where)
 
-  lowered = made.placed.update.lower(
-    made.placed.abstract, jax.tree.map(batch, _example(made))
+  lowered = built.placed.update.lower(
+    built.placed.abstract, jax.tree.map(batch, _example(built))
   )
   return _compiled(lowered, "a step", size)
 
 
 def compile_evaluation(
-  made: Experiment,
+  built: Experiment,
 ) -> dict[str, jax.stages.Compiled]:
-  """Returns what embeds "images" and "texts" during training, compiled.
+  """Returns the compiled functions that embed "images" and "texts".
 
   Raises:
-    UserError: where it does not fit, beside the state of training.
+    UserError: if it does not fit beside the state of training.
   """
-  state = made.placed.abstract
-  weights = made.weights(state)
+  state = built.placed.abstract
+  weights = built.weights(state)
   taken = {id(leaf) for leaf in jax.tree.leaves(weights)}
   others = jax.tree.leaves((state.params, state.extra))
   beside = state.opt, [leaf for leaf in others if id(leaf) not in taken]
-  lowered = made.embedder.lower(weights, beside, _example(made))
+  lowered = built.embedder.lower(weights, beside, _example(built))
   return {
-    name: _compiled(x, f"evaluation of {name}", made.embedder.batch_size)
+    name: _compiled(x, f"evaluation of {name}", built.embedder.batch_size)
     for name, x in lowered.items()
   }
 
 
-def _example(made: Experiment) -> dict[str, Any]:
+def _example(built: Experiment) -> dict[str, Any]:
   """One "image", "text" and "id", as a step takes them."""
-  example = made.training.examples(0, np.random.default_rng(0))
+  example = built.training.examples(0, np.random.default_rng(0))
   return {k: v for k, v in example.items() if k not in ("bad", "index")}
 
 
@@ -182,8 +185,8 @@ def _compiled(
   try:
     return lowered.compile()
   except jax.errors.JaxRuntimeError as e:
-    if told := _too_large(e, what, size):
-      raise told from e
+    if error := _too_large(e, what, size):
+      raise error from e
     raise
 
 
@@ -198,9 +201,9 @@ def _too_large(e: Exception, what: str, size: int) -> errors.UserError | None:
 
 
 def too_large(e: Exception) -> tuple[str, str] | None:
-  """Returns what a program needs of a device and what that has: "32G", "16G".
+  """Returns the memory a program needs and that a device has: "32G", "16G".
 
-  None for an error of another kind.
+  None if the error is of another kind.
   """
   for form in _TOO_LARGE:
     if found := re.search(form, str(e)):
@@ -212,7 +215,7 @@ def _peak(compiled: jax.stages.Compiled, platform: str) -> str:
   m = compiled.memory_analysis()
   if platform != "cpu":
     return readable(m.peak_memory_in_bytes)
-  # The CPU's peak leaves temporaries out.
+  # The CPU backend's peak does not count temporaries.
   held = m.argument_size_in_bytes + m.temp_size_in_bytes
   return readable(held + m.output_size_in_bytes - m.alias_size_in_bytes)
 

@@ -15,13 +15,14 @@ WIDTH = {
 def parse(argument: str | None, **defaults: Any) -> SimpleNamespace:
   """Returns the values of "name=value,flag", typed like the defaults.
 
-  A piece that is neither a flag nor name=value goes on with the value before
-  it, so that a list of files may have commas. Behind a source string,
+  A piece that is neither a flag nor name=value continues the value before it,
+  so that a list of files may have commas. After a source string such as
   "data=wds:a.tar", so does KEY=VALUE whose KEY is not in defaults: in
   "data=wds:a.tar,caption=txt,vocab=v.model" vocab is the config's own.
 
   Raises:
-    ValueError: for what is not a name in defaults, or another type.
+    ValueError: (thing, value, expected, remedy), as of an errors.UserError, for
+      a name that is not in defaults, or a value of another type.
   """
   values, last = dict(defaults), None
   for piece in (argument or "").split(",") if argument else []:
@@ -36,8 +37,8 @@ def parse(argument: str | None, **defaults: Any) -> SimpleNamespace:
     else:
       near = difflib.get_close_matches(name, defaults, n=1)
       hint = f"Did you mean {near[0]!r}?" if near else "Drop it."
-      listed = ", ".join(defaults)
-      raise ValueError(f"{piece!r} is none of {listed}. {hint}")
+      listed = "one of " + ", ".join(defaults)
+      raise ValueError("argument", piece, listed, hint)
   return SimpleNamespace(**values)
 
 
@@ -51,12 +52,18 @@ def _typed(name: str, value: str, default: Any) -> Any:
   kind = type(default)
   if kind is bool:
     if value.lower() not in ("true", "false"):
-      raise ValueError(f"{name}={value!r}: write true or false.")
+      raise ValueError(name, value, "true or false", "Choose one of them.")
     return value.lower() == "true"
+  expected = {int: "an integer from 1", float: "a number"}.get(kind)
   try:
-    return kind(value)
+    typed = kind(value)
   except ValueError:
-    raise ValueError(f"{name}={value!r} is no {kind.__name__}.") from None
+    typed = None
+  # Sizes and counts: 0 of anything trains nothing.
+  if typed is None or (kind is int and typed < 1):
+    remedy = f"The default is {default}."
+    raise ValueError(name, value, expected, remedy)
+  return typed
 
 
 def shapes(split: str, smoke: bool) -> dict[str, Any]:

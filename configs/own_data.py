@@ -71,8 +71,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
   if arg.eval_images or arg.eval_where or arg.eval_data or arg.eval_split:
     source = _source(
       arg, arg.eval_data or arg.data, arg.eval_images or arg.images,
-      arg.eval_where or arg.where,
-      arg.eval_split,
+      arg.eval_where or arg.where, arg.eval_split,
     )  # fmt: skip
     config.evals = sources.retrieval(source)
     config.eval_every = "500 steps"
@@ -88,12 +87,13 @@ def _source(arg, data, images, where, split):
   given["split"] = split
   if data:
     if arg.images or arg.captions or arg.where or arg.join:
-      raise ValueError("Give data, or images and captions, not both.")
+      raise ValueError("data", data, "data or images, not both", "Drop one.")
     more = [f"{k}={v}" for k, v in given.items() if v]
     between = "," if ":" in data else ":"
     return between.join([data, ",".join(more)]) if more else data
   if not images or not arg.captions:
-    raise ValueError("Give images=FOLDER and captions=TABLE, or data=SOURCE.")
+    lost = "captions" if images else "images"
+    raise ValueError(lost, None, f"{lost}=PATH", "Or set data=SOURCE.")
   given |= {"where": where, "join": arg.join, "captions": arg.captions}
   return {"name": "table", "images": images} | {
     k: v for k, v in given.items() if v

@@ -30,7 +30,7 @@ while [ $# -gt 0 ]; do
   case "$1" in
     -n | -m | -g)
       [[ ${2:-} =~ ^[1-9][0-9]*$ ]] ||
-        fail "$1 = '${2:-}'; expected a number from 1. See --help."
+        fail "$1 = '${2:-}'; expected an integer from 1. See --help."
       case "$1" in
         -n) processes=$2 ;;
         -m) devices=$2 ;;

@@ -58,7 +58,8 @@ case "${1:-}" in
     shift
     flags=$(printf '%q ' "$@")
     everywhere "cd big_contrastive || exit 1; if pgrep -f '$ours' > /dev/null; \
-      then echo 'error: it runs already; stop it first' >&2; exit 1; fi; \
+      then echo 'error: NAME = $name; expected a slice without a run.' \
+      'Stop it first: launch/tpu_pod.sh stop.' >&2; exit 1; fi; \
       nohup .venv/bin/python -m big_contrastive.train --distributed $flags \
       >> train.log 2>&1 < /dev/null &"
     ;;

@@ -32,9 +32,9 @@ def steps(
     duration: steps as an int, or "NUMBER[k|M|B] UNIT" with the unit steps,
       examples, epochs or % (of the whole run).
     where: the config field, for the error.
-    batch_size: examples a step.
-    epoch: examples in an epoch, if known.
-    total: steps in the whole run, if it is not what is being asked.
+    batch_size: examples per step.
+    epoch: examples per epoch, if known.
+    total: steps of the run; None if `duration` is the length of the run.
   """
   if type(duration) is int and duration >= 0:
     return duration
@@ -53,8 +53,7 @@ def steps(
     amount, per_step = amount / 100 * total, 1
   if per_step is None:
     remedy = "Give it in steps or examples."
-    raise errors.UserError(
-      where, duration, f"a unit whose length is known here, not {unit}", remedy
-    )
+    allowed = f"a unit other than {unit}, whose length is unknown here"
+    raise errors.UserError(where, duration, allowed, remedy)
   # Rounded first: 2% of 1,000 is 20.000000000000004 in floating point.
   return -int(-round(amount / per_step, 6) // 1)

@@ -1,15 +1,8 @@
-"""What the user is told when something they gave is wrong, or a run ends."""
+"""Errors that a user can act on, and the exit codes of the commands."""
 
 import difflib
 import re
 from collections.abc import Iterable
-
-
-class Given:
-  """A None that somebody wrote: in an error it is a value, not missing."""
-
-  def __repr__(self) -> str:
-    return "None"
 
 
 class UserError(ValueError):
@@ -20,10 +13,10 @@ class UserError(ValueError):
   without a traceback and exit with code 2.
   """
 
-  def __init__(self, thing: str, value: object, allowed: str, remedy: str):
-    self._parts = thing, value, allowed, remedy
-    found = f"{thing} is missing" if value is None else f"{thing} = {value!r}"
-    text = f"{found}; expected {allowed}. {remedy}"
+  def __init__(self, thing: str, value: object, expected: str, remedy: str):
+    self._parts = thing, value, expected, remedy
+    given = f"{thing} is missing" if value is None else f"{thing} = {value!r}"
+    text = f"{given}; expected {expected}. {remedy}"
     super().__init__(" ".join(text.split()))
 
   def __reduce__(self) -> tuple:  # From a worker process to its parent.
@@ -43,15 +36,22 @@ class UserError(ValueError):
     return UserError(f"{where}.{thing}", *rest)
 
 
-# What to do where a step takes more memory than a device has.
+class Null:
+  """None as a value that was given: UserError(x, None, ...) says none was."""
+
+  def __repr__(self) -> str:
+    return "None"
+
+
+# The remedy where a step needs more memory than a device has.
 SMALLER = (
   "Set config.micro_batch, config.mesh.fsdp or config.model.remat = "
   "'nothing_saveable', or take more devices; python -m big_contrastive.plan "
-  "tells what a config needs."
+  "says what a config needs."
 )
 
-# Exit codes of the commands, besides 0 and 1. Beginning again helps after all
-# but WRONG_INPUT and BAD_NUMBERS.
+# Exit codes of the commands, besides 0 and 1. Running the command again helps
+# after all of them but WRONG_INPUT and BAD_NUMBERS.
 WRONG_INPUT = 2
 BAD_NUMBERS = 3
 PROCESS_DIED = 4
@@ -61,7 +61,7 @@ STOPPED = SAVED_AT_SIGTERM, INTERRUPTED
 
 
 class RunError(RuntimeError):
-  """A run that ends before its end; printed as one line.
+  """A run that ends early; printed as one line.
 
   Args:
     message: what happened, and what to do.

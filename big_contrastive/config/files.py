@@ -56,17 +56,20 @@ def _get_config(path: str) -> Callable[[str | None], Any]:
     try:
       return module.get_config(argument)
     except Exception as e:
-      # configs/ do not import the package: common.py says it in ValueErrors.
-      meant = isinstance(e, ValueError | FileNotFoundError)
-      allowed = "what the file's docstring says"
-      thing, remedy = f"argument of {path}", str(e) if meant else _where(e)
-      raise errors.UserError(thing, argument, allowed, remedy) from e
+      # configs/ do not import the package: common.py raises a ValueError with
+      # the four parts of a UserError.
+      if isinstance(e, ValueError) and len(e.args) == 4:
+        thing, *parts = e.args
+        raise errors.UserError(f"{thing} of {path}", *parts) from e
+      allowed = "an argument that the file takes"
+      thing = f"argument of {path}"
+      raise errors.UserError(thing, argument, allowed, _where(e)) from e
 
   return get_config
 
 
 def _where(e: Exception) -> str:
-  """An error of a user's file, and the line that it is about."""
+  """An error in a user's file, with its line."""
   last = traceback.extract_tb(e.__traceback__)[-1]
   return f"{type(e).__name__}: {e}, in {last.filename}:{last.lineno}."
 

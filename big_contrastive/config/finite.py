@@ -1,7 +1,7 @@
-"""What is not finite is named, and ends a command with exit code 3.
+"""Checks that arrays and metrics are finite; if not, exit code 3.
 
-Comparisons that meet a NaN all the same are written so that it loses: see
-evals/. Here is what keeps it from coming so far.
+These checks keep a NaN from reaching an evaluator. As a second guard, the
+comparisons in evals/ are written so that a NaN loses.
 """
 
 import math
@@ -25,11 +25,11 @@ def arrays(tree: Any, what: str, remedy: str) -> None:
   """Raises RunError unless all values in a tree are finite; one pass.
 
   Args:
-    tree: nested, of numpy arrays, or of jax arrays under any sharding. What
-      is float64 becomes float32 on a device, and must be finite there. At the
-      top "t" may be the log-temperature: exp(t) must be finite, too.
+    tree: nested; numpy arrays, or jax arrays under any sharding. float64 must
+      be finite as float32, which it becomes on a device. A "t" at the top is
+      the log-temperature: exp(t) must be finite too.
     what: the tree's name, for the error.
-    remedy: what to do.
+    remedy: how to fix it.
   """
   leaves = [
     (jax.tree_util.keystr(path, simple=True, separator="/"), x)
@@ -48,8 +48,8 @@ def arrays(tree: Any, what: str, remedy: str) -> None:
     elif name == "t" and not np.isfinite(_exp(x)):
       bad.append(f"exp(t), t = {float(x):g}")
   if bad:
-    told = f"{what}: not finite: {listed(bad)}. {remedy}"
-    raise errors.RunError(told, errors.BAD_NUMBERS)
+    message = f"{what}: not finite: {listed(bad)}. {remedy}"
+    raise errors.RunError(message, errors.BAD_NUMBERS)
 
 
 @jax.jit
@@ -73,14 +73,14 @@ def unit(
 ) -> None:
   """Raises RunError unless all rows are vectors of length 1.
 
-  A model gives a vector of length 0 where what it is made of was 0 or
-  overflowed: its score is the same for everything.
+  A model yields a vector of length 0 if its features are 0 or overflow; such a
+  vector has the same score with everything.
 
   Args:
     z: [n, d].
-    what: the rows' kind, "images", for the error.
-    name: number of a row -> what a person finds its input by.
-    first: the first row's number.
+    what: the kind of row, "images", for the error.
+    name: the number of a row -> a name by which to find its input.
+    first: the number of the first row.
   """
   with np.errstate(all="ignore"):
     norm = np.linalg.norm(np.asarray(z, np.float32), axis=-1)
@@ -102,7 +102,7 @@ def unit(
 def figures(
   task: str, results: Iterable[tuple[str, Any]]
 ) -> Iterator[tuple[str, float | PIL.Image.Image]]:
-  """Yields an evaluator's results, numbers as floats, each looked at.
+  """Yields an evaluator's results, each checked, numbers as floats.
 
   Args:
     task: the evaluator's name, for the errors.
@@ -110,16 +110,17 @@ def figures(
 
   Raises:
     RunError: for a number that is not finite.
-    UserError: for what is neither number nor picture, or a name again.
+    UserError: for a value that is neither a number nor a picture, or a name
+      that occurs twice.
   """
-  told = set()
+  seen = set()
   for name, value in results:
     if not isinstance(value, PIL.Image.Image):
       try:
         value = float(value)
       except (TypeError, ValueError) as e:
         thing, kind = f"{task}/{name}", type(value).__name__
-        remedy = f"Mend evals/{task}.py."
+        remedy = f"Fix evals/{task}.py."
         allowed = "a number or a PIL image"
         raise errors.UserError(thing, kind, allowed, remedy) from e
       if not math.isfinite(value):
@@ -128,10 +129,10 @@ def figures(
           "from numbers that are not finite. Look at the model and the data.",
           errors.BAD_NUMBERS,
         )
-    if name in told:
-      allowed, remedy = "each name once", f"Mend evals/{task}.py."
+    if name in seen:
+      allowed, remedy = "each name once", f"Fix evals/{task}.py."
       raise errors.UserError(f"{task}/{name}", value, allowed, remedy)
-    told.add(name)
+    seen.add(name)
     yield name, value
 
 

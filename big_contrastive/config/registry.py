@@ -19,7 +19,7 @@ from big_contrastive.config import errors
 def names(kind: str) -> list[str]:
   """Returns the modules in big_contrastive/<kind>/, e.g. kind="losses".
 
-  A leading underscore is for what is private to the folder.
+  Modules with a leading underscore are private to the folder and left out.
   """
   package = importlib.import_module(f"big_contrastive.{kind}")
   files = (
@@ -37,7 +37,7 @@ def module(kind: str, name: str, where: str) -> types.ModuleType:
     where: the config field that holds the name, for the error.
 
   Raises:
-    UserError: for a name that is no file's, or a file that can't be imported.
+    UserError: for an unknown name, or a file that can't be imported.
   """
   if isinstance(name, str) and name.endswith(".py"):
     return _of_file(name, where)
@@ -46,14 +46,14 @@ def module(kind: str, name: str, where: str) -> types.ModuleType:
 
 
 def _of_file(name: str, where: str) -> types.ModuleType:
-  """Imports a file by its stem, as worker processes will once more."""
+  """Imports a file by its stem, which is how worker processes import it too."""
   path = pathlib.Path(os.path.expanduser(name)).resolve()
   if not path.is_file():
     remedy = "No such file."
     raise errors.UserError(where, name, "a Python file that exists", remedy)
   known = sys.modules.get(path.stem)
   if known is not None and getattr(known, "__file__", None) != str(path):
-    allowed = "a file whose name no other module has"
+    allowed = "a file that shares its name with no other module"
     remedy = (
       f"Rename it: {path.stem} is {getattr(known, '__file__', 'built in')}."
     )
@@ -64,9 +64,10 @@ def _of_file(name: str, where: str) -> types.ModuleType:
     found = importlib.import_module(path.stem)
   except Exception as e:  # It may be any code.
     remedy = f"{type(e).__name__}: {e}."
-    raise errors.UserError(where, name, "a file to import", remedy) from e
+    allowed = "a Python file that imports"
+    raise errors.UserError(where, name, allowed, remedy) from e
   if getattr(found, "__file__", None) != str(path):
-    allowed = "a file whose name no other module has"
+    allowed = "a file that shares its name with no other module"
     remedy = f"Rename it: {path.stem} is {found.__file__}."
     raise errors.UserError(where, name, allowed, remedy)
   return found

@@ -24,7 +24,7 @@ def shapes(tree: dict[str, Any]) -> dict[str, tuple[int, ...]]:
 
 
 def match(rules: Rules, names: Iterable[str], where: str) -> dict[str, Any]:
-  """Returns each name's value by the first rule that matches all of it.
+  """Returns each name's value: that of the first rule that matches it fully.
 
   Args:
     rules: (regular expression, value) pairs.
@@ -32,8 +32,8 @@ def match(rules: Rules, names: Iterable[str], where: str) -> dict[str, Any]:
     where: the config field that holds the rules, for errors.
 
   Raises:
-    UserError: for a name without a rule, or a rule that no name comes to: a
-      typo, or shadowed by a rule before it.
+    UserError: for a name without a rule, or a rule that is never the first to
+      match: a typo, or shadowed by an earlier rule.
   """
   names = list(names)
   values, used = {}, set()
@@ -49,7 +49,7 @@ def match(rules: Rules, names: Iterable[str], where: str) -> dict[str, Any]:
   for i, rule in enumerate(rules):
     if i not in used:
       remedy = f"Drop it or correct it: {errors.closest(rule[0], names)}"
-      allowed = "a pattern that a parameter comes to"
+      allowed = "a pattern that is the first to match some parameter"
       raise errors.UserError(f"{where}[{i}]", rule[0], allowed, remedy)
   return values
 
@@ -64,7 +64,7 @@ def _compile(rule: Any, where: str) -> re.Pattern:
 
 
 def table(params: dict[str, Any], columns: dict[str, dict[str, Any]]) -> str:
-  """Returns one line a parameter: name, shape, then the given columns."""
+  """Returns one line per parameter: name, shape, then the given columns."""
   flat = flatten(params)
   rows = [
     [name, "x".join(map(str, leaf.shape)) or "()"]
@@ -81,7 +81,7 @@ def table(params: dict[str, Any], columns: dict[str, dict[str, Any]]) -> str:
 
 
 def stacked(name: str) -> bool:
-  """Whether a parameter's first axis is that of the layers, by its name."""
+  """Whether the name is of a parameter whose first axis is the layers."""
   return "/blocks/" in name
 
 
@@ -95,7 +95,7 @@ def compare_shapes(
   stored: dict[str, tuple[int, ...]],
   wanted: dict[str, tuple[int, ...]],
 ) -> None:
-  """Raises UserError naming every parameter that is not the same."""
+  """Raises UserError naming every parameter whose shape differs."""
   differ = [
     f"{name} {stored.get(name, 'missing')} for "
     f"{wanted.get(name, 'no such parameter')}"

@@ -1,8 +1,4 @@
-"""Finds code by its file name and checks what is passed to it.
-
-A folder whose files all obey one contract (losses, objectives, evals, sources)
-is its own registry: a new file is a new choice, nothing else is edited.
-"""
+"""Checks a section of a config against the function that it configures."""
 
 import contextlib
 import functools
@@ -26,11 +22,11 @@ def bind(
   """Returns functools.partial(fn, **kwargs, **given), kwargs checked.
 
   Args:
-    fn: a function or class; its signature says what is allowed. Parameters
-      without a default that kwargs lacks may still be passed at the call.
+    fn: a function or class; its signature is the schema. Parameters without a
+      default that kwargs lacks may still be passed at the call.
     kwargs: one section of a config.
     where: that section's name, for errors: "config.optimizer".
-    given: what the code itself passes: no fields of the section.
+    given: arguments that the code passes; they are not fields of the section.
 
   Raises:
     UserError: for a name that fn doesn't take or a value of another type.
@@ -39,14 +35,15 @@ def bind(
   taken = [key for key in _parameters(fn) if key not in given]
   known = hints(fn)
   for key, value in kwargs.items():
-    shown = errors.Given() if value is None else value
     if key not in taken:
       listed = "one of " + ", ".join(taken)
       remedy = errors.closest(key, taken)
-      raise errors.UserError(f"{where}.{key}", shown, listed, remedy)
+      value = errors.Null() if value is None else value
+      raise errors.UserError(f"{where}.{key}", value, listed, remedy)
     if key in known and not _is_a(value, known[key]):
       allowed, remedy = _describe(known[key], value)
-      raise errors.UserError(f"{where}.{key}", shown, allowed, remedy)
+      value = errors.Null() if value is None else value
+      raise errors.UserError(f"{where}.{key}", value, allowed, remedy)
   return functools.partial(fn, **kwargs, **given)
 
 
@@ -71,7 +68,7 @@ def complete(
   where: str,
   given: Mapping[str, Any] | None = None,
 ) -> Callable:
-  """Returns what `bind` does; missing fields are errors."""
+  """Returns bind(...); missing fields are errors."""
   bound = bind(fn, kwargs, where, given)
   for key, p in _parameters(fn).items():
     optional = p.default is not p.empty or p.kind in (p.VAR_KEYWORD,)
@@ -84,7 +81,7 @@ def complete(
 def hints(fn: Callable) -> dict[str, Any]:
   """Returns the annotations of a function's or class's parameters.
 
-  Those that it doesn't have, or that can't be evaluated, are left out.
+  Parameters without one, or whose annotation can't be evaluated, are left out.
   """
   fn = inspect.unwrap(_function(fn))
   found = {}
@@ -104,7 +101,7 @@ def section(value: Any, where: str) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-  """Returns a config as JSON knows it: dicts, lists and scalars."""
+  """Returns a config in JSON's types: dicts, lists and scalars."""
   if hasattr(value, "items"):
     return {str(k): plain(v) for k, v in value.items()}
   if isinstance(value, list | tuple):
@@ -146,7 +143,7 @@ def _is_a(value: Any, hint: Any) -> bool:
 
 
 def _describe(hint: Any, value: Any) -> tuple[str, str]:
-  """What is allowed and the remedy, where a value is not what hint says."""
+  """The type that is expected and the remedy, for a value of another type."""
   if typing.get_origin(hint) is typing.Literal:
     choices = typing.get_args(hint)
     listed = "one of " + ", ".join(map(repr, choices))

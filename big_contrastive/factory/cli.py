@@ -1,9 +1,11 @@
-"""What the commands share: flags, config files, and how errors are told."""
+"""What the commands share: flags, exit codes, and how errors are printed."""
 
 import argparse
+import ast
 import errno
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -16,9 +18,9 @@ from big_contrastive.parallel import heartbeat, signals
 
 
 def main(run: Callable[[], Any]) -> None:
-  """Runs a command: exit code 0 when it finished, see `errors` for others.
+  """Runs a command, and exits with a code of `errors` if it fails.
 
-  What a user can mend is printed as one line, without a traceback.
+  An error that the user can fix is printed as one line, without a traceback.
   """
   logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING)
   logging.getLogger("absl").setLevel(logging.ERROR)
@@ -28,9 +30,12 @@ def main(run: Callable[[], Any]) -> None:
     _end(f"error: {e}", errors.WRONG_INPUT)
   except errors.RunError as e:
     _end(f"error: {e}", e.code)
-  except MemoryError as e:  # The host's; what a device has: below.
-    told = f"error: {e or 'out of memory'}. Lower the batch size."
-    _end(told, errors.WRONG_INPUT)
+  except BrokenPipeError:  # As in `train --fields | head`.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(1)
+  except MemoryError as e:  # The host's; for a device's, see below.
+    line = f"error: {e or 'out of memory'}. Lower the batch size."
+    _end(line, errors.WRONG_INPUT)
   except OSError as e:
     if e.errno in _DENIED and e.filename:
       _end(f"error: {e}", errors.WRONG_INPUT)
@@ -56,7 +61,7 @@ def main(run: Callable[[], Any]) -> None:
 # The disk is full, the quota used up, the file too large.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
-# A path where the user may not write or read, or that is no folder.
+# A path that may not be read or written, or that is not a directory.
 _DENIED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR)
 
 # How XLA says that a device's memory is used up.
@@ -70,13 +75,41 @@ def _end(line: str, code: int) -> NoReturn:
   sys.exit(code)
 
 
-def parser(description: str) -> argparse.ArgumentParser:
-  """Returns a parser with what every command has: --distributed.
+class _Parser(argparse.ArgumentParser):
+  """Reports a wrong flag as errors.UserError, in one line without the usage."""
 
-  A flag that is given twice, or nothing, is an error: argparse would take the
-  last, and a path that is "" is the folder where one happens to be.
+  def error(self, message: str) -> NoReturn:
+    thing, value, expected = "arguments", message, "flags that --help lists"
+    if found := re.fullmatch(_REQUIRED, message):
+      thing, value, expected = found[1], None, "a value"
+    elif found := re.fullmatch(_NO_VALUE, message):
+      thing, value, expected = f"value of {found[1]}", None, "one after it"
+    elif found := re.fullmatch(_INVALID, message):
+      thing, value = found[1], ast.literal_eval(found[3])
+      expected = {"int": "an integer"}.get(found[2], f"a {found[2]}")
+    elif found := re.fullmatch(_OUT_OF_RANGE, message):
+      thing, value, expected = found[1], ast.literal_eval(found[2]), found[3]
+    elif found := re.fullmatch(_UNKNOWN, message):
+      thing, value, expected = "argument", found[1], "a flag of this command"
+    raise errors.UserError(thing, value, expected, "See --help.")
+
+
+# How argparse says what is wrong; the fourth is what `_positive` and `number`
+# say.
+_REQUIRED = r"the following arguments are required: ([^,]+).*"
+_NO_VALUE = r"argument (\S+): expected one argument"
+_INVALID = r"argument (\S+): invalid (\w+) value: ('.*'|\".*\")"
+_OUT_OF_RANGE = r"argument (\S+): ('.*'|\".*\"); expected (.*)"
+_UNKNOWN = r"unrecognized arguments: (.*)"
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+  """Returns a parser with the flag that every command has: --distributed.
+
+  A flag that is given twice or without a value is an error: argparse would take
+  the last, and "" as a path is the current directory.
   """
-  p = argparse.ArgumentParser(
+  p = _Parser(
     description=description, allow_abbrev=False,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )  # fmt: skip
@@ -84,10 +117,21 @@ def parser(description: str) -> argparse.ArgumentParser:
   p.add_argument(
     "--distributed",
     action="store_true",
-    help="several processes: jax.distributed finds them on TPU pods, Slurm and "
-    "by JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID",
+    help="run as one of several processes; jax.distributed finds the others on "
+    "TPU pods, under Slurm, and by JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES "
+    "and JAX_PROCESS_ID",
   )
   return p
+
+
+def require(flags: argparse.Namespace, **expected: str) -> None:
+  """Raises UserError for the first of these flags that is not given.
+
+  For flags that only some uses of a command need.
+  """
+  for name, value in expected.items():
+    if getattr(flags, name) is None:
+      raise errors.UserError(f"--{name}", None, value, "See --help.")
 
 
 class _Once(argparse.Action):
@@ -103,21 +147,23 @@ class _Once(argparse.Action):
     option_string: str | None = None,
   ) -> None:
     if self._given:
-      parser.error(f"{option_string} is given twice; expected once")
+      both = [getattr(namespace, self.dest), values]
+      remedy = "Leave one out."
+      raise errors.UserError(option_string, both, "one value", remedy)
     if values == "":
-      parser.error(f"{option_string} = ''; expected a value")
+      raise errors.UserError(option_string, "", "a value", "See --help.")
     self._given = True
     setattr(namespace, self.dest, values)
 
 
 def model_parser(description: str) -> argparse.ArgumentParser:
-  """Returns a parser of what a command needs that runs a model over data."""
+  """Returns a parser with the flags of a command that runs a model on data."""
   p = parser(description)
-  formats = "workdir or step of ours; Hugging Face or OpenCLIP directory; .npz"
+  formats = "our workdir or step, a Hugging Face or OpenCLIP directory, an .npz"
   p.add_argument("--checkpoint", required=True, help=formats)
   p.add_argument(
     "--tokenizer", type=files.literal,
-    help="as config.tokenizer, for a model that has none",
+    help="like config.tokenizer, for a model without a tokenizer",
   )  # fmt: skip
   p.add_argument("--data", required=True, help="SOURCE:VALUE,KEY=VALUE,...")
   p.add_argument("--batch_size", type=_positive, default=64)
@@ -127,33 +173,34 @@ def model_parser(description: str) -> argparse.ArgumentParser:
 def _positive(text: str) -> int:
   whole = text.isdecimal() and len(text) < 10
   if not whole or not 1 <= int(text) <= 2**20:
-    raise argparse.ArgumentTypeError(f"{text!r}; expected 1 to {2**20}")
+    expected = f"an integer from 1 to {2**20}"
+    raise argparse.ArgumentTypeError(f"{text!r}; expected {expected}")
   return int(text)
 
 
 def number(text: str) -> float:
-  """Returns a flag's number, finite and not below 0."""
+  """Returns the value of a flag that takes a finite number from 0."""
   value = float(text)
   if not 0 <= value < float("inf"):
-    raise argparse.ArgumentTypeError(f"{text!r}; expected a number >= 0")
+    raise argparse.ArgumentTypeError(f"{text!r}; expected a number from 0")
   return value
 
 
 def start(distributed: bool) -> None:
-  """Sets up JAX; with several processes, waits until all are there."""
+  """Sets up JAX; if distributed, waits for all processes."""
   if distributed:
     given = {
       "coordinator_address": os.environ.get("JAX_COORDINATOR_ADDRESS"),
       "num_processes": _number("JAX_NUM_PROCESSES"),
       "process_id": _number("JAX_PROCESS_ID"),
     }
-    # Who hears SIGTERM is said in signals.py.
+    # signals.py handles SIGTERM.
     jax.config.update("jax_enable_preemption_service", False)
     try:
       jax.distributed.initialize(**given)
     except ValueError as e:
-      allowed = "several processes that JAX finds, or the JAX_ variables"
-      remedy = f"See launch/. It says: {e}"
+      allowed = "a cluster that JAX detects, or all three JAX_ variables"
+      remedy = f"See launch/. JAX says: {e}"
       raise errors.UserError("--distributed", given, allowed, remedy) from e
     heartbeat.start()
 
@@ -164,5 +211,5 @@ def _number(variable: str) -> int | None:
     return None
   if not value.isdigit():
     remedy = "Set all three JAX_ variables or none."
-    raise errors.UserError(variable, value, "a number", remedy)
+    raise errors.UserError(variable, value, "an integer from 0", remedy)
   return int(value)

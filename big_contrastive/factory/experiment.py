@@ -9,12 +9,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from big_contrastive.config import durations, errors, rules, schema
-from big_contrastive.config.durations import Duration
+from big_contrastive.config.fields import Config
 from big_contrastive.data.build import source_operations
 from big_contrastive.data.loader import examples
 from big_contrastive.data.loader import training as training_loader
+from big_contrastive.data.source import Source
+from big_contrastive.data.tokenizers.tokenizer import Tokenizer
 from big_contrastive.data.transforms import operations
 from big_contrastive.factory import evaluators, parts, warm_start
 from big_contrastive.factory.reading import Reading
@@ -23,7 +26,7 @@ from big_contrastive.interop.bundle import ModelBundle
 from big_contrastive.models.build import build_model
 from big_contrastive.models.model import Model
 from big_contrastive.objectives import Setting
-from big_contrastive.parallel import placement, sharding
+from big_contrastive.parallel import sharding
 from big_contrastive.training import health, step
 from big_contrastive.training.experiment import Experiment, Intervals
 
@@ -36,7 +39,7 @@ def build(
   """Returns the experiment that a config describes.
 
   Args:
-    config: a ConfigDict or dict; its fields are in config/fields.py. Where
+    config: a ConfigDict or dict; its fields are in config/fields. Where
       init is a path, model says only what is to differ from the model there,
       and tokenizer may be {"kind": "init"}.
     devices: of the mesh; all that there are if None.
@@ -47,10 +50,10 @@ def build(
   """
   config = schema.plain(config)
   fields: dict[str, Any] = dict(config)
-  given = {"devices": devices, "reading": reading or Reading(), "start": None}
+  reading, start, blob = reading or Reading(), None, None
   path = config.get("init")
   if isinstance(path, str):
-    given["start"] = start = warm_start.read(path)
+    start = warm_start.read(path)
     changes = schema.section(config.get("model", {}), "config.model")
     config["model"] = warm_start.model_with(start, path, changes)
     fields["model"] = config["model"]
@@ -59,120 +62,117 @@ def build(
       section = schema.section(section, "config.tokenizer")
       if section.get("kind") == "init":
         section = warm_start.tokenizer_with(start, path, section)
-        given["blob"] = start.blob
+        blob = start.blob
     fields["tokenizer"] = section
-  built = schema.call(_build, fields, "config", {"blob": None} | given)
+  settings = schema.call(Config, fields, "config")
+  built = _build(settings, reading, devices, start, blob)
   return dataclasses.replace(built, config=config)
 
 
 def _build(
-  *,
-  total: Duration,
-  batch_size: int,
-  micro_batch: int | dict | None = None,
-  source: dict | str,
-  train_image: list,
-  eval_image: list,
-  tokenizer: dict | None = None,
-  model: dict,
-  objective: dict,
-  optimizer: dict,
-  schedule: dict,
-  seed: int = 0,
-  loading: dict | None = None,
-  freeze: list | tuple = ((".*", False),),
-  lr_mult: list | tuple = ((".*", 1.0),),
-  decay: list | tuple = ((".*/(kernel|embedding)", 1.0), (".*", 0.0)),
-  shard: list | tuple = placement.EVERYTHING,
-  mesh: dict | None = None,
-  init: dict | str | None = None,
-  ema: float | None = None,
-  log_every: Duration = 50,
-  eval_every: Duration = 0,
-  save_every: Duration = 1000,
-  save_minutes: float = 30.0,
-  keep: int = 2,
-  keep_every: Duration = 0,
-  skip_nonfinite: bool = False,
-  evals: dict | None = None,
-  devices: Sequence[jax.Device] | None,
+  config: Config,
   reading: Reading,
+  devices: Sequence[jax.Device] | None,
   start: ModelBundle | None,
   blob: bytes | None,
 ) -> Experiment:
-  """The fields of a config, see config/fields.py.
+  """Builds what checked settings ask for.
 
-  But for the last four, which `build` gives: the model to begin with, and the
-  content of the tokenizer's vocabulary, where config.init says them.
+  Args:
+    config: see config/fields.
+    reading, devices: see `build`.
+    start: the model at config.init, where that is a path.
+    blob: the content of its tokenizer's vocabulary, where that is taken.
   """
-  chosen = {"devices": devices}
-  over = schema.call(sharding.make_mesh, mesh or {}, "config.mesh", chosen)
-  sharding.check_batch(batch_size, over, "config.batch_size")
-  data = reading.source(source, "config.source")
-  unit = {"batch_size": batch_size, "epoch": len(data)}
-  unit["total"] = durations.steps(total, "config.total", **unit)
-  if not unit["total"]:
-    raise errors.UserError("config.total", total, "a step or more", "Raise it.")
-  text = None
-  if tokenizer is not None and model.get("text") is not None:
-    text = reading.tokenizer(tokenizer, data, blob)
-  built = build_model(model, text, sharding.pin(over))
-  setting = Setting(built, over, batch_size, micro_batch)
-  method = parts.objective(objective, setting, ema)
-  shapes = jax.eval_shape(method.init, jax.random.key(0))
-  names = list(rules.flatten(shapes))
-  frozen = rules.match(freeze, names, "config.freeze")
-  trained = frozenset(k for k in names if not frozen[k])
-  if not trained:
-    remedy = "Leave a parameter to train."
-    raise errors.UserError("config.freeze", freeze, "not everything", remedy)
-  method = method.freeze(frozenset(names) - trained)
-  factors = {"decay": decay, "lr_mult": lr_mult}
-  rate, tx = parts.optimizer(optimizer, schedule, factors, names, unit)
-  recipe = step.Step(method, tx, rate, trained, seed, skip_nonfinite)
-  placed = step.place(recipe, over, shard)
-  at_once = batch_size // max(method.micro_batches)  # Of an evaluation, too.
-  train_ops = _ops(train_image, "train_image", built.abstract)
-  eval_ops = _ops(eval_image, "eval_image", built.abstract)
-  for place, own in source_operations(data, "config.source"):
-    _check_size(own, place, built.abstract)
-  training = schema.call(
-    training_loader.Training,
-    schema.section(loading or {}, "config.loading"),
-    "config.loading",
-    {
-      "examples": examples.Examples(data, train_ops, text),
-      "batch_size": batch_size,
-      "rows": sharding.local_rows(batch_size, over),
-      "seed": seed,
-      "gather": sharding.sum_over_processes,
-    },
+  given = {"devices": devices}
+  mesh = schema.call(
+    sharding.make_mesh, config.mesh or {}, "config.mesh", given
   )
+  size = config.batch_size
+  sharding.check_batch(size, mesh, "config.batch_size")
+  data = reading.source(config.source, "config.source")
+  unit = {"batch_size": size, "epoch": len(data)}
+  unit["total"] = durations.steps(config.total, "config.total", **unit)
+  if not unit["total"]:
+    remedy = "Raise it."
+    raise errors.UserError(
+      "config.total", config.total, "a step or more", remedy
+    )
+  tokenizer = None
+  if config.tokenizer is not None and config.model.get("text") is not None:
+    tokenizer = reading.tokenizer(config.tokenizer, data, blob)
+  model = build_model(config.model, tokenizer, sharding.pin(mesh))
+  setting = Setting(model, mesh, size, config.micro_batch)
+  recipe, table = _recipe(config, setting, unit)
+  placed, method = step.place(recipe, mesh, config.shard), recipe.objective
+  training = _training(config, data, model.abstract, tokenizer, mesh)
+  eval_ops = _ops(config.eval_image, "eval_image", model.abstract)
+  at_once = size // max(method.micro_batches)  # Of an evaluation, too.
   return Experiment(
     config={},
     placed=placed,
     objective=method,
-    load=reading.weights(start or init or {}, placed.abstract.params, model),
+    load=reading.weights(
+      start or config.init or {}, placed.abstract.params, config.model
+    ),
     training=training,
     embedder=embedder.Embedder(
-      built.graph, over, text, eval_ops, at_once, training.threads
+      model.graph, mesh, tokenizer, eval_ops, at_once, training.threads
     ),
-    evaluators=_evaluators(evals or {}, reading),
-    tokenizer=text,
-    intervals=_intervals(
-      unit,
-      keep,
-      save_minutes,
-      log_every=log_every,
-      eval_every=eval_every,
-      save_every=save_every,
-      keep_every=keep_every,
+    evaluators=_evaluators(config.evals or {}, reading),
+    tokenizer=tokenizer,
+    intervals=_intervals(config, unit),
+    limits=health.Limits(
+      method, parts.warmup(config.schedule, unit), config.skip_nonfinite
     ),
-    limits=health.Limits(method, parts.warmup(schedule, unit), skip_nonfinite),
-    batch_size=batch_size,
+    batch_size=size,
     flops=method.flops(),
-    table=rules.table(shapes, {"frozen": frozen}),
+    table=table,
   )
+
+
+def _recipe(
+  config: Config, setting: Setting, unit: dict[str, int]
+) -> tuple[step.Step, str]:
+  """The step, not yet placed, and a table of its parameters."""
+  method = parts.objective(config.objective, setting, config.ema)
+  shapes = jax.eval_shape(method.init, jax.random.key(0))
+  names = list(rules.flatten(shapes))
+  frozen = rules.match(config.freeze, names, "config.freeze")
+  trained = frozenset(k for k in names if not frozen[k])
+  if not trained:
+    expected, remedy = "not everything", "Leave a parameter to train."
+    raise errors.UserError("config.freeze", config.freeze, expected, remedy)
+  factors = {"decay": config.decay, "lr_mult": config.lr_mult}
+  rate, tx = parts.optimizer(
+    config.optimizer, config.schedule, factors, names, unit
+  )
+  method = method.freeze(frozenset(names) - trained)
+  seed, skip = config.seed, config.skip_nonfinite
+  recipe = step.Step(method, tx, rate, trained, seed, skip)
+  return recipe, rules.table(shapes, {"frozen": frozen})
+
+
+def _training(
+  config: Config,
+  data: Source,
+  model: Model,
+  tokenizer: Tokenizer | None,
+  mesh: Mesh,
+) -> training_loader.Training:
+  ops = _ops(config.train_image, "train_image", model)
+  for place, own in source_operations(data, "config.source"):
+    _check_size(own, place, model)
+  where = "config.loading"
+  fields = schema.section(config.loading or {}, where)
+  given = {
+    "examples": examples.Examples(data, ops, tokenizer),
+    "batch_size": config.batch_size,
+    "rows": sharding.local_rows(config.batch_size, mesh),
+    "seed": config.seed,
+    "gather": sharding.sum_over_processes,
+  }
+  return schema.call(training_loader.Training, fields, where, given)
 
 
 def _evaluators(
@@ -186,23 +186,22 @@ def _evaluators(
   return found
 
 
-def _intervals(
-  unit: dict[str, int], keep: int, minutes: float, **every: Duration
-) -> Intervals:
-  in_steps = {
-    name: durations.steps(value, f"config.{name}", **unit)
-    for name, value in every.items()
+def _intervals(config: Config, unit: dict[str, int]) -> Intervals:
+  every = {
+    name: durations.steps(getattr(config, name), f"config.{name}", **unit)
+    for name in ("log_every", "eval_every", "save_every", "keep_every")
   }
+  keep, minutes = config.keep, config.save_minutes
   if keep < 1:
     raise errors.UserError("config.keep", keep, ">= 1", "Keep the newest.")
   if not minutes >= 0:
     remedy = "0 is for never."
     raise errors.UserError("config.save_minutes", minutes, ">= 0", remedy)
-  if not in_steps["log_every"]:
+  if not every["log_every"]:
     remedy = "1 logs each step."
     raise errors.UserError("config.log_every", 0, "a step or more", remedy)
   return Intervals(
-    total=unit["total"], keep=keep, save_minutes=minutes, **in_steps
+    total=unit["total"], keep=keep, save_minutes=minutes, **every
   )
 
 

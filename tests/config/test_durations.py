@@ -35,7 +35,7 @@ def test_nonsense_is_named(wrong):
 
 
 def test_a_unit_of_unknown_length_is_an_error():
-  with pytest.raises(errors.UserError, match="not %"):
+  with pytest.raises(errors.UserError, match="other than %"):
     durations.steps("5%", "config.total", batch_size=1)
-  with pytest.raises(errors.UserError, match="not epoch"):
+  with pytest.raises(errors.UserError, match="other than epoch"):
     durations.steps("5 epochs", "config.total", batch_size=1)

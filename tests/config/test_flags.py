@@ -39,11 +39,12 @@ OPTIONAL = {
 WRONG = [
   (evaluate.run, "--task", "retreival", "Did you mean 'retrieval'"),
   (evaluate.run, "--task", "../secret", "one of gallery"),
+  (evaluate.run, "--task", "gallery", "--task = 'gallery'; .*with metrics"),
   (evaluate.run, "--templates", "", "templates"),
   (evaluate.run, "--templates", "nowhere.txt", "--data.templates"),
   (pack.run, "--per_file", "0", "at least 1"),
-  (pack.run, "--per_file", "1e3", "invalid int"),
-  (pack.run, "--per_file", "2.5", "invalid int"),
+  (pack.run, "--per_file", "1e3", "--per_file = '1e3'; expected an integer"),
+  (pack.run, "--per_file", "2.5", "--per_file = '2.5'; expected an integer"),
   (pack.run, "--out", "{new}", "ends in .tar or .parquet"),
   (embed.run, "--out", "{file}", "a path where nothing is"),
   (embed.run, "--out", "{file}/in", "a path in a directory"),
@@ -52,10 +53,15 @@ WRONG = [
   (convert.run, "--from", "{new}", "a model's path"),
   (convert.run, "--format", "torch", "one of big_vision"),
   (convert.run, "--from_format", "torch", "one of big_vision"),
-  (convert.run, "--tolerance", "nan", "a number >= 0"),
-  (convert.run, "--tolerance", "inf", "a number >= 0"),
-  (convert.run, "--tolerance", "-1", "a number >= 0"),
-  (convert.run, "--tolerance", "much", "invalid number"),
+  (convert.run, "--tolerance", "nan", "= '.*'; expected a number from 0"),
+  (convert.run, "--tolerance", "inf", "= '.*'; expected a number from 0"),
+  (convert.run, "--tolerance", "-1", "= '.*'; expected a number from 0"),
+  (
+    convert.run,
+    "--tolerance",
+    "much",
+    "--tolerance = 'much'; expected a number",
+  ),
   (convert.run, "--tokenizer", "5", "a section with fields"),
   (plan.run, "--config", "{file}", "a .py that exists"),
   (plan.run, "--config", "{new}.py", "a .py that exists"),
@@ -63,11 +69,11 @@ WRONG = [
   (plan.run, "--config", "{raises}", "NameError.*raises.py:1"),
   (plan.run, "--config", "{empty}", "get_config"),
   (plan.run, "--config", "{divides}:3", "ZeroDivisionError.*divides.py:2"),
-  (train.run, "--config", "configs/siglip.py:res=", "res="),
+  (train.run, "--config", "configs/siglip.py:res=", "res of .* = ''"),
 ]
 for _run in (evaluate.run, embed.run):
   WRONG += [
-    *((_run, "--batch_size", v, "expected 1")
+    *((_run, "--batch_size", v, "--batch_size = .*; expected an integer from 1")
       for v in ("0", "-1", "1e3", "2.5", "many", "²", "9" * 20)),
     (_run, "--checkpoint", "{new}", "a model's path"),
     (_run, "--checkpoint", "{file}", "its config"),
@@ -100,16 +106,17 @@ def cases():
   for main, needs in NEEDS.items():
     for flag in needs:
       left = {k: v for k, v in needs.items() if k != flag}
-      yield main, flat(left), flag
+      yield main, flat(left), f"{flag} is missing; expected "
     for flag in (*needs, *OPTIONAL[main]):
       given = needs | {flag: ""}
-      yield main, flat(given), f"{flag}: .*''"
-      yield main, [f"{k}={v}" for k, v in given.items()], f"{flag}: .*''"
-      yield main, [*flat(needs), flag], flag
+      empty = f"{flag} = ''; expected an? "
+      yield main, flat(given), empty
+      yield main, [f"{k}={v}" for k, v in given.items()], empty
+      yield main, [*flat(needs), flag], f"value of {flag} is missing; expected"
       value = needs.get(flag, "{file}")
       twice = [*flat(needs | {flag: value}), flag, value]
       if flag not in ("--batch_size", "--tolerance", "--per_file"):
-        yield main, twice, f"{flag} is given twice; expected once"
+        yield main, twice, rf"{flag} = \[.*\]; expected one value"
   for main, flag, value, said in WRONG:
     yield main, flat(NEEDS[main] | {flag: value}), said
   for main in NEEDS:
@@ -120,7 +127,10 @@ def cases():
     (["--templates"], "--KEY=VALUE"),
     (["--templates", "a {{c}}", "--classes"], "--KEY=VALUE"),
     (["templates=a"], "--KEY=VALUE"),
-    (["--templates=a", "--templates=b"], "--templates = .*twice"),
+    (
+      ["--templates=a", "--templates=b"],
+      "--templates = .*'a', 'b'.*; expected one value",
+    ),
     (["--source=x"], "--source"),
     (["--classes=5"], "classes = 5"),
   ):
@@ -172,9 +182,8 @@ def test_a_wrong_flag_is_named_and_ends_with_2(
   out, err = capsys.readouterr()
   assert end.value.code == errors.WRONG_INPUT == 2, err
   assert not out and "Traceback" not in err
-  last = err.strip().splitlines()[-1]
-  assert "error: " in last
-  assert re.search(said, last), (given, last)
+  assert re.fullmatch(r"error: .+( = .+| is missing); expected .+\n", err)
+  assert re.search(said, err), (given, err)
   assert not places["new"].exists()
 
 

@@ -29,7 +29,7 @@ def test_good_arguments_pass():
     ({"size": 3, "kind": "c"}, r"config\.f\.kind = 'c'.*'a', 'b'"),
     ({"size": 3, "flag": 1}, r"config\.f\.flag"),
     ({"size": 3, "ops": "resize"}, r"config\.f\.ops"),
-    ({"rate": 1.0}, r"config\.f\.size = None.*Set config\.f\.size"),
+    ({"rate": 1.0}, r"config\.f\.size is missing; .*Set config\.f\.size"),
   ],
 )
 def test_bad_arguments_are_named_in_one_line(kwargs, said):

@@ -31,10 +31,29 @@ OWN = f"{CONFIGS}/own_data.py:smoke,images=photos,captions="
 WRONG = {
   "no such config": (f"{CONFIGS}/siglop.py", [], "siglop.py"),
   "unknown argument": (
-    f"{CONFIGS}/siglip.py:smoek", [], "'smoek'.*Did you mean 'smoke'"
+    f"{CONFIGS}/siglip.py:smoek", [],
+    "argument of .*siglip.py = 'smoek'; .*Did you mean 'smoke'"
   ),
   "argument of another type": (
-    f"{CONFIGS}/siglip.py:res=big", [], "res='big'.*int"
+    f"{CONFIGS}/siglip.py:res=big", [],
+    "res of .*siglip.py = 'big'; expected an integer from 1. The default is 224"
+  ),
+  "argument that is too small": (
+    f"{CONFIGS}/own_data.py:data=x,batch=0", [],
+    "batch of .*own_data.py = '0'; expected an integer from 1"
+  ),
+  "flag that is neither true nor false": (
+    f"{CONFIGS}/siglip.py:smoke=yes", [], "smoke of .* = 'yes'; .*true or false"
+  ),
+  "data beside images": (
+    f"{CONFIGS}/own_data.py:data=wds:x.tar,images=photos", [],
+    "data of .* = 'wds:x.tar'; expected data or images"
+  ),
+  "neither data nor images": (
+    f"{CONFIGS}/own_data.py:smoke", [], "images of .*own_data.py is missing"
+  ),
+  "images without captions": (
+    f"{CONFIGS}/own_data.py:images=photos", [], "captions of .* is missing"
   ),
   "misspelt field": (
     SIGLIP, ["--config.batchsize=32"], "config.batchsize.*'batch_size'"

@@ -151,9 +151,8 @@ def source(
     names = {k: _names(feature) for k, feature in leaves.items()}
   if _FORMAT not in info.available_file_formats():
     found = f"{dataset} in {info.file_format.value} format"
-    remedy = f"""Convert it on a machine with TensorFlow:
-      tfds convert_format --dataset_version_dir={folder}
-      --out_file_format=array_record"""
+    remedy = f"""Run tfds convert_format --dataset_version_dir={folder}
+      --out_file_format=array_record on a machine with TensorFlow."""
     raise errors.UserError("dataset", found, "array_record format", remedy)
   _check_split(info.splits, split)
   has_label = label != "label" or label in leaves

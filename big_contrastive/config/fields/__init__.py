@@ -1,0 +1,33 @@
+"""Every field of a config: type, default, unit, meaning, and why.
+
+One dataclass a section. `python -m big_contrastive.train --fields` prints
+them, and docs/config.md is made from them.
+"""
+
+from big_contrastive.config.fields import data, model, run, training
+from big_contrastive.config.fields.run import Config as Config
+
+# By its name in a config: config.model.image. The top level has none. Behind
+# " with " is what chooses among sections that stand in the same place.
+SECTIONS: dict[str, type] = {
+  "": run.Config,
+  "source": data.Source,
+  "source.filter": data.Filter,
+  "source with a mixture": data.Mixture,
+  "source.mixture[i]": data.MixturePart,
+  "tokenizer": data.Tokenizer,
+  "loading": data.Loading,
+  "model": model.Model,
+  "model.image": model.Image,
+  "model.text": model.Text,
+  "init": training.Init,
+  "objective": training.Objective,
+  "objective with name = pairs": training.Pairs,
+  "optimizer": training.Optimizer,
+  "optimizer with name = adamw": training.AdamW,
+  "optimizer with name = adafactor": training.Adafactor,
+  "schedule": training.Schedule,
+  "micro_batch": training.MicroBatch,
+  "mesh": training.Mesh,
+  "evals.NAME": training.Eval,
+}

@@ -1,0 +1,251 @@
+"""The model: two towers, a temperature and a bias."""
+
+import dataclasses
+from typing import Literal
+
+from big_contrastive.config.fields.field import field
+
+Activation = Literal["gelu_tanh", "gelu", "quick_gelu"]
+
+_SIZES = "Ti, S, M, B, L, So400m, H, g, g-opt, G or G-opt; mu is for tests"
+_VARIANTS = "ViT, arXiv:2010.11929; Scaling ViT, arXiv:2106.04560"
+
+
+@dataclasses.dataclass(kw_only=True)
+class Model:
+  """An image tower and a text tower that embed into one space.
+
+  The logit of a pair is scale * (image . text) + bias, of unit embeddings.
+  """
+
+  image: dict = field(doc="The image tower.")
+  text: dict = field(doc="The text tower.")
+  scale: float = field(
+    doc="Initial scale of the logits, exp(t), where t is learned.",
+    why="10 in SigLIP, 1 / 0.07 in CLIP.",
+    paper="CLIP, arXiv:2103.00020, section 2.5; SigLIP, section 3.2",
+  )
+  bias: float | None = field(
+    None,
+    doc="Initial bias of the logits, b, which is learned. None: no bias, as "
+    "the softmax loss needs it.",
+    why="SigLIP starts at -10, so that the many negatives do not dominate the "
+    "first steps. -log(batch_size) is the best constant logit for small "
+    "batches.",
+    paper="SigLIP, arXiv:2303.15343, section 3.2",
+  )
+  dtype: Literal["float32", "bfloat16"] = field(
+    "float32",
+    doc="Compute dtype of both towers. Parameters, norm statistics, softmax "
+    "and losses stay float32.",
+    why="float32 is exact and fast enough for small runs; every large recipe "
+    "sets bfloat16.",
+  )
+  remat: str | None = field(
+    "dots_with_no_batch_dims_saveable",
+    doc="What a block keeps for the backward pass: the name of a policy in "
+    'jax.checkpoint_policies; "nothing_saveable" needs the least memory and '
+    "one more forward pass. None: keep everything.",
+    why="Keeps the outputs of linear layers: a ViT-S/16 step needs a third of "
+    "the memory for 3 % more FLOPs.",
+  )
+
+
+@dataclasses.dataclass(kw_only=True)
+class Image:
+  """The image tower, a Vision Transformer."""
+
+  variant: str = field(
+    doc=f'Size, and side of a patch in pixels: "B/16", "So400m/14". Sizes: '
+    f"{_SIZES}.",
+    paper=_VARIANTS,
+  )
+  res: int = field(
+    doc="Side of an image, and a multiple of the patch side. With max_patches: "
+    "that of the table of positions.",
+    unit="pixels",
+  )
+  out_dim: int | None = field(
+    None,
+    doc="Width of a last linear layer. None: no such layer; the embedding has "
+    "the width of the tower.",
+    why="SigLIP has none in the image tower; CLIP has one.",
+  )
+  out_bias: bool = field(
+    False, doc="Whether that layer has a bias.", why="LiT has one, CLIP not.",
+  )  # fmt: skip
+  pool: Literal["map", "gap", "tok"] = field(
+    "map",
+    doc='How tokens become one vector: "map" attention with a learned query, '
+    '"gap" their mean, "tok" a class token.',
+    why="map is SigLIP's; tok is CLIP's and the ViT paper's.",
+    paper="Scaling ViT, arXiv:2106.04560",
+  )
+  pos: Literal["learned", "sincos2d"] = field(
+    "learned",
+    doc='Position embeddings: "learned", or fixed sines and cosines.',
+    why="sincos2d is FLIP's.",
+    paper="MoCo v3, arXiv:2104.02057",
+  )
+  cls_pos: bool = field(
+    False,
+    doc="Whether the class token has a learned position too.",
+    why="CLIP has one, big_vision's ViTs have not.",
+  )
+  remainder: bool = field(
+    False,
+    doc="Allow a res that the patch side does not divide; the pixels past the "
+    "last full patch are not seen.",
+    why="So400m/14 at 384 needs it; elsewhere it is more likely a typo.",
+  )
+  max_patches: int | None = field(
+    None,
+    doc="For images of any shape (NaFlex): the most patches of one image, as "
+    "the operation naflex makes them. None: all images have one size.",
+    unit="patches",
+    why="SigLIP 2 has 256 to 1024.",
+    paper="SigLIP 2, arXiv:2502.14786",
+  )
+  keep: float = field(
+    1.0,
+    doc="Fraction of the patches that training sees, drawn anew for each "
+    "example and step. Evaluation sees all of them.",
+    unit="fraction of the patches",
+    why="1 is off. FLIP keeps 0.5 or 0.25, for two to four times the images a "
+    "second.",
+    paper="FLIP, arXiv:2212.00794",
+  )
+  width: int | None = field(
+    None, doc="Width of the tokens. None: the variant's.", unit="features",
+  )  # fmt: skip
+  depth: int | None = field(
+    None, doc="Number of blocks. None: the variant's.", unit="blocks",
+  )  # fmt: skip
+  mlp: int | None = field(
+    None, doc="Hidden width of the MLPs. None: the variant's.",
+    unit="features",
+  )  # fmt: skip
+  heads: int | None = field(
+    None, doc="Attention heads, a divisor of the width. None: the variant's.",
+    unit="heads",
+  )  # fmt: skip
+  mean: tuple | list = field(
+    (0.5, 0.5, 0.5),
+    doc="Subtracted from pixel values in [0, 1], for red, green and blue.",
+    why="Maps pixels to [-1, 1], as SigLIP and LiT do. CLIP and FLIP use the "
+    "statistics of their data.",
+  )
+  std: tuple | list = field(
+    (0.5, 0.5, 0.5), doc="Divides pixel values after that.",
+  )  # fmt: skip
+  patch_bias: bool = field(
+    True, doc="Whether the patch embedding has a bias.", why="CLIP's has none.",
+  )  # fmt: skip
+  pre_norm: bool = field(
+    False, doc="Whether a layer norm precedes the blocks.", why="In CLIP only.",
+  )  # fmt: skip
+  eps: float = field(
+    1e-6, doc="Added to the variance in layer norms.",
+    why="As in Flax and big_vision; PyTorch and CLIP have 1e-5.",
+  )  # fmt: skip
+  activation: Activation = field(
+    "gelu_tanh",
+    doc="Activation of the MLPs: the tanh approximation of GELU, GELU itself, "
+    "or x * sigmoid(1.702 x).",
+    why="gelu_tanh is big_vision's; OpenAI's CLIP has quick_gelu.",
+  )
+  dropout: float = field(
+    0.0, doc="Dropout rate on the output of attention and of MLPs.",
+    unit="fraction",
+    why="None of the recipes drops; there is more data than they can see.",
+  )  # fmt: skip
+
+
+@dataclasses.dataclass(kw_only=True)
+class Text:
+  """The text tower, a transformer over token ids.
+
+  The defaults are SigLIP's. BERT is norm = "post", segments = 2, pad_id = 0,
+  eps = 1e-12 and pool = "first".
+  """
+
+  variant: str = field(doc=f'Size, such as "B": {_SIZES}.', paper=_VARIANTS)
+  out_dim: int | None = field(
+    None,
+    doc="Width of a last linear layer; the image tower's embedding must have "
+    "the same. None: no such layer.",
+  )
+  out_bias: bool = field(
+    True, doc="Whether that layer has a bias.", why="SigLIP has one, CLIP not.",
+  )  # fmt: skip
+  pool: Literal["last", "eos", "argmax", "first", "mean", "map"] = field(
+    "last",
+    doc='Which token is the embedding: the "last" (SigLIP), the first "eos" '
+    '(CLIP), the "first" (BERT), "argmax" the first of the largest ids '
+    '(OpenAI\'s CLIP, where that is EOS), or all: "mean", or "map" attention '
+    "with a learned query.",
+  )
+  causal: bool = field(
+    False,
+    doc="Whether a token sees only those before it.",
+    why="True in CLIP, False in SigLIP, LiT and FLIP.",
+  )
+  norm: Literal["pre", "post"] = field(
+    "pre",
+    doc='Layer norms of what enters attention and MLP ("pre"), or of the sums '
+    'after them ("post", as in BERT).',
+  )
+  segments: int = field(
+    0,
+    doc="Rows of BERT's segment embedding, of which the first is added to "
+    "every token. 0: none.",
+    unit="rows",
+    paper="BERT, arXiv:1810.04805",
+  )
+  pad_id: int | None = field(
+    None,
+    doc="The tokenizer's padding, which no token may then attend to. None: "
+    "padding is attended to like any token.",
+    why="SigLIP attends to padding, BERT does not.",
+  )
+  eos_id: int | None = field(
+    None,
+    doc='The id of EOS for pool = "eos". None: the tokenizer\'s.',
+  )
+  vocab_size: int | None = field(
+    None,
+    doc="Rows of the token embedding. None: the tokenizer's ids.",
+    unit="rows",
+    why="Set it to load published weights that have more rows.",
+  )
+  positions: int | None = field(
+    None,
+    doc="Rows of the table of positions. None: the tokenizer's length.",
+    unit="rows",
+    why="BERT has 512, of which LiT's texts use 16.",
+  )
+  width: int | None = field(
+    None, doc="Width of the tokens. None: the variant's.", unit="features",
+  )  # fmt: skip
+  depth: int | None = field(
+    None, doc="Number of blocks. None: the variant's.", unit="blocks",
+  )  # fmt: skip
+  mlp: int | None = field(
+    None, doc="Hidden width of the MLPs. None: the variant's.",
+    unit="features",
+  )  # fmt: skip
+  heads: int | None = field(
+    None, doc="Attention heads, a divisor of the width. None: the variant's.",
+    unit="heads",
+  )  # fmt: skip
+  eps: float = field(
+    1e-6, doc="Added to the variance in layer norms.",
+    why="As in Flax and big_vision; CLIP has 1e-5, BERT 1e-12.",
+  )  # fmt: skip
+  activation: Activation = field(
+    "gelu_tanh", doc="Activation of the MLPs; see model.image.",
+  )  # fmt: skip
+  dropout: float = field(
+    0.0, doc="Dropout rate on the output of attention and of MLPs.",
+    unit="fraction",
+  )  # fmt: skip

@@ -1,0 +1,160 @@
+"""The top level of a config: one run."""
+
+import dataclasses
+
+from big_contrastive.config.fields.field import DURATION, Duration, Rules, field
+
+
+@dataclasses.dataclass(kw_only=True)
+class Config:
+  """One training run.
+
+  Set in a config file, or by --config.FIELD=VALUE with dots for sections.
+  """
+
+  # What is learned from.
+
+  source: dict | str = field(
+    doc="Where the training examples come from: a section, or a string such "
+    'as "wds:shards/{000..127}.tar,caption=json:text".',
+  )
+  train_image: list = field(
+    doc="Preprocessing of training images: operations of "
+    "data/transforms/operations.py in order, each a name or (name, "
+    "arguments). The last must yield the size that the image tower takes.",
+    why="The papers differ too much for a default: SigLIP squashes images, "
+    "CLIP crops them.",
+  )
+  eval_image: list = field(
+    doc="The same for evaluation and inference; nothing in it may be random.",
+  )
+  tokenizer: dict | None = field(
+    None,
+    doc="Turns captions into token ids. None: images alone, no text tower.",
+  )
+  loading: dict | None = field(
+    None,
+    doc="How batches are read and prepared on the host. None: the defaults of "
+    "that section.",
+  )
+
+  # What learns, and how.
+
+  model: dict = field(
+    doc="The model. Where init is a path: only what differs from the model "
+    "there.",
+  )
+  objective: dict = field(doc="The training objective and its loss.")
+  optimizer: dict = field(doc="The optimizer and its peak learning rate.")
+  schedule: dict = field(doc="The learning rate over the run.")
+  batch_size: int = field(
+    doc="Examples in a step, over all devices: the global batch. A multiple of "
+    "the number of devices that share it.",
+    unit="examples",
+    why="CLIP and SigLIP have 32,768, and SigLIP gains next to nothing beyond.",
+    paper="SigLIP, arXiv:2303.15343",
+  )
+  micro_batch: int | dict | None = field(
+    None,
+    doc="Examples that run through a tower at a time. The loss and gradients "
+    "are still those of the global batch. A section sets the towers one by "
+    "one. None: the global batch at once.",
+    unit="examples",
+    why="Saves activation memory for one more forward pass. Set it when a "
+    "step does not fit.",
+    paper="GradCache, arXiv:2101.06983",
+  )
+  total: Duration = field(doc="Length of the run.", unit=DURATION)
+  init: dict | str | None = field(
+    None,
+    doc="Pretrained weights to start from: the path of a whole model in any "
+    "format that convert reads, or a section of paths by tower. None: random "
+    "weights.",
+  )
+  ema: float | None = field(
+    None,
+    doc="Decay per step of an exponential moving average of the parameters. "
+    "The average is evaluated and exported. None: off.",
+    unit="fraction kept per step",
+    why="Costs one more copy of the parameters. 0.999 averages over about "
+    "1,000 steps.",
+  )
+  seed: int = field(
+    0,
+    doc="Seeds initialization, data order, augmentation and dropout. The same "
+    "seed gives the same run on any number of processes.",
+  )
+
+  # Rules over parameter names; the first match counts.
+
+  freeze: Rules = field(
+    ((".*", False),),
+    doc="Which parameters stay as they are: (pattern, True or False). A frozen "
+    "tower has no gradients, no optimizer state and no dropout.",
+    why="Everything is trained; LiT freezes img/.*.",
+    paper="LiT, arXiv:2111.07991",
+  )
+  lr_mult: Rules = field(
+    ((".*", 1.0),),
+    doc="Factor on the learning rate of each parameter.",
+  )
+  decay: Rules = field(
+    ((".*/(kernel|embedding)", 1.0), (".*", 0.0)),
+    doc="Factor on optimizer.weight_decay for each parameter.",
+    why="Norms, biases, positions, t and b have no scale that decay should "
+    "limit.",
+  )
+  shard: Rules = field(
+    ((".*", "fsdp"),),
+    doc='How each parameter lies on the mesh: "replicate"; "fsdp", its largest '
+    "axis split over the fsdp devices; or a list with None or a mesh axis for "
+    "each of its axes.",
+    why="Replicates where mesh.fsdp is 1.",
+  )
+  mesh: dict | None = field(
+    None,
+    doc="How devices are arranged. None: all of them share the batch.",
+  )
+
+  # What is logged, evaluated and saved, and when.
+
+  log_every: Duration = field(
+    50, doc="Interval between metrics.", unit=DURATION,
+    why="A log reads metrics of the step before, so it does not stall the "
+    "devices; 1 logs every step.",
+  )  # fmt: skip
+  evals: dict | None = field(
+    None,
+    doc="Evaluations by a name of your choice; each is a section.",
+  )
+  eval_every: Duration = field(
+    0, doc="Interval between evaluations. 0: only at the end.", unit=DURATION,
+  )  # fmt: skip
+  save_every: Duration = field(
+    1000, doc="Interval between checkpoints. 0: only at the end.",
+    unit=DURATION,
+  )  # fmt: skip
+  save_minutes: float = field(
+    30.0,
+    doc="Also save when the last checkpoint is this old. 0: never.",
+    unit="minutes",
+    why="Bounds what a crash can lose. A run that receives SIGTERM saves "
+    "anyway.",
+  )
+  keep: int = field(
+    2,
+    doc="Newest checkpoints to keep.",
+    unit="checkpoints",
+    why="One to fall back on if the newest is damaged.",
+  )
+  keep_every: Duration = field(
+    0,
+    doc="Also keep every checkpoint whose step is a multiple of this. 0: none.",
+    unit=DURATION,
+  )
+  skip_nonfinite: bool = field(
+    False,
+    doc="Skip and count a step whose gradients are not finite, rather than "
+    "stop the run with exit code 3.",
+    why="A NaN is usually a bug or a rate that is too high, and worth a look.",
+  )
