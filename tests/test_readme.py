@@ -13,6 +13,7 @@ import importlib
 import inspect
 import json
 import re
+import sys
 
 import command_rules
 import jax
@@ -31,6 +32,8 @@ from big_contrastive.training import loop
 
 ROOT = readme.ROOT
 SHOWN = readme.documents()
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+PAGES += sorted((ROOT / "docs").glob("*.md"))
 
 
 def ids(snippet):
@@ -136,12 +139,24 @@ def trains(snippet, root, monkeypatch):
   assert head.endswith("): ...")
   (root / "mine.py").write_text(head.removesuffix(" ...") + BODY)
   monkeypatch.setattr(losses, "__path__", [*losses.__path__, str(root)])
-  page = (ROOT / "README.md").read_text()
+  page = (ROOT / "docs/objectives.md").read_text()
   (line,) = re.findall(r"`(config\.objective = .*\"mine\"\})`", page)
+  (path,) = re.findall(r"`config\.objective\.loss = (\".*\.py\")`", page)
   assert "mine" in registry.names("losses")
+  objective = ast.literal_eval(line.partition(" = ")[2])
+  one_step(objective)
+  # The same by the path of a file, as another module.
+  file = root / ast.literal_eval(path)
+  file.parent.mkdir()
+  file.write_text((root / "mine.py").read_text())
+  monkeypatch.chdir(root)
+  monkeypatch.setattr("sys.path", [*sys.path])
+  one_step(objective | {"loss": ast.literal_eval(path)})
+
+
+def one_step(objective):
   config = tiny.load("siglip", "smoke", "--config.evals={}")
-  objective = line.partition(" = ")[2]
-  config["objective"] = ast.literal_eval(objective)
+  config["objective"] = objective
   made = experiment.build(config)
   state = made.placed.init()
   (batch,) = made.training.batches(0, 1)
@@ -213,3 +228,44 @@ def knows(name, flag, monkeypatch, capsys):
   with pytest.raises(SystemExit):
     module.run()
   return re.search(rf"{flag}\b", capsys.readouterr().out) is not None
+
+
+# --- Links.
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_and_anchors_point_to_something(page):
+  assert broken(page) == []
+
+
+def test_a_broken_link_and_a_broken_anchor_are_found(tmp_path):
+  page = tmp_path / "page.md"
+  page.write_text(
+    "# A title: `x`, too\n\n```\n# no title\n```\n[a](#a-title-x-too) "
+    "[b](page.md#a-title-x-too) [c](https://c.d#e) [f](gone.md)\n"
+    "![g\nh](gone.png) [i](#no-title) [j](page.md#k)\n"
+  )
+  wrong = ["gone.md", "gone.png", "#no-title", "page.md#k"]
+  assert broken(page) == wrong
+
+
+def broken(page):
+  """The relative links of a page that lead to no file or no heading."""
+  links = re.findall(r"\]\(([^)\s]+)\)", page.read_text())
+  return [link for link in links if not leads(page, link)]
+
+
+def leads(page, link):
+  if re.match(r"[a-z]+:", link):
+    return True
+  path, _, anchor = link.partition("#")
+  target = page.parent / path if path else page
+  return target.exists() and (not anchor or anchor in anchors(target))
+
+
+def anchors(page):
+  """A page's headings, as GitHub names them in links."""
+  text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.M | re.S)
+  titles = re.findall(r"^#+ +(.*)$", text, re.MULTILINE)
+  kept = (re.sub(r"[^\w\- ]", "", title.lower()) for title in titles)
+  return {title.replace(" ", "-") for title in kept}
