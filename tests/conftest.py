@@ -23,6 +23,22 @@ _hook = jaxtyping.install_import_hook(
 )
 
 
+def pytest_addoption(parser):
+  parser.addoption(
+    "--refresh-golden",
+    action="store_true",
+    help="write tests/golden anew instead of comparing with it",
+  )
+
+
+@pytest.fixture
+def golden(request):
+  """Compares with what is kept in tests/golden, or writes it anew."""
+  import golden_files
+
+  return golden_files.Golden(request.config.getoption("--refresh-golden"))
+
+
 def pytest_collection_modifyitems(items):
   """The longest files first: a worker that begins one last works alone."""
   slow = collections.Counter(
