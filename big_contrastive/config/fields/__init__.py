@@ -20,6 +20,7 @@ SECTIONS: dict[str, type] = {
   "model": model.Model,
   "model.image": model.Image,
   "model.text": model.Text,
+  "model.heads.NAME": model.Head,
   "init": training.Init,
   "objective": training.Objective,
   "objective with name = pairs": training.Pairs,

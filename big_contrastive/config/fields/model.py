@@ -1,4 +1,4 @@
-"""The model: two towers, a temperature and a bias."""
+"""The model: named parts. Towers, a temperature and a bias, heads."""
 
 import dataclasses
 from typing import Literal
@@ -13,15 +13,25 @@ _VARIANTS = "ViT, arXiv:2010.11929; Scaling ViT, arXiv:2106.04560"
 
 @dataclasses.dataclass(kw_only=True)
 class Model:
-  """An image tower and a text tower that embed into one space.
+  """Named parts, of which only the image tower is always there.
 
-  The logit of a pair is scale * (image . text) + bias, of unit embeddings.
+  With a text tower both embed into one space, and the logit of a pair is
+  scale * (image . text) + bias, of unit embeddings.
   """
 
   image: dict = field(doc="The image tower.")
-  text: dict = field(doc="The text tower.")
-  scale: float = field(
-    doc="Initial scale of the logits, exp(t), where t is learned.",
+  text: dict | None = field(
+    None,
+    doc="The text tower. None: images alone; then the config has no tokenizer.",
+  )
+  heads: dict | None = field(
+    None,
+    doc="Heads by a name of your choice, each a part of its own. None: none.",
+  )
+  scale: float | None = field(
+    None,
+    doc="Initial scale of the logits, exp(t), where t is learned. None: no "
+    "temperature, for an objective that needs none.",
     why="10 in SigLIP, 1 / 0.07 in CLIP.",
     paper="CLIP, arXiv:2103.00020, section 2.5; SigLIP, section 3.2",
   )
@@ -52,8 +62,26 @@ class Model:
 
 
 @dataclasses.dataclass(kw_only=True)
+class Head:
+  """A head: it maps the vectors of a tower, or of another head."""
+
+  name: str = field(
+    doc='A file in models/heads/, such as "mlp", or the path of one elsewhere. '
+    "Its arguments are the other fields.",
+  )
+  on: str = field(
+    "image",
+    doc='Whose vectors it takes: "image", "text" or a head before it.',
+  )
+
+
+@dataclasses.dataclass(kw_only=True)
 class Image:
-  """The image tower, a Vision Transformer."""
+  """The image tower, a Vision Transformer.
+
+  `tower` chooses another: a file in models/image/, whose arguments are then the
+  fields.
+  """
 
   variant: str = field(
     doc=f'Size, and side of a patch in pixels: "B/16", "So400m/14". Sizes: '

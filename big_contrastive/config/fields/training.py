@@ -18,16 +18,16 @@ class Objective:
   name: str = field(
     doc="Which objective: pairs, or the path of a Python file.",
   )  # fmt: skip
-  loss: str = field(
-    doc="The pair loss: sigmoid (SigLIP), softmax (CLIP, LiT, FLIP), or the "
-    "path of a Python file.",
-  )
 
 
 @dataclasses.dataclass(kw_only=True)
 class Pairs:
   """Image-text pairs against all other pairs of the global batch."""
 
+  loss: str = field(
+    doc="The pair loss: sigmoid (SigLIP), softmax (CLIP, LiT, FLIP), or the "
+    "path of a Python file.",
+  )
   mask_ids: bool = field(
     True,
     doc="Whether examples with equal ids are left out of each other's "

@@ -207,9 +207,8 @@ class Rows(Source):
     if isinstance(value, bytes):
       return value
     if value is not None or not isinstance(path, str):
-      raise bad_records.BadRecord(
-        "type", f"an image of type {type(value).__name__}"
-      )
+      kind = type(value).__name__
+      raise bad_records.BadRecord("type", f"an image of type {kind}")
     root = self.root or posixpath.dirname(self.files[file])
     full = posixpath.join(root, paths.below(path, root))
     with paths.open_file(full, "image") as opened:
@@ -249,8 +248,7 @@ def source(
     image, caption, label, id: columns. An image column has bytes, paths or
       structs of the two; a caption column has strings, lists of them, or
       numbers of classes, or is "none" for images alone. By default the usual
-      names; no label; no two rows
-      have the same id, or those with one image do where there is a row a
+      names; no label; no two rows have the same id, or those with one image do where there is a row a
       caption: where neighbours among the first rows have one image. Rows with
       equal ids are not each other's negatives; id="image" is the image itself.
       Files may differ in columns that are not read.
@@ -273,9 +271,8 @@ def source(
   chosen = {"image": column_of("image", image, _IMAGES, schemas[0])}
   if caption != fields.NO_CAPTION:
     chosen["text"] = column_of("caption", caption, _CAPTIONS, schemas[0])
-  for name, given in (("label", label), ("id", id)):
-    if given is not None:
-      chosen[name] = parquet_columns.column(name, given, (), schemas[0])
+  given = {"label": label, "id": id}
+  chosen |= {k: column_of(k, v, (), schemas[0]) for k, v in given.items() if v}
   if by_image := chosen.get("id") == chosen["image"]:
     del chosen["id"]
   names = parquet_columns.check_same(found, schemas, chosen)
@@ -288,19 +285,15 @@ def source(
   if not len(blocks):
     raise errors.UserError("files", files, "files with rows", "They have none.")
   groups, cache = [groups[i] for i in taken], cache_mb * 2**20
-  window = parquet_columns.rows_in(
-    heads, groups, set(chosen.values()), cache // 2
-  )
-  with_paths = parquet_columns.holds_paths(
-    schemas[0].field(chosen["image"]).type
-  )
+  read = set(chosen.values())
+  window = parquet_columns.rows_in(heads, groups, read, cache // 2)
+  kind = schemas[0].field(chosen["image"]).type
+  with_paths = parquet_columns.holds_paths(kind)
   noted, column = names.get(chosen.get("label", "")), chosen.get("label")
   label_names, places = parquet_columns.label_names(
-    classes,
-    noted,
-    column,
+    classes, noted, column,
     lambda name: parquet_files.first(found, groups, name, _TRIED),
-  )
+  )  # fmt: skip
   made = Rows(
     found, groups, blocks, chosen, root and os.path.expanduser(root),
     label_names, names.get(chosen.get("text", "")), cache, window,

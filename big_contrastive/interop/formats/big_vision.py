@@ -180,9 +180,8 @@ def _image(arrays: Arrays, path: pathlib.Path) -> dict[str, Any]:
   if (patch, side) == (14, 27):  # So400m/14 at 384, a multiple of 14 it isn't.
     section |= {"res": 384, "remainder": True}
   has_map = "img/MAPHead_0/probe" in arrays
-  section["pool"] = (
-    "map" if has_map else "tok" if "img/cls" in arrays else "gap"
-  )
+  without = "tok" if "img/cls" in arrays else "gap"
+  section["pool"] = "map" if has_map else without
   return section | _project(arrays, "img")
 
 
@@ -194,10 +193,8 @@ def _text(arrays: Arrays, path: pathlib.Path) -> dict[str, Any]:
 
 def _bert(arrays: Arrays, path: pathlib.Path) -> dict[str, Any]:
   depth = 0
-  while (
-    f"{big_vision_weights.BERT_LAYERS}{depth}/mlp_block/layer_norm/scale"
-    in arrays
-  ):
+  layers = big_vision_weights.BERT_LAYERS
+  while f"{layers}{depth}/mlp_block/layer_norm/scale" in arrays:
     depth += 1
   dense = f"{big_vision_weights.BERT_LAYERS}0/mlp_block/mlp/dense_layer/kernel"
   width, mlp = _shape(arrays, dense, 2, path)
