@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from big_contrastive.config import rules
+from big_contrastive.config import errors, rules
 from big_contrastive.objectives import Objective
 
 
@@ -51,7 +51,13 @@ def exported(objective: Objective, state: State) -> dict[str, str] | None:
     )
 
   params, extra = named("params", state.params), named("extra", state.extra)
+  known = set(jax.tree.leaves((params, extra)))
   chosen = rules.flatten(objective.exported(params, extra))
+  if computed := sorted(k for k, v in chosen.items() if v not in known):
+    expected = "leaves of params and extra, selected and not computed"
+    remedy = "Keep what is to be exported in extra."
+    thing = "what the objective's `exported` returns"
+    raise errors.UserError(thing, computed[:4], expected, remedy)
   if all(source == f"params/{name}" for name, source in chosen.items()):
     return None
   return chosen

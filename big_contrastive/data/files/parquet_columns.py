@@ -245,3 +245,10 @@ def layout(
           if told and told.has_min_max:
             found.append((told.min, told.max))
   return repr(found).encode("utf-8", "replace")
+
+
+def which_image(image: Any) -> bytes:
+  """Returns what tells one image from another: its bytes, or its path."""
+  if isinstance(image, dict):
+    image = image.get("bytes") or image.get("path")
+  return image.encode() if isinstance(image, str) else image or b""

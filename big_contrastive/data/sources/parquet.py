@@ -122,7 +122,7 @@ class Rows(Source):
 
   def _id(self, index: int, cells: dict[str, Any]) -> int:
     if self.by_image:
-      return fields.picture(_which(cells["image"]))
+      return fields.picture(parquet_columns.which_image(cells["image"]))
     return fields.number(cells.get("id") if "id" in cells else index)
 
   def name(self, index: int) -> str:
@@ -144,7 +144,7 @@ class Rows(Source):
     """Returns what tells the first images of a file from each other."""
     column = self.columns["image"]
     cells = parquet_files.first(self.files, self.groups, column, _TRIED)
-    return list(map(_which, cells))
+    return list(map(parquet_columns.which_image, cells))
 
   def _block(self, block: int) -> pa.Table:
     """A row group; threads that want the same one wait for the first."""
@@ -215,13 +215,6 @@ class Rows(Source):
       return opened.read()
 
 
-def _which(image: Any) -> bytes:
-  """What tells one image from another: its bytes, or its path."""
-  if isinstance(image, dict):
-    image = image.get("bytes") or image.get("path")
-  return image.encode() if isinstance(image, str) else image or b""
-
-
 def source(
   split: str | None = None,
   *,
@@ -248,10 +241,10 @@ def source(
     image, caption, label, id: columns. An image column has bytes, paths or
       structs of the two; a caption column has strings, lists of them, or
       numbers of classes, or is "none" for images alone. By default the usual
-      names; no label; no two rows have the same id, or those with one image do where there is a row a
-      caption: where neighbours among the first rows have one image. Rows with
-      equal ids are not each other's negatives; id="image" is the image itself.
-      Files may differ in columns that are not read.
+      names; no label; ids are those of rows, or of images where neighbors
+      among the first rows have one image. Rows with equal ids are not each
+      other's negatives; id="image" is the image itself. Files may differ in
+      columns that are not read.
     classes: names by label, as classes.read takes them, in place of those that
       `datasets` notes; needed where labels are names.
     root: the folder where paths of images begin, or that holds them if they

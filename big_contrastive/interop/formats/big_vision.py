@@ -31,8 +31,7 @@ _BERT = {
   "norm": "post", "segments": 2, "pad_id": 0, "pool": "first",
   "causal": False, "eps": 1e-12, "activation": "gelu_tanh",
 }  # fmt: skip
-_HEAD_WIDTH = 64  # Of BERT base and large.
-_MAX_PATCHES = 256  # The file leaves it to the user, who may have more.
+_HEAD_WIDTH, _MAX_PATCHES = 64, 256  # BERT's; the file doesn't say either.
 
 # The names before 2022: a counter for all modules, not one for each kind.
 _OLD = {
@@ -90,8 +89,7 @@ def write(
   own = {"activation": "gelu_tanh", "eps": 1e-6}
   plain = {
     "pos": "learned", "pre_norm": False, "patch_bias": True, "cls_pos": False,
-    # Not in the file, and so what everybody takes.
-    "mean": [0.5] * 3, "std": [0.5] * 3,
+    "mean": [0.5] * 3, "std": [0.5] * 3,  # Not in the file.
   }  # fmt: skip
   image = build.defaults("image") | model.model["image"]
   stats = {k: list(image[k]) for k in ("mean", "std")}
@@ -111,7 +109,7 @@ def write(
     scanned, bert, image["max_patches"] is not None
   )
   arrays = mapping.write(rows, flat, "a big_vision model")
-  if alone := "txt" not in model.params:
+  if alone := not model.has_text:
     arrays = {k.removeprefix("img/"): v for k, v in arrays.items()}
   if prefix is None:
     prefix = "" if alone or bert else "params/"
@@ -135,9 +133,9 @@ def _model(arrays: Arrays, path: pathlib.Path) -> ModelBundle:
   vocab_size, length = 1, 1
   whole = any(k.startswith("txt/") for k in arrays)
   if bert := any(k.startswith(f"{big_vision_weights.BERT}/") for k in arrays):
-    name = big_vision_weights.BERT_TABLE
-    vocab_size, _ = _shape(arrays, name.format("token"), 2, path)
-    length, _ = _shape(arrays, name.format("position"), 2, path)
+    name = big_vision_weights.BERT_TABLE.format
+    vocab_size, _ = _shape(arrays, name("token"), 2, path)
+    length, _ = _shape(arrays, name("position"), 2, path)
     model["text"] = _bert(arrays, path) | {"positions": length}
   elif whole:
     vocab_size, _ = _shape(arrays, "txt/Embed_0/embedding", 2, path)
@@ -155,8 +153,9 @@ def _model(arrays: Arrays, path: pathlib.Path) -> ModelBundle:
     model["text"]["vocab_size"] = vocab_size
   # TensorFlow's, which big_vision used, doesn't antialias; those that the
   # other formats can name all do.
-  size = {"size": model["image"]["res"], "method": "bilinear"}
-  ops: list = [["resize", size]]
+  ops: list = [
+    ["resize", {"size": model["image"]["res"], "method": "bilinear"}]
+  ]
   if most is not None:
     patch = sections.patch(model["image"])
     ops = [["naflex", {"patch": patch, "most": most, "method": "bilinear"}]]
