@@ -19,7 +19,16 @@ jax.config.update("jax_disable_most_optimizations", True)
 
 # Shapes in signatures are checked in tests only.
 _hook = jaxtyping.install_import_hook(
-  ["big_contrastive.losses", "big_contrastive.models"], "beartype.beartype"
+  [
+    "big_contrastive.losses",
+    "big_contrastive.models.image",
+    "big_contrastive.models.text",
+    "big_contrastive.models.heads",
+    "big_contrastive.models.layers",
+    "big_contrastive.models.model",
+    "big_contrastive.models.naflex",
+  ],
+  "beartype.beartype",
 )
 
 

@@ -166,7 +166,7 @@ def test_transformers_puts_pictures_into_the_same_classes(checkpoint, tmp_path):
 
 
 def test_a_difference_leaves_nothing(checkpoint, tmp_path, monkeypatch):
-  monkeypatch.setattr(convert.judges, "embed", lambda *a: {
+  monkeypatch.setattr(convert.reference, "embed", lambda *a: {
     "image": np.ones((4, 24)), "text": np.ones((4, 24)),
     "logits": np.full((4, 4), np.nan),
   })  # fmt: skip

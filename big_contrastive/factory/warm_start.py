@@ -27,8 +27,6 @@ _COMPUTES = {
 
 def read(path: str, where: str = "config.init") -> ModelBundle:
   """Returns the model at a path; see model_files.read."""
-  if not path:
-    raise errors.UserError(where, None, "a model's path", "Leave it out.")
   return model_files.read(path, where=where)
 
 
@@ -139,6 +137,10 @@ def _reader(
   name: str, path: str, abstract: dict[str, Any], model: dict[str, Any]
 ) -> Callable:
   wanted = {name: abstract[name]} if name in abstract else abstract
+  if not is_there(path):
+    remedy = "No such file or directory."
+    where = f"config.init.{name}"
+    raise errors.UserError(where, path, "a model's path", remedy)
   if name == "img" and path.endswith(".npz"):
     found = big_vision.read_image_tower(pathlib.Path(path))
     finite.arrays(found.params, f"config.init.img = {path!r}", finite.ANOTHER)

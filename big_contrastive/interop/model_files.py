@@ -65,8 +65,8 @@ def _there(path: str | os.PathLike, where: str) -> pathlib.Path:
       if there.exists():
         return there
     path = str(path)[:300]
-  remedy = "No such file or directory."
-  raise errors.UserError(where, path, _HERE, remedy)
+  remedy = f"Nothing is there. It may be {_HERE}."
+  raise errors.UserError(where, path, "a model's path", remedy)
 
 
 def stored_tokenizer(section: dict[str, Any], where: str) -> Tokenizer:

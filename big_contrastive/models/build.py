@@ -228,6 +228,7 @@ def _sections(
   """
   for name, section in (("image", image), ("text", text)):
     _check_sizes(section or {}, name)
+  layers.remat_policy(remat or "none")
   if scale is not None and not 0 < scale < math.inf:
     remedy = "SigLIP begins with 10, CLIP with 1 / 0.07."
     raise errors.UserError("scale", scale, "> 0", remedy)

@@ -64,7 +64,7 @@ def over_mesh(loss: Callable[..., jax.Array], mesh: Mesh) -> Callable:
   def local(zimg, ztxt, scale, bias, ids):
     value = loss(zimg, ztxt, scale=scale, bias=bias, ids=ids, axis=axis)
     if value is None or jnp.shape(value) != ():
-      shape = None if value is None else f"of shape {jnp.shape(value)}"
+      shape = "None" if value is None else f"of shape {jnp.shape(value)}"
       remedy = "It is the mean over the pairs of all devices."
       raise errors.UserError("the loss", shape, "a scalar", remedy)
     return value

@@ -16,7 +16,7 @@ import tiny
 from big_contrastive.checkpoints import checkpointer, find
 from big_contrastive.config import errors, rules
 from big_contrastive.training import optimizers, step
-from big_contrastive.training.state import State
+from big_contrastive.training.state import State, from_items
 
 META = {"config": {"model": [1, {"a": None}]}, "position": {"examples": 48}}
 
@@ -33,7 +33,7 @@ def placed(mesh):
 def save(folder, state, *steps, **kwargs):
   checkpoints = checkpointer.Checkpoints(folder, **kwargs)
   for s in steps:
-    checkpoints.save(s, state, META, b"vocabulary")
+    checkpoints.save(s, state.items(), META, b"vocabulary")
   checkpoints.wait()
   return checkpoints
 
@@ -43,7 +43,8 @@ def test_a_state_comes_back_bit_for_bit_on_another_mesh(shape, mesh, tmp_path):
   state = trained(mesh(4))
   checkpoints = save(tmp_path, state, 1)
   abstract = placed(mesh(*shape)).abstract
-  found, meta, blob = checkpoints.restore(1, abstract)
+  items, meta, blob = checkpoints.restore(1, abstract.items())
+  found = from_items(items)
   jax.tree.map(np.testing.assert_array_equal, state, found)
   where = jax.tree.map(lambda x: x.sharding, found)
   assert where == jax.tree.map(lambda x: x.sharding, abstract)
@@ -82,7 +83,7 @@ def test_a_state_that_is_not_finite_is_not_gone_on_with(part, mesh, tmp_path):
   checkpoints = save(tmp_path, state._replace(**{part: value}), 1)
   said = f"checkpoint .*/1: not finite: {part}/.*the one before"
   with pytest.raises(errors.RunError, match=said) as e:
-    checkpoints.restore(1, placed(mesh(4)).abstract)
+    checkpoints.restore(1, placed(mesh(4)).abstract.items())
   assert e.value.code == errors.BAD_NUMBERS
 
 
@@ -139,10 +140,11 @@ def test_a_damaged_newest_falls_back_to_the_one_before(
   assert "9 is damaged" in caplog.text
   kept = {d.name for d in (tmp_path / "checkpoints").iterdir()}
   assert kept == {"6", "9.damaged"}
-  found, _, _ = again.restore(6, placed(mesh(1)).abstract)
+  items, _, _ = again.restore(6, placed(mesh(1)).abstract.items())
+  found = from_items(items)
   jax.tree.map(np.testing.assert_array_equal, trained(mesh(4)), found)
   # The same step can be saved again, and again be damaged.
-  again.save(9, trained(mesh(4)), META, b"v")
+  again.save(9, trained(mesh(4)).items(), META, b"v")
   again.close()
   damage(tmp_path / "checkpoints" / "9", how)
   assert checkpointer.Checkpoints(tmp_path).newest() == 6
@@ -190,14 +192,16 @@ _FULL = """
 import resource, sys
 import jax.numpy as jnp
 import numpy as np
-from big_contrastive import checkpoint, errors, step
+from big_contrastive.checkpoints import checkpointer
+from big_contrastive.config import errors
 
 def state(seed):
   noise = np.random.default_rng(seed).normal(size=(64, 1024))
   weights = {"img": {"w": noise.astype(np.float32)}}
-  return step.State(jnp.int32(0), weights, opt={}, extra={})
+  training = {"step": jnp.int32(0), "opt": {}}
+  return {"params": weights, "training": training}
 
-checkpoints = checkpoint.Checkpoints(sys.argv[1])
+checkpoints = checkpointer.Checkpoints(sys.argv[1])
 checkpoints.save(3, state(3), {}, b"v")
 checkpoints.save(6, state(6), {}, b"v")
 checkpoints.wait()
@@ -263,11 +267,14 @@ def test_an_adafactor_that_took_layers_for_rows_is_resumed_or_refused(tmp_path):
   few, many = (stacked(layers_at_once(), n) for n in (24, 40))
   checkpoints = save(tmp_path, few, 1)
   now = stacked(optimizers.adafactor(), 24)
-  found, _, _ = checkpoints.restore(1, abstract(now))
-  jax.tree.map(np.testing.assert_array_equal, found.opt, few.opt)
+  items, _, _ = checkpoints.restore(1, abstract(now.items()))
+  found = items["training"]["opt"]
+  jax.tree.map(np.testing.assert_array_equal, found, few.opt)
   checkpoints = save(tmp_path, many, 2)
   with pytest.raises(errors.UserError, match="Adafactor of 32 layers") as e:
-    checkpoints.restore(2, abstract(stacked(optimizers.adafactor(), 40)))
+    checkpoints.restore(
+      2, abstract(stacked(optimizers.adafactor(), 40).items())
+    )
   assert "\n" not in str(e.value)
 
 
@@ -275,5 +282,5 @@ def test_an_adafactor_that_took_layers_for_rows_is_resumed_or_refused(tmp_path):
 def test_metadata_that_is_no_json_is_not_written(wrong, mesh, tmp_path):
   checkpoints = checkpointer.Checkpoints(tmp_path)
   with pytest.raises(errors.UserError, match="metadata"):
-    checkpoints.save(1, trained(mesh(4)), {"config": {"a": wrong}}, b"")
+    checkpoints.save(1, trained(mesh(4)).items(), {"config": {"a": wrong}}, b"")
   assert not list((tmp_path / "checkpoints").iterdir())

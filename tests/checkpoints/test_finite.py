@@ -102,10 +102,10 @@ def test_weights_with_a_nan_are_refused_by_all_that_reads_a_model(
   path = str(folder / file)
   with bad_numbers(f"parameters of {path}: not finite: {name} .1 of "):
     model_files.read(path)
-  with bad_numbers(f"config.init = '{path}': not finite: {name}"):
+  with bad_numbers(f"parameters of {path}: not finite: {name}"):
     warm_start.read(path)
   model = test_convert.model()
-  with bad_numbers(f"config.init.img = '{path}': not finite: {name}"):
+  with bad_numbers(f"{path}'?: not finite: {name}"):
     warm_start.loader({"img": path}, model.params, model.model)
 
 
@@ -155,7 +155,7 @@ def changed(loaded, name, change):
 
 def test_texts_and_pictures_without_a_unit_vector_are_named(loaded):
   """Only the texts that have the token; a tower of zeros says nothing."""
-  cat, dog = (loaded.embedder._tokenizer(t) for t in ("a red cat", "a dog"))
+  cat, dog = (loaded.embedder.tokenizer(t) for t in ("a red cat", "a dog"))
   token = next(int(i) for i in cat if i not in dog)
   key = "txt/embed/embedding"
   bad = changed(loaded, key, lambda x: x.at[token].set(jnp.nan))
@@ -186,7 +186,7 @@ def later(monkeypatch, results):
   module.prepare = lambda source: lambda images, texts: results
   known = registry.names
   monkeypatch.setitem(sys.modules, "big_contrastive.evals.later", module)
-  monkeypatch.setattr(schema, "names", lambda kind: [*known(kind), "later"])
+  monkeypatch.setattr(registry, "names", lambda kind: [*known(kind), "later"])
   config = {"task": "later", "source": DATA}
   return evaluators.evaluator(config, "config.evals.x")
 
@@ -210,9 +210,7 @@ def test_figures_are_floats_and_each_name_comes_once(monkeypatch):
 
 
 def test_an_evaluation_over_nothing_is_an_error(monkeypatch):
-  monkeypatch.setattr(
-    evaluators.sourcing, "source", lambda *args: Source([], [])
-  )
+  monkeypatch.setattr(evaluators, "build_source", lambda *args: Source([], []))
   with pytest.raises(errors.UserError, match="x.source = '0 records'"):
     evaluators.evaluator({"task": "retrieval", "source": "x"}, "config.evals.x")
   source = Source([[], []], [0, 1])
@@ -232,8 +230,9 @@ def watching(embedder, evaluators):
   watched.progress = types.SimpleNamespace(say=lambda line: None)
   watched.wishes = types.SimpleNamespace(stop=lambda: False)
   watched.experiment = types.SimpleNamespace(
-    embedder=embedder, evaluators=evaluators
-  )
+    embedder=embedder, evaluators=evaluators,
+    weights=lambda state: state and state.params,
+  )  # fmt: skip
   return watched, told
 
 

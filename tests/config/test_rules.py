@@ -16,14 +16,14 @@ def test_flatten_and_unflatten_are_inverse():
 
 
 def test_the_first_rule_that_matches_the_whole_name_counts():
-  rules = [("img/.*", "a"), (".*", "b")]
-  assert rules.match(rules, NAMES, "x") == dict(
+  given = [("img/.*", "a"), (".*", "b")]
+  assert rules.match(given, NAMES, "x") == dict(
     zip(NAMES, ["a", "a", "b"], strict=True)
   )
 
 
 @pytest.mark.parametrize(
-  ("rules", "said"),
+  ("given", "said"),
   [
     ([("img/.*", 1)], "'t'"),  # A parameter without a rule.
     ([("image/.*", 1), (".*", 2)], "image"),  # A typo.
@@ -32,9 +32,9 @@ def test_the_first_rule_that_matches_the_whole_name_counts():
     (["img"], "pair"),
   ],
 )
-def test_a_dead_or_missing_rule_is_an_error(rules, said):
+def test_a_dead_or_missing_rule_is_an_error(given, said):
   with pytest.raises(errors.UserError, match=said) as e:
-    rules.match(rules, NAMES, "config.freeze")
+    rules.match(given, NAMES, "config.freeze")
   assert "config.freeze" in str(e.value)
 
 

@@ -279,7 +279,7 @@ def test_lists_of_names_are_read(name, content, tmp_path):
     ("n.txt", "\n\n", "It is empty"),
     ("n.json", '{"a": ["cat"]}', "'a'.*key"),
     ("n.json:b", '{"a": ["cat"]}', "classes = 'b'"),
-    ("n.json", '["cat", null]', r"n\.json\[1\] = None"),
+    ("n.json", '["cat", null]', r"n\.json\[1\] is missing"),
     ("n.json", '["cat", 3]', r"n\.json\[1\] = 3"),
     ("n.json", '["cat"', "can't be read"),
     ("n.csv:k", "i,k\n0,cat\n1,\n", r"n\.csv:3 = ''"),

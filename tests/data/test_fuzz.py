@@ -22,7 +22,10 @@ def fuzz(folder, first, count):
     "XDG_CACHE_HOME": str(home),
   }  # fmt: skip
   run = subprocess.run(
-    [sys.executable, ROOT / "tests/fuzzing.py", folder, str(first), str(count)],
+    [
+      sys.executable, ROOT / "tests/data/fuzzing.py", folder, str(first),
+      str(count),
+    ],
     env=environment, cwd=home, capture_output=True, text=True, check=False,
   )  # fmt: skip
   cases = [json.loads(line) for line in run.stdout.splitlines()]

@@ -19,12 +19,8 @@ from big_contrastive import convert
 from big_contrastive.config import errors, rules
 from big_contrastive.data.tokenizers.tokenizer import build_tokenizer
 from big_contrastive.interop import mapping, model_files, sections
-from big_contrastive.interop.big_vision import (
-  format as big_vision,
-)
-from big_contrastive.interop.big_vision import (
-  weights as big_vision_weights,
-)
+from big_contrastive.interop.big_vision import weights as big_vision_weights
+from big_contrastive.interop.formats import big_vision
 from big_contrastive.models.build import build_model
 from big_contrastive.models.model import merge, unit
 

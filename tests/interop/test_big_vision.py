@@ -15,12 +15,8 @@ import pytest
 from big_contrastive import convert
 from big_contrastive.config import errors, rules
 from big_contrastive.interop import mapping, model_files, sections
-from big_contrastive.interop.big_vision import (
-  format as big_vision,
-)
-from big_contrastive.interop.big_vision import (
-  weights as big_vision_weights,
-)
+from big_contrastive.interop.big_vision import weights as big_vision_weights
+from big_contrastive.interop.formats import big_vision
 
 
 def encoder(root, width, depth, mlp, heads, scanned=False):

@@ -32,7 +32,7 @@ def mu(monkeypatch):
   pattern = open_clip_config.TIMM.pattern.replace("(base|", "(mu|base|")
   monkeypatch.setattr(open_clip_config, "TIMM", re.compile(pattern))
   # It isn't timm's own: theirs are asked in the tests of each format.
-  monkeypatch.setattr(convert.judges, "embed", lambda *args: None)
+  monkeypatch.setattr(convert.reference, "embed", lambda *args: None)
 
 
 def siglip(kind):

@@ -189,7 +189,7 @@ def test_255_patches_of_16_are_no_image_of_256_though_of_its_shape():
 
 @pytest.mark.parametrize(("ops", "said"), [
   ([*OPS, ("resize", {"size": 8})], "ops.0.*the last operation"),
-  ([("naflex", {"patch": 8})], "ops.0..most = None"),
+  ([("naflex", {"patch": 8})], "ops.0..most is missing"),
   ([("naflex", {"patch": 8.0, "most": 4})], "patch = 8.0"),
 ])  # fmt: skip
 def test_wrong_operations_are_told(ops, said):

@@ -39,10 +39,10 @@ def test_explicit_axes_are_taken_as_they_are(mesh):
 
 
 @pytest.mark.parametrize(
-  "placement", ["fdsp", ["tensor"], ["model", None], [None, "fsdp", None], 3]
+  "chosen", ["fdsp", ["tensor"], ["model", None], [None, "fsdp", None], 3]
 )
-def test_a_placement_that_does_not_fit_is_named(placement, mesh):
-  rules = [("img/pos", placement), (".*", "replicate")]
+def test_a_placement_that_does_not_fit_is_named(chosen, mesh):
+  rules = [("img/pos", chosen), (".*", "replicate")]
   with pytest.raises(errors.UserError, match=r"config\.shard.*img/pos"):
     placement.params(rules, SHAPES, mesh(2, 4))
 

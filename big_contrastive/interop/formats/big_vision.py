@@ -31,7 +31,7 @@ _BERT = {
   "norm": "post", "segments": 2, "pad_id": 0, "pool": "first",
   "causal": False, "eps": 1e-12, "activation": "gelu_tanh",
 }  # fmt: skip
-_HEAD_WIDTH, _MAX_PATCHES = 64, 256  # BERT's; the file doesn't say either.
+_HEAD_WIDTH, _MAX_PATCHES = 64, 256  # BERT's; no file says either.
 
 # The names before 2022: a counter for all modules, not one for each kind.
 _OLD = {
@@ -130,7 +130,7 @@ def _model(arrays: Arrays, path: pathlib.Path) -> ModelBundle:
   """The model of arrays by their names of today."""
   scanned = any("/encoderblock/" in k for k in arrays)
   model: dict[str, Any] = {"image": _image(arrays, path)}
-  vocab_size, length = 1, 1
+  vocab_size = length = 1
   whole = any(k.startswith("txt/") for k in arrays)
   if bert := any(k.startswith(f"{big_vision_weights.BERT}/") for k in arrays):
     name = big_vision_weights.BERT_TABLE.format
@@ -151,8 +151,7 @@ def _model(arrays: Arrays, path: pathlib.Path) -> ModelBundle:
   flat = mapping.read(rows, arrays, shapes, str(path))
   if whole:
     model["text"]["vocab_size"] = vocab_size
-  # TensorFlow's, which big_vision used, doesn't antialias; those that the
-  # other formats can name all do.
+  # TensorFlow's doesn't antialias; those that other formats can name all do.
   ops: list = [
     ["resize", {"size": model["image"]["res"], "method": "bilinear"}]
   ]

@@ -151,6 +151,7 @@ def write(model: ModelBundle, path: pathlib.Path) -> None:
     "model_cfg": own,
     "preprocess_cfg": processors.open_clip_processor(model),
   }
+  path.mkdir(exist_ok=True)
   if not model.tokenizer:
     # Files that are not there: else OpenCLIP would take CLIP's own.
     own["text_cfg"]["hf_tokenizer_name"] = "."
