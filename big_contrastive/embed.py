@@ -34,7 +34,7 @@ from big_contrastive.config import errors
 from big_contrastive.data.build import build_source
 from big_contrastive.data.files import fields
 from big_contrastive.data.loader import evaluation
-from big_contrastive.data.source import Source
+from big_contrastive.data.source import Source, as_source
 from big_contrastive.factory import cli
 from big_contrastive.inference.model import Model, load
 
@@ -80,6 +80,7 @@ def embed(model: Model, source: Source) -> dict[str, Any]:
     "images" float32 [n, d], "texts" float32 [m, d], "id" and "label" int32
     [n], "captions", n lists with m strings in all, "scale" and "bias".
   """
+  source = as_source(source)
   captions = [
     [_written(text, source.name(i)) for text in several]
     for i, several in enumerate(evaluation.captions(source))

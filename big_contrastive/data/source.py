@@ -80,3 +80,21 @@ class Source(abc.ABC):
     """Returns a record's own training preprocessing; None for the config's."""
     del index
     return None
+
+
+class Records(Source):
+  """Records that are in memory already."""
+
+  def __init__(self, records: Sequence[dict[str, Any]]):
+    self._records = records
+
+  def __len__(self) -> int:
+    return len(self._records)
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    return self._records[index]
+
+
+def as_source(records: Source | Sequence[dict[str, Any]]) -> Source:
+  """Returns a source as it is, and a list of records as one."""
+  return records if isinstance(records, Source) else Records(records)

@@ -113,7 +113,10 @@ def _build(
     placed=placed,
     objective=method,
     load=reading.weights(
-      start or config.init or {}, placed.abstract.params, config.model
+      start or config.init or {},
+      placed.abstract.params,
+      config.model,
+      config.init,
     ),
     training=training,
     embedder=embedder.Embedder(

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from big_contrastive.config import errors, finite
 from big_contrastive.data.loader import evaluation
-from big_contrastive.data.source import Source
+from big_contrastive.data.source import Source, as_source
 from big_contrastive.data.tokenizers.tokenizer import Tokenizer
 from big_contrastive.models import Features
 from big_contrastive.models.model import merge
@@ -115,6 +115,7 @@ class Embedder:
       RunError: naming the records whose embeddings are no unit vectors.
     """
     size, rows = self.batch_size, self._rows()
+    source = as_source(source)
     batches = evaluation.evaluation(
       source, self._image, size, rows, self._threads
     )
@@ -139,7 +140,7 @@ class Embedder:
       RunError: where they are not finite.
     """
     size, rows = self.batch_size, self._rows()
-    chunks = []
+    source, chunks = as_source(source), []
     for batch, real in evaluation.evaluation(
       source, self._image, size, rows, self._threads
     ):

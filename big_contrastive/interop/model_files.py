@@ -65,7 +65,7 @@ def _there(path: str | os.PathLike, where: str) -> pathlib.Path:
       if there.exists():
         return there
     path = str(path)[:300]
-  remedy = f"Nothing is there. It may be {_HERE}."
+  remedy = f"No such file or directory. It may be {_HERE}."
   raise errors.UserError(where, path, "a model's path", remedy)
 
 

@@ -122,15 +122,17 @@ def shapes(
   """Returns our parameters' shapes by flat name; nothing is allocated.
 
   Args:
-    model: the section config.model.
+    model: the section config.model; without text for an image tower alone.
     vocab_size, length: rows of the text tower's embedding and positions.
     bias: whether there is a bias b.
   """
+  logit = {"scale": 1.0, "bias": 0.0 if bias else None}
+  if "text" not in model:
+    return rules.shapes(build_model(model | logit).shapes)
   text = model["text"] | {"vocab_size": vocab_size, "positions": length}
   text_sizes = TextSizes(
     length, vocab_size, text.get("pad_id"), text.get("eos_id")
   )
-  logit = {"scale": 1.0, "bias": 0.0 if bias else None}
   built = build_model(model | logit | {"text": text}, text_sizes)
   return rules.shapes(built.shapes)
 

@@ -16,7 +16,7 @@ import test_convert
 from test_evals import Source
 
 from big_contrastive import embed, evaluate
-from big_contrastive.config import errors, finite, registry, rules, schema
+from big_contrastive.config import errors, finite, registry, rules
 from big_contrastive.evals import gallery, retrieval
 from big_contrastive.factory import cli, evaluators, warm_start
 from big_contrastive.interop import model_files
@@ -105,7 +105,7 @@ def test_weights_with_a_nan_are_refused_by_all_that_reads_a_model(
   with bad_numbers(f"parameters of {path}: not finite: {name}"):
     warm_start.read(path)
   model = test_convert.model()
-  with bad_numbers(f"{path}'?: not finite: {name}"):
+  with bad_numbers(f"{path}.?: not finite: {name}"):
     warm_start.loader({"img": path}, model.params, model.model)
 
 

@@ -21,7 +21,7 @@ from big_contrastive.training import loop
 def begin(config):
   """The parameters that training would begin with, flat; nothing compiles."""
   built = experiment.build(config)
-  return built, rules.flatten(built.load(built.placed.abstract).params)
+  return built, rules.flatten(built.load(built.placed.abstract.params))
 
 
 @pytest.fixture(scope="module")

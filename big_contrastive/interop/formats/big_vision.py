@@ -141,9 +141,7 @@ def _model(arrays: Arrays, path: pathlib.Path) -> ModelBundle:
     vocab_size, _ = _shape(arrays, "txt/Embed_0/embedding", 2, path)
     _, length, _ = _shape(arrays, "txt/pos_embedding", 3, path)
     model["text"] = _text(arrays, path)
-  text = model.get("text", {"variant": "mu", "out_dim": None})
-  both = model | {"text": text}
-  shapes = sections.shapes(both, vocab_size, length, bias="b" in arrays)
+  shapes = sections.shapes(model, vocab_size, length, bias="b" in arrays)
   if not whole:
     shapes = {k: v for k, v in shapes.items() if k.startswith("img/")}
   most = model["image"].get("max_patches")
