@@ -230,7 +230,7 @@ def _runs(root, name):
   config = tiny.load("flip" if name == "runs/flip" else "demo", "smoke")
   made = experiment.build(config | {"evals": {}})
   store = checkpointer.Checkpoints(root / name)
-  store.save(0, made.placed.init(), made.meta(0), made.tokenizer.blob)
+  store.save(0, made.first().items(), made.meta(0), made.blob)
   store.close()
 
 
