@@ -242,5 +242,5 @@ def _exported(root, name):
 
 @makes("B_16.npz")
 def _npz(root, name):
-  size = tuple(layers.size_of("mu", "").values())
+  size = tuple(layers.size_of("mu").values())
   save(root / name, arrays(image(size, 8, 4, pool="tok")))
