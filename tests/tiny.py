@@ -35,7 +35,10 @@ def make_step(
   shared = dict(depth=2, dropout=dropout)
   sizes = dict(vocab_size=64, length=8, out_dim=32) | (text or {})
   tokenizer = types.SimpleNamespace(
-    length=sizes.pop("length"), vocab_size=64, pad_id=None, eos_id=None
+    length=sizes.pop("length"),
+    vocab_size=64,
+    pad_id=sizes.get("pad_id"),
+    eos_id=None,
   )
   sections = {
     "image": {"variant": "mu/8", "res": 32, "keep": keep, **shared},

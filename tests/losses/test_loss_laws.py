@@ -82,9 +82,8 @@ def test_micro_batches_take_the_memory_of_one_and_the_embeddings(mesh):
   devices, size, micro = mesh(8), 32768, 1024
 
   def temporary(size):
-    parts = size // micro
     made, _ = whole_step.recipe(
-      devices, "B/16", size, remat="nothing_saveable", parts=(parts, parts)
+      devices, "B/16", size, remat="nothing_saveable", micro_batch=micro
     )
     placed = step.place(made, devices, placement.EVERYTHING)
     batch = whole_step.shapes(size, devices)
