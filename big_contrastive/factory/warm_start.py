@@ -42,7 +42,17 @@ def model_with(
     bundle: the model to begin with.
     path: config.init, for messages.
     changes: the section config.model.
+
+  Raises:
+    UserError: for a text tower to be changed where the bundle has none.
   """
+  if changes.get("text") is not None and "text" not in bundle.model:
+    allowed = "a model with an image and a text tower"
+    remedy = (
+      'This is an image tower alone: write {"img": "PATH"}, '
+      "or leave out config.model.text."
+    )
+    raise errors.UserError("config.init", path, allowed, remedy)
   merged = bundle.model | changes
   for tower in {"image", "text"} & bundle.model.keys() & changes.keys():
     ours = schema.section(changes[tower], f"config.model.{tower}")

@@ -15,8 +15,8 @@ from big_contrastive.training import workdir_lock
 
 HOLD = """
 import pathlib, sys, time
-from big_contrastive import lock
-with lock.held(pathlib.Path(sys.argv[1])):
+from big_contrastive.training import workdir_lock
+with workdir_lock.held(pathlib.Path(sys.argv[1])):
   print("held", flush=True)
   time.sleep(100)
 """
