@@ -37,6 +37,7 @@ setuptools.setup(
     "tensorboardX>=2.6",
     "tensorflow-datasets>=4.9.10",
     "tokenizers>=0.21",
+    "tqdm>=4.66",
   ],
   extras_require={
     "tpu": ["jax[tpu]"],

@@ -2,7 +2,7 @@
 
 import dataclasses
 import reprlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import flax.nnx as nnx
@@ -52,6 +52,27 @@ class NoTokenizer:
         "load(path, tokenizer={...}) or --tokenizer."
       )
     raise errors.UserError(thing, None, expected, remedy)
+
+
+def _on_host(results: Iterator[tuple[Any, int]]) -> Iterator[Any]:
+  """Yields the first rows of each result as numpy arrays, one result behind.
+
+  So the devices have the next batch while the host reads, and looks at, one.
+
+  Args:
+    results: trees of arrays on devices, and how many rows of each are real.
+  """
+
+  def read(result: Any, real: int) -> Any:
+    return jax.tree.map(lambda x: x[:real], jax.device_get(result))
+
+  pending = None
+  for result in results:
+    if pending is not None:
+      yield read(*pending)
+    pending = result
+  if pending is not None:
+    yield read(*pending)
 
 
 class Embedder:
@@ -122,14 +143,18 @@ class Embedder:
     if not len(source):
       nothing = np.zeros(0, np.int32)
       return Embedded(self._none(params), nothing, nothing)
+
+    def embedded() -> Iterator[tuple[Any, int]]:
+      for batch, real in batches:
+        before()
+        batch = sharding.to_global(batch, size, self._mesh)
+        yield self._embed_image(params, batch), real
+
     parts, done = [], 0
-    for batch, real in batches:
-      before()
-      batch = sharding.to_global(batch, size, self._mesh)
-      result = jax.device_get(self._embed_image(params, batch))
-      parts.append([x[:real] for x in result])
-      finite.unit(parts[-1][0], "images", source.name, done)
-      done += real
+    for part in _on_host(embedded()):
+      finite.unit(part[0], "images", source.name, done)
+      parts.append(part)
+      done += len(part[0])
     return Embedded(*map(np.concatenate, zip(*parts, strict=True)))
 
   def features(self, params: dict[str, Any], source: Source) -> Features:
@@ -140,13 +165,17 @@ class Embedder:
       RunError: where they are not finite.
     """
     size, rows = self.batch_size, self._rows()
-    source, chunks = as_source(source), []
-    for batch, real in evaluation.evaluation(
+    source = as_source(source)
+    batches = evaluation.evaluation(
       source, self._image, size, rows, self._threads
-    ):
-      batch = sharding.to_global(batch, size, self._mesh)
-      features = jax.device_get(self._features(params, batch))
-      chunks.append(jax.tree.map(lambda x: x[:real], features))  # noqa: B023
+    )
+
+    def features() -> Iterator[tuple[Features, int]]:
+      for batch, real in batches:
+        batch = sharding.to_global(batch, size, self._mesh)
+        yield self._features(params, batch), real
+
+    chunks = list(_on_host(features()))
     if not chunks:
       return self._no_features(params)
     whole = jax.tree.map(lambda *x: np.concatenate(x), *chunks)
@@ -167,15 +196,20 @@ class Embedder:
     size, rows = self.batch_size, self._rows()
     if not len(texts):
       return self._none(params)
-    parts = []
-    for start in range(0, len(texts), size):
-      before()
-      tokens = self.tokenizer.rows(texts[start : start + size])
-      local = evaluation.pad(tokens, size)[rows]
-      tokens_on_mesh = sharding.to_global(local, size, self._mesh)
-      z = jax.device_get(self._embed_text(params, tokens_on_mesh))
-      parts.append(z[: len(tokens)])
-      finite.unit(parts[-1], "texts", lambda i: reprlib.repr(texts[i]), start)
+
+    def embedded() -> Iterator[tuple[jax.Array, int]]:
+      for start in range(0, len(texts), size):
+        before()
+        tokens = self.tokenizer.rows(texts[start : start + size])
+        local = evaluation.pad(tokens, size)[rows]
+        tokens_on_mesh = sharding.to_global(local, size, self._mesh)
+        yield self._embed_text(params, tokens_on_mesh), len(tokens)
+
+    parts, done = [], 0
+    for part in _on_host(embedded()):
+      finite.unit(part, "texts", lambda i: reprlib.repr(texts[i]), done)
+      parts.append(part)
+      done += len(part)
     return np.concatenate(parts)
 
   def _none(self, params: dict[str, Any]) -> np.ndarray:

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -78,11 +79,17 @@ def loss(
   tile: int | None,
 ) -> jax.Array:
   """Returns the mean over the global batch; see losses/ for the arguments."""
+  # Shapes that broadcast would give a loss too, of something else.
+  chex.assert_rank((zimg, ztxt), 2)
+  chex.assert_equal_shape((zimg, ztxt))
   b, d = zimg.shape
   tile = _ring.side(b, d, sweep.live) if tile is None else tile
   if ids is None:
     ids = jnp.arange(b, dtype=jnp.int32) + _ring.index(axis) * b
+  chex.assert_shape(ids, (b,))
+  chex.assert_type(ids, int)
   bias = jnp.zeros((), jnp.float32) if bias is None else bias
+  chex.assert_rank((scale, bias), 0)
   scale, bias = (jnp.asarray(x, jnp.float32) for x in (scale, bias))
   operands = _ring.varying((zimg, ztxt, scale, bias, ids), axis)
   return _ring.mean(_local((sweep, axis, tile), *operands), axis)

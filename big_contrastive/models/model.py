@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import chex
 import flax.nnx as nnx
 import jax
 import jax.numpy as jnp
@@ -47,18 +48,22 @@ class Model(nnx.Module):
     self, image: Num[Array, "b h w 3"], keys: ExampleKeys = None
   ) -> Float[Array, "b d"]:
     """Returns unit embeddings of images, uint8 or normalized floats."""
+    chex.assert_shape(image, (None, None, None, 3))
     return unit(self.img(image, keys))
 
   def embed_text(
     self, tokens: Int[Array, "b l"], keys: ExampleKeys = None
   ) -> Float[Array, "b d"]:
     """Returns unit embeddings of token ids."""
+    chex.assert_rank(tokens, 2)
+    chex.assert_type(tokens, int)
     return unit(self.txt(tokens, keys))
 
   def features(
     self, image: Num[Array, "b h w 3"], keys: ExampleKeys = None
   ) -> Features:
     """Returns tokens and pooled vectors of images, float32."""
+    chex.assert_shape(image, (None, None, None, 3))
     tokens, pooled, mask = self.img.features(image, keys)
     return Features(
       tokens.astype(jnp.float32), pooled.astype(jnp.float32), mask

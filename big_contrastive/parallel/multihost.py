@@ -9,10 +9,11 @@ import zlib
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from big_contrastive.parallel import signals
 
-# Columns of an array of wishes.
+# What a process may ask for: columns of an array of requests.
 SAVE, STOP = 0, 1
 
 
@@ -38,13 +39,16 @@ def all_have(text: str) -> bool:
   return not on_any(of_first([number]) != [number])
 
 
-class Wishes:
+class Requests:
   """When to save and when to stop, besides the intervals in steps.
 
-  Minutes pass and signals come at other moments on each process. So each
-  step carries the wishes of all processes (see sharding.to_global and
-  step.Placed), and what was wished before a step is decided, by all of them,
-  after it: no clock is compared and no collective is added.
+  Minutes pass and signals come at other moments on each process. So behind
+  each step the requests of all processes are brought together on the devices,
+  and read a step later, with that step's metrics: no clock is compared, and no
+  process waits for another.
+
+  JAX's own reached_preemption_sync_point hears SIGTERM alone, once, and in
+  place of our handler; SIGINT and minutes would need this beside it.
 
   Args:
     minutes: between saves, by the clock of process 0; 0 for no such saves.
@@ -54,9 +58,15 @@ class Wishes:
     self._seconds, self._stop = 60 * minutes, False
     self.heard = signal.SIGTERM  # Or another process did.
     self._since, self._asked = time.monotonic(), False
+    self._several = jax.process_count() > 1
+    if self._several:
+      mesh = jax.make_mesh((jax.device_count(),), ("all",), (AxisType.Auto,))
+      self._where = NamedSharding(mesh, PartitionSpec("all"))
+      whole = NamedSharding(mesh, PartitionSpec())
+      self._largest = jax.jit(lambda x: x.max(axis=0), out_shardings=whole)
 
   def now(self) -> np.ndarray:
-    """Returns this process's wishes, int32 [2]: SAVE, STOP."""
+    """Returns this process's requests, int32 [2]: SAVE, STOP."""
     due = (
       self._seconds > 0
       and jax.process_index() == 0
@@ -67,6 +77,18 @@ class Wishes:
     self._asked |= due
     return np.array([due, self._stop], np.int32)
 
+  def of_all(self) -> jax.Array | np.ndarray:
+    """Returns what any process asks for now, int32 [2]; all must call it.
+
+    It is on its way when this returns: to read it is to wait.
+    """
+    if not self._several:
+      return self.now()
+    rows = np.tile(self.now(), (jax.local_device_count(), 1))
+    return self._largest(
+      jax.make_array_from_process_local_data(self._where, rows)
+    )
+
   def stop(self) -> bool:
     """Returns whether any process is to stop; all must ask."""
     return on_any(self._stop)
@@ -76,7 +98,7 @@ class Wishes:
     self._since, self._asked = time.monotonic(), False
 
   def listening(self) -> contextlib.AbstractContextManager[None]:
-    """Takes SIGTERM and SIGINT for the wish to stop; a second ends at once."""
+    """Takes SIGTERM and SIGINT as requests to stop; a second ends at once."""
     return signals.handled(self._hear)
 
   def _hear(self, number: int, frame: types.FrameType | None) -> None:

@@ -115,16 +115,11 @@ def to_global(local: Any, size: int, mesh: Mesh) -> Any:
     size: rows of the global batch.
     mesh: from `make_mesh`.
   """
-  rows = local_rows(size, mesh)
+  where = batch(mesh)
 
   def place(x: np.ndarray) -> jax.Array:
-    def part(index: tuple[slice, ...]) -> np.ndarray:
-      start, stop, _ = index[0].indices(size)
-      first = np.searchsorted(rows, start)
-      return x[first : first + stop - start]
-
     shape = (size, *x.shape[1:])
-    return jax.make_array_from_callback(shape, batch(mesh), part)
+    return jax.make_array_from_process_local_data(where, x, shape)
 
   return jax.tree.map(place, local)
 
@@ -134,22 +129,6 @@ def sum_over_processes(counts: np.ndarray) -> np.ndarray:
   if jax.process_count() == 1:
     return counts
   return multihost_utils.process_allgather(counts).sum(0)
-
-
-def largest(x: jax.Array, mesh: Mesh) -> jax.Array:
-  """Returns the largest rows of [ring, k] as [k], over all devices.
-
-  Of each device its own row is taken, also where the sharding says that
-  others hold the same: what processes put there may differ.
-  """
-
-  def over_all(rows: jax.Array) -> jax.Array:
-    return jax.lax.pmax(rows.max(axis=0), mesh.axis_names)
-
-  return jax.shard_map(
-    over_all, mesh=mesh, in_specs=PartitionSpec(BATCH),
-    out_specs=PartitionSpec(), check_vma=False,
-  )(x)  # fmt: skip
 
 
 def split_batch(batch_: Any, parts: int, mesh: Mesh) -> Any:

@@ -43,6 +43,7 @@ class _Pending(NamedTuple):
   step: int
   values: dict[str, jax.Array]
   batch: dict[str, np.ndarray]
+  requests: Any  # Of all processes, behind this step.
 
 
 class Run:
@@ -63,8 +64,8 @@ class Run:
       workdir / "nonfinite",
       begin.skipped,
     )
-    self.wishes = multihost.Wishes(self.every.save_minutes)
-    self.wished = np.zeros(2, np.int32)
+    self.requests = multihost.Requests(self.every.save_minutes)
+    self.requested = np.zeros(2, np.int32)
     self.pending: _Pending | None = None
     if jax.process_index() == 0:
       config = json.dumps(experiment.config, indent=2)
@@ -79,16 +80,6 @@ class Run:
     mesh, size = self.experiment.placed.mesh, self.experiment.batch_size
     return local, sharding.to_global(local, size, mesh)
 
-  def wishing(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """Returns a global batch with what this process wishes now."""
-    if jax.process_count() == 1:
-      return batch
-    mesh = self.experiment.placed.mesh
-    ring = sharding.ring_size(mesh)
-    rows = len(sharding.local_rows(ring, mesh))
-    wishes = np.tile(self.wishes.now(), (rows, 1))
-    return batch | {"wishes": sharding.to_global(wishes, ring, mesh)}
-
   def between(self, done: int, state: State, checkpoints: Checkpoints) -> None:
     """Evaluates and saves what is due after so many steps.
 
@@ -96,10 +87,10 @@ class Run:
       RunError: when it has saved because it is to stop.
     """
     checkpoints.check()
-    if jax.process_count() == 1:
-      self.wished = self.wishes.now()
+    if jax.process_count() == 1:  # Nobody else has to know of it first.
+      self.requested = np.maximum(self.requested, self.requests.now())
     begin, last = self.begin, done == self.every.total
-    stop = bool(self.wished[multihost.STOP]) and not last
+    stop = bool(self.requested[multihost.STOP]) and not last
     here = done == begin.step
     if here:  # It's saved already, or nothing is done.
       self._saved()
@@ -107,7 +98,7 @@ class Run:
     evaluate = evaluate and (not here or not begin.evaluated)
     if evaluate and not stop:
       stop = not self.evaluate(done, state)
-    save = _due(done, self.every.save_every, last) or self.wished.any()
+    save = _due(done, self.every.save_every, last) or self.requested.any()
     if (save or stop) and not here:
       self.save(done, state, checkpoints, evaluated=not (evaluate and stop))
     if stop:
@@ -129,8 +120,8 @@ class Run:
     self._saved()
 
   def _saved(self) -> None:
-    self.wishes.saved()
-    self.wished[multihost.SAVE] = 0
+    self.requests.saved()
+    self.requested[multihost.SAVE] = 0
 
   def stop(self, done: int, checkpoints: Checkpoints) -> None:
     """Raises RunError, once what was saved is on disk."""
@@ -140,7 +131,7 @@ class Run:
     multihost.on_any(False)
     took = time.monotonic() - began
     kept = f"saved at step {done}, in {took:.1f} s" if done else "at step 0"
-    heard = self.wishes.heard
+    heard = self.requests.heard
     raise errors.RunError(
       f"stopped by {heard.name}: {kept}. The same command goes on from there.",
       signals.CODES[heard],
@@ -150,8 +141,8 @@ class Run:
     self, done: int, values: dict[str, jax.Array], local: dict[str, np.ndarray]
   ) -> None:
     """Takes a step's metrics, and reads those of the step before."""
-    before = self.pending
-    self.pending = _Pending(done, values, local)
+    before, requests = self.pending, self.requests.of_all()
+    self.pending = _Pending(done, values, local, requests)
     if before:
       self._read(before)
 
@@ -165,14 +156,11 @@ class Run:
     """Looks whether a step was sound, and writes its metrics if due."""
     values = dict(at.values)
     looked_at = values.pop("finite"), values["param_norm"]
-    (finite, norm), wished = jax.device_get(
-      (looked_at, values.pop("wishes", None))
-    )
+    (finite, norm), requests = jax.device_get((looked_at, at.requests))
     self.speed.step()
     if at.step == self.begin.step + 1:
       self.speed.restart()  # The first step's time is the compiler's.
-    if wished is not None:
-      self.wished = np.maximum(self.wished, wished)
+    self.requested = np.maximum(self.requested, requests)
     first = (at.step - 1) * self.experiment.batch_size
     position = first + self.experiment.training.rows
     batch = at.batch | {"position": position}
@@ -209,7 +197,7 @@ class Run:
     params = self.experiment.weights(state)
 
     def check() -> None:
-      if self.wishes.stop():
+      if self.requests.stop():
         raise _Stopped
 
     try:

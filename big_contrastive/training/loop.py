@@ -58,16 +58,16 @@ def fit(
     _check_total(every.total, begin.step)
     run = Run(experiment, workdir, begin)
     stack.callback(run.close)
-    stack.enter_context(run.wishes.listening())
+    stack.enter_context(run.requests.listening())
     batches = experiment.training.batches(begin.step, every.total, run.place)
     stack.enter_context(contextlib.closing(batches))
     for done in range(begin.step, every.total):
       run.between(done, state, checkpoints)
       local, batch = next(batches)
       # Workers may have been long in starting; compiling may be longer.
-      if done == begin.step and run.wishes.stop():
+      if done == begin.step and run.requests.stop():
         run.stop(done, checkpoints)
-      state, values = experiment.placed.update(state, run.wishing(batch))
+      state, values = experiment.placed.update(state, batch)
       run.log(done + 1, values, local)
     if begin.step < every.total or not begin.evaluated:
       run.between(every.total, state, checkpoints)

@@ -171,23 +171,20 @@ def build(
         allowed, remedy = "factors >= 0", f"The rule of {name} says it."
         raise errors.UserError(f"config.{where}", value, allowed, remedy)
 
-  def add_decay(updates, state, params):
+  def add_decay(updates, params):
     return {
       k: u + weight_decay * decay[k] * params[k] for k, u in updates.items()
-    }, state
+    }
 
-  def multiply(updates, state, params):
-    return {k: lr_mult[k] * u for k, u in updates.items()}, state
-
-  def stateless(update) -> optax.GradientTransformation:
-    return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
+  def multiply(updates, params):
+    return {k: lr_mult[k] * u for k, u in updates.items()}
 
   clipping = [] if clip is None else [optax.clip_by_global_norm(clip)]
   return optax.chain(
     *clipping,
     direction,
-    stateless(add_decay),
-    stateless(multiply),
+    optax.stateless(add_decay),
+    optax.stateless(multiply),
     optax.scale_by_learning_rate(rate),
   )
 
@@ -197,15 +194,13 @@ def skipped(before: Any, after: Any) -> Any:
 
   Only the schedule goes on: it is about the steps of the run.
   """
-  return (*before[:-1], after[-1])
 
+  def is_schedule(state: Any) -> bool:
+    return isinstance(state, optax.ScaleByScheduleState)
 
-def norm(tree: Any) -> jax.Array:
-  """Returns the global L2 norm, float32."""
-  squares = [square(x) for x in jax.tree.leaves(tree)]
-  return jnp.sqrt(sum(squares, start=np.float32(0)))
-
-
-def square(x: jax.Array) -> jax.Array:
-  """Returns the sum of squares, float32."""
-  return jnp.sum(jnp.square(x.astype(jnp.float32)))
+  return jax.tree.map(
+    lambda old, new: new if is_schedule(new) else old,
+    before,
+    after,
+    is_leaf=is_schedule,
+  )

@@ -4,10 +4,11 @@ import sys
 import time
 
 import jax
+import tqdm
 
 
 class Progress:
-  """A bar that is redrawn on a terminal, plain lines in a log; process 0.
+  """A bar on a terminal, plain lines in a log; by process 0 alone.
 
   Args:
     total: steps of the run.
@@ -15,32 +16,35 @@ class Progress:
   """
 
   def __init__(self, total: int, start: int):
-    self._total, self._start, self._began = total, start, time.monotonic()
     self._quiet = jax.process_index() != 0
-    self._bar = sys.stderr.isatty()
+    self._total, self._start, self._began = total, start, time.monotonic()
+    self._bar: tqdm.tqdm | None = None
+    if sys.stderr.isatty() and not self._quiet:
+      self._bar = tqdm.tqdm(
+        total=total, initial=start, unit="step", dynamic_ncols=True
+      )
 
   def show(self, step: int, values: dict[str, float]) -> None:
     """Shows how far the run is, and some figures."""
-    if self._quiet:
-      return
-    done = step - self._start
-    eta = (self._total - step) * (time.monotonic() - self._began) / max(1, done)
     figures = "  ".join(f"{k} {v:.4g}" for k, v in values.items())
-    percent = 100 * step / self._total
-    line = f"step {step}/{self._total} {percent:3.0f}%  {figures}"
-    line += f"  ETA {int(eta) // 60}:{int(eta) % 60:02d}"
-    if self._bar:
-      filled = int(20 * step / self._total)
-      bar = "#" * filled + "." * (20 - filled)
-      print(f"\r[{bar}] {line}\x1b[K", end="", file=sys.stderr, flush=True)
-    else:
+    if self._bar is not None:
+      self._bar.set_postfix_str(figures, refresh=False)
+      self._bar.update(step - self._bar.n)
+    elif not self._quiet:
+      done = step - self._start
+      left = self._total - step
+      eta = left * (time.monotonic() - self._began) / max(1, done)
+      percent = 100 * step / self._total
+      line = f"step {step}/{self._total} {percent:3.0f}%  {figures}"
+      line += f"  ETA {tqdm.tqdm.format_interval(eta)}"
       print(line, file=sys.stderr, flush=True)
 
   def say(self, text: str) -> None:
     """Prints a line of its own."""
     if not self._quiet:
-      print(("\r\x1b[K" if self._bar else "") + text, file=sys.stderr)
+      tqdm.tqdm.write(text, file=sys.stderr)
 
   def close(self) -> None:
-    if self._bar and not self._quiet:
-      print(file=sys.stderr)
+    """Leaves the bar as it is; what comes after begins a new line."""
+    if self._bar is not None:
+      self._bar.close()

@@ -78,8 +78,10 @@ class Step:
     params, extra = self.objective.after_update(
       rules.unflatten(frozen | trained), extra, state.step
     )
-    squares = [optimizers.square(grads[name]) for name in sorted(grads)]
-    update_norm = optimizers.norm(updates)
+    squares = [
+      optax.tree.norm(grads[name], squared=True) for name in sorted(grads)
+    ]
+    update_norm = optax.tree.norm(updates)
     # Sums of squares overflow long before what they are sums of. That of the
     # parameters is for the host to look at: here it takes 0.6 GiB of a v5e.
     total = sum(squares)
@@ -88,7 +90,7 @@ class Step:
     metrics |= {
       "learning_rate": self.rate(state.step),
       "grad_norm": jnp.sqrt(total),
-      "param_norm": optimizers.norm(state.params),
+      "param_norm": optax.tree.norm(state.params),
       "update_norm": update_norm,
       "finite": finite,
     }
@@ -112,8 +114,6 @@ class Placed:
   """A Step compiled for a mesh, with its state sharded by rules.
 
   Nothing unsharded is ever made: `init` runs under the same shardings.
-  `update` also takes batch["wishes"], int32 [ring, k], from each device its
-  process's, and gives metrics["wishes"], int32 [k]: the largest of all.
   """
 
   mesh: Mesh
@@ -144,14 +144,6 @@ def place(step: Step, mesh: Mesh, shard: rules.Rules) -> Placed:
   def with_sharding(leaf: Any, at: NamedSharding) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at)
 
-  def update(state: State, batch: Any) -> tuple[State, Metrics]:
-    batch = dict(batch)
-    wishes = batch.pop("wishes", None)
-    after, metrics = step.update(state, batch)
-    if wishes is not None:
-      metrics["wishes"] = sharding.largest(wishes, mesh)
-    return after, metrics
-
   return Placed(
     mesh=mesh,
     abstract=jax.tree.map(with_sharding, abstract, where),
@@ -159,7 +151,7 @@ def place(step: Step, mesh: Mesh, shard: rules.Rules) -> Placed:
     init=jax.jit(step.init, out_shardings=where),
     init_extra=jax.jit(step.init_extra, out_shardings=extra),
     update=jax.jit(
-      update,
+      step.update,
       in_shardings=(where, sharding.batch(mesh)),
       out_shardings=(where, whole),
       donate_argnums=0,

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 
+import chex
 import jax
 import numpy as np
 import optax
@@ -45,7 +46,7 @@ def test_a_state_comes_back_bit_for_bit_on_another_mesh(shape, mesh, tmp_path):
   abstract = placed(mesh(*shape)).abstract
   items, meta, blob = checkpoints.restore(1, abstract.items())
   found = from_items(items)
-  jax.tree.map(np.testing.assert_array_equal, state, found)
+  chex.assert_trees_all_equal(state, found)
   where = jax.tree.map(lambda x: x.sharding, found)
   assert where == jax.tree.map(lambda x: x.sharding, abstract)
   assert meta == META and blob == b"vocabulary"
@@ -67,10 +68,10 @@ def test_a_checkpoint_holds_what_evaluation_needs(mesh, tmp_path):
   assert checkpointer.read_meta(found) == META
   assert checkpointer.read_blob(found) == b"vocabulary"
   tower = checkpointer.read_exported(found)["txt"]
-  jax.tree.map(np.testing.assert_array_equal, tower, state.params["txt"])
+  chex.assert_trees_all_equal(tower, state.params["txt"])
   abstract = placed(mesh(1)).abstract.params
   params = checkpointer.read_params(found, abstract)
-  jax.tree.map(np.testing.assert_array_equal, params, state.params)
+  chex.assert_trees_all_equal(params, state.params)
 
 
 @pytest.mark.parametrize("part", ["params", "opt"])
@@ -142,7 +143,7 @@ def test_a_damaged_newest_falls_back_to_the_one_before(
   assert kept == {"6", "9.damaged"}
   items, _, _ = again.restore(6, placed(mesh(1)).abstract.items())
   found = from_items(items)
-  jax.tree.map(np.testing.assert_array_equal, trained(mesh(4)), found)
+  chex.assert_trees_all_equal(trained(mesh(4)), found)
   # The same step can be saved again, and again be damaged.
   again.save(9, trained(mesh(4)).items(), META, b"v")
   again.close()
@@ -269,7 +270,7 @@ def test_an_adafactor_that_took_layers_for_rows_is_resumed_or_refused(tmp_path):
   now = stacked(optimizers.adafactor(), 24)
   items, _, _ = checkpoints.restore(1, abstract(now.items()))
   found = items["training"]["opt"]
-  jax.tree.map(np.testing.assert_array_equal, found, few.opt)
+  chex.assert_trees_all_equal(found, few.opt)
   checkpoints = save(tmp_path, many, 2)
   with pytest.raises(errors.UserError, match="Adafactor of 32 layers") as e:
     checkpoints.restore(

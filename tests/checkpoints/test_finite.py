@@ -228,7 +228,7 @@ def watching(embedder, evaluators):
   watched.settle = lambda: None
   watched._tell = lambda done, values: told.append(values)
   watched.progress = types.SimpleNamespace(say=lambda line: None)
-  watched.wishes = types.SimpleNamespace(stop=lambda: False)
+  watched.requests = types.SimpleNamespace(stop=lambda: False)
   watched.experiment = types.SimpleNamespace(
     embedder=embedder, evaluators=evaluators,
     weights=lambda state: state and state.params,

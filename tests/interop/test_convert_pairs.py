@@ -3,7 +3,7 @@
 import logging
 import re
 
-import jax
+import chex
 import numpy as np
 import pytest
 import test_convert
@@ -105,7 +105,7 @@ def test_every_pair_of_formats_is_converted(
   assert differences[f"{target}, read back: image"] < 1e-6
   assert differences[f"{target}, read back: text"] < 1e-6
   found = model_files.read(b)
-  jax.tree.map(np.testing.assert_array_equal, found.params, model.params)
+  chex.assert_trees_all_equal(found.params, model.params)
   assert model_files.recognize(b) == target
   has = kind != "no tokenizer" and target != "big_vision"
   assert bool(found.tokenizer) == has

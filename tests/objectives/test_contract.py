@@ -2,6 +2,7 @@
 
 import inspect
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -122,7 +123,7 @@ def test_a_method_from_outside_trains_images_alone(tmp_path, monkeypatch):
   a, b = (
     big_contrastive.load(tmp_path / name) for name in ("whole", "resumed")
   )
-  jax.tree.map(np.testing.assert_array_equal, a.params, b.params)
+  chex.assert_trees_all_equal(a.params, b.params)
   pictures = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
   assert a.encode_image(pictures).shape == (3, 32)
   features = a.features(pictures)
@@ -151,7 +152,7 @@ def test_what_is_loaded_is_what_the_method_exports(tmp_path, monkeypatch):
   directory = tmp_path / "run/checkpoints/2"
   trained = checkpointer._read_host(directory, "params")
   teacher = checkpointer._read_host(directory, "extra")["teacher"]
-  jax.tree.map(np.testing.assert_array_equal, loaded["img"], teacher["img"])
+  chex.assert_trees_all_equal(loaded["img"], teacher["img"])
   assert not np.array_equal(loaded["img"]["pos"], trained["img"]["pos"])
 
 

@@ -2,6 +2,7 @@
 
 import math
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -43,11 +44,7 @@ def test_it_is_the_same_on_eight_devices_and_sharded(mesh):
   *_, one = states(mesh(1), ema=DECAY)
   for over in (mesh(8), mesh(2, 4)):
     *_, other = states(over, ema=DECAY)
-    jax.tree.map(
-      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
-      one.extra,
-      other.extra,
-    )
+    chex.assert_trees_all_close(one.extra, other.extra, rtol=1e-4, atol=1e-6)
 
 
 def test_frozen_parameters_are_kept_once(mesh):
@@ -99,13 +96,13 @@ def test_it_is_evaluated_saved_for_others_and_resumed_bit_for_bit(tmp_path):
     big_contrastive.load(tmp_path / name).params
     for name in ("whole", "resumed")
   )
-  jax.tree.map(np.testing.assert_array_equal, a, b)
+  chex.assert_trees_all_equal(a, b)
   from big_contrastive.checkpoints import checkpointer
 
   directory = tmp_path / "whole/checkpoints/4"
   trained = checkpointer._read_host(directory, "params")
   average = checkpointer._read_host(directory, "extra")["ema"]
-  jax.tree.map(np.testing.assert_array_equal, a, average)
+  chex.assert_trees_all_equal(a, average)
   assert not np.array_equal(a["img"]["pos"], trained["img"]["pos"])
   # The figures of the run are those of the average.
   from big_contrastive.factory import evaluators
@@ -132,7 +129,7 @@ def test_it_begins_with_pretrained_weights(tmp_path):
   del warm["tokenizer"]
   state = experiment.build(warm, devices).first()
   assert isinstance(state, State)
-  jax.tree.map(np.testing.assert_array_equal, state.params, state.extra["ema"])
+  chex.assert_trees_all_equal(state.params, state.extra["ema"])
 
 
 def test_another_decay_goes_on_and_none_is_an_error(tmp_path):

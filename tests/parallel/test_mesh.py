@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from big_contrastive.config import errors
@@ -70,20 +69,3 @@ def test_global_arrays_hold_the_rows_in_order(mesh):
     placed = sharding.to_global({"x": x}, 16, mesh(*shape))["x"]
     assert (jax.device_get(placed) == x).all()
     assert placed.sharding.spec == jax.P(("data", "fsdp"))
-
-
-def test_the_largest_wish_of_any_device_is_found(mesh):
-  """Also where devices that should hold the same do not."""
-  for shape in ((8,), (2, 2, 2), (1, 1, 4)):
-    m = mesh(*shape)
-    ring = sharding.ring_size(m)
-    for wisher in range(m.devices.size):
-      devices = iter(m.devices.flat)
-      where = sharding.batch(m)
-      parts = [
-        jax.device_put(np.array([[int(i == wisher), 0]], np.int32), d)
-        for i, d in enumerate(devices)
-      ]
-      rows = jax.make_array_from_single_device_arrays((ring, 2), where, parts)
-      found = jax.jit(lambda x, m=m: sharding.largest(x, m))(rows)
-      np.testing.assert_array_equal(found, [1, 0])

@@ -3,6 +3,7 @@
 import json
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -154,11 +155,11 @@ def test_the_step_names_what_is_not_finite_and_skips_it(skip, mesh):
   if not skip:
     assert np.isnan(flat["txt/pos"]).all()
     return
-  jax.tree.map(np.testing.assert_array_equal, before.params, state.params)
+  chex.assert_trees_all_equal(before.params, state.params)
   # Nothing but the schedule goes on: it is about the steps of the run.
   *optimizer, schedule = state.opt
   *kept, last = before.opt
-  jax.tree.map(np.testing.assert_array_equal, kept, optimizer)
+  chex.assert_trees_all_equal(kept, optimizer)
   assert schedule.count == last.count + 1
   state, values = placed.update(state, tiny.batch(mesh(1), 2))
   assert np.asarray(values["finite"]).all()

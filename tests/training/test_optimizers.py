@@ -66,7 +66,7 @@ def test_clipping_bounds_the_global_norm():
   )  # fmt: skip
   got, _ = run(tx, PARAMS, GRADS, 1)
   moved = {k: got[k] - PARAMS[k] for k in got}
-  np.testing.assert_allclose(optimizers.norm(moved), 0.1, rtol=1e-5)
+  np.testing.assert_allclose(optimizers.optax.tree.norm(moved), 0.1, rtol=1e-5)
 
 
 def test_adafactor_state_is_factored_with_bfloat16_momentum():

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -153,9 +154,7 @@ def test_a_frozen_tower_keeps_every_bit_and_has_no_optimizer_state(
   )
   before = jax.device_get(placed.init().params)
   _, state, _ = tiny.train(mesh(2), **kwargs)
-  jax.tree.map(
-    np.testing.assert_array_equal, before["img"], state.params["img"]
-  )
+  chex.assert_trees_all_equal(before["img"], state.params["img"])
   assert not np.array_equal(before["txt"]["pos"], state.params["txt"]["pos"])
   paths = jax.tree_util.tree_flatten_with_path(state.opt)[0]
   assert not [p for p, _ in paths if "img/" in jax.tree_util.keystr(p)]
