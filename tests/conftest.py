@@ -3,10 +3,21 @@
 import collections
 import os
 
-# Before jax starts: jax 0.9.2-0.10.2 hangs over several virtual devices on
-# few cores when its thread pool is smaller than twice their number.
-os.environ.setdefault("PJRT_NPROC", "16")
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Before jax starts, for this process and for those that tests start.
+_ENVIRONMENT = {
+  # jax 0.9.2-0.10.2 hangs over several virtual devices on few cores when its
+  # thread pool is smaller than twice their number.
+  "PJRT_NPROC": "16",
+  "JAX_PLATFORMS": "cpu",
+  # Compiling is most of the time of the tests: these take 0.4 of it away.
+  "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+  "XLA_FLAGS": "--xla_cpu_use_fusion_emitters=false",
+  "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+  # Only with a bound is the cache locked, and fit for several processes.
+  "JAX_COMPILATION_CACHE_MAX_SIZE": str(2**34),
+}
+for _name, _value in _ENVIRONMENT.items():
+  os.environ.setdefault(_name, _value)
 
 import jax  # noqa: E402
 import jaxtyping  # noqa: E402
@@ -14,8 +25,6 @@ import pytest  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# Halves the time to compile, which is most of the time of the tests.
-jax.config.update("jax_disable_most_optimizations", True)
 
 # Shapes in signatures are checked in tests only.
 _hook = jaxtyping.install_import_hook(
@@ -72,11 +81,18 @@ def mesh():
 
 @pytest.fixture(scope="session", autouse=True)
 def _caches(tmp_path_factory):
-  """One data set and one compilation cache for the whole session."""
-  home = tmp_path_factory.mktemp("home")
+  """One data set, and what has been compiled, for all workers of a session.
+
+  BIG_CONTRASTIVE_COMPILED is where the latter lies for several sessions. What
+  tests start, and kill while it writes, has a place of its own.
+  """
+  home = tmp_path_factory.getbasetemp()
+  if os.environ.get("PYTEST_XDIST_WORKER"):
+    home = home.parent
   os.environ.setdefault("BIG_CONTRASTIVE_DATA", str(home / "data"))
-  jax.config.update("jax_compilation_cache_dir", str(home / "compiled"))
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+  compiled = os.environ.get("BIG_CONTRASTIVE_COMPILED", str(home / "compiled"))
+  jax.config.update("jax_compilation_cache_dir", compiled)
+  os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{compiled}-by-others"
 
 
 @pytest.fixture(scope="session")

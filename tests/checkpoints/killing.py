@@ -26,6 +26,9 @@ def start(workdir, processes, devices, *flags, launcher=()):
   """Starts training; returns the process of it or of its launcher."""
   path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
   environment = os.environ | {"PYTHON": sys.executable, "PYTHONPATH": path}
+  if compiled := environment.get("JAX_COMPILATION_CACHE_DIR"):
+    # Killed while it writes there, it may leave half a file.
+    environment["JAX_COMPILATION_CACHE_DIR"] = f"{compiled}-killed"
   config = [
     "--config", "configs/siglip.py:smoke", "--workdir", str(workdir),
     f"--config.save_every={SAVE_EVERY}", "--config.model.dtype=float32",

@@ -99,5 +99,5 @@ def test_progress_prints_plain_lines_in_a_log(capsys):
   shown = progress.Progress(total=10, start=0)
   shown.show(5, {"train/loss": 0.5})
   out = capsys.readouterr().err
-  assert out.startswith("step 5/10  50%  train/loss 0.5  ETA 0:0")
+  assert out.startswith("step 5/10  50%  train/loss 0.5  ETA 00:00")
   assert "\r" not in out
