@@ -1,4 +1,4 @@
-"""Counts what a compiled program really does, from its optimised HLO text.
+"""Counts what a compiled program really does, from its optimized HLO text.
 
 `Compiled.cost_analysis()` counts the body of a loop once; here it counts as
 often as it runs.

@@ -35,19 +35,19 @@ _KEPT: list = []
 
 
 def photo(side, seed, quality=90):
-  """A JPEG of about 1.5 bits a pixel: 1/f noise, smoother in its colours."""
+  """A JPEG of about 1.5 bits a pixel: 1/f noise, smoother in its colors."""
   rng = np.random.default_rng(seed)
   f = np.fft.fftfreq(side)
   steepness = np.hypot(*np.meshgrid(f, f))
   steepness[0, 0] = 1.0
-  light, *colours = (rng.normal(size=(3, side, side))).astype(np.float32)
+  light, *colors = (rng.normal(size=(3, side, side))).astype(np.float32)
 
   def noise(values, power):
     wave = np.fft.ifft2(np.fft.fft2(values) / steepness**power).real
     return (wave - wave.mean()) / wave.std()
 
   base = 128 + 50 * noise(light, 1.25)
-  bands = [base + 15 * noise(c, 1.6) for c in (*colours, colours[0] * -1)]
+  bands = [base + 15 * noise(c, 1.6) for c in (*colors, colors[0] * -1)]
   pixels = np.stack(bands, -1).clip(0, 255).astype(np.uint8)
   file = io.BytesIO()
   PIL.Image.fromarray(pixels).save(file, "JPEG", quality=quality)

@@ -5,7 +5,7 @@
 
 `memory` compiles value and all gradients and reads the plan, so it takes no
 memory and is exact; bytes a device beside arguments and results. FLOPs are
-those of the matrix products of the optimised program, loops counted as often
+those of the matrix products of the optimized program, loops counted as often
 as they run, over B b d. `time` runs one device in interleaved rounds: only the
 ratios, medians over the rounds, travel. With --write the picture goes to docs.
 """

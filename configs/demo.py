@@ -2,7 +2,7 @@
 
   make demo
 
-Compositions of colour and shape that training never sees are classified among
+Compositions of color and shape that training never sees are classified among
 all compositions. Arguments: short (a minute, for CI), smoke.
 """
 

@@ -58,7 +58,7 @@ def inputs(res: int, vocab: int, length: int, eos: int | None = None):
 
 
 def pixels(images, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)):
-  """Returns normalised torch images [b, 3, h, w]."""
+  """Returns normalized torch images [b, 3, h, w]."""
   x = (images / np.float32(255) - np.float32(mean)) / np.float32(std)
   return torch().from_numpy(x.astype(np.float32).transpose(0, 3, 1, 2).copy())
 

@@ -131,7 +131,7 @@ def provide(root: pathlib.Path, text: str) -> None:
 
 
 def picture(i: int) -> bytes:
-  """Returns a PNG whose colour goes with CAPTIONS[i % 4]."""
+  """Returns a PNG whose color goes with CAPTIONS[i % 4]."""
   r = np.random.default_rng(i)
   pixels = r.integers(0, 40, (40, 48, 3)) + np.array(_COLORS[i % 4])
   file = io.BytesIO()

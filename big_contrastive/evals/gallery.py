@@ -84,10 +84,10 @@ def _cell(
   own = own if isinstance(own, str) else next(iter(own), "")
   lines = [(own, "black")]
   lines += [(f"> {text}", "green" if right else "red") for text, right in found]
-  for i, (text, colour) in enumerate(lines):
+  for i, (text, color) in enumerate(lines):
     place = (x + _SIDE + 10, y + 8 + i * (_LINE + 5))
     text = _shortened(text, draw, font, _WIDTH - _SIDE - 16)
-    draw.text(place, text, fill=colour, font=font)
+    draw.text(place, text, fill=color, font=font)
 
 
 def _shortened(text: str, draw: Any, font: Any, width: int) -> str:

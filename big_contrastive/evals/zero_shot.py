@@ -33,7 +33,7 @@ def prepare(
   again (CLIP, arXiv:2103.00020, section 3.1.4).
 
   Args:
-    source: labelled records.
+    source: labeled records.
     classes: names: a list; a file with one a line; "table.tsv:column", by row;
       "file.json:key"; None for the source's own.
     templates: prompts in which {c} is the class name: a list, a file with one

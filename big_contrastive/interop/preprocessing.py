@@ -90,7 +90,7 @@ def to_hugging_face(
 ) -> dict[str, Any]:
   """Returns the preprocessor_config.json that does what the operations do.
 
-  transformers' processor then gives these pixels. Only where a centre crop is
+  transformers' processor then gives these pixels. Only where a center crop is
   rounded to the nearest corner, as OpenCLIP's, its may lie a pixel beside.
 
   Args:

@@ -26,7 +26,7 @@ def embed(
     format: None comes back for those without a library.
     path: their directory.
     images: arguments for images, by transformers' names; "pixel_values" is
-      float32 [b, 3, h, w], normalised.
+      float32 [b, 3, h, w], normalized.
     tokens: int [b, l].
 
   Returns:

@@ -171,7 +171,7 @@ class Transformer(nnx.Module):
   """Blocks stacked on a leading layer axis and scanned, then a layer norm.
 
   Or before them: post-norm blocks (arXiv:1706.03762, BERT) end with a norm of
-  their own and want their input normalised.
+  their own and want their input normalized.
 
   Args:
     width, depth, mlp, heads: the size, see `SIZES`.

@@ -29,7 +29,7 @@ def positions(
 ) -> Float[Array, "b n w"]:
   """Returns the positions of n patches: the table, resized for each image.
 
-  Bilinear with antialiasing and half-pixel centres, as PyTorch's and Pillow's.
+  Bilinear with antialiasing and half-pixel centers, as PyTorch's and Pillow's.
 
   Args:
     table: learned, of a square, row by row.
@@ -48,8 +48,8 @@ def positions(
 def _weights(at: jax.Array, size: jax.Array, side: int) -> jax.Array:
   """Of `side` cells for place `at` of `size`, [b, n, side]; their sum is 1."""
   scale = side / size[..., None]
-  centre = (at[..., None] + 0.5) * scale
+  center = (at[..., None] + 0.5) * scale
   cells = (jnp.arange(side) + 0.5)[None, None]
-  far = jnp.abs(cells - centre) / jnp.maximum(scale, 1.0)
+  far = jnp.abs(cells - center) / jnp.maximum(scale, 1.0)
   near = jnp.maximum(0.0, 1.0 - far)
   return near / near.sum(axis=-1, keepdims=True)

@@ -135,7 +135,7 @@ def split_batch(batch_: Any, parts: int, mesh: Mesh) -> Any:
   """Returns arrays [B, ...] as [parts, B / parts, ...], nothing moved.
 
   Each device's rows are cut into `parts`, so each part lies on all devices;
-  its rows are not neighbours in the batch.
+  its rows are not neighbors in the batch.
   """
 
   def cut(x: jax.Array) -> jax.Array:

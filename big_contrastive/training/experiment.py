@@ -34,7 +34,7 @@ class Experiment:
   """What `loop.fit` runs.
 
   Args:
-    config: as it was given, but plain and JSON-serialisable.
+    config: as it was given, but plain and JSON-serializable.
     placed: the compiled step and where its state lies.
     objective: the method, which knows whose weights are evaluated.
     load: parameters -> parameters with the weights of config.init.

@@ -222,7 +222,7 @@ class Run:
   def close(self) -> None:
     self.writer.close()
 
-  def summarise(self, done: int) -> None:
+  def summarize(self, done: int) -> None:
     """Prints what came out, on one screen."""
     self.progress.close()
     pairs = done * self.experiment.batch_size

@@ -72,7 +72,7 @@ def fit(
     if begin.step < every.total or not begin.evaluated:
       run.between(every.total, state, checkpoints)
     checkpoints.wait()
-    run.summarise(every.total)
+    run.summarize(every.total)
   return run.latest
 
 

@@ -27,7 +27,7 @@ class Step:
     tx: optimizer over a flat dict of the trained parameters.
     rate: step -> learning rate, for the metrics.
     trained: flat names of what is trained; the rest stays as it is.
-    seed: of the initialisation and of every step.
+    seed: of the initialization and of every step.
     skip_nonfinite: whether a step whose loss, gradients or updates are not
       finite changes nothing but its number.
   """

@@ -1,4 +1,4 @@
-"""Labelled data and lists of their classes in every form: the true top-1.
+"""Labeled data and lists of their classes in every form: the true top-1.
 
 Images and names of classes have embeddings of their own here, so that the
 right figure is known from what is in the data, whatever they look like.

@@ -54,7 +54,7 @@ def check(data, want, off=0):
 
   Args:
     data: an encoded image.
-    want: [h, w] of grey, or [h, w, 3].
+    want: [h, w] of gray, or [h, w, 3].
     off: levels that a pixel may be off.
   """
   found = np.asarray(decode.decode(data))
@@ -73,19 +73,19 @@ def chunk(kind, body):
 
 
 def png(
-  width, height, depth, colour, rows, before=b"", behind=b"", interlaced=0
+  width, height, depth, color, rows, before=b"", behind=b"", interlaced=0
 ):
   """A PNG of packed rows, each without a filter.
 
   Args:
     width, height: in pixels.
     depth: bits of a sample.
-    colour: 0 grey, 2 RGB, 3 palette, 4 grey and alpha, 6 RGBA.
+    color: 0 gray, 2 RGB, 3 palette, 4 gray and alpha, 6 RGBA.
     rows: bytes of each row.
     before, behind: chunks before and behind the pixels.
     interlaced: 1 where the rows are those of Adam7.
   """
-  head = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlaced)
+  head = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, interlaced)
   packed = zlib.compress(b"".join(b"\0" + row for row in rows))
   return (
     b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + before

@@ -33,7 +33,7 @@ def test_alpha_of_an_array_is_laid_on_white_as_well():
   assert (np.asarray(operations.decode(array)) == 255).all()
 
 
-def test_a_palette_is_looked_up_and_its_transparent_colour_is_white():
+def test_a_palette_is_looked_up_and_its_transparent_color_is_white():
   picture = PIL.Image.new("P", (2, 1))
   picture.putpalette([10, 20, 30, 200, 100, 50])
   picture.putpixel((1, 0), 1)
@@ -45,7 +45,7 @@ def test_a_palette_is_looked_up_and_its_transparent_colour_is_white():
     assert found.tolist() == [[[255] * 3, [200, 100, 50]]], form
 
 
-def test_a_transparent_colour_of_an_rgb_png_is_white():
+def test_a_transparent_color_of_an_rgb_png_is_white():
   data = encoded(NOISE[:1, :2], transparency=tuple(NOISE[0, 0].tolist()))
   found = np.asarray(operations.decode(data))
   assert (found[0, 0] == 255).all() and (found[0, 1] == NOISE[0, 1]).all()

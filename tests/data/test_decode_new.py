@@ -77,16 +77,16 @@ def test_an_orientation_that_there_is_not_turns_nothing(turn):
 
 
 def test_grey_and_ink_of_jpegs():
-  grey = BLOCKS[..., 0]
-  ink = PIL.Image.merge("CMYK", [PIL.Image.fromarray(grey)] * 4)
-  check(encoded(grey, "JPEG", quality=100), grey, 2)
+  gray = BLOCKS[..., 0]
+  ink = PIL.Image.merge("CMYK", [PIL.Image.fromarray(gray)] * 4)
+  check(encoded(gray, "JPEG", quality=100), gray, 2)
   data = encoded(ink, "JPEG", quality=100)
-  paper = (255 - grey.astype(float)) ** 2 / 255
+  paper = (255 - gray.astype(float)) ** 2 / 255
   check(data, paper, 3)
-  # As brightness and two differences of colour, as Photoshop stores it.
+  # As brightness and two differences of color, as Photoshop stores it.
   at = data.index(b"Adobe") + 11
   assert data[at] == 0
-  y = 255 - grey.astype(float)
+  y = 255 - gray.astype(float)
   factors = np.array([1.402, -0.344136 - 0.714136, 1.772])
   ink = (y[..., None] + factors * (y[..., None] - 128)).clip(0, 255)
   want = (255 - ink) * y[..., None] / 255
@@ -120,31 +120,29 @@ def test_of_an_animation_it_is_the_first_frame(form):
 
 
 def test_sixteen_bits_of_jpeg_2000_become_the_upper_eight():
-  grey = RNG(2).integers(0, 65536, (8, 9)).astype(np.uint16)
-  check(encoded(grey, "JPEG2000"), grey >> 8)
-  check(encoded(grey, "JPEG2000", no_jp2=True), grey >> 8)
-  check(encoded((grey >> 8).astype(np.uint8), "JPEG2000"), grey >> 8)
+  gray = RNG(2).integers(0, 65536, (8, 9)).astype(np.uint16)
+  check(encoded(gray, "JPEG2000"), gray >> 8)
+  check(encoded(gray, "JPEG2000", no_jp2=True), gray >> 8)
+  check(encoded((gray >> 8).astype(np.uint8), "JPEG2000"), gray >> 8)
 
 
-def test_a_palette_of_jpeg_2000_may_have_a_colour_twice():
-  """Two boxes more in the head: the colours, and that they are looked up."""
+def test_a_palette_of_jpeg_2000_may_have_a_color_twice():
+  """Two boxes more in the head: the colors, and that they are looked up."""
   palette = [[10, 20, 30], [10, 20, 30], [200, 100, 50], [0, 255, 0]]
   index = RNG(2).integers(0, 4, (8, 9))
   data = encoded(index.astype(np.uint8), "JPEG2000")
   at = data.index(b"jp2h") - 4
   length = int.from_bytes(data[at : at + 4], "big")
   head = data[at + 8 : at + length]
-  grey, colour = (b"colr\1\0\0" + struct.pack(">I", n) for n in (17, 16))
-  assert head.count(grey) == 1
+  gray, color = (b"colr\1\0\0" + struct.pack(">I", n) for n in (17, 16))
+  assert head.count(gray) == 1
 
   def box(kind, body):
     return struct.pack(">I", 8 + len(body)) + kind + body
 
   table = struct.pack(">HB", 4, 3) + bytes([7] * 3 + sum(palette, []))
   columns = b"".join(struct.pack(">HBB", 0, 1, i) for i in range(3))
-  head = (
-    head.replace(grey, colour) + box(b"pclr", table) + box(b"cmap", columns)
-  )
+  head = head.replace(gray, color) + box(b"pclr", table) + box(b"cmap", columns)
   made = data[:at] + box(b"jp2h", head) + data[at + length :]
   check(made, np.array(palette)[index])
 

@@ -12,7 +12,7 @@ from making import bits, check
 RNG = np.random.default_rng
 INDEX = RNG(0).integers(0, 4, (5, 6))
 FOUR = RNG(1).integers(0, 256, (4, 3))
-COLOURS = RNG(2).integers(0, 256, (3, 5, 3)).astype(np.uint8)
+COLORS = RNG(2).integers(0, 256, (3, 5, 3)).astype(np.uint8)
 
 
 def frame(index, at=(0, 0), palette=None, clear=None, dispose=0):
@@ -90,20 +90,20 @@ def tga(width, height, kind, depth, body, flags=0, palette=b"", entry=0):
 
 @pytest.mark.parametrize("flags", [0, 0x10, 0x20, 0x30])
 def test_a_tga_begins_at_any_corner(flags):
-  turned = COLOURS[:, ::-1] if flags & 0x10 else COLOURS
+  turned = COLORS[:, ::-1] if flags & 0x10 else COLORS
   turned = turned if flags & 0x20 else turned[::-1]
   bgr = np.ascontiguousarray(turned[..., ::-1])
-  check(tga(5, 3, 2, 24, bgr.tobytes(), flags), COLOURS)
+  check(tga(5, 3, 2, 24, bgr.tobytes(), flags), COLORS)
   runs = b"".join(b"\x04" + row.tobytes() for row in bgr)
-  check(tga(5, 3, 10, 24, runs, flags), COLOURS)
-  grey = np.ascontiguousarray(turned[..., 0])
-  check(tga(5, 3, 3, 8, grey.tobytes(), flags), COLOURS[..., 0])
+  check(tga(5, 3, 10, 24, runs, flags), COLORS)
+  gray = np.ascontiguousarray(turned[..., 0])
+  check(tga(5, 3, 3, 8, gray.tobytes(), flags), COLORS[..., 0])
 
 
 def test_tgas_of_16_bits_and_palettes():
-  r, g, b = np.moveaxis(COLOURS.astype(int) >> 3, -1, 0)
+  r, g, b = np.moveaxis(COLORS.astype(int) >> 3, -1, 0)
   words = (r << 10 | g << 5 | b).astype("<u2")
-  want = np.round((COLOURS >> 3) / 31 * 255)
+  want = np.round((COLORS >> 3) / 31 * 255)
   for top in (0, 0x8000):  # No bits of alpha: the highest says nothing.
     check(tga(5, 3, 2, 16, (words | top).tobytes(), 0x20), want, 1)
   index = INDEX[:3, :5]
@@ -123,11 +123,11 @@ def test_alpha_of_a_tga_counts_unless_there_is_none(kind):
   alpha = RNG(8).integers(0, 256, (3, 5)).astype(np.uint8)
   part = alpha[..., None] / 255
   for given, flags, want in (
-    (alpha, 0x28, COLOURS * part + 255 * (1 - part)),
-    (0 * alpha, 0x28, 0 * COLOURS + 255),
-    (0 * alpha, 0x20, COLOURS),
+    (alpha, 0x28, COLORS * part + 255 * (1 - part)),
+    (0 * alpha, 0x28, 0 * COLORS + 255),
+    (0 * alpha, 0x20, COLORS),
   ):
-    four = np.concatenate([COLOURS[..., ::-1], given[..., None]], -1)
+    four = np.concatenate([COLORS[..., ::-1], given[..., None]], -1)
     body = four.tobytes()
     if kind == 10:
       body = b"".join(b"\x04" + row.tobytes() for row in four)
@@ -166,9 +166,9 @@ def test_floats_of_a_pfm_have_no_known_white():
 @pytest.mark.parametrize("many", [3, 4])
 def test_qoi_of_three_and_four_samples(many):
   alpha = RNG(8).integers(0, 256, (3, 5, 1)) if many == 4 else 255
-  four = np.concatenate([COLOURS, np.zeros((3, 5, 1), int) + alpha], -1)
+  four = np.concatenate([COLORS, np.zeros((3, 5, 1), int) + alpha], -1)
   body = b"".join(b"\xff" + bytes(p) for p in four.reshape(-1, 4).tolist())
   head = b"qoif" + struct.pack(">IIBB", 5, 3, many, 0)
   part = four[..., 3:] / 255
-  want = COLOURS * part + 255 * (1 - part)
+  want = COLORS * part + 255 * (1 - part)
   check(head + body + bytes(7) + b"\1", want, 1)

@@ -36,7 +36,7 @@ def test_pixels_of_a_mode_are_those_of_a_file_of_it(mode):
 
 
 @pytest.mark.parametrize("mode", ["La", "RGBa"])
-def test_colours_multiplied_by_alpha_are_laid_on_white_once(mode):
+def test_colors_multiplied_by_alpha_are_laid_on_white_once(mode):
   picture = of(mode.upper())
   picture.putalpha(PIL.Image.fromarray(GREY))
   want = decode.of_pil(picture).astype(int)
@@ -51,9 +51,9 @@ def test_sixteen_bits_of_any_byte_order_become_the_upper_eight():
   )
   assert (little.mode, big.mode) == ("I;16", "I;16B")
   text = "P2 5 1 65535 " + " ".join(str(n) for n in wide[0])
-  grey = PIL.Image.open(io.BytesIO(text.encode()))
-  assert grey.mode == "I"
-  for picture in (little, big, grey):
+  gray = PIL.Image.open(io.BytesIO(text.encode()))
+  assert gray.mode == "I"
+  for picture in (little, big, gray):
     assert decode.of_pil(picture)[0, :, 0].tolist() == [0, 0, 1, 117, 255]
 
 
@@ -86,13 +86,13 @@ def test_what_pil_alone_gets_wrong_is_right_of_an_open_file(tmp_path):
   wide = (np.arange(36).reshape(3, 4, 3) * 1800).astype("<u2")
   planes = [wide[..., i].tobytes() for i in range(3)]
   key = chunk(b"tRNS", struct.pack(">H", 2))
-  colour = chunk(b"tRNS", struct.pack(">HHH", *wide[0, 0].tolist()))
+  color = chunk(b"tRNS", struct.pack(">HHH", *wide[0, 0].tolist()))
   rows = [row.astype(">u2").tobytes() for row in wide]
   for data, want in (
     (tiff(4, 3, planes, [16] * 3, 2, {284: (3, [2])}), wide[2, 3] >> 8),
     (png(4, 1, 2, 0, bits([[0, 1, 2, 2]], 2), key), [255] * 3),
-    (png(4, 3, 16, 2, rows, colour), wide[2, 3] >> 8),
-    (png(4, 3, 16, 2, rows[::-1], colour), wide[0, 3] >> 8),
+    (png(4, 3, 16, 2, rows, color), wide[2, 3] >> 8),
+    (png(4, 3, 16, 2, rows[::-1], color), wide[0, 3] >> 8),
   ):
     (tmp_path / "x").write_bytes(data)
     for source in (io.BytesIO(data), tmp_path / "x"):

@@ -14,7 +14,7 @@ from big_contrastive.data.transforms import decode, operations
 from making import bits, check, chunk, png
 
 RNG = np.random.default_rng
-COLOURS = RNG(0).integers(0, 65536, (4, 8, 3))
+COLORS = RNG(0).integers(0, 65536, (4, 8, 3))
 GREY = RNG(1).integers(0, 256, (8, 8))
 ROWS = [bytes(row.tolist()) for row in GREY]
 XMP = b"XML:com.adobe.xmp\0"
@@ -46,10 +46,10 @@ def adam7(samples):
 @pytest.mark.parametrize("interlaced", [0, 1])
 @pytest.mark.parametrize("depth", [1, 2, 4, 8, 16])
 def test_grey_and_palettes_of_every_depth(depth, interlaced):
-  samples = COLOURS[..., 0] >> (16 - depth)
+  samples = COLORS[..., 0] >> (16 - depth)
   rows = bits(adam7(samples) if interlaced else samples, depth)
-  grey = samples >> 8 if depth == 16 else samples * 255 // (2**depth - 1)
-  check(png(8, 4, depth, 0, rows, interlaced=interlaced), grey)
+  gray = samples >> 8 if depth == 16 else samples * 255 // (2**depth - 1)
+  check(png(8, 4, depth, 0, rows, interlaced=interlaced), gray)
   if depth < 16:
     palette = RNG(2).integers(0, 256, (2**depth, 3))
     table = chunk(b"PLTE", bytes(palette.ravel().tolist()))
@@ -66,7 +66,7 @@ def test_grey_and_palettes_of_every_depth(depth, interlaced):
 @pytest.mark.parametrize("interlaced", [0, 1])
 @pytest.mark.parametrize("depth", [8, 16])
 @pytest.mark.parametrize("kind", [2, 4, 6])
-def test_colours_and_alpha_of_eight_and_sixteen_bits(kind, depth, interlaced):
+def test_colors_and_alpha_of_eight_and_sixteen_bits(kind, depth, interlaced):
   many = {2: 3, 4: 2, 6: 4}[kind]
   samples = RNG(4).integers(0, 2**depth, (4, 8, many))
   rows = bits(adam7(samples) if interlaced else samples, depth)
@@ -83,22 +83,22 @@ def test_colours_and_alpha_of_eight_and_sixteen_bits(kind, depth, interlaced):
 @pytest.mark.parametrize("depth", [1, 2, 4, 8, 16])
 def test_the_transparent_grey_is_a_sample_as_stored(depth, interlaced):
   """And no other is transparent: of 16 bits, both bytes must be equal."""
-  samples = COLOURS[..., 0] >> (16 - depth)
+  samples = COLORS[..., 0] >> (16 - depth)
   key = int(samples[1, 3])
   samples[0, 0] = key
   if depth == 16:
     samples[0, 1] = key ^ 1
   rows = bits(adam7(samples) if interlaced else samples, depth)
   note = chunk(b"tRNS", struct.pack(">H", key))
-  grey = samples >> 8 if depth == 16 else samples * 255 // (2**depth - 1)
-  want = np.where(samples == key, 255, grey)
+  gray = samples >> 8 if depth == 16 else samples * 255 // (2**depth - 1)
+  want = np.where(samples == key, 255, gray)
   check(png(8, 4, depth, 0, rows, note, interlaced=interlaced), want)
 
 
 @pytest.mark.parametrize("interlaced", [0, 1])
 @pytest.mark.parametrize("depth", [8, 16])
-def test_the_transparent_colour_is_a_pixel_as_stored(depth, interlaced):
-  samples = COLOURS >> (16 - depth)
+def test_the_transparent_color_is_a_pixel_as_stored(depth, interlaced):
+  samples = COLORS >> (16 - depth)
   key = samples[1, 3].copy()
   samples[0, 0] = key
   samples[0, 1] = key ^ [0, 0, 1]
@@ -112,7 +112,7 @@ def test_the_transparent_colour_is_a_pixel_as_stored(depth, interlaced):
     check(data, np.rot90(want, -1) if turn == 6 else want)
 
 
-def test_gamma_and_colour_space_are_not_applied():
+def test_gamma_and_color_space_are_not_applied():
   for note in (
     chunk(b"gAMA", struct.pack(">I", 100000)), chunk(b"sRGB", b"\0"),
     chunk(b"sBIT", b"\4"), chunk(b"bKGD", b"\0\7"),
@@ -193,11 +193,11 @@ def orientations(turn):
 @pytest.mark.parametrize("where", ["before", "behind"])
 @pytest.mark.parametrize("other", ["", "zTXt", "wrong checksum"])
 def test_a_turned_png_is_turned_whatever_else_it_notes(name, where, other):
-  rows = bits(COLOURS[..., 0] >> 8, 8)
+  rows = bits(COLORS[..., 0] >> 8, 8)
   for turn, want in ((3, 2), (6, -1), (8, 1)):
     note = orientations(turn)[name] + NOTES.get(other, b"")
     data = png(8, 4, 8, 0, rows, **{where: note})
-    check(data, np.rot90(COLOURS[..., 0] >> 8, want))
+    check(data, np.rot90(COLORS[..., 0] >> 8, want))
 
 
 def test_a_crop_of_a_png_with_long_notes_is_that_of_the_same_without():

@@ -31,8 +31,8 @@ def stored(samples, big, depth=16):
 @BOTH
 def test_sixteen_bits_become_the_upper_eight(big):
   check(UPPER, 4, 3, [stored(RGB16, big)], [16] * 3, 2, big=big)
-  grey = RGB16[..., 0]
-  check(grey // 256, 4, 3, [stored(grey, big)], [16], 1, big=big)
+  gray = RGB16[..., 0]
+  check(gray // 256, 4, 3, [stored(gray, big)], [16], 1, big=big)
   cmyk = np.concatenate([RGB16, 0 * RGB16[..., :1]], -1)
   check(255 - UPPER, 4, 3, [stored(cmyk, big)], [16] * 4, 5, big=big)
 
@@ -40,8 +40,8 @@ def test_sixteen_bits_become_the_upper_eight(big):
 @BOTH
 @pytest.mark.parametrize("depth", [8, 16])
 def test_planes_are_put_together(big, depth):
-  colours = RGB16 if depth == 16 else UPPER
-  strips = [stored(colours[..., i], big, depth) for i in range(3)]
+  colors = RGB16 if depth == 16 else UPPER
+  strips = [stored(colors[..., i], big, depth) for i in range(3)]
   full, apart = b"\xff" * len(strips[0]), {284: (3, [2])}
   check(UPPER, 4, 3, strips, [depth] * 3, 2, apart, big)
   # Not alpha (which of 8 bits PIL refuses), alpha multiplied in, and not so.
@@ -63,7 +63,7 @@ def test_grey_and_alpha_in_planes_is_refused_not_made_white():
       tags[338] = (3, [extra])
       data = tiff(5, 1, strips, [8] * 2, 1, tags, packed=packed)
       for function in (decode.decode, decode.pixels, decode.size):
-        with pytest.raises(BadRecord, match="grey and alpha in planes"):
+        with pytest.raises(BadRecord, match="gray and alpha in planes"):
           function(data)
 
 
@@ -109,13 +109,13 @@ def test_what_has_no_known_white_is_bad(dtype, kind, name, big):
 
 
 def test_alpha_is_laid_on_white_once():
-  """Whether the colours are multiplied by it or not."""
-  colours, alpha = np.array([[10, 200]]), np.array([[51, 255]])
+  """Whether the colors are multiplied by it or not."""
+  colors, alpha = np.array([[10, 200]]), np.array([[51, 255]])
   white = 255 - alpha
   for samples, extra, want in (
-    ([colours * alpha // 255, alpha], 1, colours * alpha / 255 + white),
-    ([colours, alpha], 2, colours * alpha / 255 + white),
-    ([colours, alpha], 0, colours),
+    ([colors * alpha // 255, alpha], 1, colors * alpha / 255 + white),
+    ([colors, alpha], 2, colors * alpha / 255 + white),
+    ([colors, alpha], 0, colors),
   ):
     for kind, many in ((1, 1), (2, 3)):
       values = np.stack(samples[:1] * many + samples[1:], -1).astype(np.uint8)
@@ -126,28 +126,28 @@ def test_alpha_is_laid_on_white_once():
 def test_a_palette_of_sixteen_bits_is_looked_up_and_one_of_eight_as_well():
   palette = np.random.default_rng(0).integers(0, 256, (256, 3))
   for scale in (257, 1):
-    colours = {320: (3, (palette.T * scale).ravel().tolist())}
-    check(palette[GREY], 5, 1, [GREY.tobytes()], [8], 3, colours)
+    colors = {320: (3, (palette.T * scale).ravel().tolist())}
+    check(palette[GREY], 5, 1, [GREY.tobytes()], [8], 3, colors)
 
 
-def test_fewer_samples_of_colour_than_of_brightness():
-  """YCbCr of 2 x 2 pixels a colour, as is the rule where no tag says else."""
-  grey = np.array([[10, 20, 50, 60], [30, 40, 70, 80]])
+def test_fewer_samples_of_color_than_of_brightness():
+  """YCbCr of 2 x 2 pixels a color, as is the rule where no tag says else."""
+  gray = np.array([[10, 20, 50, 60], [30, 40, 70, 80]])
   blocks = [10, 20, 30, 40, 128, 128, 50, 60, 70, 80, 128, 128]
-  check(grey, 4, 2, [bytes(blocks)], [8] * 3, 6)
-  each = np.stack([grey, 0 * grey + 128, 0 * grey + 128], -1).astype(np.uint8)
+  check(gray, 4, 2, [bytes(blocks)], [8] * 3, 6)
+  each = np.stack([gray, 0 * gray + 128, 0 * gray + 128], -1).astype(np.uint8)
   tags = {530: (3, [1, 1])}
-  check(grey, 4, 2, [each.tobytes()], [8] * 3, 6, tags)
+  check(gray, 4, 2, [each.tobytes()], [8] * 3, 6, tags)
 
 
-def test_planes_and_fewer_samples_of_colour_are_turned_as_well():
+def test_planes_and_fewer_samples_of_color_are_turned_as_well():
   strips = [stored(RGB16[..., i], False) for i in range(3)]
   tags = {284: (3, [2]), 274: (3, [6])}
   check(np.rot90(UPPER, -1), 4, 3, strips, [16] * 3, 2, tags)
   blocks = [10, 20, 30, 40, 128, 128, 50, 60, 70, 80, 128, 128]
-  grey = np.array([[10, 20, 50, 60], [30, 40, 70, 80]])
+  gray = np.array([[10, 20, 50, 60], [30, 40, 70, 80]])
   tags = {274: (3, [8])}
-  check(np.rot90(grey), 4, 2, [bytes(blocks)], [8] * 3, 6, tags)
+  check(np.rot90(gray), 4, 2, [bytes(blocks)], [8] * 3, 6, tags)
   white = np.array([[0, 255, 256, 65535]])
   strips = [stored(white, False)]
   want = np.rot90(65535 - white) >> 8

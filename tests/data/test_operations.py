@@ -18,7 +18,7 @@ def test_resize_squashes_as_pil_does():
 
 
 def sampled(pixels, height, width):
-  """tf.image.resize: bilinear at half-pixel centres, not antialiased."""
+  """tf.image.resize: bilinear at half-pixel centers, not antialiased."""
 
   def weights(old, new):
     at = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
@@ -70,9 +70,9 @@ def test_shortest_side_and_crop_see_the_whole_middle_square():
   """The column and the row of each pixel are those of the middle square."""
   ops = [("resize_shortest", {"size": 20}), ("center_crop", {"size": 20})]
   found = run(*ops, data=gradient(100, 200)).astype(float)
-  centres = 2 + 5 * np.arange(20)
-  assert np.abs(found[10, 1:-1, 0] - centres[1:-1] - 50).max() <= 1
-  assert np.abs(found[1:-1, 10, 1] - centres[1:-1]).max() <= 1
+  centers = 2 + 5 * np.arange(20)
+  assert np.abs(found[10, 1:-1, 0] - centers[1:-1] - 50).max() <= 1
+  assert np.abs(found[1:-1, 10, 1] - centers[1:-1]).max() <= 1
 
 
 def test_random_crop_reaches_every_place_and_nothing_else():
@@ -190,7 +190,7 @@ def test_jitter_scales_within_its_bounds(name):
   assert 0.68 < min(factors) < 0.8 and 1.2 < max(factors) < 1.32
 
 
-def test_hue_turns_colours_and_leaves_grey_and_brightness():
+def test_hue_turns_colors_and_leaves_grey_and_brightness():
   red = np.zeros((4, 4, 3), np.uint8) + np.array([200, 0, 0], np.uint8)
   ops = [("resize", {"size": 4}), ("color_jitter", {"hue": 0.5})]
   found = np.array([run(*ops, data=red, seed=s)[0, 0] for s in range(40)])
@@ -200,8 +200,8 @@ def test_hue_turns_colours_and_leaves_grey_and_brightness():
   few = [("resize", {"size": 4}), ("color_jitter", {"hue": 0.02})]
   found = np.array([run(*few, data=red, seed=s)[0, 0] for s in range(40)])
   assert set(found.argmax(axis=1)) == {0} and found[:, 1:].max() <= 30
-  grey = np.full((4, 4, 3), 90, np.uint8)
-  np.testing.assert_array_equal(run(*ops, data=grey, seed=0), grey)
+  gray = np.full((4, 4, 3), 90, np.uint8)
+  np.testing.assert_array_equal(run(*ops, data=gray, seed=0), gray)
 
 
 def test_jitter_of_nothing_or_with_p_0_changes_nothing():

@@ -133,8 +133,8 @@ def test_three_eighths_of_a_jpeg_are_as_good_as_a_half():
       found = outcome(lambda d: decode.decode(d, lambda size: 3), case)
       bad = isinstance(want, tuple)
       assert found == want if bad else isinstance(found, list)
-  grey = encoded(smooth(900, 601).convert("L"), "JPEG")
-  assert pipeline(grey).shape == (140, 140, 3)
+  gray = encoded(smooth(900, 601).convert("L"), "JPEG")
+  assert pipeline(gray).shape == (140, 140, 3)
 
 
 def decoded(pipeline, data):

@@ -185,8 +185,8 @@ def test_split_and_where_take_rows(make):
 
 def test_join_adds_columns_and_keeps_those_that_are_there(make, tmp_path):
   other = tmp_path / "kinds.tsv"
-  other.write_text("kind\tname\tcolour\nanimal\tx\tbrown\nfruit\ty\tred\n")
-  source = make(join=f"{other}:kind", caption="{name} is {colour}")
+  other.write_text("kind\tname\tcolor\nanimal\tx\tbrown\nfruit\ty\tred\n")
+  source = make(join=f"{other}:kind", caption="{name} is {color}")
   assert texts(source)[1:] == ["a bear is brown", "a cat is brown"]
 
 

@@ -27,9 +27,9 @@ SHARED = ROOT.parent / "shared" / "data" / "tokenizers"
 needs_shared = pytest.mark.skipif(not SHARED.exists(), reason="no shared/")
 KINDS = ["bytes", "bpe", "sentencepiece", "bert", "clip_bpe"]
 CAPTIONS = [
-  f"{article} {colour} {animal} under water, seen by 17 people"
+  f"{article} {color} {animal} under water, seen by 17 people"
   for article in ("a", "the", "one more")
-  for colour in ("red", "green", "Blue", "weiß")
+  for color in ("red", "green", "Blue", "weiß")
   for animal in ("cat", "dog", "horse", "猫")
 ]
 ODD = ["", " \n\t", "🦄🦄", "naïve café", "\ud800", "a\0b", "İI ſ", "x" * 500]

@@ -83,7 +83,7 @@ def test_positions_of_another_resolution_and_text_length(siglip, caplog):
 
 @pytest.mark.parametrize("side", [2, 3, 8, 11])
 def test_positions_are_resampled_as_pillow_resizes_pictures(side):
-  """Bilinear with antialiasing, half-pixel centres: what Pillow's is."""
+  """Bilinear with antialiasing, half-pixel centers: what Pillow's is."""
   array = np.random.default_rng(0).normal(size=(36, 5)).astype("f4")
   found = resample.grid(array, side).reshape(side, side, 5)
   for channel in range(5):

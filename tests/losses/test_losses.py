@@ -110,7 +110,7 @@ def check(name, mesh, per_device, tile, dtype):
   size = mesh.size * per_device
   zimg, ztxt = (z.astype(dtype) for z in embeddings(size))
   all_ids = np.arange(size, dtype=np.int32)
-  # With ids, every other pair shares its id with a neighbour.
+  # With ids, every other pair shares its id with a neighbor.
   for with_ids, ids in ((False, all_ids), (True, all_ids * 2 // 3)):
     run = _value_and_grad(name, mesh, with_ids, tile)
     for t in T:

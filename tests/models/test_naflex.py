@@ -32,7 +32,7 @@ SMALL = {"width": 48, "depth": 2, "mlp": 80, "heads": 4}
 
 
 def pictures():
-  """Pictures with large patterns, so that neighbours are alike."""
+  """Pictures with large patterns, so that neighbors are alike."""
   r = np.random.default_rng(0)
   coarse = [r.integers(0, 256, (6, 7, 3)).astype(np.uint8) for _ in SIZES]
   return [

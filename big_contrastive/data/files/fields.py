@@ -192,7 +192,7 @@ REPEATED = (
 
 
 def repeat(images: Sequence[bytes]) -> bool:
-  """Returns whether neighbours are the same image, and not all are one."""
+  """Returns whether neighbors are the same image, and not all are one."""
   near = any(a and a == b for a, b in zip(images, images[1:]))
   return near and len(set(images)) > 1
 

@@ -111,7 +111,7 @@ class Samples(Source):
     return fields.number(_value(members.get(kind), field, parse))
 
   def _read(self, index: int) -> list[bytes | None]:
-    """The members' bytes; neighbours are read at once."""
+    """The members' bytes; neighbors are read at once."""
     path = self.tars[self.shard[index]]
     # As Python's numbers, which are faster than NumPy's one by one.
     starts, sizes = self.start[index].tolist(), self.size[index].tolist()
@@ -203,7 +203,7 @@ def source(
     id: "key" (the sample's name), "image" (its bytes) or "json:FIELD": samples
       with equal values are not each other's negatives. By default no two are
       equal, or it is "image" where there is a sample a caption: where
-      neighbours among the first samples have one image.
+      neighbors among the first samples have one image.
     classes: names by label, as classes.read takes them.
     index: a folder for the indices.
 

@@ -68,8 +68,8 @@ _FRAMES = (
 )
 
 # How often an attribute is said of a single thing, and of each of two.
-_SAID = {"shape": 0.95, "colour": 0.9, "size": 0.3, "texture": 0.3}
-_SAID_OF_TWO = {"shape": 1.0, "colour": 1.0, "size": 0.15, "texture": 0.15}
+_SAID = {"shape": 0.95, "color": 0.9, "size": 0.3, "texture": 0.3}
+_SAID_OF_TWO = {"shape": 1.0, "color": 1.0, "size": 0.15, "texture": 0.15}
 _SAID_PLACE = 0.3
 _WORDINGS = 3
 
@@ -77,7 +77,7 @@ _WORDINGS = 3
 def describe(split: str, scene: Scene, rng: np.random.Generator) -> Scene:
   """Returns the scene without the attributes that are left unsaid.
 
-  The axis of two things is always said, and so is the composition of colour
+  The axis of two things is always said, and so is the composition of color
   and shape where the split's labels tell it.
   """
   if len(scene.things) == 2:
@@ -157,10 +157,10 @@ def _caption(description: Scene, rng: np.random.Generator) -> str:
 
 def _phrase(thing: Thing, rng: np.random.Generator | None) -> list[str]:
   """Returns the words for a thing without article; plain ones without rng."""
-  before = [thing.size, thing.texture, thing.colour]
+  before = [thing.size, thing.texture, thing.color]
   after = []
   if rng is not None and thing.texture in _WITH and rng.random() < 0.3:
-    before, after = [thing.size, thing.colour], [_WITH[thing.texture]]
+    before, after = [thing.size, thing.color], [_WITH[thing.texture]]
   words = [_any(rng, _ADJECTIVES.get(w, (w,))) for w in before if w]
   noun = _any(rng, _NOUNS.get(thing.shape, (thing.shape,)))
   return [*words, noun, *after]

@@ -30,31 +30,31 @@ _GRID = (0.3, 0.5, 0.7)
 _ENDS = (0.26, 0.74)
 _TEXTURE_PERIOD = 0.1
 
-_JITTER = 8  # Of colours, in 255ths.
+_JITTER = 8  # Of colors, in 255ths.
 _SAMPLES = 4  # Along each side of a pixel.
 
 
 def draw(scene: Scene, side: int, rng: np.random.Generator) -> np.ndarray:
   """Returns a picture of a scene: uint8 [side, side, 3].
 
-  Every pixel is the mean of 16 samples. Colours, angles, positions and the
+  Every pixel is the mean of 16 samples. Colors, angles, positions and the
   background vary within what the words allow.
   """
   things = scene.things
-  colours = [_jittered(PALETTE[thing.colour], rng) for thing in things]
+  colors = [_jittered(PALETTE[thing.color], rng) for thing in things]
   picture = _background(side, rng)
-  for thing, colour, centre in zip(
-    things, colours, _centres(scene, rng), strict=True
+  for thing, color, center in zip(
+    things, colors, _centres(scene, rng), strict=True
   ):
     low, high = _RADIUS[thing.size]
     radius = low + (high - low) * rng.random()
     radius *= _TWO_SCALE if len(things) == 2 else 1.0
-    _put(picture, thing, colour, centre * side, radius * side, rng)
+    _put(picture, thing, color, center * side, radius * side, rng)
   return np.rint(picture).astype(np.uint8)
 
 
-def _jittered(colour: tuple, rng: np.random.Generator) -> np.ndarray:
-  return np.clip(colour + rng.uniform(-_JITTER, _JITTER, 3), 0, 255)
+def _jittered(color: tuple, rng: np.random.Generator) -> np.ndarray:
+  return np.clip(color + rng.uniform(-_JITTER, _JITTER, 3), 0, 255)
 
 
 def _centres(scene: Scene, rng: np.random.Generator) -> np.ndarray:
@@ -70,7 +70,7 @@ def _centres(scene: Scene, rng: np.random.Generator) -> np.ndarray:
 
 
 def _background(side: int, rng: np.random.Generator) -> np.ndarray:
-  """Returns a gradient between two light tints, lighter than all colours."""
+  """Returns a gradient between two light tints, lighter than all colors."""
   tones = rng.uniform(205, 240, (2, 1)) + rng.uniform(-12, 12, (2, 3))
   angle = rng.uniform(0, 2 * np.pi)
   along = (np.arange(side) + 0.5) / side - 0.5
@@ -82,15 +82,15 @@ def _background(side: int, rng: np.random.Generator) -> np.ndarray:
 def _put(
   picture: np.ndarray,
   thing: Thing,
-  colour: np.ndarray,
-  centre: np.ndarray,
+  color: np.ndarray,
+  center: np.ndarray,
   radius: float,
   rng: np.random.Generator,
 ) -> None:
   """Draws a thing into the picture, of which it touches only a window."""
   side, reach = len(picture), 1.2 * radius
-  low = np.maximum(np.floor(centre - reach), 0).astype(int)
-  high = np.minimum(np.ceil(centre + reach), side).astype(int)
+  low = np.maximum(np.floor(center - reach), 0).astype(int)
+  high = np.minimum(np.ceil(center + reach), side).astype(int)
   tilt = rng.uniform(-0.12, 0.12)
   turn = radius * np.array(
     [[np.cos(tilt), np.sin(tilt)], [-np.sin(tilt), np.cos(tilt)]]
@@ -99,15 +99,15 @@ def _put(
   mask = PIL.Image.new("L", tuple(int(n) for n in (high - low) * _SAMPLES))
   pen = PIL.ImageDraw.Draw(mask)
   for outline, fill in OUTLINES[thing.shape]:
-    points = (outline @ turn + centre - low) * _SAMPLES - 0.5
+    points = (outline @ turn + center - low) * _SAMPLES - 0.5
     pen.polygon(points.ravel().tolist(), fill=fill)
   cover = _coverage(mask)
   window *= 1 - cover
-  window += cover * colour
+  window += cover * color
   if thing.texture != "solid":
     marks = _marks(thing.texture, mask.size, side * _SAMPLES, rng)
     mask = PIL.Image.fromarray(np.asarray(mask) * marks)
-    window += _coverage(mask) * (_shade(colour) - colour)
+    window += _coverage(mask) * (_shade(color) - color)
 
 
 def _coverage(mask: PIL.Image.Image) -> np.ndarray:
@@ -115,9 +115,9 @@ def _coverage(mask: PIL.Image.Image) -> np.ndarray:
   return np.asarray(mask.reduce(_SAMPLES), np.float32)[..., None] / 255
 
 
-def _shade(colour: np.ndarray) -> np.ndarray:
-  """Returns the second colour of textures: darker, of black lighter."""
-  return colour + 70 if colour.max() < 60 else 0.55 * colour
+def _shade(color: np.ndarray) -> np.ndarray:
+  """Returns the second color of textures: darker, of black lighter."""
+  return color + 70 if color.max() < 60 else 0.55 * color
 
 
 def _marks(
@@ -126,7 +126,7 @@ def _marks(
   side: int,
   rng: np.random.Generator,
 ) -> np.ndarray:
-  """Returns which samples of a window have the second colour: bool [h, w]."""
+  """Returns which samples of a window have the second color: bool [h, w]."""
   period = _TEXTURE_PERIOD * side
   angle = rng.uniform(0, np.pi)
   x = np.arange(size[0]) / period
@@ -168,7 +168,7 @@ _ROUND = _polygon(64)
 _BAR = _of((-1, -0.34), (1, -0.34), (1, 0.34), (-1, 0.34))
 
 # Each is drawn as polygons filled or cleared, within about one unit from the
-# centre; y points down.
+# center; y points down.
 OUTLINES = {
   "circle": [(_ROUND, _FILL)],
   "square": [(0.88 * _of((-1, -1), (1, -1), (1, 1), (-1, 1)), _FILL)],

@@ -1,6 +1,6 @@
 """Which scenes there are, and which of them training never sees.
 
-A scene is one or two shapes. One in five compositions of colour and shape,
+A scene is one or two shapes. One in five compositions of color and shape,
 and more than one in five arrangements of two shapes, are held out of
 training, so that naming them takes an understanding of their parts.
 """
@@ -14,7 +14,7 @@ SHAPES = (
   "circle", "square", "triangle", "diamond", "star",
   "heart", "cross", "ring", "crescent", "arrow",
 )  # fmt: skip
-COLOURS = (
+COLORS = (
   "red", "orange", "yellow", "green", "cyan",
   "blue", "purple", "pink", "gray", "black",
 )  # fmt: skip
@@ -31,18 +31,18 @@ AXES = ("horizontal", "vertical")
 ASKED = {
   "train": (),
   "val": (),
-  "heldout": ("colour", "shape"),
+  "heldout": ("color", "shape"),
   "heldout_relations": (),
-  "by_composition": ("colour", "shape"),
+  "by_composition": ("color", "shape"),
   "by_shape": ("shape",),
-  "by_colour": ("colour",),
+  "by_colour": ("color",),
   "by_size": ("size",),
   "by_texture": ("texture",),
   "by_position": ("place",),
 }
 ANSWERS = {
   "shape": SHAPES,
-  "colour": COLOURS,
+  "color": COLORS,
   "size": SIZES,
   "texture": TEXTURES,
   "place": POSITIONS,
@@ -57,7 +57,7 @@ class Thing:
   """One shape; in a description, None is what is not said."""
 
   shape: str | None = None
-  colour: str | None = None
+  color: str | None = None
   size: str | None = None
   texture: str | None = None
 
@@ -81,12 +81,12 @@ def answer(scene: Scene, question: str) -> str | None:
 
 
 def held_out(thing: Thing) -> bool:
-  """Whether training never sees this colour of this shape.
+  """Whether training never sees this color of this shape.
 
-  Two colours of every shape are held out, and two shapes of every colour.
+  Two colors of every shape are held out, and two shapes of every color.
   """
-  shape, colour = SHAPES.index(thing.shape), COLOURS.index(thing.colour)
-  return (shape + 3 * colour) % 5 == 0
+  shape, color = SHAPES.index(thing.shape), COLORS.index(thing.color)
+  return (shape + 3 * color) % 5 == 0
 
 
 def held_out_relation(scene: Scene) -> bool:
@@ -139,17 +139,17 @@ def _one(rng: np.random.Generator) -> Scene:
 
 
 def _two(rng: np.random.Generator) -> Scene:
-  """Two things of different shapes and colours, both seen in training."""
+  """Two things of different shapes and colors, both seen in training."""
   axis = _any(rng, AXES)
   while True:
     a, b = _thing(rng), _thing(rng)
-    distinct = a.shape != b.shape and a.colour != b.colour
+    distinct = a.shape != b.shape and a.color != b.color
     if distinct and not held_out(a) and not held_out(b):
       return Scene((a, b), axis)
 
 
 def _thing(rng: np.random.Generator) -> Thing:
-  return Thing(*(_any(rng, v) for v in (SHAPES, COLOURS, SIZES, TEXTURES)))
+  return Thing(*(_any(rng, v) for v in (SHAPES, COLORS, SIZES, TEXTURES)))
 
 
 def _any(rng: np.random.Generator, values: tuple[str, ...]) -> str:

@@ -17,7 +17,7 @@ Opened = Any  # PIL.ImageFile.ImageFile, and what the formats add to it.
 
 # Tags of TIFF.
 _BITS, _PHOTOMETRIC, _PLANES = 258, 262, 284
-_COLOURS, _EXTRA, _FORMAT = 320, 338, 339
+_COLORS, _EXTRA, _FORMAT = 320, 338, 339
 
 
 def check(image: Opened) -> None:
@@ -25,7 +25,7 @@ def check(image: Opened) -> None:
   kind = _DOUBTFUL.get(image.mode, "")
   if image.format == "TIFF":
     if image.mode in ("LA", "La", "PA") and image.tag_v2.get(_PLANES) == 2:
-      raise BadRecord("image", "no image: grey and alpha in planes")
+      raise BadRecord("image", "no image: gray and alpha in planes")
     if 2 in image.tag_v2.get(_FORMAT, ()):
       kind = "signed integers"
   elif image.format == "PPM" and image.mode == "I":
@@ -82,9 +82,9 @@ def _tiff(image: Opened) -> None:
       alpha = image.mode == "RGBA" and tags.get(_EXTRA) == (1,)
       raw = "RGBa" if alpha else image.mode
       _by_libtiff(image, raw + (";16N" if _bits(image) == 16 else ""))
-  if image.mode in ("P", "PA") and max(tags[_COLOURS]) < 256:
+  if image.mode in ("P", "PA") and max(tags[_COLORS]) < 256:
     # Written by those who took the 16 bits of a color for 8, as libtiff sees.
-    image.palette = PIL.ImagePalette.raw("RGB;L", bytes(tags[_COLOURS]))
+    image.palette = PIL.ImagePalette.raw("RGB;L", bytes(tags[_COLORS]))
 
 
 def _by_libtiff(image: Opened, raw: str) -> None:
@@ -118,7 +118,7 @@ def _gif(image: Opened) -> None:
 
 
 def _bmp(image: Opened) -> None:
-  """PIL makes a grey palette a mode, whatever the bits of an index are."""
+  """PIL makes a gray palette a mode, whatever the bits of an index are."""
   data = _file(image)
   data = data[14:] if image.format == "BMP" else data
   bits = data[10] if data[0] == 12 else data[14]
@@ -185,14 +185,14 @@ def rgb(image: Image) -> Image:
 
 
 def _eight(image: Opened) -> Image:
-  """The upper 8 of more bits of grey, which PIL would clip."""
+  """The upper 8 of more bits of gray, which PIL would clip."""
   pixels, bits = np.asarray(image), _bits(image)
   if image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC, 0) == 0:
     pixels = 2**bits - 1 - pixels  # White is zero.
-  grey = PIL.Image.fromarray((pixels >> (bits - 8)).astype(np.uint8))
+  gray = PIL.Image.fromarray((pixels >> (bits - 8)).astype(np.uint8))
   if (key := image.info.get("transparency")) is not None:
-    grey.putalpha(_alpha(pixels != key))
-  return grey
+    gray.putalpha(_alpha(pixels != key))
+  return gray
 
 
 def _alpha(opaque: np.ndarray) -> Image:

@@ -4,7 +4,7 @@
 
 Each operation is a function of this module: (image, rng, **arguments) ->
 image. A size is the side of a square or (height, width). Values stay uint8;
-normalisation happens on the device.
+normalization happens on the device.
 """
 
 import dataclasses
