@@ -131,8 +131,12 @@ def ours(name, folder, count):
   kwargs = {"threads": count}
   if by == "processes":
     kwargs = {"threads": 1, "workers": count}
-  data = training_loader.Training(made, BATCH, rows, seed=0, **kwargs)
-  return (batch["image"] for batch in data.batches(0, 10**6))
+  # Memory is used again, as where devices are not the host.
+  data = training_loader.Training(
+    made, BATCH, rows, seed=0, reuse=by == "threads", **kwargs
+  )
+  batches = data.batches(0, 10**6, lambda batch: batch)
+  return (batch["image"] for batch in batches)
 
 
 def tf_data(folder, threads):

@@ -125,14 +125,29 @@ def test_an_error_in_a_worker_ends_the_stream(error, told):
 
 
 def test_host_arrays_are_valid_until_the_batch_after_the_next_is_asked_for():
-  """However far the workers are ahead by then; also those that put returns."""
-  for put in (None, lambda batch: batch):
+  """However far those are ahead who write; also those that put returns."""
+  same = lambda batch: batch  # noqa: E731
+  for put, kwargs in (
+    (None, {"workers": 2}), (same, {"workers": 2}), (same, {"reuse": True}),
+  ):  # fmt: skip
     before = None
-    for step, batch in enumerate(training(workers=2).batches(0, 40, put)):
+    for step, batch in enumerate(training(**kwargs).batches(0, 40, put)):
       if step % 10 == 5:
         time.sleep(0.3)  # The workers fill all that they may.
       assert whole(batch) and (before is None or whole(before))
       before = batch
+
+
+def test_threads_write_again_where_a_batch_lay_that_is_on_devices():
+  places, arrays = set(), []
+
+  def put(batch):
+    places.add(batch["image"].ctypes.data)
+    return jax.device_put({k: v.copy() for k, v in batch.items()})
+
+  arrays = list(training(reuse=True).batches(0, 60, put))
+  assert 1 < len(places) < 12
+  assert all(map(whole, arrays))
 
 
 def test_a_place_is_not_written_before_its_batch_is_handed_back():
@@ -165,7 +180,7 @@ def test_a_place_is_not_written_before_its_batch_is_handed_back():
   shared.close()
 
 
-def test_threads_write_each_batch_to_memory_of_its_own():
+def test_else_threads_write_each_batch_to_memory_of_its_own():
   batches = list(training().batches(0, 20))
   assert len({batch["image"].ctypes.data for batch in batches}) == 20
   assert all(map(whole, batches))

@@ -44,7 +44,7 @@ class Chunks:
     per_batch: chunks of a batch.
   """
 
-  memory: buffers.Fresh | buffers.Shared  # Where the batches lie.
+  memory: buffers.Own | buffers.Shared  # Where the batches lie.
 
   def __init__(
     self,
@@ -61,7 +61,7 @@ class Chunks:
     self.order = shuffle.stream(examples.source, seed)
     self.start, self.stop = start, stop
     self.per_batch = per_batch
-    self.memory = buffers.Fresh(len(self.rows))
+    self.memory = buffers.Own(len(self.rows))
     self._steps: dict[int, list[tuple[int, int, int]]] = {}
 
   def __len__(self) -> int:

@@ -1,7 +1,6 @@
-"""Where batches lie: fresh memory for threads, shared memory for workers.
+"""Where batches lie: in memory of this process, or shared with its workers.
 
-A batch in shared memory lies in one of a ring of places. A place is written
-again when its batch has been handed back by `release`, never before.
+What is written again has been handed back by `release`, never before.
 """
 
 import mmap
@@ -20,16 +19,21 @@ _CLOSED = -(2**62)  # Instead of a step.
 _LONGEST_WAIT = 0.02  # Seconds.
 
 
-class Fresh:
-  """Memory of this process, new for each batch, whose rows threads write.
+class Own:
+  """Memory of this process, whose rows threads write.
 
   Args:
     size: rows of a batch.
+    reuse: whether what is handed back is written again; else each batch has
+      fresh memory, which the kernel must clear.
   """
 
-  def __init__(self, size: int):
-    self._size, self._lock = size, threading.Lock()
+  def __init__(self, size: int, reuse: bool = False):
+    self._size, self._reuse = size, reuse
+    self._lock = threading.Lock()
     self._begun: dict[int, Batch] = {}
+    self._taken: dict[int, Batch] = {}
+    self._free: list[Batch] = []
 
   def at(self, step: int, like: Batch) -> Batch:
     """Returns the batch of a step, whose rows are yet to be written.
@@ -40,19 +44,29 @@ class Fresh:
     """
     with self._lock:
       if step not in self._begun:
-        self._begun[step] = {
-          field: np.empty((self._size, *value.shape), value.dtype)
-          for field, value in like.items()
-        }
+        self._begun[step] = (
+          self._free.pop()
+          if self._free
+          else {
+            field: np.empty((self._size, *value.shape), value.dtype)
+            for field, value in like.items()
+          }
+        )
       return self._begun[step]
 
   def take(self, step: int) -> Batch:
     """Returns the batch of a step, which is written."""
     with self._lock:
-      return self._begun.pop(step)
+      batch = self._begun.pop(step)
+      if self._reuse:
+        self._taken[step] = batch
+      return dict(batch)
 
   def release(self, step: int) -> None:
-    """Nothing is used again."""
+    """Takes back the batches up to a step: nobody uses them any more."""
+    with self._lock:
+      for over in [taken for taken in self._taken if taken <= step]:
+        self._free.append(self._taken.pop(over))
 
   def end(self) -> None:
     """Nobody waits."""

@@ -49,6 +49,8 @@ class Training:
     workers: processes that do, instead; 0 for none.
     ahead: batches that are put together, and put in place, ahead of time.
     gather: counts of this process -> of all processes, summed.
+    reuse: whether threads write again where a batch lay that `put` has laid on
+      devices; not on CPUs, whose arrays may be the host's.
   """
 
   examples: Examples
@@ -61,6 +63,9 @@ class Training:
   workers: int = 0
   ahead: int = 2
   gather: Callable[[np.ndarray], np.ndarray] = np.asarray
+  reuse: bool = dataclasses.field(
+    default_factory=lambda: jax.default_backend() != "cpu"
+  )
 
   def __post_init__(self):
     for field, low, high in (
@@ -87,9 +92,10 @@ class Training:
       start, stop: steps.
       put: what is done to each batch ahead of time: to lay it on devices.
 
-    With workers a batch lies in memory that is written again: host arrays are
-    valid until the batch after the next is asked for. Copy what is kept longer.
-    Arrays on devices are never written over.
+    With workers, and with reuse and `put`, a batch lies in memory that is
+    written again: host arrays are valid until the batch after the next is
+    asked for. Copy what is kept longer. Arrays on devices are never written
+    over.
     """
     try:
       yield from self._batches(start, stop, put)
@@ -103,7 +109,7 @@ class Training:
     self, start: int, stop: int, put: Callable[[Batch], Any] | None
   ) -> Generator[Any, None, None]:
     with contextlib.ExitStack() as closing:
-      chunks = self._chunks(start, stop)
+      chunks = self._chunks(start, stop, self.reuse and put is not None)
       closing.callback(chunks.memory.close)
 
       def place(batch: Batch) -> tuple[np.ndarray, np.ndarray, Any]:
@@ -133,19 +139,22 @@ class Training:
     """Lays a batch on devices, which hold it when this returns."""
     if put is None:
       return batch
-    if not self.workers:
+    if not self.workers and not self.reuse:
       return put(batch)
-    if jax.default_backend() == "cpu":  # Its arrays may be the host's.
+    # The arrays of a CPU may be the host's.
+    if self.workers and jax.default_backend() == "cpu":
       batch = {field: values.copy() for field, values in batch.items()}
     return jax.block_until_ready(put(batch))
 
-  def _chunks(self, start: int, stop: int) -> Chunks:
+  def _chunks(self, start: int, stop: int, reuse: bool) -> Chunks:
     size = len(self.rows)
     chunks = Chunks(
       self.examples, self.batch_size, self.rows, self.seed, start, stop,
       self._per_batch(size),
     )  # fmt: skip
-    if self.workers and len(chunks):
+    if not self.workers:
+      chunks.memory = buffers.Own(size, reuse)
+    elif len(chunks):
       _, example = next(chunks.examples_of(0))
       written = 2 + -(-self.workers // chunks.per_batch)
       # Besides those ahead one is being put in place, and two are in use.
