@@ -87,7 +87,7 @@ class Run:
       RunError: when it has saved because it is to stop.
     """
     checkpoints.check()
-    if jax.process_count() == 1:  # Nobody else has to know of it first.
+    if jax.process_count() == 1:
       self.requested = np.maximum(self.requested, self.requests.now())
     begin, last = self.begin, done == self.every.total
     stop = bool(self.requested[multihost.STOP]) and not last

@@ -14,7 +14,12 @@ import pytest
 
 import killing
 
-FLAGS = ["--config.total=300", "--config.eval_every=100"]
+# By number of processes, whose steps take longer the more they are: enough
+# for the kills, of which the last is before step 50 per kill.
+FLAGS = {
+  1: ["--config.total=240", "--config.eval_every=80"],
+  2: ["--config.total=120", "--config.eval_every=40"],
+}
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +30,7 @@ def whole(tmp_path_factory):
   def get(processes):
     if processes not in made:
       made[processes] = folder / str(processes)
-      killing.train(made[processes], processes, 1, *FLAGS)
+      killing.train(made[processes], processes, 1, *FLAGS[processes])
     return made[processes]
 
   return get
@@ -36,7 +41,7 @@ def whole(tmp_path_factory):
 def test_killed_by_sigkill_nothing_changes(processes, kills, whole, tmp_path):
   """At any moment, after steps, and in the middle of a save."""
   found = killing.kill_and_resume(
-    tmp_path / "killed", kills, processes, signal.SIGKILL, 0, *FLAGS
+    tmp_path / "killed", kills, processes, signal.SIGKILL, 0, *FLAGS[processes]
   )
   assert len(found) == kills and all(code != 0 for _, _, code in found)
   killing.assert_same_bits(whole(processes), tmp_path / "killed")
@@ -47,7 +52,7 @@ def test_killed_by_sigkill_nothing_changes(processes, kills, whole, tmp_path):
 def test_sigterm_saves_at_that_step(processes, whole, tmp_path):
   """To one of the processes: all save at the same step and end with 75."""
   workdir = tmp_path / "stopped"
-  run = killing.start(workdir, processes, 1, *FLAGS)
+  run = killing.start(workdir, processes, 1, *FLAGS[processes])
   killing.wait_until(run, lambda: len(killing.lines(workdir)) > 12)
   killing.os.kill(killing.workers(run)[-1], signal.SIGTERM)
   assert run.wait(timeout=900) == 75, killing.said(workdir)
@@ -55,7 +60,7 @@ def test_sigterm_saves_at_that_step(processes, whole, tmp_path):
   assert (workdir / "checkpoints" / str(last)).is_dir()
   assert f"saved at step {last}" in killing.said(workdir)
   assert not killing.saving(workdir)
-  killing.train(workdir, processes, 1, *FLAGS)
+  killing.train(workdir, processes, 1, *FLAGS[processes])
   killing.assert_same_bits(whole(processes), workdir)
 
 
@@ -76,17 +81,17 @@ def test_sigterm_as_two_processes_start_ends_both_with_75(whole, tmp_path):
   workdir, rng = tmp_path / "stopped", random.Random(0)
   lock = workdir / ".lock"
   for _ in range(3):
-    run = killing.start(workdir, 2, 1, *FLAGS)
+    run = killing.start(workdir, 2, 1, *FLAGS[2])
     time.sleep(rng.uniform(0, 8))
     run.send_signal(signal.SIGTERM)
     ends_with_75(run, workdir)
   for index in (0, 1):
     lock.unlink(missing_ok=True)
-    run = killing.start(workdir, 2, 1, *FLAGS)
+    run = killing.start(workdir, 2, 1, *FLAGS[2])
     killing.wait_until(run, lock.exists)
     killing.os.kill(killing.workers(run)[index], signal.SIGTERM)
     ends_with_75(run, workdir)
-  killing.train(workdir, 2, 1, *FLAGS)
+  killing.train(workdir, 2, 1, *FLAGS[2])
   killing.assert_same_bits(whole(2), workdir)
 
 
@@ -118,7 +123,7 @@ def test_what_some_devices_saved_others_go_on_with(before, after, tmp_path):
 @pytest.mark.slow
 def test_the_launcher_starts_again_what_a_death_has_ended(whole, tmp_path):
   workdir = tmp_path / "again"
-  run = killing.start(workdir, 2, 1, *FLAGS, launcher=["--restart"])
+  run = killing.start(workdir, 2, 1, *FLAGS[2], launcher=["--restart"])
   killing.wait_until(run, lambda: len(killing.lines(workdir)) > 12)
   killing.os.kill(killing.workers(run)[-1], signal.SIGKILL)
   assert run.wait(timeout=900) == 0, killing.said(workdir)

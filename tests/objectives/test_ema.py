@@ -80,7 +80,9 @@ def test_sharded_it_takes_its_part_of_the_memory_alone(mesh):
 
 
 def config(**changes):
-  made = tiny.load("siglip", "smoke") | {"total": 4, "ema": DECAY}
+  # In bfloat16 figures of 8 devices may be another rank than those of 2.
+  made = tiny.load("siglip", "smoke", "--config.model.dtype=float32")
+  made |= {"total": 4, "ema": DECAY}
   return made | {"save_every": 2} | changes
 
 
