@@ -68,7 +68,7 @@ class Tally:
 
   def __init__(self):
     self._restored = np.zeros(len(KINDS), np.int64)
-    self._own = self._restored.copy()
+    self._released = self._restored.copy()
     self._newer: collections.deque[tuple[int, np.ndarray]] = collections.deque()
 
   def restore(self, counts: dict[str, int] | int) -> None:
@@ -93,9 +93,9 @@ class Tally:
       index: int [b], the record that the first of `kinds` is about.
       after: record -> the record that replaces it.
     """
-    totals = self._own + sum(counts for _, counts in self._newer)
-    found = np.bincount(kinds[kinds > 0] - 1, minlength=len(KINDS))
-    self._newer.append((step, found))
+    totals = self._released + sum(counts for _, counts in self._newer)
+    batch_counts = np.bincount(kinds[kinds > 0] - 1, minlength=len(KINDS))
+    self._newer.append((step, batch_counts))
     named = []
     for row in np.flatnonzero(kinds.any(-1)):
       at = int(index[row])
@@ -109,15 +109,15 @@ class Tally:
   def all(self) -> dict[str, int]:
     """Returns the counts of this process, and what was restored."""
     newer = sum(counts for _, counts in self._newer)
-    return _by_kind(self._restored + self._own + newer)
+    return _by_kind(self._restored + self._released + newer)
 
   def upto(
     self, done: int, gather: Callable[[np.ndarray], np.ndarray]
   ) -> dict[str, int]:
     """Returns the counts of the steps before `done`, see Training.counts."""
     while self._newer and self._newer[0][0] < done:
-      self._own += self._newer.popleft()[1]
-    return _by_kind(self._restored + gather(self._own))
+      self._released += self._newer.popleft()[1]
+    return _by_kind(self._restored + gather(self._released))
 
 
 def _by_kind(counts: np.ndarray) -> dict[str, int]:

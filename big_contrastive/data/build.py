@@ -37,8 +37,8 @@ def build_source(
     config = spec.parse(config, where)
   kwargs = schema.section(config, where)
   if "mixture" in kwargs:
-    given = {"where": where, "opened": opened}
-    return schema.call(_mixture, kwargs, where, given)
+    extra = {"where": where, "opened": opened}
+    return schema.call(_mixture, kwargs, where, extra)
   chosen = kwargs.pop("filter", None)
   name = kwargs.pop("name", "")
   module = registry.module("data.sources", name, f"{where}.name")
@@ -46,8 +46,8 @@ def build_source(
   _tell_skipped(data, where)
   if chosen is not None:
     place = f"{where}.filter"
-    chosen, given = schema.section(chosen, place), {"source": data}
-    data = opened(schema.complete(filters.apply, chosen, place, given))
+    chosen, extra = schema.section(chosen, place), {"source": data}
+    data = opened(schema.complete(filters.apply, chosen, place, extra))
     _tell_skipped(data, where)
   return data
 
@@ -91,8 +91,8 @@ def _of_mixture(
 ) -> tuple[Source, float, Any]:
   kwargs = {"source": part} if isinstance(part, str) else part
   kwargs = schema.section(kwargs, where)
-  given = {"where": where, "opened": opened}
-  return schema.call(_part, kwargs, where, given)
+  extra = {"where": where, "opened": opened}
+  return schema.call(_part, kwargs, where, extra)
 
 
 def _part(

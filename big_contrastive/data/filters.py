@@ -151,7 +151,7 @@ def _reason(
 
 def _listed(source: Source, keep: str) -> np.ndarray:
   lines = paths.lines(keep, "filter.keep")
-  wanted = {line.strip() for line in lines} - {""}
+  names = {line.strip() for line in lines} - {""}
   used = set()
 
   def is_kept(index: int) -> bool:
@@ -159,12 +159,12 @@ def _listed(source: Source, keep: str) -> np.ndarray:
     forms = {name, name.rpartition(":")[2]}
     if name == Source.name(source, index):  # It has none of its own.
       forms = {str(source[index]["id"])}
-    found = forms & wanted
-    used.update(found)
-    return bool(found)
+    matches = forms & names
+    used.update(matches)
+    return bool(matches)
 
   chosen = np.flatnonzero([is_kept(i) for i in range(len(source))])
-  if lost := sorted(wanted - used):
-    said = "filter.keep: %d lines of %s are of no record, like %r"
-    logging.warning(said, len(lost), keep, lost[0])
+  if lost := sorted(names - used):
+    message = "filter.keep: %d lines of %s are of no record, like %r"
+    logging.warning(message, len(lost), keep, lost[0])
   return chosen

@@ -33,10 +33,10 @@ def parse(spec: str, where: str) -> dict[str, Any]:
   texts: dict[str, str] = {}
   key = None
   pieces = rest.split(",") if rest else []
-  if there := _path(main(name), pieces):
+  if path_pieces := _path(main(name), pieces):
     key = main(name)
-    texts[key] = ",".join(pieces[:there])
-  for piece in pieces[there:]:
+    texts[key] = ",".join(pieces[:path_pieces])
+  for piece in pieces[path_pieces:]:
     before, equals, value = piece.partition("=")
     if equals and before.strip().isidentifier():
       key = before.strip()

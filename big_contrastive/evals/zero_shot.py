@@ -62,9 +62,9 @@ def prepare(
         "templates", template, "texts with {c} in them", remedy
       )
 
-  own = None if classes is None else source.classes
-  if own and match != "order":  # Before the work.
-    label_matching.fit(names, own, match, "classes")
+  source_names = None if classes is None else source.classes
+  if source_names and match != "order":  # Before the work.
+    label_matching.fit(names, source_names, match, "classes")
 
   def run(embed_images: Callable, embed_texts: Callable) -> Result:
     texts = [t.replace("{c}", name) for name in names for t in prompts]
@@ -76,12 +76,14 @@ def prepare(
     label = data.label
     if classes is None:
       label_matching.check_labels(label, names)
-      if isinstance(names, Names) and names.given:
+      if isinstance(names, Names) and names.from_user:
         label_matching.tell_unused(
           label, names, "classes of the evaluation data"
         )
     else:
-      label = label_matching.places(label, names, own, match, "classes")
+      label = label_matching.places(
+        label, names, source_names, match, "classes"
+      )
     ahead = ranks(data.zimg @ ztxt.T, label, names)
     yield "top1", float(np.mean(ahead < 1))
     yield "top5", float(np.mean(ahead < 5))
@@ -113,8 +115,8 @@ def ranks(
   for columns in twins.values():
     for i, column in enumerate(columns[:-1]):
       ahead[np.ix_(label == column, columns[i + 1 :])] = False
-  found = np.isfinite(right[:, 0])
-  return np.where(found, ahead.sum(axis=1) - 1, retrieval.NEVER)
+  has_score = np.isfinite(right[:, 0])
+  return np.where(has_score, ahead.sum(axis=1) - 1, retrieval.NEVER)
 
 
 def per_class(right: np.ndarray, label: np.ndarray) -> float:

@@ -17,10 +17,10 @@ _SHOWN = 5
 class Names(list[str]):
   """Names of classes by label; finds a label by its name.
 
-  `given` is whether a user listed them, and so may have a line too many.
+  `from_user` is whether a user listed them, and so may have a line too many.
   """
 
-  given = False
+  from_user = False
 
   def __init__(self, names: Iterable[str]):
     super().__init__(names)
@@ -38,10 +38,10 @@ class Names(list[str]):
     """
     for places, form in zip(self._places, (name, alike(name))):
       if form in places:
-        found = places[form]
-        if found is None:
+        number = places[form]
+        if number is None:
           raise BadRecord("label", f"several classes are called {name[:60]!r}")
-        return found
+        return number
     return None
 
 
@@ -70,8 +70,8 @@ def label(value: Any, classes: list[str] | None) -> int:
     len(classes) if classes else 2**31
   )
   if place is not None and fits and place != number:
-    said = f"{value!r} is class {place} by its name and {number} by number"
-    raise BadRecord("label", said)
+    message = f"{value!r} is class {place} by its name and {number} by number"
+    raise BadRecord("label", message)
   if place is not None or fits:
     return number if place is None else place
   known = "; the names of classes are not known" if not classes else ""
@@ -124,36 +124,38 @@ def _split(value: str, where: str) -> tuple[str, str]:
 
 
 def _checked(named: list[tuple[str, Any]]) -> list[str]:
-  found = []
+  texts = []
   for where, text in named:
     good = isinstance(text, str) and text.strip()
     if not good or any(c in text for c in "\t\0\n"):
       allowed = "a text, not empty and without tabs"
       remedy = f"Mend it, or give {_KINDS}."
       raise errors.UserError(where, text, allowed, remedy)
-    found.append(fields.clean(text).strip())
-  return found
+    texts.append(fields.clean(text).strip())
+  return texts
 
 
 def _of_json(path: str, key: str, where: str) -> list[tuple[Any, Any]]:
   """The list in a JSON file: all of it, or under a key."""
   try:
-    found = fields.from_json("\n".join(paths.lines(path, where)))
+    content = fields.from_json("\n".join(paths.lines(path, where)))
   except (ValueError, RecursionError) as e:
     if isinstance(e, errors.UserError):
       raise
     allowed, remedy = "a JSON file", f"It can't be read: {e}."
     raise errors.UserError(where, path, allowed, remedy) from e
-  if key and isinstance(found, dict):
-    found = found[errors.choice(where, key, found)]
-  if isinstance(found, list):
-    return list(enumerate(found))
-  if isinstance(found, dict) and set(found) == set(map(str, range(len(found)))):
-    return [(i, found[str(i)]) for i in range(len(found))]
+  if key and isinstance(content, dict):
+    content = content[errors.choice(where, key, content)]
+  if isinstance(content, list):
+    return list(enumerate(content))
+  if isinstance(content, dict) and set(content) == set(
+    map(str, range(len(content)))
+  ):
+    return [(i, content[str(i)]) for i in range(len(content))]
   allowed = '["text", ...], {"0": "text", ...}, or one of those under a key'
-  has = f"{found!r}"[:60]
-  if isinstance(found, dict):
-    has = "the keys " + ", ".join(map(repr, list(found)[:_SHOWN]))
+  has = f"{content!r}"[:60]
+  if isinstance(content, dict):
+    has = "the keys " + ", ".join(map(repr, list(content)[:_SHOWN]))
   raise errors.UserError(
     where, path, allowed, f"It has {has}. Say which: {_KINDS}."
   )

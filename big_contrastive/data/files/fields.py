@@ -40,9 +40,9 @@ def plain(value: Any) -> Any:
   if isinstance(value, np.generic | np.ndarray):
     unit = value.dtype.kind in "mM"  # Python's integers, where it is fine.
     value = value.astype(str).tolist() if unit else value.tolist()
-  found = text(value)
-  if found is not None:
-    return None if not found or found in MISSING else found
+  string = text(value)
+  if string is not None:
+    return None if not string or string in MISSING else string
   if isinstance(value, bytes | bytearray | memoryview):
     return bytes(value)
   if value is None or isinstance(value, list | tuple | dict):
@@ -80,8 +80,8 @@ def caption(value: Any) -> list[str]:
   """
   value = plain(value)
   several = value if isinstance(value, list | tuple) else [value]
-  found = [item for item in map(plain, several) if item is not None]
-  return [_text(item, "caption") for item in found]
+  items = [item for item in map(plain, several) if item is not None]
+  return [_text(item, "caption") for item in items]
 
 
 def field(value: Any) -> str:
@@ -94,8 +94,8 @@ def field(value: Any) -> str:
   """
   value = plain(value)
   several = value if isinstance(value, list | tuple) else [value]
-  found = [item for item in map(plain, several) if item is not None]
-  return ", ".join(_text(item, "value") for item in found)
+  items = [item for item in map(plain, several) if item is not None]
+  return ", ".join(_text(item, "value") for item in items)
 
 
 def _text(value: Any, what: str) -> str:
@@ -228,12 +228,12 @@ def place(index: int, ends: Sequence[int]) -> tuple[int, int]:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-  found = dict(pairs)
-  if len(found) < len(pairs):
+  merged = dict(pairs)
+  if len(merged) < len(pairs):
     keys = [key for key, _ in pairs]
     twice = next(key for key in keys if keys.count(key) > 1)
     raise ValueError(f"the key {twice!r} is there twice")
-  return found
+  return merged
 
 
 # json.loads would make one for each text.
@@ -259,9 +259,9 @@ def parse_json(data: bytes) -> dict[str, Any]:
     BadRecord: for what is none.
   """
   try:
-    found = from_json(data)
+    content = from_json(data)
   except (ValueError, RecursionError) as e:
     raise BadRecord("type", f"no JSON: {type(e).__name__}: {e}") from e
-  if not isinstance(found, dict):
-    raise BadRecord("type", f"a JSON {type(found).__name__}, no object")
-  return found
+  if not isinstance(content, dict):
+    raise BadRecord("type", f"a JSON {type(content).__name__}, no object")
+  return content

@@ -86,10 +86,10 @@ def roots(paths_: str) -> list[Folder | Tar]:
   Raises:
     UserError: for a path that does not exist or is neither.
   """
-  found: dict[str, Folder | Tar] = {}
+  by_path: dict[str, Folder | Tar] = {}
   # A path that is there may hold commas of its own.
-  there = os.path.exists(os.path.expanduser(paths_.strip()))
-  for pattern in [paths_] if there else paths_.split(","):
+  exists = os.path.exists(os.path.expanduser(paths_.strip()))
+  for pattern in [paths_] if exists else paths_.split(","):
     path = os.path.expanduser(pattern.strip())
     matches = [path] if os.path.exists(path) else sorted(glob.glob(path))
     if not matches:
@@ -97,6 +97,6 @@ def roots(paths_: str) -> list[Folder | Tar]:
       remedy = f"Nothing is found below {os.getcwd()}."
       raise errors.UserError("images", pattern, allowed, remedy)
     for match in matches:
-      if match not in found:
-        found[match] = Folder(match) if os.path.isdir(match) else Tar(match)
-  return list(found.values())
+      if match not in by_path:
+        by_path[match] = Folder(match) if os.path.isdir(match) else Tar(match)
+  return list(by_path.values())

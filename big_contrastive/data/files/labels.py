@@ -46,19 +46,19 @@ def labels(
   if classes is not None:
     names = label_matching.of_labels(classes, "classes")
     labels = [_label(rows, i, label, names) for i in range(len(rows))]
-    there = [k for k in labels if k is not None]
-    label_matching.tell_unused(there, names, "classes")
+    present = [k for k in labels if k is not None]
+    label_matching.tell_unused(present, names, "classes")
     return labels, list(names)
   values = [fields.plain(row[label]) for row in rows]
   numbers = [fields.whole(v) for v in values]
-  there = [i for i, v in enumerate(values) if v is not None]
-  _check_alike(rows, label, there, numbers)
-  if any(numbers[i] is not None for i in there):
+  present = [i for i, v in enumerate(values) if v is not None]
+  _check_alike(rows, label, present, numbers)
+  if any(numbers[i] is not None for i in present):
     labels = [None if n is None or n < 0 else n for n in numbers]
     if class_name is None:
       return labels, None
   else:
-    order = {v: i for i, v in enumerate(sorted({values[i] for i in there}))}
+    order = {v: i for i, v in enumerate(sorted({values[i] for i in present}))}
     labels = [order.get(v) for v in values]
   names = [queries.said(row[class_name or label]) for row in rows]
   return labels, _classes(rows, labels, names)
@@ -81,12 +81,12 @@ def _label(
 
 
 def _check_alike(
-  rows: tables.Rows, column: str, there: list[int], numbers: list[int | None]
+  rows: tables.Rows, column: str, present: list[int], numbers: list[int | None]
 ) -> None:
   """Numbers and names in one column: which of them are labels?"""
-  names = [i for i in there if numbers[i] is None]
-  wholes = [i for i in there if numbers[i] is not None]
-  for i in there:
+  names = [i for i in present if numbers[i] is None]
+  wholes = [i for i in present if numbers[i] is not None]
+  for i in present:
     value, large = rows[i][column], (numbers[i] or 0) >= 2**31
     # Numbers alone, but not whole: no names.
     odd = i in names[:1] and all(_is_number(rows[k][column]) for k in names)

@@ -36,16 +36,16 @@ def check_same(
   """
   named: dict[str, list[str]] = {}
   for path, schema in zip(files, schemas, strict=True):
-    found = names(schema)
+    by_column = names(schema)
     for role, name in columns.items():
       if (count := schema.names.count(name)) != 1:
         allowed = f"files that have the column {name!r} once, as {files[0]} has"
         remedy = f"It has it {count} times, of: {listed(schema)}."
         raise errors.UserError("files", path, allowed, remedy)
-      own = found.get(name)
-      if own and named.setdefault(name, own) != own:
+      classes = by_column.get(name)
+      if classes and named.setdefault(name, classes) != classes:
         allowed = f"the classes of {files[0]}: {', '.join(named[name][:20])}"
-        remedy = f"Its own are: {', '.join(own[:20])}."
+        remedy = f"Its own are: {', '.join(classes[:20])}."
         raise errors.UserError(
           f"{role}: classes of {name}", path, allowed, remedy
         )
@@ -55,23 +55,23 @@ def check_same(
 
 
 def column(
-  thing: str, given: str | None, usual: tuple[str, ...], schema: pa.Schema
+  thing: str, chosen: str | None, usual: tuple[str, ...], schema: pa.Schema
 ) -> str:
   """Returns the column that is given, or the first usual one that is there.
 
   Args:
     thing: the argument, for the error.
   """
-  if given is None:
-    given = next((name for name in usual if name in schema.names), None)
-  if given is None or given not in schema.names:
+  if chosen is None:
+    chosen = next((name for name in usual if name in schema.names), None)
+  if chosen is None or chosen not in schema.names:
     allowed = f"a column: {listed(schema)}"
-    remedy = errors.closest(str(given), schema.names)
-    raise errors.UserError(thing, given, allowed, remedy)
-  if schema.names.count(given) > 1:
+    remedy = errors.closest(str(chosen), schema.names)
+    raise errors.UserError(thing, chosen, allowed, remedy)
+  if schema.names.count(chosen) > 1:
     allowed, remedy = "columns with different names", f"{listed(schema)}."
-    raise errors.UserError(thing, given, allowed, remedy)
-  return given
+    raise errors.UserError(thing, chosen, allowed, remedy)
+  return chosen
 
 
 def check_types(
@@ -138,8 +138,8 @@ def _binary(kind: pa.DataType) -> bool:
 def names(schema: pa.Schema) -> dict[str, list[str]]:
   """Class names by column, from what Hugging Face's `datasets` notes."""
   try:
-    noted = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    features = noted["info"]["features"]
+    stored = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    features = stored["info"]["features"]
     return {
       column: list(map(str, feature["names"]))
       for column, feature in features.items()
@@ -152,7 +152,7 @@ def names(schema: pa.Schema) -> dict[str, list[str]]:
 def rows_in(
   heads: list[pq.FileMetaData],
   groups: list[tuple[int, int]],
-  own: set[str],
+  columns: set[str],
   size: int,
 ) -> int:
   """Returns how many rows' groups take `size` bytes, at least one group's.
@@ -160,7 +160,7 @@ def rows_in(
   Args:
     heads: of the files.
     groups: (file, row group).
-    own: the columns that are read.
+    columns: the columns that are read.
     size: bytes.
   """
   rows = total = largest = 0
@@ -170,14 +170,14 @@ def rows_in(
     total += sum(
       max(0, c.total_uncompressed_size)
       for c in map(group.column, range(group.num_columns))
-      if c.path_in_schema.split(".")[0] in own
+      if c.path_in_schema.split(".")[0] in columns
     )
   return max(largest, int(rows * size / max(1, total)))
 
 
 def label_names(
-  given: str | list | None,
-  noted: list[str] | None,
+  classes: str | list | None,
+  stored: list[str] | None,
   column: str | None,
   first: Callable[[str], list[Any]],
 ) -> tuple[class_names.Names | None, np.ndarray | None]:
@@ -186,22 +186,22 @@ def label_names(
   And the place among them of each class that the files note, None for itself.
 
   Args:
-    given: names, as classes.read takes them, or None.
-    noted: those that the files note, or None.
+    classes: names, as classes.read takes them, or None.
+    stored: those that the files note, or None.
     column: of the labels; None for no labels.
     first: column -> its first values.
 
   Raises:
     UserError: where labels are names, and the names of classes are not known.
   """
-  if given is not None:
-    if noted is None:
-      return label_matching.of_labels(given, "classes"), None
-    names = class_names.Names(class_names.read(given, "classes"))
+  if classes is not None:
+    if stored is None:
+      return label_matching.of_labels(classes, "classes"), None
+    names = class_names.Names(class_names.read(classes, "classes"))
     remedy = "Leave classes out for the names that the files note."
-    return names, label_matching.match(names, noted, "classes", remedy)
-  if noted is not None:
-    return class_names.Names(noted), None
+    return names, label_matching.match(names, stored, "classes", remedy)
+  if stored is not None:
+    return class_names.Names(stored), None
   values = [v for v in map(fields.plain, first(column)) if v] if column else []
   if values and all(fields.whole(v) is None for v in values):
     allowed = "a column of numbers, or names of classes beside it"
@@ -234,17 +234,17 @@ def layout(
     groups: (file, row group) of each block.
     chosen: the columns.
   """
-  found: list[tuple] = []
+  summary: list[tuple] = []
   for file, number in groups:
     group = heads[file].row_group(number)
     for column in map(group.column, range(group.num_columns)):
       if column.path_in_schema.split(".")[0] in chosen.values():
-        found.append((group.num_rows, column.total_compressed_size))
+        summary.append((group.num_rows, column.total_compressed_size))
         with contextlib.suppress(ValueError):  # Python has no nanoseconds.
-          told = column.statistics if column.is_stats_set else None
-          if told and told.has_min_max:
-            found.append((told.min, told.max))
-  return repr(found).encode("utf-8", "replace")
+          statistics = column.statistics if column.is_stats_set else None
+          if statistics and statistics.has_min_max:
+            summary.append((statistics.min, statistics.max))
+  return repr(summary).encode("utf-8", "replace")
 
 
 def which_image(image: Any) -> bytes:

@@ -31,19 +31,19 @@ def find(files: str, split: str | None) -> tuple[list[str], list[str]]:
   Raises:
     UserError: where there are none.
   """
-  whole = files.replace("{split}", split or "")
-  folder = os.path.expanduser(whole)
-  if paths.remote(whole) or not os.path.isdir(folder):
-    return paths.find(whole, THING), []
+  pattern = files.replace("{split}", split or "")
+  folder = os.path.expanduser(pattern)
+  if paths.remote(pattern) or not os.path.isdir(folder):
+    return paths.find(pattern, THING), []
   every: list[str] = []
   others: list[str] = []
-  for own, inner, names in os.walk(folder, followlinks=True):
+  for parent, inner, names in os.walk(folder, followlinks=True):
     hidden = [n for n in inner if n.startswith(".")]
-    others += [os.path.join(own, n) for n in hidden]
+    others += [os.path.join(parent, n) for n in hidden]
     inner[:] = sorted(set(inner) - set(hidden))
     for name in sorted(names):
       good = name.lower().endswith((".parquet", ".pq")) and name[0] != "."
-      (every if good else others).append(os.path.join(own, name))
+      (every if good else others).append(os.path.join(parent, name))
   every.sort()
   if not every:
     remedy = "Check the path."
@@ -53,13 +53,15 @@ def find(files: str, split: str | None) -> tuple[list[str], list[str]]:
         "Parquet, of each split: datasets.load_from_disk(FOLDER).to_parquet("
         "'train.parquet')."
       )
-    raise errors.UserError(THING, whole, "a folder with Parquet files", remedy)
+    raise errors.UserError(
+      THING, pattern, "a folder with Parquet files", remedy
+    )
   if split is None:
     return every, others
   splits: dict[str, list[str]] = collections.defaultdict(list)
   for path in every:
-    own, file = os.path.split(os.path.relpath(path, folder))
-    for name in {os.path.basename(own), file.split("-")[0].split(".")[0]}:
+    parent, file = os.path.split(os.path.relpath(path, folder))
+    for name in {os.path.basename(parent), file.split("-")[0].split(".")[0]}:
       splits[name].append(path)
   return splits[errors.choice("split", split, splits)], others
 
@@ -69,8 +71,8 @@ def head(path: str) -> pq.FileMetaData:
   try:
     file = opened(path)
   except (pa.ArrowException, OSError) as e:
-    said = " ".join(str(e).split())[:200]
-    raise errors.UserError(THING, path, "Parquet files", f"{said}.") from e
+    message = " ".join(str(e).split())[:200]
+    raise errors.UserError(THING, path, "Parquet files", f"{message}.") from e
   with file:
     return file.metadata
 
@@ -86,18 +88,18 @@ def first(
     column: its name.
     count: of the values, at most.
   """
-  found: list[Any] = []
+  values: list[Any] = []
   try:
     with opened(files[groups[0][0]]) as file:
       for number, group in groups:
-        if len(found) >= count or number != groups[0][0]:
+        if len(values) >= count or number != groups[0][0]:
           break
         # A batch may end before its row group does.
         rows = file.iter_batches(count, row_groups=[group], columns=[column])
-        found += next(rows).column(0).to_pylist()
+        values += next(rows).column(0).to_pylist()
   except (pa.ArrowException, OSError, StopIteration):
     pass
-  return found[:count]
+  return values[:count]
 
 
 def unused(others: list[str], with_paths: bool) -> dict[str, int]:
@@ -107,10 +109,10 @@ def unused(others: list[str], with_paths: bool) -> dict[str, int]:
     others: from `find`.
     with_paths: whether rows may have paths of images, which are among them.
   """
-  found: collections.Counter[str] = collections.Counter()
+  counts: collections.Counter[str] = collections.Counter()
   for path in others:
     name = path.rpartition("/")[2]
     ending = name.rpartition(".")[2].lower()
     if not with_paths or name[0] == "." or ending not in ENDINGS:
-      found[f"no Parquet: .{'*, hidden' if name[0] == '.' else ending}"] += 1
-  return dict(found)
+      counts[f"no Parquet: .{'*, hidden' if name[0] == '.' else ending}"] += 1
+  return dict(counts)

@@ -29,20 +29,20 @@ def find(patterns: str, thing: str, remedy: str = "") -> list[str]:
   Raises:
     UserError: for a pattern that matches nothing.
   """
-  found: dict[str, None] = {}
+  files: dict[str, None] = {}
   # A path that is there may hold commas and braces of its own.
-  there = not remote(patterns) and os.path.exists(os.path.expanduser(patterns))
-  for pattern in [patterns] if there else _split(patterns):
-    for name in [pattern] if there else braces(pattern, thing):
+  exists = not remote(patterns) and os.path.exists(os.path.expanduser(patterns))
+  for pattern in [patterns] if exists else _split(patterns):
+    for name in [pattern] if exists else braces(pattern, thing):
       matches = _match(name, thing)
       if not matches:
         where = "" if remote(name) else f"Nothing is found below {os.getcwd()}."
         allowed = "files that exist"
         raise errors.UserError(thing, name, allowed, f"{where} {remedy}")
-      found |= dict.fromkeys(matches)
-  if not found:
+      files |= dict.fromkeys(matches)
+  if not files:
     raise errors.UserError(thing, patterns, "files that exist", remedy)
-  return list(found)
+  return list(files)
 
 
 def braces(pattern: str, thing: str) -> list[str]:
@@ -59,13 +59,13 @@ def braces(pattern: str, thing: str) -> list[str]:
   while not done:
     done, expanded = True, []
     for name in names:
-      found = _BRACES.search(name)
-      if found is None:
+      match = _BRACES.search(name)
+      if match is None:
         expanded.append(name)
         continue
       done = False
-      for choice in _choices(found[1], pattern, thing):
-        expanded.append(name[: found.start()] + choice + name[found.end() :])
+      for choice in _choices(match[1], pattern, thing):
+        expanded.append(name[: match.start()] + choice + name[match.end() :])
     names = list(dict.fromkeys(expanded))
     if len(names) > _MOST:
       _raise_range(pattern, thing)
@@ -166,14 +166,14 @@ def utf8_lines(file: Any, thing: str) -> list[str]:
     thing: what the file is called in errors, before ":" and the line.
   """
   raw = re.split(rb"\r\n|\n|\r", file.read().removeprefix(b"\xef\xbb\xbf"))
-  found = []
+  texts = []
   for number, line in enumerate(raw, 1):
     text = line.decode("utf-8", "replace")
     if "\0" in text or text.encode() != line:
       allowed = "text in UTF-8, without NUL"
       raise errors.UserError(f"{thing}:{number}", text[:60], allowed, CONVERT)
-    found.append(text)
-  return found if found[-1] else found[:-1]
+    texts.append(text)
+  return texts if texts[-1] else texts[:-1]
 
 
 class Reader:
@@ -239,8 +239,10 @@ def below(name: str, root: str) -> str:
   top = posixpath.abspath(root).rstrip("/") + "/"
   short = posixpath.normpath(name)
   if not short.startswith(top):
-    said = f"a path outside of {root!r}: {name!r}; root= may be a folder above"
-    raise BadRecord("escape", said)
+    message = (
+      f"a path outside of {root!r}: {name!r}; root= may be a folder above"
+    )
+    raise BadRecord("escape", message)
   return inside(short.removeprefix(top))
 
 

@@ -39,9 +39,9 @@ def chosen(
       remedy = "Write it like split=train."
       raise errors.UserError("where", where, "column=value", remedy)
     tables.column(rows, name, "split_column" if thing == "split" else thing)
-    wanted = {said(value) for value in values.split("|")}
+    allowed_values = {said(value) for value in values.split("|")}
     seen = {said(rows[i][name]) for i in taken}
-    taken = [i for i in taken if said(rows[i][name]) in wanted]
+    taken = [i for i in taken if said(rows[i][name]) in allowed_values]
     if not taken:
       listed = ", ".join(sorted(seen)[:10]) + ", ..." * (len(seen) > 10)
       value = split if thing == "split" else condition
@@ -82,5 +82,5 @@ def join(rows: tables.Rows, table: str) -> None:
         f"join: {rows.at(i)}: {name}", row[name], allowed, remedy
       )
     # What a JSONL line lacks hides nothing.
-    own = {k: v for k, v in row.items() if v != "" or k not in nothing}
-    rows[i] = (by_value[value] if value else nothing) | own
+    present = {k: v for k, v in row.items() if v != "" or k not in nothing}
+    rows[i] = (by_value[value] if value else nothing) | present

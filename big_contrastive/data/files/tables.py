@@ -175,7 +175,7 @@ def _check_lines(
   Its lines may look like rows: the last, as fields follow it, and the first,
   as fields come before. But then they are about what the row itself is about.
   """
-  own, first = about(row), next(csv.reader(lines[:1], delimiter=kind))
+  subject, first = about(row), next(csv.reader(lines[:1], delimiter=kind))
   first += next(csv.reader([first.pop()], delimiter=kind), [])
   # It may have more, if its mark is taken for none.
   parts = [(start, first[: len(row)]), (start, first[-len(row) :])]
@@ -185,17 +185,17 @@ def _check_lines(
   for k, values in parts:
     if len(values) != len(row):
       continue
-    found = about(dict(zip(row, values, strict=True)))
-    if found and found != own:
+    line_subject = about(dict(zip(row, values, strict=True)))
+    if line_subject and line_subject != subject:
       allowed = "a quotation mark at both ends of a field"
       remedy = f"One is missing: line {k} within it is a row of its own."
       _raise(f"{path}:{start}", lines[0], allowed, remedy)
     likely = likely or (k > start) * k
   if likely and len(first) >= len(row):
-    told = (
+    message = (
       "%s:%d: a field that goes on to line %d: is a quotation mark missing?"
     )
-    logging.warning(told, path, start, likely)
+    logging.warning(message, path, start, likely)
 
 
 def _tsv(path: str, file: TextIO, about: Callable) -> Numbered:

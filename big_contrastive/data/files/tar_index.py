@@ -77,14 +77,14 @@ def load(path: str, thing: str, folder: str | None = None) -> Index:
 
 
 def _places(path: str, folder: str | None) -> list[pathlib.Path]:
-  own = f"{pathlib.PurePosixPath(path).name}.index.npz"
+  file_name = f"{pathlib.PurePosixPath(path).name}.index.npz"
   digest = hashlib.sha256(
     (path if paths.remote(path) else os.path.abspath(path)).encode()
   ).hexdigest()[:16]
   if folder is not None:
-    return [pathlib.Path(folder).expanduser() / f"{digest}.{own}"]
-  cached = pathlib.Path(_CACHE).expanduser() / f"{digest}.{own}"
-  beside = [] if paths.remote(path) else [pathlib.Path(path).parent / own]
+    return [pathlib.Path(folder).expanduser() / f"{digest}.{file_name}"]
+  cached = pathlib.Path(_CACHE).expanduser() / f"{digest}.{file_name}"
+  beside = [] if paths.remote(path) else [pathlib.Path(path).parent / file_name]
   return [*beside, cached]
 
 

@@ -92,7 +92,7 @@ def captions(
   caption: str | None,
   label: str | None,
   kinds: dict[str, None],
-  found: list[str],
+  tars: list[str],
   indices: list[tar_index.Index],
   names: list[str] | None,
 ) -> list[tuple[str, str]]:
@@ -103,7 +103,7 @@ def captions(
     return [field(text, kinds) for text in caption.split("|")]
   if "txt" in kinds:
     return [("txt", "")]
-  keys = _first_json(found, indices)
+  keys = _first_json(tars, indices)
   for name in _CAPTIONS:
     if name in keys:
       return [("json", name)]
@@ -121,10 +121,10 @@ def captions(
 
 
 def _first_json(
-  found: list[str], indices: list[tar_index.Index]
+  tars: list[str], indices: list[tar_index.Index]
 ) -> dict[str, Any]:
   """The content of the first JSON member, {} if there is none."""
-  for path, index in zip(found, indices, strict=True):
+  for path, index in zip(tars, indices, strict=True):
     if "json" in index.kinds:
       row = int(np.argmax(index.kind == index.kinds.index("json")))
       start, size = int(index.start[row]), int(index.size[row])

@@ -105,21 +105,21 @@ class Chunks:
 
   def _taken(self, step: int) -> list[tuple[int, int, int]]:
     """Records of a step, ascending, with their rows and positions."""
-    if (found := self._steps.get(step)) is None:
+    if (records := self._steps.get(step)) is None:
       positions = (self.start + step) * self.batch_size + self.rows
       numbers, rows = self.order(positions).tolist(), range(len(positions))
-      found = sorted(zip(numbers, rows, positions.tolist(), strict=True))
+      records = sorted(zip(numbers, rows, positions.tolist(), strict=True))
       # Replaced, not changed: other threads may be reading it.
       newer = {k: v for k, v in self._steps.items() if k > step - 3}
-      self._steps = newer | {step: found}
-    return found
+      self._steps = newer | {step: records}
+    return records
 
 
 def _follow_parent() -> None:
   """Ends this process, a worker of Grain's, when it has lost its parent."""
   parent = multiprocessing.parent_process()
-  own = multiprocessing.current_process().name
-  if parent is None or not own.startswith("grain-process-prefetch"):
+  name = multiprocessing.current_process().name
+  if parent is None or not name.startswith("grain-process-prefetch"):
     return
 
   def follow() -> None:

@@ -90,8 +90,8 @@ def _caption(texts: Any, rng: np.random.Generator) -> str:
     )
   for caption in several:
     if not isinstance(caption, str):
-      said = type(caption).__name__
-      raise bad_records.BadRecord("type", f"a caption of type {said}")
+      kind = type(caption).__name__
+      raise bad_records.BadRecord("type", f"a caption of type {kind}")
   several = [caption for caption in several if caption.strip()]
   if not several:
     raise bad_records.BadRecord("caption", "no caption, or an empty one")

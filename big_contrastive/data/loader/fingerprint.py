@@ -27,8 +27,8 @@ def fingerprint(source: Source) -> dict[str, Any]:
   for part in _outline(source):
     digest.update(part)
   with futures.ThreadPoolExecutor(8) as pool:
-    for found in pool.map(lambda i: _content(source, i), _sample(source)):
-      digest.update(found)
+    for content in pool.map(lambda i: _content(source, i), _sample(source)):
+      digest.update(content)
   return {"records": len(source), "digest": digest.hexdigest()}
 
 
@@ -51,11 +51,11 @@ def _sample(source: Source) -> list[int]:
     return np.unique(np.linspace(0, size - 1, _SAMPLED).astype(int)).tolist()
   ends = np.cumsum(blocks)
   chosen = np.unique(np.linspace(0, len(blocks) - 1, _BLOCKS).astype(int))
-  found = [
+  indices = [
     np.linspace(ends[k] - blocks[k], ends[k] - 1, _SAMPLED // _BLOCKS)
     for k in chosen
   ]
-  return np.unique(np.concatenate(found).astype(int)).tolist()
+  return np.unique(np.concatenate(indices).astype(int)).tolist()
 
 
 def _content(source: Source, index: int) -> bytes:

@@ -73,10 +73,10 @@ class Shuffled:
       positions.astype(np.uint64), np.uint64(self.size)
     )
     keys = _hash(_hash(np.uint64(self.seed % 2**64)) + epochs)
-    found = self._network(places, keys)
-    while (beyond := found >= self.size).any():
-      found[beyond] = self._network(found[beyond], keys[beyond])
-    return found.astype(np.int64)
+    numbers = self._network(places, keys)
+    while (beyond := numbers >= self.size).any():
+      numbers[beyond] = self._network(numbers[beyond], keys[beyond])
+    return numbers.astype(np.int64)
 
   def _network(self, values: np.ndarray, keys: np.ndarray) -> np.ndarray:
     ahead, behind = np.divmod(values, self.halves[1])  # ahead < halves[0].
@@ -121,13 +121,13 @@ class Mixed:
 
   def __call__(self, positions: np.ndarray) -> np.ndarray:
     picked = np.array([pick(p, self.shares) for p in positions.tolist()])
-    found = np.empty(len(positions), np.int64)
+    numbers = np.empty(len(positions), np.int64)
     for k, (start, one) in enumerate(
       zip(self.starts, self.streams, strict=True)
     ):
       rows = picked[:, 0] == k
-      found[rows] = start + one(picked[rows, 1])
-    return found
+      numbers[rows] = start + one(picked[rows, 1])
+    return numbers
 
 
 def pick(position: int, shares: Sequence[int]) -> tuple[int, int]:

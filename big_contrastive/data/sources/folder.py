@@ -128,14 +128,14 @@ def _files(
   images, texts = [], {}
   for folder, inner, names in os.walk(top, followlinks=True):
     # A link to a folder above would lead round and round.
-    own = os.path.realpath(folder) + os.sep
+    real_folder = os.path.realpath(folder) + os.sep
     hidden = [name for name in [*inner, *names] if name.startswith(".")]
     skipped["hidden (.*)"] += len(hidden)
     inner[:] = [
       name
       for name in inner
       if not name.startswith(".")
-      and not own.startswith(
+      and not real_folder.startswith(
         os.path.realpath(os.path.join(folder, name)) + os.sep
       )
     ]
@@ -167,12 +167,12 @@ def _captioned(
       skipped["no .txt"] += 1
       continue
     try:
-      found = fields.caption(pathlib.Path(top, text).read_bytes())
+      captions = fields.caption(pathlib.Path(top, text).read_bytes())
     except BadRecord:
       skipped["caption not UTF-8"] += 1
       continue
-    if found:
-      records.append((path, found[0], i, None))
+    if captions:
+      records.append((path, captions[0], i, None))
     else:
       skipped["empty caption"] += 1
   used = {os.path.splitext(path)[0] for path in images}
@@ -209,7 +209,7 @@ def _classified(
   by_label = {label: folder for folder, label in labels.items()}
   if names is None and [*range(len(folders))] == sorted(by_label):
     names = [_spoken(by_label[i]) for i in range(len(folders))]
-  said = {
+  captions = {
     folder: caption.replace("{class}", names[i] if names else _spoken(folder))
     for folder, i in labels.items()
   }
@@ -219,7 +219,7 @@ def _classified(
     if caption == fields.NO_CAPTION:  # A class is no id.
       records.append((path, None, i, label))
     else:
-      records.append((path, said[folder], label, label))
+      records.append((path, captions[folder], label, label))
   return Folder(top, records, names, _counted(skipped))
 
 
@@ -231,21 +231,21 @@ def _labels(folders: list[str], names: list[str] | None) -> dict[str, int]:
   """The label of each class folder."""
   spoken = [*map(fields.clean, folders)]
   places = label_matching.numbers(spoken)
-  whole = all(name.isascii() and name.isdigit() for name in folders)
+  all_digits = all(name.isascii() and name.isdigit() for name in folders)
   if names is not None and not (
-    whole and label_matching.numbers(names) is None
+    all_digits and label_matching.numbers(names) is None
   ):
     remedy = "Mend the list, or the names of the folders."
-    found = label_matching.match(names, spoken, "classes", remedy).tolist()
-  elif whole and max(map(int, folders)) < 2**31:
+    values = label_matching.match(names, spoken, "classes", remedy).tolist()
+  elif all_digits and max(map(int, folders)) < 2**31:
     _check_apart({name: int(name) for name in folders})
-    found = places
+    values = places
     if names is not None:
-      label_matching.check_labels(np.array(found), names)
-      label_matching.tell_unused(found, names, "classes")
+      label_matching.check_labels(np.array(values), names)
+      label_matching.tell_unused(values, names, "classes")
   else:
-    found = range(len(folders))
-  labels = dict(zip(folders, found, strict=True))
+    values = range(len(folders))
+  labels = dict(zip(folders, values, strict=True))
   _check_apart(
     {name: _spoken(name) for name in folders} if names is None else labels
   )

@@ -81,13 +81,13 @@ class Rows(Source):
 
   def _begin(self) -> None:
     self._lock = threading.Lock()
-    self._kept: collections.OrderedDict[int, futures.Future] = (
+    self._tables: collections.OrderedDict[int, futures.Future] = (
       collections.OrderedDict()
     )
     self._open = threading.local()
 
   def __getstate__(self) -> dict[str, Any]:
-    left = ("_lock", "_kept", "_open")
+    left = ("_lock", "_tables", "_open")
     return {k: v for k, v in vars(self).items() if k not in left}
 
   def __setstate__(self, state: dict[str, Any]) -> None:
@@ -149,42 +149,42 @@ class Rows(Source):
   def _block(self, block: int) -> pa.Table:
     """A row group; threads that want the same one wait for the first."""
     with self._lock:
-      kept = self._kept.get(block)
-      if mine := kept is None:
-        kept = self._kept[block] = futures.Future()
-      self._kept.move_to_end(block)
+      future = self._tables.get(block)
+      if mine := future is None:
+        future = self._tables[block] = futures.Future()
+      self._tables.move_to_end(block)
     if not mine:
-      return kept.result()
+      return future.result()
     try:
-      kept.set_result(self._read(block))
+      future.set_result(self._read(block))
     except BaseException as e:
       with self._lock:
-        self._kept.pop(block, None)
-      kept.set_exception(e)
+        self._tables.pop(block, None)
+      future.set_exception(e)
       raise
     self._forget()
-    return kept.result()
+    return future.result()
 
   def _forget(self) -> None:
     with self._lock:
-      done = [(b, f) for b, f in self._kept.items() if f.done()]
+      done = [(b, f) for b, f in self._tables.items() if f.done()]
       size = sum(f.result().nbytes for _, f in done)
       for block, future in done[:-1]:
         if size <= self.cache:
           break
         size -= future.result().nbytes
-        del self._kept[block]
+        del self._tables[block]
 
   def _read(self, block: int) -> pa.Table:
     file, group = self.groups[block]
     try:
       opened = self._opened(file)
-      wanted = sorted(set(self.columns.values()))
-      table = opened.read_row_group(group, wanted, use_threads=False)
+      names = sorted(set(self.columns.values()))
+      table = opened.read_row_group(group, names, use_threads=False)
     except (pa.ArrowException, OSError) as e:
-      said = " ".join(str(e).split())[:200]
+      message = " ".join(str(e).split())[:200]
       where = f"{self.files[file]}, row group {group}"
-      raise bad_records.BadRecord("read", f"{where}: {said}") from e
+      raise bad_records.BadRecord("read", f"{where}: {message}") from e
     if len(table) != self.blocks[block]:
       raise bad_records.BadRecord("read", f"{self.files[file]} has changed")
     return parquet_columns.plain_times(table).combine_chunks()
@@ -256,19 +256,19 @@ def source(
   """
   if cache_mb < 1:
     raise errors.UserError("cache_mb", cache_mb, "at least 1", "Raise it.")
-  found, others = parquet_files.find(files, split)
+  file_paths, others = parquet_files.find(files, split)
   with futures.ThreadPoolExecutor(8) as pool:
-    heads = list(pool.map(parquet_files.head, found))
+    heads = list(pool.map(parquet_files.head, file_paths))
   schemas = [head.schema.to_arrow_schema() for head in heads]
   column_of = parquet_columns.column
   chosen = {"image": column_of("image", image, _IMAGES, schemas[0])}
   if caption != fields.NO_CAPTION:
     chosen["text"] = column_of("caption", caption, _CAPTIONS, schemas[0])
-  given = {"label": label, "id": id}
-  chosen |= {k: column_of(k, v, (), schemas[0]) for k, v in given.items() if v}
+  extra = {"label": label, "id": id}
+  chosen |= {k: column_of(k, v, (), schemas[0]) for k, v in extra.items() if v}
   if by_image := chosen.get("id") == chosen["image"]:
     del chosen["id"]
-  names = parquet_columns.check_same(found, schemas, chosen)
+  names = parquet_columns.check_same(file_paths, schemas, chosen)
   groups = [
     (f, g) for f, h in enumerate(heads) for g in range(h.num_row_groups)
   ]
@@ -285,16 +285,16 @@ def source(
   noted, column = names.get(chosen.get("label", "")), chosen.get("label")
   label_names, places = parquet_columns.label_names(
     classes, noted, column,
-    lambda name: parquet_files.first(found, groups, name, _TRIED),
+    lambda name: parquet_files.first(file_paths, groups, name, _TRIED),
   )  # fmt: skip
-  made = Rows(
-    found, groups, blocks, chosen, root and os.path.expanduser(root),
+  data = Rows(
+    file_paths, groups, blocks, chosen, root and os.path.expanduser(root),
     label_names, names.get(chosen.get("text", "")), cache, window,
     parquet_files.unused(others, with_paths),
     by_image,
     places, noted, parquet_columns.layout(heads, groups, chosen),
   )  # fmt: skip
-  if id is None and fields.repeat(made.first_images()):
-    made.by_image = True
+  if id is None and fields.repeat(data.first_images()):
+    data.by_image = True
     logging.warning("%s: %s", files, fields.REPEATED)
-  return made
+  return data

@@ -124,7 +124,7 @@ def source(
       tables.column(rows, name, thing)
   idents = labels.numbered(rows, id) if id else list(range(len(rows)))
   numbers, names = labels.labels(rows, label, class_name, classes)
-  left, places = _Left(rows), roots()
+  left_out, places = _LeftOut(rows), roots()
   records: list[Record] = []
   missing = ""
   for i in queries.chosen(rows, where, split, split_column):
@@ -132,34 +132,34 @@ def source(
       texts = [] if alone else _captions(rows[i], caption)
       name = _file(rows[i], image)
     except BadRecord as e:
-      left.out(i, f"{e.kind}: {e}")
+      left_out.add(i, f"{e.kind}: {e}")
       continue
-    found = [k for k, place in enumerate(places) if name and name in place]
-    if not found:
-      left.out(i, "no image file" if name else "no name of an image")
+    holders = [k for k, place in enumerate(places) if name and name in place]
+    if not holders:
+      left_out.add(i, "no image file" if name else "no name of an image")
       missing = name or missing
     elif not texts and not alone:
-      left.out(i, "empty caption")
+      left_out.add(i, "empty caption")
     elif idents[i] is None:
-      left.out(i, "empty id")
+      left_out.add(i, "empty id")
     elif label and numbers[i] is None:
-      left.out(i, "no label")
+      left_out.add(i, "no label")
     else:
-      records += [(k, name, texts, idents[i], numbers[i]) for k in found]
+      records += [(k, name, texts, idents[i], numbers[i]) for k in holders]
   if not records:
-    _raise_empty(images, places, missing, left.counts)
+    _raise_empty(images, places, missing, left_out.counts)
   _tell_unused(rows, image, places)
-  return Table(_merged(records, bool(id)), places, names, dict(left.counts))
+  return Table(_merged(records, bool(id)), places, names, dict(left_out.counts))
 
 
-class _Left:
+class _LeftOut:
   """The rows that are left out: counted, and the first of each kind named."""
 
   def __init__(self, rows: tables.Rows):
     self._rows = rows
     self.counts: collections.Counter[str] = collections.Counter()
 
-  def out(self, row: int, reason: str) -> None:
+  def add(self, row: int, reason: str) -> None:
     self.counts[reason] += 1
     if self.counts[reason] <= _NAMED:
       logging.info("%s is left out: %s", self._rows.at(row), reason)
@@ -169,34 +169,34 @@ def _tell_unused(
   rows: tables.Rows, image: str, places: list[folders.Folder | folders.Tar]
 ) -> None:
   """Tells of images that no row names, whatever split it is of."""
-  wanted = set()
+  names = set()
   for row in rows:
     try:
-      wanted.add(_file(row, image))
+      names.add(_file(row, image))
     except BadRecord:
       continue
   for place in places:
-    own = wanted | {
-      os.path.relpath(n, place.path) for n in wanted if n[:1] == "/"
+    used = names | {
+      os.path.relpath(n, place.path) for n in names if n[:1] == "/"
     }
-    unused = (n for n in place.names() if n not in own)
-    found = [n for n in unused if n.rpartition(".")[2].lower() in ENDINGS]
-    if found:
-      said = "%s: %d images are not used: no row of %s names them, like %s"
-      first = fields.clean(found[0])
-      logging.warning(said, place.path, len(found), rows.path, first)
+    unused = (n for n in place.names() if n not in used)
+    images = [n for n in unused if n.rpartition(".")[2].lower() in ENDINGS]
+    if images:
+      message = "%s: %d images are not used: no row of %s names them, like %s"
+      first = fields.clean(images[0])
+      logging.warning(message, place.path, len(images), rows.path, first)
 
 
 def _merged(records: list[Record], numbered: bool) -> list[Record]:
   """One record for all rows of an image, but for those that another id has."""
-  found: dict[tuple, Record] = {}
+  by_key: dict[tuple, Record] = {}
   for root, name, texts, ident, label in records:
     key = root, name, ident if numbered else None, label
-    if key in found:
-      found[key][2].extend(texts)
+    if key in by_key:
+      by_key[key][2].extend(texts)
     else:
-      found[key] = (root, name, list(texts), ident, label)
-  return list(found.values())
+      by_key[key] = (root, name, list(texts), ident, label)
+  return list(by_key.values())
 
 
 def _columns(text: str) -> list[str]:

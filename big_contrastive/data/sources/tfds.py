@@ -60,17 +60,17 @@ class Records(Source):
     # Also where array_record is but one of the formats that are there.
     builder.as_data_source(self.split, file_format=_FORMAT)
     data = ArrayRecords(builder.info.splits[self.split].file_instructions)
-    wanted = {self.image, self.text, self.label, self.id} - {None}
+    paths = {self.image, self.text, self.label, self.id} - {None}
     leaves = _leaves(builder.info.features)
-    if all(_single(builder.info.features, path, leaves) for path in wanted):
-      return data, functools.partial(_values, paths=sorted(wanted))
-    return data, self._parser(builder.info.features, wanted)
+    if all(_single(builder.info.features, path, leaves) for path in paths):
+      return data, functools.partial(_values, paths=sorted(paths))
+    return data, self._parser(builder.info.features, paths)
 
   def _parser(
-    self, features: Any, wanted: set[str]
+    self, features: Any, paths: set[str]
   ) -> Callable[[bytes], dict[str, Any]]:
     """TFDS's own: for features of any kind."""
-    outer = {path.split("/")[0] for path in wanted}
+    outer = {path.split("/")[0] for path in paths}
     needed = tfds.features.FeaturesDict({k: features[k] for k in sorted(outer)})
     decoders = {}
     if isinstance(_leaves(features)[self.image], tfds.features.Image):
@@ -79,8 +79,8 @@ class Records(Source):
         decoders = {key: decoders}
 
     def parse(record: bytes) -> dict[str, Any]:
-      found = needed.deserialize_example_np(record, decoders=decoders)
-      return {path: _at(found, path) for path in wanted}
+      values = needed.deserialize_example_np(record, decoders=decoders)
+      return {path: _at(values, path) for path in paths}
 
     return parse
 
@@ -145,15 +145,15 @@ def source(
     UserError: for what isn't there or not in array_record format.
   """
   folder = _find(dataset, data_dir)
-  with _whole(folder):
+  with _clear_errors(folder):
     info = tfds.builder_from_directory(folder).info
     leaves = _leaves(info.features)
     names = {k: _names(feature) for k, feature in leaves.items()}
   if _FORMAT not in info.available_file_formats():
-    found = f"{dataset} in {info.file_format.value} format"
+    actual = f"{dataset} in {info.file_format.value} format"
     remedy = f"""Run tfds convert_format --dataset_version_dir={folder}
       --out_file_format=array_record on a machine with TensorFlow."""
-    raise errors.UserError("dataset", found, "array_record format", remedy)
+    raise errors.UserError("dataset", actual, "array_record format", remedy)
   _check_split(info.splits, split)
   has_label = label != "label" or label in leaves
   if text == "text" and text not in leaves and names.get(label):
@@ -167,7 +167,7 @@ def source(
     errors.choice("label", label, leaves)
   if id is not None:
     errors.choice("id", id, leaves)
-  opened = Records(
+  records = Records(
     str(folder),
     split,
     image,
@@ -177,13 +177,13 @@ def source(
     classes=names.get(label),
     text_names=None if alone else names[text],
   )
-  with _whole(folder):
-    len(opened)  # Opens the files.
-  return opened
+  with _clear_errors(folder):
+    len(records)  # Opens the files.
+  return records
 
 
 @contextlib.contextmanager
-def _whole(folder: Any) -> Iterator[None]:
+def _clear_errors(folder: Any) -> Iterator[None]:
   """Makes one clear error of what TFDS raises on a damaged data set."""
   try:
     yield
@@ -238,10 +238,10 @@ def _leaves(feature: Any, path: str = "") -> dict[str, Any]:
   inner = getattr(feature, "feature", feature)  # Of a sequence, what it holds.
   if not isinstance(inner, tfds.features.FeaturesDict):
     return {path: feature}
-  found = {}
+  leaves = {}
   for key, value in inner.items():
-    found |= _leaves(value, f"{path}/{key}" if path else key)
-  return found
+    leaves |= _leaves(value, f"{path}/{key}" if path else key)
+  return leaves
 
 
 def _names(feature: Any) -> list[str] | None:
@@ -268,14 +268,14 @@ def _single(features: Any, path: str, leaves: dict[str, Any]) -> bool:
 def _values(record: bytes, paths: list[str]) -> dict[str, Any]:
   """Their values: a tenth of the time that TFDS's parser takes."""
   features = tf_example_pb2.Example.FromString(record).features.feature
-  found = {}
+  values = {}
   for path in paths:
     feature = features[path]
     kind = feature.WhichOneof("kind")
     if kind is None:
       raise ValueError(f"no {path}")
-    (found[path],) = getattr(feature, kind).value
-  return found
+    (values[path],) = getattr(feature, kind).value
+  return values
 
 
 def _at(record: dict[str, Any], path: str) -> Any:
@@ -287,13 +287,13 @@ def _at(record: dict[str, Any], path: str) -> Any:
 def _captions(value: Any, names: list[str] | None) -> str | list[str]:
   """Returns a text, or a list of texts where the record holds several."""
   if names is None:
-    found = fields.caption(value)
+    captions = fields.caption(value)
   else:
     several = value if isinstance(value, list | np.ndarray) else [value]
     known = [v for v in several if fields.whole(v) != -1]
-    found = [names[class_names.label(v, names)] for v in known]
-    if not found:
-      said = "a record without a label to take its caption from"
-      raise bad_records.BadRecord("caption", said)
-  first = fields.one_or_several(found)
-  return found if isinstance(value, list | np.ndarray) else first
+    captions = [names[class_names.label(v, names)] for v in known]
+    if not captions:
+      message = "a record without a label to take its caption from"
+      raise bad_records.BadRecord("caption", message)
+  first = fields.one_or_several(captions)
+  return captions if isinstance(value, list | np.ndarray) else first

@@ -210,20 +210,22 @@ def source(
   Raises:
     UserError: for what isn't there, is no tar or has no captions.
   """
-  found = paths.find(urls.replace("{split}", split or ""), _URLS)
+  tars = paths.find(urls.replace("{split}", split or ""), _URLS)
   with futures.ThreadPoolExecutor(8) as pool:
-    indices = list(pool.map(lambda p: tar_index.load(p, _URLS, index), found))
+    indices = list(pool.map(lambda p: tar_index.load(p, _URLS, index), tars))
   names = label_matching.of_labels(classes, "classes") if classes else None
   kinds = {k: None for i in indices for k in i.kinds}
-  captions = tar_samples.captions(caption, label, kinds, found, indices, names)
-  wanted = [tar_samples.field(text, kinds) for text in (label, id) if text]
+  captions = tar_samples.captions(caption, label, kinds, tars, indices, names)
+  extra_fields = [
+    tar_samples.field(text, kinds) for text in (label, id) if text
+  ]
   members = dict.fromkeys(
-    k for k, _ in (*captions, *wanted) if k not in tar_samples.NO_MEMBERS
+    k for k, _ in (*captions, *extra_fields) if k not in tar_samples.NO_MEMBERS
   )
   choices = [image.lower().split("|"), *([k] for k in members)]
   skipped: collections.Counter[str] = collections.Counter()
   columns = []
-  for i, (path, one) in enumerate(zip(found, indices, strict=True)):
+  for i, (path, one) in enumerate(zip(tars, indices, strict=True)):
     skipped.update(tar_samples.told(path, one, choices))
     columns.append(
       tar_samples.rows(i, one, choices, {k for k, _ in captions}, skipped)
@@ -235,7 +237,7 @@ def source(
     remedy = f"The endings in them are: {listed}. Left out: {dict(skipped)}."
     raise errors.UserError(_URLS, urls, allowed, remedy)
   samples = Samples(
-    found, shard, number, start, size, list(members), captions,
+    tars, shard, number, start, size, list(members), captions,
     tar_samples.field(label, kinds) if label else None,
     tar_samples.field(id, kinds) if id else None,
     tar_samples.ids(indices, shard, number) if id == "key" else None,

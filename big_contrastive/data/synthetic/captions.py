@@ -117,9 +117,9 @@ def classes(split: str) -> list[str] | None:
     return None
   names = []
   for values in itertools.product(*(scenes.ANSWERS[a] for a in asked)):
-    said = dict(zip(asked, values, strict=True))
-    place = said.pop("place", None)
-    noun = " ".join(_phrase(Thing(**said), None))
+    attributes = dict(zip(asked, values, strict=True))
+    place = attributes.pop("place", None)
+    noun = " ".join(_phrase(Thing(**attributes), None))
     names.append(f"{noun} {_PLACES[place][0]}" if place else noun)
   return names
 
@@ -136,8 +136,8 @@ def label(split: str, scene: Scene) -> int:
 def _keep(
   thing: Thing, often: dict[str, float], rng: np.random.Generator
 ) -> Thing:
-  kept = (k for k in vars(thing) if rng.random() < often[k])
-  return Thing(**{k: getattr(thing, k) for k in kept})
+  names = (k for k in vars(thing) if rng.random() < often[k])
+  return Thing(**{k: getattr(thing, k) for k in names})
 
 
 def _caption(description: Scene, rng: np.random.Generator) -> str:

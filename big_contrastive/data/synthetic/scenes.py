@@ -119,13 +119,13 @@ def sample(split: str, index: int, rng: np.random.Generator) -> Scene:
   if not asked and rng.random() < _PAIRS:
     return _until(lambda: _two(rng), lambda s: not held_out_relation(s))
 
-  def wanted(scene: Scene) -> bool:
+  def fits(scene: Scene) -> bool:
     if held_out(scene.things[0]):
       return False
     values = ANSWERS[asked[0]] if len(asked) == 1 else ()
     return not values or answer(scene, asked[0]) == values[index % len(values)]
 
-  return _until(lambda: _one(rng), wanted)
+  return _until(lambda: _one(rng), fits)
 
 
 def _until(make: Callable[[], Scene], good: Callable[[Scene], bool]) -> Scene:

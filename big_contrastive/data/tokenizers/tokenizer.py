@@ -211,18 +211,18 @@ def _read(kind: str, path: str | None) -> bytes:
 
 def _settle(spec: dict[str, Any], vocab: Vocabulary) -> dict[str, int]:
   """Returns vocab_size and pad as they are; raises where they can't be."""
-  size, given, pad = vocab.size, spec["vocab_size"], spec["pad"]
+  size, stated, pad = vocab.size, spec["vocab_size"], spec["pad"]
   exact = spec["kind"] != "bpe"
-  if given is not None and (size > given or (exact and size < given)):
-    raise _error("vocab_size", given, str(size), "Or leave it out.")
+  if stated is not None and (size > stated or (exact and size < stated)):
+    raise _error("vocab_size", stated, str(size), "Or leave it out.")
   for name in ("bos", "eos"):
     if spec[name] and getattr(vocab, name) is None:
       raise _error(name, True, "False", "The vocabulary has none.")
   if spec["length"] < (least := max(2, spec["bos"] + spec["eos"] + 1)):
     allowed = f"at least {least}"
     raise _error("length", spec["length"], allowed, "Make room for text.")
-  found = getattr(vocab, pad) if pad in ("pad", "eos") else pad
-  if not isinstance(found, int) or not 0 <= found < size:
+  pad_id = getattr(vocab, pad) if pad in ("pad", "eos") else pad
+  if not isinstance(pad_id, int) or not 0 <= pad_id < size:
     allowed = f'"pad" or "eos" if the vocabulary has it, or an id < {size}'
     raise _error("pad", pad, allowed, "Choose one of them.")
-  return dict(vocab_size=size, pad=found)
+  return dict(vocab_size=size, pad=pad_id)

@@ -27,20 +27,20 @@ def without_notes(png: bytes) -> bytes | None:
   """
   if not png.startswith(b"\x89PNG\r\n\x1a\n"):
     return None
-  kept, at, kinds = [png[:8]], 8, [b""]
+  chunks, at, kinds = [png[:8]], 8, [b""]
   while at + 12 <= len(png):
     length, kind = struct.unpack_from(">I4s", png, at)
     chunk = png[at : at + 12 + length]
     if kind in _NOTES:
-      kept.append(_orientation(kind, chunk[8:-4], chunk))
+      chunks.append(_orientation(kind, chunk[8:-4], chunk))
     elif kind == b"IDAT" and kinds[-1] in _NOTES and kind in kinds:
       return None  # A note amid the pixels is more likely broken pixels.
     else:
-      kept.append(chunk)
+      chunks.append(chunk)
     kinds.append(kind)
     at += len(chunk)
-  kept.append(png[at:])
-  return b"".join(kept) if _NOTES & set(kinds) else None
+  chunks.append(png[at:])
+  return b"".join(chunks) if _NOTES & set(kinds) else None
 
 
 def _orientation(kind: bytes, body: bytes, chunk: bytes) -> bytes:
@@ -49,10 +49,10 @@ def _orientation(kind: bytes, body: bytes, chunk: bytes) -> bytes:
     return b""
   if kind == b"iTXt" and body.startswith(_XMP):
     packed, text = body[len(_XMP)], body[len(_XMP) + 2 :].split(b"\0", 2)[-1]
-    found = re.search(
+    match = re.search(
       rb'tiff:Orientation(="|>)[0-9]', _unpacked(text) if packed else text
     )
-    return _chunk(kind, _XMP + bytes(4) + found[0]) if found else b""
+    return _chunk(kind, _XMP + bytes(4) + match[0]) if match else b""
   if kind in (b"tEXt", b"zTXt") and body.startswith(_RAW):
     text = body[len(_RAW) :]
     text = _unpacked(text[1:]) if kind == b"zTXt" else text
@@ -90,8 +90,8 @@ def largest(data: bytes) -> bytes:
   if picture.startswith(b"\x89PNG"):
     return picture
   bits, picture = _plain_bitmap(picture)
-  told = best[:6] + struct.pack("<HII", bits, len(picture), 22)
-  return data[:4] + b"\1\0" + told + picture
+  header = best[:6] + struct.pack("<HII", bits, len(picture), 22)
+  return data[:4] + b"\1\0" + header + picture
 
 
 def _worth(entry: bytes) -> tuple[int, int]:
@@ -112,7 +112,7 @@ def _plain_bitmap(dib: bytes) -> tuple[int, bytes]:
     return 0, dib
   head, width, height, _, bits = struct.unpack_from("<IiiHH", dib)
   if bits <= 8:
-    return bits, _whole_palette(dib, head, bits)
+    return bits, _padded_palette(dib, head, bits)
   area = width * (abs(height) // 2)
   mask = (width + 31) // 32 * 4 * (abs(height) // 2)
   alpha = bits == 32 and any(dib[head + 3 : head + 4 * area : 4])
@@ -120,7 +120,7 @@ def _plain_bitmap(dib: bytes) -> tuple[int, bytes]:
   return (24 if bits == 32 and masked and not alpha else bits), dib
 
 
-def _whole_palette(dib: bytes, head: int, bits: int) -> bytes:
+def _padded_palette(dib: bytes, head: int, bits: int) -> bytes:
   """The bitmap with so long a palette that PIL doesn't take it for greys.
 
   Of which it would read indices of other bits than they are.
@@ -129,6 +129,6 @@ def _whole_palette(dib: bytes, head: int, bits: int) -> bytes:
   more = (256 if bits == 8 else 2**bits + 1) - used
   if head < 40 or more <= 0:
     return dib
-  told, pixels = struct.pack("<I", used + more), head + 4 * used
+  colors, pixels = struct.pack("<I", used + more), head + 4 * used
   palette = dib[head:pixels] + b"\1\2\3\0" * more
-  return dib[:32] + told + dib[36:head] + palette + dib[pixels:]
+  return dib[:32] + colors + dib[36:head] + palette + dib[pixels:]

@@ -146,8 +146,8 @@ def _array(data: np.ndarray) -> np.ndarray:
   good = data.dtype == np.uint8 and data.size > 0
   if not good or not (data.ndim == 2 or data.shape[2:] in ((1,), (3,), (4,))):
     allowed = "uint8 [h, w], [h, w, 1], [h, w, 3] or [h, w, 4], not empty"
-    said = f"no image: {data.dtype} {list(data.shape)}, not {allowed}"
-    raise BadRecord("type", said)
+    message = f"no image: {data.dtype} {list(data.shape)}, not {allowed}"
+    raise BadRecord("type", message)
   return data[..., 0] if data.shape[2:] == (1,) else data
 
 
@@ -221,11 +221,11 @@ def _three_eighths(data: bytes, width: int, height: int) -> Image:
 
 def limited(width: int, height: int) -> tuple[int, int]:
   """Returns a size that is small enough; else raises BadRecord."""
-  said = f"no image: {width} x {height} pixels"
+  message = f"no image: {width} x {height} pixels"
   if width * height > MAX_PIXELS:
-    raise BadRecord("bomb", f"{said}, at most {MAX_PIXELS:,}")
+    raise BadRecord("bomb", f"{message}, at most {MAX_PIXELS:,}")
   if not width * height:
-    raise BadRecord("image", said)
+    raise BadRecord("image", message)
   return width, height
 
 
@@ -244,7 +244,7 @@ def _reasons():
     )
     kind = "bomb" if isinstance(e, bombs) else "image"
     kind = "truncated" if "truncated" in str(e).lower() else kind
-    said = f"{type(e).__name__}: {e}"
+    message = f"{type(e).__name__}: {e}"
     if isinstance(e, PIL.UnidentifiedImageError):  # Tells a memory address.
-      said = "of no known format"
-    raise BadRecord(kind, f"no image: {said}") from e
+      message = "of no known format"
+    raise BadRecord(kind, f"no image: {message}") from e

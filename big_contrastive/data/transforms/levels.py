@@ -31,8 +31,8 @@ def check(image: Opened) -> None:
   elif image.format == "PPM" and image.mode == "I":
     kind = ""  # PIL scales what is white to 16 bits.
   if kind:
-    wanted = "unsigned integers of 8 or 16 bits have"
-    raise BadRecord("image", f"no image: {kind} have no known white; {wanted}")
+    known = "unsigned integers of 8 or 16 bits have"
+    raise BadRecord("image", f"no image: {kind} have no known white; {known}")
 
 
 def load(image: Opened) -> None:
@@ -147,9 +147,9 @@ def _jpeg_2000(image: Opened) -> None:
 
 def _tga(image: Opened) -> None:
   """Without bits for alpha, all of it being 0 means that there is none."""
-  told = _file(image)[17] & 15
+  alpha_bits = _file(image)[17] & 15
   image.load()
-  if not told and image.has_transparency_data:
+  if not alpha_bits and image.has_transparency_data:
     image.im = image.im.convert("RGBA")
     image._mode = "RGBA"
     if not image.getextrema()[3][1]:

@@ -82,8 +82,8 @@ def random_crop(
   image: Image, rng: Rng, *, size: Size, padding: int = 0
 ) -> Image:
   """Cuts the size out of anywhere; padding, also of small ones, is the edge."""
-  found = geometry.cut(np.asarray(image), rng, _pair(size), padding)
-  return PIL.Image.fromarray(found)
+  crop = geometry.cut(np.asarray(image), rng, _pair(size), padding)
+  return PIL.Image.fromarray(crop)
 
 
 def random_resized_crop(
@@ -148,7 +148,7 @@ def _framed(image: Image, left: int, top: int, size: tuple[int, int]) -> Image:
   return image.crop((left, top, left + size[1], top + size[0]))
 
 
-def _given(op: functools.partial) -> dict[str, Any]:
+def _arguments(op: functools.partial) -> dict[str, Any]:
   """All arguments of an operation, as PIL and NumPy take them."""
   kwargs = (op.func.__kwdefaults__ or {}) | op.keywords
   for name, read in (("size", _pair), ("method", _resampling)):
@@ -161,18 +161,20 @@ def _at_once(
   image: Image, rng: Rng, first: functools.partial, second: functools.partial
 ) -> Image | np.ndarray:
   """resize_shortest and a crop; what is between them may be of any size."""
-  how, cut = _given(first), _given(second)
-  whole = geometry.longer(image.size, how["size"][0], how["rounding"])
-  if math.prod(whole) <= decoding.MAX_PIXELS:
+  how, cut = _arguments(first), _arguments(second)
+  full_size = geometry.longer(image.size, how["size"][0], how["rounding"])
+  if math.prod(full_size) <= decoding.MAX_PIXELS:
     return second(first(image, rng), rng)
   random = second.func is random_crop
   place = (
-    geometry.corner(whole, rng, **cut)
+    geometry.corner(full_size, rng, **cut)
     if random
-    else geometry.middle(whole, **cut)
+    else geometry.middle(full_size, **cut)
   )
   size = cut["size"]
-  part, *place = geometry.of_resized(image, whole, *place, size, how["method"])
+  part, *place = geometry.of_resized(
+    image, full_size, *place, size, how["method"]
+  )
   if random:
     return geometry.at(np.asarray(part), *place, size)
   return _framed(part, *place, size)
@@ -206,7 +208,7 @@ class Pipeline:
   def _first(self) -> tuple[Callable, Ops, dict[str, Any]]:
     """The first operation, the others, and all that the first is given."""
     first, *rest = self.ops
-    return first.func, rest, _given(first)
+    return first.func, rest, _arguments(first)
 
   def _decoded(self, data: Any, rng: Rng) -> tuple[Image | np.ndarray, Ops]:
     """The image, as small as the first operation allows, and what is left."""
@@ -217,7 +219,7 @@ class Pipeline:
       return geometry.while_decoding(data, rng, **kwargs), rest
     if self.scaled and first in (resize, resize_shortest):
       side = geometry.SPARE * max(kwargs["size"])
-      return decode(data, lambda whole: min(whole) / side), self.ops
+      return decode(data, lambda full_size: min(full_size) / side), self.ops
     return decode(data), self.ops
 
 
@@ -243,8 +245,8 @@ def parse(ops: Sequence[Any], where: str, train: bool = True) -> Pipeline:
       if i + 1 < len(ops):
         allowed = "the last operation"
         raise errors.UserError(f"{where}[{i}]", "naflex", allowed, "Move it.")
-    elif given := kwargs.get("size"):
-      size = None if bound[-1].func is resize_shortest else _pair(given)
+    elif op_size := kwargs.get("size"):
+      size = None if bound[-1].func is resize_shortest else _pair(op_size)
   if size is None:
     allowed = "operations that make all images equally large"
     named = [op.func.__name__ for op in bound]
@@ -286,8 +288,8 @@ def _wrong(key: str, value: Any, kwargs: dict[str, Any]) -> str:
     return "True with lanczos" if lanczos and value is False else ""
   low, high = _BOUNDS[key]
   numbers = list(value) if isinstance(value, tuple | list) else [value] * 2
-  whole = ("size", "padding", "patch", "most")
-  kinds = (int,) if key in whole else (int, float)
+  integers = ("size", "padding", "patch", "most")
+  kinds = (int,) if key in integers else (int, float)
   good = all(type(n) in kinds and low <= n <= high for n in numbers)
   good = good and len(numbers) == 2
   pair = "two numbers, ascending, " if key in ("area", "aspect") else ""
