@@ -155,21 +155,21 @@ class Checkpoints:
     if jax.process_index() == 0:
       self._remove(f"{step}.saving*")
     sound = find.steps(self.folder)
-    kept = f"{sound[-1]} and those before are" if sound else "nothing else was"
+    rest = f"{sound[-1]} and those before are" if sound else "nothing else was"
     first = next(iter(str(cause).strip().splitlines()), "")
     return errors.UserError(
       f"checkpoint {step} in {self.folder}",
       f"not written: {type(cause).__name__}: {first[:300]}",
       "a disk with room for it that can be written to",
-      f"Mend that and run again; {kept} intact.",
+      f"Mend that and run again; {rest} intact.",
     )
 
   def _remove(self, pattern: str) -> None:
     """Removes folders, into which Orbax's other threads may still write."""
     for _ in range(100):
-      for folder in (left := list(self.folder.glob(pattern))):
+      for folder in (folders := list(self.folder.glob(pattern))):
         shutil.rmtree(folder, ignore_errors=True)
-      if not left:
+      if not folders:
         return
       time.sleep(0.05)
 
@@ -220,14 +220,14 @@ def _check_json(meta: dict[str, Any]) -> None:
     raise errors.UserError("metadata", str(e), allowed, remedy) from e
 
 
-def _check_items(directory: pathlib.Path, wanted: Iterable[str]) -> None:
+def _check_items(directory: pathlib.Path, expected: Iterable[str]) -> None:
   """Raises UserError for a checkpoint of a method that carries other things."""
   metadata = ocp.checkpointables_metadata(directory).metadata
-  stored, wanted = set(metadata) - {"tokenizer"}, set(wanted)
-  if stored != wanted:
+  stored, expected = set(metadata) - {"tokenizer"}, set(expected)
+  if stored != expected:
     raise errors.UserError(
       "config.objective and config.ema",
-      f"a method that carries {sorted(wanted)}",
+      f"a method that carries {sorted(expected)}",
       f"the one that {directory} was trained with, {sorted(stored)}",
       "Change them back, or begin in another workdir with config.init.",
     )
@@ -277,5 +277,5 @@ def _read_host(directory: pathlib.Path, item: str) -> dict[str, Any]:
 def check_shapes(directory: pathlib.Path, abstract: dict[str, Any]) -> None:
   """Raises UserError where a checkpoint's parameters are not the model's."""
   stored = ocp.checkpointables_metadata(directory).metadata["params"]
-  stored, wanted = rules.shapes(dict(stored)), rules.shapes(abstract)
-  rules.compare_shapes(str(directory), stored, wanted)
+  stored, expected = rules.shapes(dict(stored)), rules.shapes(abstract)
+  rules.compare_shapes(str(directory), stored, expected)

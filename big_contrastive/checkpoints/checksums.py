@@ -57,8 +57,8 @@ def damage(
     return f"{FILE} can't be read: {e}"
   mine = named[part[0] :: part[1]]
   with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
-    found = threads.map(lambda pair: _wrong(folder, *pair), mine)
-    return next((wrong for wrong in found if wrong), None)
+    problems = threads.map(lambda pair: _wrong(folder, *pair), mine)
+    return next((wrong for wrong in problems if wrong), None)
 
 
 def sync_folder(folder: pathlib.Path) -> None:
@@ -85,7 +85,7 @@ def _digest(path: pathlib.Path, sync: bool = False) -> str:
 
 def _wrong(folder: pathlib.Path, name: str, digest: str) -> str | None:
   try:
-    found = _digest(folder / name)
+    actual = _digest(folder / name)
   except OSError as e:
     return f"{name}: {e.strerror}"
-  return None if found == digest else f"{name} is not as it was written"
+  return None if actual == digest else f"{name} is not as it was written"

@@ -27,11 +27,11 @@ def find(path: str, where: str) -> pathlib.Path:
       taken), or one checkpoint in it.
     where: the flag or config field, for the error.
   """
-  found, remedy = _look(path)
-  if found is None:
+  directory, remedy = _look(path)
+  if directory is None:
     allowed = "a workdir, or a checkpoint in its folder checkpoints/"
     raise errors.UserError(where, path, allowed, remedy)
-  return found
+  return directory
 
 
 def search(path: str) -> pathlib.Path | None:
@@ -43,10 +43,10 @@ def _look(path: str) -> tuple[pathlib.Path | None, str]:
   """The newest checkpoint that is sound, and why there is none."""
   if not isinstance(path, str | os.PathLike) or not str(path):
     return None, "Give its path."
-  given = pathlib.Path(path).resolve()
-  there = "holds no checkpoint" if given.exists() else "does not exist"
-  remedy = f"{given} {there}."
-  for folder in (given, given / FOLDER):
+  root = pathlib.Path(path).resolve()
+  reason = "holds no checkpoint" if root.exists() else "does not exist"
+  remedy = f"{root} {reason}."
+  for folder in (root, root / FOLDER):
     alone = [folder] if _is_complete(folder) else []
     inside = [folder / str(step) for step in reversed(steps(folder))]
     for directory in alone or inside:

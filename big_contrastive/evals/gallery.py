@@ -45,13 +45,13 @@ def prepare(
   def run(embed_images: Callable, embed_texts: Callable) -> Iterator:
     data = embed_images(source)
     if texts == "classes":
-      names, right, own = (
+      names, right, target = (
         source.classes,
         np.arange(len(source.classes)),
         data.label,
       )
     else:
-      own, _, names, right = retrieval.distinct(source, data.id)
+      target, _, names, right = retrieval.distinct(source, data.id)
     ztxt = embed_texts(names)
     count = min(rows * columns, len(data.zimg))
     chosen = np.random.default_rng(seed).permutation(len(data.zimg))[:count]
@@ -61,10 +61,10 @@ def prepare(
     for cell, i in enumerate(chosen):
       score = data.zimg[i] @ ztxt.T
       nearest = np.argsort(-score, kind="stable")[:3]  # NaN comes last.
-      fine = (right == own[i]) & np.isfinite(score)
-      found = [(names[j], fine[j]) for j in nearest]
+      fine = (right == target[i]) & np.isfinite(score)
+      results = [(names[j], fine[j]) for j in nearest]
       row, column = divmod(cell, columns)
-      _cell(sheet, column * _WIDTH, row * (_SIDE + 8), source[int(i)], found)
+      _cell(sheet, column * _WIDTH, row * (_SIDE + 8), source[int(i)], results)
     yield "nearest_texts", sheet
 
   return run
@@ -75,15 +75,17 @@ def _cell(
   x: int,
   y: int,
   record: dict[str, Any],
-  found: list[tuple[str, bool]],
+  results: list[tuple[str, bool]],
 ) -> None:
   picture = operations.decode(record["image"]).resize((_SIDE, _SIDE))
   sheet.paste(picture, (x + 4, y + 4))
   draw, font = PIL.ImageDraw.Draw(sheet), PIL.ImageFont.load_default(size=11)
-  own = record["text"]
-  own = own if isinstance(own, str) else next(iter(own), "")
-  lines = [(own, "black")]
-  lines += [(f"> {text}", "green" if right else "red") for text, right in found]
+  caption = record["text"]
+  caption = caption if isinstance(caption, str) else next(iter(caption), "")
+  lines = [(caption, "black")]
+  lines += [
+    (f"> {text}", "green" if right else "red") for text, right in results
+  ]
   for i, (text, color) in enumerate(lines):
     place = (x + _SIDE + 10, y + 8 + i * (_LINE + 5))
     text = _shortened(text, draw, font, _WIDTH - _SIDE - 16)

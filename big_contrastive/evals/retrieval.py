@@ -111,8 +111,8 @@ def _joined(ids: np.ndarray, shown: list[bytes]) -> np.ndarray:
 
 def chance(ids: np.ndarray, other_ids: np.ndarray, k: int) -> float:
   """Returns the recall at k of guessing: k of the others, drawn at random."""
-  found, counts = np.unique(other_ids, return_counts=True)
-  matches = dict(zip(found.tolist(), counts.tolist(), strict=True))
+  values, counts = np.unique(other_ids, return_counts=True)
+  matches = dict(zip(values.tolist(), counts.tolist(), strict=True))
   n, total = len(other_ids), 0.0
   for i, count in zip(*np.unique(ids, return_counts=True), strict=True):
     wrong = n - matches.get(int(i), 0)
