@@ -15,8 +15,8 @@ class UserError(ValueError):
 
   def __init__(self, thing: str, value: object, expected: str, remedy: str):
     self._parts = thing, value, expected, remedy
-    given = f"{thing} is missing" if value is None else f"{thing} = {value!r}"
-    text = f"{given}; expected {expected}. {remedy}"
+    subject = f"{thing} is missing" if value is None else f"{thing} = {value!r}"
+    text = f"{subject}; expected {expected}. {remedy}"
     super().__init__(" ".join(text.split()))
 
   def __reduce__(self) -> tuple:  # From a worker process to its parent.

@@ -61,13 +61,13 @@ def _of_file(name: str, where: str) -> types.ModuleType:
   if str(path.parent) not in sys.path:
     sys.path.append(str(path.parent))
   try:
-    found = importlib.import_module(path.stem)
+    imported = importlib.import_module(path.stem)
   except Exception as e:  # It may be any code.
     remedy = f"{type(e).__name__}: {e}."
     allowed = "a Python file that imports"
     raise errors.UserError(where, name, allowed, remedy) from e
-  if getattr(found, "__file__", None) != str(path):
+  if getattr(imported, "__file__", None) != str(path):
     allowed = "a file that shares its name with no other module"
-    remedy = f"Rename it: {path.stem} is {found.__file__}."
+    remedy = f"Rename it: {path.stem} is {imported.__file__}."
     raise errors.UserError(where, name, allowed, remedy)
-  return found
+  return imported

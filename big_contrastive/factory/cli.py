@@ -80,17 +80,17 @@ class _Parser(argparse.ArgumentParser):
 
   def error(self, message: str) -> NoReturn:
     thing, value, expected = "arguments", message, "flags that --help lists"
-    if found := re.fullmatch(_REQUIRED, message):
-      thing, value, expected = found[1], None, "a value"
-    elif found := re.fullmatch(_NO_VALUE, message):
-      thing, value, expected = f"value of {found[1]}", None, "one after it"
-    elif found := re.fullmatch(_INVALID, message):
-      thing, value = found[1], ast.literal_eval(found[3])
-      expected = {"int": "an integer"}.get(found[2], f"a {found[2]}")
-    elif found := re.fullmatch(_OUT_OF_RANGE, message):
-      thing, value, expected = found[1], ast.literal_eval(found[2]), found[3]
-    elif found := re.fullmatch(_UNKNOWN, message):
-      thing, value, expected = "argument", found[1], "a flag of this command"
+    if match := re.fullmatch(_REQUIRED, message):
+      thing, value, expected = match[1], None, "a value"
+    elif match := re.fullmatch(_NO_VALUE, message):
+      thing, value, expected = f"value of {match[1]}", None, "one after it"
+    elif match := re.fullmatch(_INVALID, message):
+      thing, value = match[1], ast.literal_eval(match[3])
+      expected = {"int": "an integer"}.get(match[2], f"a {match[2]}")
+    elif match := re.fullmatch(_OUT_OF_RANGE, message):
+      thing, value, expected = match[1], ast.literal_eval(match[2]), match[3]
+    elif match := re.fullmatch(_UNKNOWN, message):
+      thing, value, expected = "argument", match[1], "a flag of this command"
     raise errors.UserError(thing, value, expected, "See --help.")
 
 
@@ -137,7 +137,7 @@ def require(flags: argparse.Namespace, **expected: str) -> None:
 class _Once(argparse.Action):
   """Stores a value, once, if there is one."""
 
-  _given = False
+  _seen = False
 
   def __call__(
     self,
@@ -146,13 +146,13 @@ class _Once(argparse.Action):
     values: Any,
     option_string: str | None = None,
   ) -> None:
-    if self._given:
+    if self._seen:
       both = [getattr(namespace, self.dest), values]
       remedy = "Leave one out."
       raise errors.UserError(option_string, both, "one value", remedy)
     if values == "":
       raise errors.UserError(option_string, "", "a value", "See --help.")
-    self._given = True
+    self._seen = True
     setattr(namespace, self.dest, values)
 
 
@@ -171,8 +171,8 @@ def model_parser(description: str) -> argparse.ArgumentParser:
 
 
 def _positive(text: str) -> int:
-  whole = text.isdecimal() and len(text) < 10
-  if not whole or not 1 <= int(text) <= 2**20:
+  is_whole = text.isdecimal() and len(text) < 10
+  if not is_whole or not 1 <= int(text) <= 2**20:
     expected = f"an integer from 1 to {2**20}"
     raise argparse.ArgumentTypeError(f"{text!r}; expected {expected}")
   return int(text)
@@ -189,7 +189,7 @@ def number(text: str) -> float:
 def start(distributed: bool) -> None:
   """Sets up JAX; if distributed, waits for all processes."""
   if distributed:
-    given = {
+    settings = {
       "coordinator_address": os.environ.get("JAX_COORDINATOR_ADDRESS"),
       "num_processes": _number("JAX_NUM_PROCESSES"),
       "process_id": _number("JAX_PROCESS_ID"),
@@ -197,11 +197,11 @@ def start(distributed: bool) -> None:
     # signals.py handles SIGTERM.
     jax.config.update("jax_enable_preemption_service", False)
     try:
-      jax.distributed.initialize(**given)
+      jax.distributed.initialize(**settings)
     except ValueError as e:
       allowed = "a cluster that JAX detects, or all three JAX_ variables"
       remedy = f"See launch/. JAX says: {e}"
-      raise errors.UserError("--distributed", given, allowed, remedy) from e
+      raise errors.UserError("--distributed", settings, allowed, remedy) from e
     heartbeat.start()
 
 

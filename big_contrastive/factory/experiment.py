@@ -84,9 +84,9 @@ def _build(
     start: the model at config.init, where that is a path.
     blob: the content of its tokenizer's vocabulary, where that is taken.
   """
-  given = {"devices": devices}
+  extra = {"devices": devices}
   mesh = schema.call(
-    sharding.make_mesh, config.mesh or {}, "config.mesh", given
+    sharding.make_mesh, config.mesh or {}, "config.mesh", extra
   )
   size = config.batch_size
   sharding.check_batch(size, mesh, "config.batch_size")
@@ -164,29 +164,29 @@ def _training(
   mesh: Mesh,
 ) -> training_loader.Training:
   ops = _ops(config.train_image, "train_image", model)
-  for place, own in source_operations(data, "config.source"):
-    _check_size(own, place, model)
+  for place, pipeline in source_operations(data, "config.source"):
+    _check_size(pipeline, place, model)
   where = "config.loading"
   fields = schema.section(config.loading or {}, where)
-  given = {
+  extra = {
     "examples": examples.Examples(data, ops, tokenizer),
     "batch_size": config.batch_size,
     "rows": sharding.local_rows(config.batch_size, mesh),
     "seed": config.seed,
     "gather": sharding.sum_over_processes,
   }
-  return schema.call(training_loader.Training, fields, where, given)
+  return schema.call(training_loader.Training, fields, where, extra)
 
 
 def _evaluators(
   evals: dict, reading: Reading
 ) -> dict[str, evaluators.Evaluator]:
-  found = {}
+  by_name = {}
   for name, kwargs in evals.items():
     where = f"config.evals.{name}"
     task = schema.section(kwargs, where).get("task")
-    found[f"{task}/{name}"] = reading.evaluator(kwargs, where)
-  return found
+    by_name[f"{task}/{name}"] = reading.evaluator(kwargs, where)
+  return by_name
 
 
 def _intervals(config: Config, unit: dict[str, int]) -> Intervals:

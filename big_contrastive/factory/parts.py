@@ -35,13 +35,13 @@ def tokenizer(
   kwargs, where = dict(config), "config.tokenizer"
   if kwargs.get("kind") == "checkpoint":
     return model_files.stored_tokenizer(kwargs, where)
-  given: dict[str, Any] = {"captions": None, "blob": blob}
+  extra: dict[str, Any] = {"captions": None, "blob": blob}
   if blob is not None:
-    given["path"] = None
+    extra["path"] = None
   elif kwargs.get("kind") == "bpe" and not kwargs.get("path"):
     texts = evaluation.captions(data, skip_bad=True)
-    given["captions"] = itertools.chain.from_iterable(texts)
-  return schema.call(build_tokenizer, kwargs, where, given)
+    extra["captions"] = itertools.chain.from_iterable(texts)
+  return schema.call(build_tokenizer, kwargs, where, extra)
 
 
 def optimizer(

@@ -76,8 +76,8 @@ class Shapes(Reading):
     kind, path = kwargs.get("kind"), kwargs.get("path")
     if blob is not None or kind in ("checkpoint", "bytes"):
       return parts.tokenizer(config, data, blob)
-    given = {"captions": None, "blob": None}
-    schema.complete(build_tokenizer, kwargs, "config.tokenizer", given)
+    extra = {"captions": None, "blob": None}
+    schema.complete(build_tokenizer, kwargs, "config.tokenizer", extra)
     errors.choice("config.tokenizer.kind", kind, vocabulary.KINDS)
     if path is not None and not pathlib.Path(path).expanduser().exists():
       return self._assumed(kwargs, f"{path} is not here")
@@ -106,10 +106,10 @@ class Shapes(Reading):
       )  # fmt: skip
     self.notes.append(f"a vocabulary of {size:,}: {why}")
     # Of any kind: only its shape counts.
-    words = build_tokenizer("bytes", kwargs["length"])
-    words.vocab_size, words.pad_id = size, tower.get("pad_id") or 0
-    words.eos_id = words.eos_id if kwargs.get("eos", True) else None
-    return words
+    tokenizer = build_tokenizer("bytes", kwargs["length"])
+    tokenizer.vocab_size, tokenizer.pad_id = size, tower.get("pad_id") or 0
+    tokenizer.eos_id = tokenizer.eos_id if kwargs.get("eos", True) else None
+    return tokenizer
 
   def evaluator(self, config: dict[str, Any], where: str) -> Evaluator:
     evaluators.evaluation(config, where, self.source)
@@ -141,7 +141,7 @@ def without_epochs(config: dict[str, Any]) -> dict[str, Any]:
       for k, v in section.items()
     }
 
-  found = plain(config)
-  if isinstance(found.get("schedule"), dict):
-    found["schedule"] = plain(found["schedule"])
-  return found
+  changed = plain(config)
+  if isinstance(changed.get("schedule"), dict):
+    changed["schedule"] = plain(changed["schedule"])
+  return changed

@@ -132,51 +132,51 @@ def loader(
 def _load_whole(
   bundle: ModelBundle, path: str, abstract: dict[str, Any]
 ) -> Load:
-  given = dict(bundle.params)
-  if "b" in given and "b" not in abstract:
+  stored = dict(bundle.params)
+  if "b" in stored and "b" not in abstract:
     logging.warning("%s: its bias is left out: config.model", path)
-    del given["b"]
-  wanted = {k: v for k, v in abstract.items() if k in given or k != "b"}
-  if wanted.keys() != abstract.keys():
+    del stored["b"]
+  expected = {k: v for k, v in abstract.items() if k in stored or k != "b"}
+  if expected.keys() != abstract.keys():
     logging.warning("%s has no bias: b is config.model.bias", path)
-  fitted = resample.fit(given, wanted, path)
-  return lambda params: params | _put(fitted(), wanted)
+  fitted = resample.fit(stored, expected, path)
+  return lambda params: params | _put(fitted(), expected)
 
 
 def _reader(
   name: str, path: str, abstract: dict[str, Any], model: dict[str, Any]
 ) -> Callable:
-  wanted = {name: abstract[name]} if name in abstract else abstract
+  expected = {name: abstract[name]} if name in abstract else abstract
   if not is_there(path):
     remedy = "No such file or directory."
     where = f"config.init.{name}"
     raise errors.UserError(where, path, "a model's path", remedy)
   if name == "img" and path.endswith(".npz"):
-    found = big_vision.read_image_tower(pathlib.Path(path))
-    finite.arrays(found.params, f"config.init.img = {path!r}", finite.ANOTHER)
+    bundle = big_vision.read_image_tower(pathlib.Path(path))
+    finite.arrays(bundle.params, f"config.init.img = {path!r}", finite.ANOTHER)
   elif name == "all":
     directory = find.find(path, f"config.init.{name}")
     checkpointer.check_shapes(directory, abstract)
     return lambda: _read_all(directory, abstract)
   else:
-    found = read(path, f"config.init.{name}")
-    errors.choice(f"config.init.{name}", name, found.params)
-  _warn(name, path, found.model, model)
-  stored = {name: dict(found.params[name])}
-  if "project" in stored[name] and "project" not in wanted[name]:
+    bundle = read(path, f"config.init.{name}")
+    errors.choice(f"config.init.{name}", name, bundle.params)
+  _warn(name, path, bundle.model, model)
+  stored = {name: dict(bundle.params[name])}
+  if "project" in stored[name] and "project" not in expected[name]:
     logging.warning("%s: its last linear layer is left out", path)
     del stored[name]["project"]
-  fitted = resample.fit(stored, wanted, path)
-  return lambda: _put(fitted(), wanted)[name]
+  fitted = resample.fit(stored, expected, path)
+  return lambda: _put(fitted(), expected)[name]
 
 
 def _read_all(directory: pathlib.Path, abstract: dict[str, Any]) -> Any:
   if checkpointer.read_meta(directory).get("exported"):
-    found = _put(checkpointer.read_exported(directory), abstract)
+    params = _put(checkpointer.read_exported(directory), abstract)
   else:
-    found = checkpointer.read_params(directory, abstract)
-  finite.arrays(found, f"config.init.all = {str(directory)!r}", finite.ANOTHER)
-  return found
+    params = checkpointer.read_params(directory, abstract)
+  finite.arrays(params, f"config.init.all = {str(directory)!r}", finite.ANOTHER)
+  return params
 
 
 def _warn(
@@ -186,12 +186,12 @@ def _warn(
   section = {"img": "image", "txt": "text"}[name]
   usual = build.defaults(section)
   for field in sorted(_COMPUTES & usual.keys()):
-    given, own = (
+    their_value, our_value = (
       m.get(section, {}).get(field, usual[field]) for m in (theirs, ours)
     )
-    if schema.plain(given) != schema.plain(own):
-      said = "config.model.%s.%s is %r; %s was trained with %r"
-      logging.warning(said, section, field, own, path, given)
+    if schema.plain(their_value) != schema.plain(our_value):
+      message = "config.model.%s.%s is %r; %s was trained with %r"
+      logging.warning(message, section, field, our_value, path, their_value)
 
 
 def _put(tower: dict[str, Any], abstract: dict[str, Any]) -> dict[str, Any]:

@@ -102,7 +102,7 @@ class Embedder:
     self._mesh, self._image = mesh, image
     self.tokenizer = tokenizer or NoTokenizer("this model", has_text=False)
     self.batch_size, self._threads = batch_size, threads
-    whole = sharding.replicated(mesh)
+    replicated = sharding.replicated(mesh)
 
     def embed_image(params, batch):
       zimg = merge(graph, params).embed_image(batch["image"])
@@ -114,9 +114,9 @@ class Embedder:
     def features(params, batch):
       return merge(graph, params).features(batch["image"])
 
-    self._features = jax.jit(features, out_shardings=whole)
-    self._embed_image = jax.jit(embed_image, out_shardings=whole)
-    self._embed_text = jax.jit(embed_text, out_shardings=whole)
+    self._features = jax.jit(features, out_shardings=replicated)
+    self._embed_image = jax.jit(embed_image, out_shardings=replicated)
+    self._embed_text = jax.jit(embed_text, out_shardings=replicated)
 
   def images(
     self,
@@ -178,9 +178,9 @@ class Embedder:
     chunks = list(_on_host(features()))
     if not chunks:
       return self._no_features(params)
-    whole = jax.tree.map(lambda *x: np.concatenate(x), *chunks)
-    finite.arrays(whole._asdict(), "features", finite.ANOTHER)
-    return whole
+    merged = jax.tree.map(lambda *x: np.concatenate(x), *chunks)
+    finite.arrays(merged._asdict(), "features", finite.ANOTHER)
+    return merged
 
   def _no_features(self, params: dict[str, Any]) -> Features:
     shapes = jax.eval_shape(self._features, params, self._blank())
@@ -244,12 +244,13 @@ class Embedder:
     if "text" in example:
       inputs["texts"] = (self._embed_text, example["text"])
 
-    def lowered(embed: Callable, given: Any) -> jax.stages.Lowered:
+    def lowered(embed: Callable, arguments: Any) -> jax.stages.Lowered:
       # Unused, and counted: the optimizer's state does not go away.
-      whole = jax.jit(
-        lambda beside, params, given: embed(params, given), keep_unused=True
+      jitted = jax.jit(
+        lambda beside, params, arguments: embed(params, arguments),
+        keep_unused=True,
       )
-      return whole.lower(beside, params, jax.tree.map(batch, given))
+      return jitted.lower(beside, params, jax.tree.map(batch, arguments))
 
     return {name: lowered(*of) for name, of in inputs.items()}
 

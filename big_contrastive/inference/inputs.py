@@ -37,57 +37,57 @@ _PICTURES = "pictures: paths, bytes, open files, uint8 [h, w, 3] or PIL images"
 _TEXTS = "a text or a list of texts"
 
 
-def pictures(given: Pictures, name: str) -> dict[str, Any]:
+def pictures(value: Pictures, name: str) -> dict[str, Any]:
   """Returns pictures by name: "images" if it is one, else "images[0]", ...
 
   Raises:
     UserError: for what is neither a picture nor several.
   """
-  if _is_picture(given):
-    return {name: given}
-  several = _several(given, name, _PICTURES)
+  if _is_picture(value):
+    return {name: value}
+  several = _several(value, name, _PICTURES)
   return {f"{name}[{i}]": x for i, x in enumerate(several)}
 
 
-def _is_picture(given: Any) -> bool:
+def _is_picture(value: Any) -> bool:
   one = str | os.PathLike | Bytes | PIL.Image.Image
-  if isinstance(given, one) or hasattr(given, "read"):
+  if isinstance(value, one) or hasattr(value, "read"):
     return True
-  if not hasattr(given, "__array__"):
+  if not hasattr(value, "__array__"):
     return False
-  array = _array(given, "images")
+  array = _array(value, "images")
   return array.dtype.kind not in "OSTU" and array.ndim != 4
 
 
-def _several(given: Any, name: str, allowed: str) -> list:
+def _several(value: Any, name: str, allowed: str) -> list:
   """The items of a list, a generator, an array; no keys of a dict."""
-  if hasattr(given, "__array__"):
-    return list(np.atleast_1d(_array(given, name)))
+  if hasattr(value, "__array__"):
+    return list(np.atleast_1d(_array(value, name)))
   unordered = Mapping | set | frozenset
-  if isinstance(given, unordered) or not isinstance(given, Iterable):
-    raise errors.UserError(name, told(given), allowed, "Give a list of them.")
-  return list(given)
+  if isinstance(value, unordered) or not isinstance(value, Iterable):
+    raise errors.UserError(name, told(value), allowed, "Give a list of them.")
+  return list(value)
 
 
-def _array(given: Any, name: str) -> np.ndarray:
+def _array(value: Any, name: str) -> np.ndarray:
   try:
-    return np.asarray(given)
+    return np.asarray(value)
   except Exception as e:  # torch's: of a GPU, of bfloat16, with a gradient.
     allowed, remedy = "an array in host memory", f"It says: {e}."
-    raise errors.UserError(name, told(given), allowed, remedy) from e
+    raise errors.UserError(name, told(value), allowed, remedy) from e
 
 
-def pixels(given: Any, name: str) -> np.ndarray | PIL.Image.Image:
+def pixels(value: Any, name: str) -> np.ndarray | PIL.Image.Image:
   """Returns uint8 [h, w, 3]; gray and transparent ones as PIL has them.
 
   Raises:
     UserError: for what is no array, or holds no such picture.
   """
   allowed = "a path, bytes, an open file, uint8 [h, w, 3] or a PIL image"
-  if not hasattr(given, "__array__"):
+  if not hasattr(value, "__array__"):
     remedy = "Give one picture, or a list of them."
-    raise errors.UserError(name, told(given), allowed, remedy)
-  array = _array(given, name)
+    raise errors.UserError(name, told(value), allowed, remedy)
+  array = _array(value, name)
   channels = array.shape[2] if array.ndim == 3 else 0
   if array.dtype != np.uint8:
     remedy = "Scale it to 0..255 yourself and convert it: what is white in it?"
@@ -102,45 +102,45 @@ def pixels(given: Any, name: str) -> np.ndarray | PIL.Image.Image:
   raise errors.UserError(name, told(array), allowed, remedy)
 
 
-def texts(given: Texts, name: str) -> list[str]:
+def texts(value: Texts, name: str) -> list[str]:
   """Returns a list of texts, of one or several.
 
   Raises:
     UserError: naming, as texts[3], what is no text.
   """
-  if isinstance(given, str | Bytes):
-    return [_text(given, name)]
-  several = _several(given, name, _TEXTS)
+  if isinstance(value, str | Bytes):
+    return [_text(value, name)]
+  several = _several(value, name, _TEXTS)
   return [_text(x, f"{name}[{i}]") for i, x in enumerate(several)]
 
 
-def _text(given: Any, name: str) -> str:
-  if isinstance(given, str):
-    return str(given)  # NumPy's, too.
-  if not isinstance(given, Bytes):
+def _text(value: Any, name: str) -> str:
+  if isinstance(value, str):
+    return str(value)  # NumPy's, too.
+  if not isinstance(value, Bytes):
     remedy = "Give str, one for each text."
-    raise errors.UserError(name, told(given), "a text", remedy)
+    raise errors.UserError(name, told(value), "a text", remedy)
   try:
-    return bytes(given).decode()
+    return bytes(value).decode()
   except UnicodeDecodeError as e:
     remedy = f"These bytes are no UTF-8: {e}."
-    raise errors.UserError(name, told(given), "a text", remedy) from e
+    raise errors.UserError(name, told(value), "a text", remedy) from e
 
 
-def count(given: Any, name: str, most: int) -> int:
+def count(value: Any, name: str, most: int) -> int:
   """Returns a whole number from 1 to `most`, or raises UserError."""
   try:
-    number = operator.index(given)
+    number = operator.index(value)
   except TypeError:
     number = 0
-  if isinstance(given, bool) or not 1 <= number <= most:
+  if isinstance(value, bool) or not 1 <= number <= most:
     allowed = f"a whole number from 1 to {most}"
-    raise errors.UserError(name, given, allowed, "Leave it out for the usual.")
+    raise errors.UserError(name, value, allowed, "Leave it out for the usual.")
   return number
 
 
-def told(given: Any) -> str:
+def told(value: Any) -> str:
   """Returns a value, whatever it is, in a few words."""
-  if hasattr(given, "dtype") and hasattr(given, "shape"):
-    return f"{given.dtype} {list(given.shape)}"
-  return f"{type(given).__name__}: {reprlib.repr(given)}"
+  if hasattr(value, "dtype") and hasattr(value, "shape"):
+    return f"{value.dtype} {list(value.shape)}"
+  return f"{type(value).__name__}: {reprlib.repr(value)}"

@@ -90,9 +90,9 @@ class Model:
     """
     cosines = self.encode_image(images) @ self.encode_text(texts).T
     t, b = (float(self.params.get(k, 0.0)) for k in ("t", "b"))
-    found = cosines * np.float32(math.exp(t)) + np.float32(b)
-    finite.arrays({"logits": found}, "what came out", finite.ANOTHER)
-    return found
+    logits = cosines * np.float32(math.exp(t)) + np.float32(b)
+    finite.arrays({"logits": logits}, "what came out", finite.ANOTHER)
+    return logits
 
 
 def load(
@@ -187,8 +187,8 @@ def _named(picture: inputs.Picture, name: str) -> bytes | np.ndarray:
   except errors.UserError:
     raise
   except Exception as e:  # Of files and PIL's plugins: of no common kind.
-    told, remedy = inputs.told(picture), f"{type(e).__name__}: {e}."
-    raise errors.UserError(name, told, "a picture", remedy) from e
+    value, remedy = inputs.told(picture), f"{type(e).__name__}: {e}."
+    raise errors.UserError(name, value, "a picture", remedy) from e
 
 
 def _content(
