@@ -15,16 +15,16 @@ from big_contrastive.config import errors
 def read_json(path: pathlib.Path) -> dict[str, Any]:
   """Returns the object in a JSON file."""
   try:
-    found = json.loads(path.read_text())
+    content = json.loads(path.read_text())
   except OSError as e:
     remedy = "Is the download complete?"
     raise errors.UserError("file", str(path), "a file", remedy) from e
   except ValueError as e:
     raise errors.UserError("file", str(path), "JSON", f"It is none: {e}") from e
-  if not isinstance(found, dict):
+  if not isinstance(content, dict):
     remedy = "Is it the right file?"
     raise errors.UserError("file", str(path), "a JSON object", remedy)
-  return found
+  return content
 
 
 def read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:

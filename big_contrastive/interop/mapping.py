@@ -131,8 +131,8 @@ def read(
   """
   slots = _slots(rows, shapes, source)
   _check_numbers(stored, source)
-  found = {name: tuple(x.shape) for name, x in stored.items()}
-  compare(found, {k: slot.shape for k, slot in slots.items()}, source)
+  stored_shapes = {name: tuple(x.shape) for name, x in stored.items()}
+  compare(stored_shapes, {k: slot.shape for k, slot in slots.items()}, source)
   flat = {k: np.empty(shape, np.float32) for k, shape in shapes.items()}
   for theirs, slot in slots.items():
     parts = (
@@ -153,8 +153,8 @@ def _check_numbers(stored: Mapping[str, np.ndarray], source: str) -> None:
     if not jnp.issubdtype(x.dtype, jnp.floating) or x.dtype.itemsize == 1:
       allowed = "floating point of two bytes or more"
       remedy = "Is it quantised? Take the original."
-      told = f"{name}, {x.dtype}"
-      raise errors.UserError(f"tensors of {source}", told, allowed, remedy)
+      tensor = f"{name}, {x.dtype}"
+      raise errors.UserError(f"tensors of {source}", tensor, allowed, remedy)
 
 
 def write(
@@ -207,23 +207,27 @@ def _write(slot: _Slot, flat: Mapping[str, np.ndarray]) -> np.ndarray:
   )
 
 
-def compare(found: Shapes, wanted: Shapes, source: str) -> None:
+def compare(stored: Shapes, expected: Shapes, source: str) -> None:
   """Raises UserError that lists all tensors that are not as wanted."""
-  missing = [f"{k} {wanted[k]}" for k in sorted(wanted.keys() - found.keys())]
-  unknown = [f"{k} {found[k]}" for k in sorted(found.keys() - wanted.keys())]
+  missing = [
+    f"{k} {expected[k]}" for k in sorted(expected.keys() - stored.keys())
+  ]
+  unknown = [
+    f"{k} {stored[k]}" for k in sorted(stored.keys() - expected.keys())
+  ]
   misshapen = [
-    f"{k} {found[k]} for {wanted[k]}"
-    for k in sorted(found.keys() & wanted.keys())
+    f"{k} {stored[k]} for {expected[k]}"
+    for k in sorted(stored.keys() & expected.keys())
     # A scalar is stored as () or as (1,), depending on the version.
-    if found[k] != wanted[k] and {found[k], wanted[k]} != {(), (1,)}
+    if stored[k] != expected[k] and {stored[k], expected[k]} != {(), (1,)}
   ]
   parts = {"missing": missing, "unknown": unknown, "misshapen": misshapen}
-  told = [f"{name}: {_listed(x)}" for name, x in parts.items() if x]
-  if told:
-    allowed = f"the {len(wanted)} tensors that its config asks for"
+  problems = [f"{name}: {_listed(x)}" for name, x in parts.items() if x]
+  if problems:
+    allowed = f"the {len(expected)} tensors that its config asks for"
     remedy = "Check that weights and config belong together."
     raise errors.UserError(
-      f"tensors of {source}", "; ".join(told), allowed, remedy
+      f"tensors of {source}", "; ".join(problems), allowed, remedy
     )
 
 

@@ -192,15 +192,13 @@ def to_open_clip(
 
 def _family(config: dict[str, Any]) -> str:
   keys = ("image_processor_type", "feature_extractor_type")
-  given = next((config[k] for k in keys if k in config), "")
+  name = next((config[k] for k in keys if k in config), "")
   for family in _DEFAULTS:
-    if (
-      given.startswith(f"{family}Image") or given == f"{family}FeatureExtractor"
-    ):
+    if name.startswith(f"{family}Image") or name == f"{family}FeatureExtractor":
       return family
-  if given:
+  if name:
     allowed = "an ImageProcessor of CLIP, Siglip or Siglip2"
-    raise _error("image_processor_type", given, allowed)
+    raise _error("image_processor_type", name, allowed)
   return "CLIP" if "crop_size" in config else "Siglip"
 
 

@@ -12,7 +12,7 @@ from big_contrastive.models import build
 
 _PROCESSOR = "preprocessor_config.json"
 # From version 5 on, a processor of images and texts is saved as one file.
-_WHOLE = "processor_config.json"
+_COMBINED = "processor_config.json"
 _VOCABULARIES = ("tokenizer.json", "spiece.model", "vocab.json", "vocab.txt")
 # Where a directory has weights alone.
 _PROCESSORS = {
@@ -56,11 +56,11 @@ def read_hugging_face(
 
 def _image_processor(path: pathlib.Path) -> dict[str, Any] | None:
   """The image processor's section or file; the section rules."""
-  if (path / _WHOLE).is_file():
-    whole = files.read_json(path / _WHOLE)
+  if (path / _COMBINED).is_file():
+    config = files.read_json(path / _COMBINED)
     # Older files name the classes alone.
-    if isinstance(whole.get("image_processor"), dict):
-      return whole["image_processor"]
+    if isinstance(config.get("image_processor"), dict):
+      return config["image_processor"]
   if (path / _PROCESSOR).is_file():
     return files.read_json(path / _PROCESSOR)
   return None
@@ -76,8 +76,8 @@ def read_open_clip(
     config: open_clip_config.json.
     res: the image tower's.
   """
-  own = {"size": res} | config.get("preprocess_cfg", {})
-  ops, mean, std = preprocessing.from_open_clip(own)
+  preprocess = {"size": res} | config.get("preprocess_cfg", {})
+  ops, mean, std = preprocessing.from_open_clip(preprocess)
   takes = (res, res)
   fields: dict[str, Any] = {"image": sections.sized(ops, takes, str(path))}
   text = config["model_cfg"]["text_cfg"]
@@ -122,8 +122,12 @@ def write_tokenizer(
   if not model.tokenizer:
     return False
   write = read_tokenizers.write_hugging_face
-  given = build.defaults("text") | model.model["text"]
-  seen = not given["causal"] or given["pool"] not in ("first", "eos", "argmax")
+  section = build.defaults("text") | model.model["text"]
+  seen = not section["causal"] or section["pool"] not in (
+    "first",
+    "eos",
+    "argmax",
+  )
   for note in write(model.tokenizer, model.blob, path, family, seen):
     logging.warning("%s", note)
   return True
@@ -131,5 +135,5 @@ def write_tokenizer(
 
 def statistics(model: ModelBundle) -> tuple[list, list]:
   """Returns mean and std, per channel."""
-  given = build.defaults("image") | model.model["image"]
-  return list(given["mean"]), list(given["std"])
+  section = build.defaults("image") | model.model["image"]
+  return list(section["mean"]), list(section["std"])

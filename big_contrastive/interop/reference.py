@@ -57,9 +57,9 @@ def embed(
     logging.warning("not compared with %s: %s", library, _first(e))
     return None
   except Exception as e:  # Each library has its own.
-    told = f"{type(e).__name__}: {_first(e)}"
+    message = f"{type(e).__name__}: {_first(e)}"
     allowed, remedy = f"files that {library} loads", "See what it says."
-    raise errors.UserError(str(path), told, allowed, remedy) from e
+    raise errors.UserError(str(path), message, allowed, remedy) from e
   zimg, ztxt = (_unit(z.float().numpy()) for z in (zimg, ztxt))
   over = np.exp(-scale) * bias
   return {"image": zimg, "text": ztxt, "logits": zimg @ ztxt.T + over}
@@ -74,15 +74,15 @@ def _unit(z: np.ndarray) -> np.ndarray:
 
 
 def _transformers(library: Any, path: str, images: dict, ids: Any) -> tuple:
-  model, told = library.AutoModel.from_pretrained(
+  model, info = library.AutoModel.from_pretrained(
     path, output_loading_info=True, local_files_only=True
   )
-  wrong = {k: v for k, v in told.items() if v}
+  wrong = {k: v for k, v in info.items() if v}
   if wrong:
     raise ValueError(f"tensors don't fit: {wrong}")
   model = model.float().eval()
-  found = model(**images, input_ids=ids)
-  return found.image_embeds, found.text_embeds, *_scale(model)
+  output = model(**images, input_ids=ids)
+  return output.image_embeds, output.text_embeds, *_scale(model)
 
 
 def _open_clip(library: Any, path: str, images: dict, ids: Any) -> tuple:

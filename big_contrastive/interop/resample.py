@@ -21,7 +21,7 @@ Shape = tuple[int, ...]
 
 
 def fit(
-  stored: dict[str, Any], wanted: dict[str, Any], source: str
+  stored: dict[str, Any], expected: dict[str, Any], source: str
 ) -> Callable[[], dict[str, Any]]:
   """Returns a function that returns stored, nested, in the shapes of wanted.
 
@@ -30,19 +30,19 @@ def fit(
 
   Args:
     stored: arrays by our names, nested.
-    wanted: arrays or shapes, nested.
+    expected: arrays or shapes, nested.
     source: the path, for errors and the log.
 
   Raises:
     UserError: naming every parameter that is missing, unknown or misshapen.
   """
-  flat, shapes = rules.flatten(stored), rules.shapes(wanted)
-  found = {k: tuple(v.shape) for k, v in flat.items()}
+  flat, shapes = rules.flatten(stored), rules.shapes(expected)
+  theirs = {k: tuple(v.shape) for k, v in flat.items()}
   wrong = [
-    f"{k} {found.get(k, 'missing')} for {shapes.get(k, 'no such parameter')}"
-    for k in sorted(found.keys() | shapes.keys())
-    if found.get(k) != shapes.get(k)
-    and not (k in found and k in shapes and _can(k, found[k], shapes[k]))
+    f"{k} {theirs.get(k, 'missing')} for {shapes.get(k, 'no such parameter')}"
+    for k in sorted(theirs.keys() | shapes.keys())
+    if theirs.get(k) != shapes.get(k)
+    and not (k in theirs and k in shapes and _can(k, theirs[k], shapes[k]))
   ]
   if wrong:
     allowed = "the parameters that config.model asks for"
@@ -68,11 +68,11 @@ def positions(
   """Returns the array itself, or positions in another shape, and logs it."""
   if array.shape == shape:
     return array
-  told = "%s: %s, learned for %d positions, %s for %d"
+  message = "%s: %s, learned for %d positions, %s for %d"
   if name.startswith("txt/"):
-    logging.warning(told, source, name, len(array), "cut", shape[0])
+    logging.warning(message, source, name, len(array), "cut", shape[0])
     return array[: shape[0]]
-  logging.warning(told, source, name, len(array), "resampled", shape[0])
+  logging.warning(message, source, name, len(array), "resampled", shape[0])
   side, rows = math.isqrt(shape[0]), math.isqrt(len(array))
   # A class token's position comes first and stays.
   first, rest = array[: len(array) - rows**2], array[len(array) - rows**2 :]
@@ -87,11 +87,11 @@ def grid(array: np.ndarray, side: int) -> np.ndarray:
   return np.asarray(resized).reshape(side * side, width)
 
 
-def _can(name: str, found: Shape, shape: Shape) -> bool:
+def _can(name: str, stored: Shape, shape: Shape) -> bool:
   """Whether these are positions that can be brought into that shape."""
-  if len(found) != 2 or len(shape) != 2 or found[1] != shape[1]:
+  if len(stored) != 2 or len(shape) != 2 or stored[1] != shape[1]:
     return False
   if name == "txt/pos":
-    return shape[0] <= found[0]
-  extra = {n - math.isqrt(n) ** 2 for n in (found[0], shape[0])}
+    return shape[0] <= stored[0]
+  extra = {n - math.isqrt(n) ** 2 for n in (stored[0], shape[0])}
   return name == "img/pos" and extra in ({0}, {1})

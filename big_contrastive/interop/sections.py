@@ -18,11 +18,11 @@ ANOTHER = "Choose another format for the destination."
 
 def size(width: int, depth: int, mlp: int, heads: int) -> dict[str, Any]:
   """Returns {"variant": name}, with what differs from the nearest size."""
-  given = dict(width=width, depth=depth, mlp=mlp, heads=heads)
+  values = dict(width=width, depth=depth, mlp=mlp, heads=heads)
 
   def differs(name: str) -> dict[str, int]:
-    own = layers.size_of(name)
-    return {k: v for k, v in given.items() if own[k] != v}
+    preset = layers.size_of(name)
+    return {k: v for k, v in values.items() if preset[k] != v}
 
   nearest = min(layers.SIZES, key=lambda name: len(differs(name)))
   return {"variant": nearest} | differs(nearest)
@@ -30,8 +30,8 @@ def size(width: int, depth: int, mlp: int, heads: int) -> dict[str, Any]:
 
 def sizes(section: dict[str, Any]) -> dict[str, int]:
   """Returns width, depth, mlp, heads of config.model.image or .text."""
-  own = layers.size_of(section["variant"].partition("/")[0])
-  return {k: section.get(k) or v for k, v in own.items()}
+  preset = layers.size_of(section["variant"].partition("/")[0])
+  return {k: section.get(k) or v for k, v in preset.items()}
 
 
 def patch(section: dict[str, Any]) -> int:
@@ -63,21 +63,21 @@ def assembled(
 
 
 def require(
-  section: str, given: dict[str, Any], needed: dict[str, Any]
+  section: str, fields: dict[str, Any], needed: dict[str, Any]
 ) -> None:
   """Raises UserError for the first field that a format can't express."""
   for name, value in needed.items():
     allowed = value if isinstance(value, tuple) else (value,)
-    if given.get(name) not in allowed:
+    if fields.get(name) not in allowed:
       listed = " or ".join(map(repr, allowed))
       thing = f"config.model.{section}.{name}"
       allowed = f"{listed} in this format"
-      raise errors.UserError(thing, given.get(name), allowed, ANOTHER)
+      raise errors.UserError(thing, fields.get(name), allowed, ANOTHER)
 
 
-def require_projection(section: str, given: dict[str, Any]) -> None:
+def require_projection(section: str, fields: dict[str, Any]) -> None:
   """Raises UserError for a tower without the last linear layer."""
-  if not given.get("out_dim"):
+  if not fields.get("out_dim"):
     thing = f"config.model.{section}.out_dim"
     allowed = "the width of a last linear layer, in this format"
     raise errors.UserError(thing, None, allowed, ANOTHER)
@@ -97,8 +97,8 @@ def check_positions(model: ModelBundle) -> None:
 def unknown(section: dict[str, Any], known: set[str], place: str) -> None:
   """Warns of fields of a config that may change what is computed, or not."""
   if names := sorted(section.keys() - known):
-    said = "%s%s: not known here; what it changes is not computed"
-    logging.warning(said, place, ", ".join(names))
+    message = "%s%s: not known here; what it changes is not computed"
+    logging.warning(message, place, ", ".join(names))
 
 
 def plain(section: dict[str, Any], needed: dict[str, Any], place: str) -> None:

@@ -86,14 +86,14 @@ def write(
     UserError: for a tower that big_vision does not have.
   """
   sections.check_positions(model)
-  own = {"activation": "gelu_tanh", "eps": 1e-6}
+  shared = {"activation": "gelu_tanh", "eps": 1e-6}
   plain = {
     "pos": "learned", "pre_norm": False, "patch_bias": True, "cls_pos": False,
     "mean": [0.5] * 3, "std": [0.5] * 3,  # Not in the file.
   }  # fmt: skip
   image = build.defaults("image") | model.model["image"]
   stats = {k: list(image[k]) for k in ("mean", "std")}
-  sections.require("image", image | stats, plain | own)
+  sections.require("image", image | stats, plain | shared)
   _check_side(image)
   text = build.defaults("text") | model.model.get("text", {})
   if bert := text["norm"] == "post":
@@ -103,7 +103,7 @@ def write(
   else:
     # Others are not in the file, and would be read as "last".
     pools = {"pool": ("last", "map"), "causal": False}
-    sections.require("text", text, sections.PLAIN_TEXT | pools | own)
+    sections.require("text", text, sections.PLAIN_TEXT | pools | shared)
   flat = rules.flatten(model.params)
   rows = big_vision_weights.table(
     scanned, bert, image["max_patches"] is not None
@@ -131,23 +131,23 @@ def _model(arrays: Arrays, path: pathlib.Path) -> ModelBundle:
   scanned = any("/encoderblock/" in k for k in arrays)
   model: dict[str, Any] = {"image": _image(arrays, path)}
   vocab_size = length = 1
-  whole = any(k.startswith("txt/") for k in arrays)
+  has_text = any(k.startswith("txt/") for k in arrays)
   if bert := any(k.startswith(f"{big_vision_weights.BERT}/") for k in arrays):
     name = big_vision_weights.BERT_TABLE.format
     vocab_size, _ = _shape(arrays, name("token"), 2, path)
     length, _ = _shape(arrays, name("position"), 2, path)
     model["text"] = _bert(arrays, path) | {"positions": length}
-  elif whole:
+  elif has_text:
     vocab_size, _ = _shape(arrays, "txt/Embed_0/embedding", 2, path)
     _, length, _ = _shape(arrays, "txt/pos_embedding", 3, path)
     model["text"] = _text(arrays, path)
   shapes = sections.shapes(model, vocab_size, length, bias="b" in arrays)
-  if not whole:
+  if not has_text:
     shapes = {k: v for k, v in shapes.items() if k.startswith("img/")}
   most = model["image"].get("max_patches")
   rows = big_vision_weights.table(scanned, bert, most is not None)
   flat = mapping.read(rows, arrays, shapes, str(path))
-  if whole:
+  if has_text:
     model["text"]["vocab_size"] = vocab_size
   # TensorFlow's doesn't antialias; those that other formats can name all do.
   ops: list = [
@@ -231,13 +231,13 @@ def _section(
 def _shape(
   arrays: Arrays, name: str, axes: int, path: pathlib.Path
 ) -> tuple[int, ...]:
-  found = arrays.get(name)
-  if found is None or found.ndim != axes:
-    given = "missing" if found is None else found.shape
+  array = arrays.get(name)
+  if array is None or array.ndim != axes:
+    actual = "missing" if array is None else array.shape
     allowed = f"an array of {axes} axes, as big_vision writes it"
     remedy = "Give a file with a ViT, or with two towers of big_vision's."
-    raise errors.UserError(f"{name} of {path}", given, allowed, remedy)
-  return found.shape
+    raise errors.UserError(f"{name} of {path}", actual, allowed, remedy)
+  return array.shape
 
 
 def _load(path: pathlib.Path) -> Arrays:
@@ -274,8 +274,8 @@ def _number(array: np.ndarray) -> np.ndarray:
 
 def _left_out(path: pathlib.Path, names: Iterable[str]) -> None:
   if names := sorted(names):
-    said = "%s: %d arrays are left out, %s among them"
-    logging.warning(said, path, len(names), names[0])
+    message = "%s: %d arrays are left out, %s among them"
+    logging.warning(message, path, len(names), names[0])
 
 
 def _modern(arrays: Arrays, path: pathlib.Path) -> Arrays:
@@ -287,8 +287,8 @@ def _modern(arrays: Arrays, path: pathlib.Path) -> Arrays:
     if (name := f"img/Transformer/{place}") in arrays:
       arrays["img/pos_embedding"] = arrays.pop(name)
   pos, cls = arrays.get("img/pos_embedding"), arrays.get("img/cls")
-  own = cls is not None and pos is not None and pos.ndim == 3
-  if own and math.isqrt(pos.shape[1]) ** 2 == pos.shape[1] - 1:
+  has_both = cls is not None and pos is not None and pos.ndim == 3
+  if has_both and math.isqrt(pos.shape[1]) ** 2 == pos.shape[1] - 1:
     # The class token had a position: a constant, added to it once for all.
     arrays |= {"img/cls": cls + pos[:, :1], "img/pos_embedding": pos[:, 1:]}
   if "txt/Encoder_0/pos_embedding" in arrays:

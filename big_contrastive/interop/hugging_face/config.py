@@ -96,7 +96,7 @@ def describe(
     raise errors.UserError(f"{where}: model_type", family, allowed, remedy)
   _look(config, where)
   image, text = (
-    _whole(config, name, default)
+    _complete(config, name, default)
     for name, default in zip(("vision", "text"), _DEFAULTS[family], strict=True)
   )
   siglip = family != "clip"
@@ -107,7 +107,7 @@ def describe(
   return family, model, shapes
 
 
-def _whole(
+def _complete(
   config: dict[str, Any], name: str, default: dict[str, Any]
 ) -> dict[str, Any]:
   """A tower's section, with what transformers takes where it says nothing."""
@@ -198,7 +198,7 @@ def check(
   flat: dict[str, np.ndarray],
 ) -> None:
   """Raises UserError for what their class computes otherwise."""
-  own = {
+  required = {
     "siglip": (
       {"pool": "map", "pre_norm": False, "patch_bias": True, "out_dim": None},
       {"pool": "last", "causal": False, "out_bias": True},
@@ -211,21 +211,21 @@ def check(
       {"pool": ("eos", "argmax"), "causal": True, "out_bias": False},
     ),
   }  # fmt: skip
-  own["siglip2"] = own["siglip"]
-  for name, given, needed in zip(
-    ("image", "text"), (image, text), own[family], strict=True
+  required["siglip2"] = required["siglip"]
+  for name, fields, needed in zip(
+    ("image", "text"), (image, text), required[family], strict=True
   ):
     plain = {"pos": "learned"} if name == "image" else sections.PLAIN_TEXT
     needed |= plain
-    sections.require(name, build.defaults(name) | given, needed)
+    sections.require(name, build.defaults(name) | fields, needed)
   sections.require_projection("text", text)
   if family == "clip":
     sections.require_projection("image", image)
   if ("b" in flat) != (family != "clip"):
     allowed = f"{'None' if family == 'clip' else 'a number'} in this format"
-    given = float(flat["b"]) if "b" in flat else None
+    bias = float(flat["b"]) if "b" in flat else None
     thing = "config.model.bias"
-    raise errors.UserError(thing, given, allowed, sections.ANOTHER)
+    raise errors.UserError(thing, bias, allowed, sections.ANOTHER)
   if text.get("pool") == "eos" and text.get("eos_id") == _LARGEST:
     allowed = "another id: transformers takes 2 for 'the largest id of a text'"
     remedy = "Choose --format open_clip, which pools at any id."
@@ -238,19 +238,19 @@ def write(
   text: dict[str, Any],
   flat: dict[str, np.ndarray],
 ) -> dict[str, Any]:
-  vision, words = _sizes("image", image), _sizes("text", text)
+  vision, language = _sizes("image", image), _sizes("text", text)
   patch = sections.patch(image)
   vision |= {"image_size": image["res"], "patch_size": patch}
   if family == "siglip2":
     vision["num_patches"] = (vision.pop("image_size") // patch) ** 2
-  words["vocab_size"], _ = flat["txt/embed/embedding"].shape
-  words["max_position_embeddings"] = flat["txt/pos"].shape[0]
+  language["vocab_size"], _ = flat["txt/embed/embedding"].shape
+  language["max_position_embeddings"] = flat["txt/pos"].shape[0]
   width = text["out_dim"]
   config: dict[str, Any] = {
     "architectures": [_CLASSES[family]],
     "model_type": family,
     "vision_config": vision | {"model_type": f"{family}_vision_model"},
-    "text_config": words | {"model_type": f"{family}_text_model"},
+    "text_config": language | {"model_type": f"{family}_text_model"},
     "dtype": "float32",
   }
   if family != "clip":
@@ -267,13 +267,13 @@ def write(
 
 
 def _sizes(name: str, section: dict[str, Any]) -> dict[str, Any]:
-  given = build.defaults(name) | section
-  own = sections.sizes(section)
+  fields = build.defaults(name) | section
+  size = sections.sizes(section)
   return {
-    "hidden_size": own["width"],
-    "intermediate_size": own["mlp"],
-    "num_hidden_layers": own["depth"],
-    "num_attention_heads": own["heads"],
-    "hidden_act": _ACTIVATIONS[given["activation"]],
-    "layer_norm_eps": given["eps"],
+    "hidden_size": size["width"],
+    "intermediate_size": size["mlp"],
+    "num_hidden_layers": size["depth"],
+    "num_attention_heads": size["heads"],
+    "hidden_act": _ACTIVATIONS[fields["activation"]],
+    "layer_norm_eps": fields["eps"],
   }

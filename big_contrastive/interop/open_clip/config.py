@@ -57,10 +57,10 @@ _KNOWN = {
 _POOLS = {"argmax": "argmax", "eos": "eos", "last": "last", "first": "first"}
 
 
-def look(own: dict[str, Any]) -> None:
+def look(model_cfg: dict[str, Any]) -> None:
   """Raises UserError for what our towers don't compute; tells what may be."""
-  parts = {"model_cfg": own, "vision_cfg": own["vision_cfg"]}
-  parts["text_cfg"] = own["text_cfg"]
+  parts = {"model_cfg": model_cfg, "vision_cfg": model_cfg["vision_cfg"]}
+  parts["text_cfg"] = model_cfg["text_cfg"]
   plain = {"vision_cfg": _IMAGE_PLAIN, "text_cfg": _TEXT_PLAIN, "model_cfg": {}}
   for name, part in parts.items():
     if not isinstance(part, dict):
@@ -72,8 +72,8 @@ def look(own: dict[str, Any]) -> None:
     sections.unknown(part, {*_KNOWN[name].split(), *plain[name]}, place)
 
 
-def _activation(own: dict[str, Any], section: dict[str, Any]) -> str:
-  if own.get("quick_gelu"):
+def _activation(model_cfg: dict[str, Any], section: dict[str, Any]) -> str:
+  if model_cfg.get("quick_gelu"):
     return "quick_gelu"
   approximate = (section.get("act_kwargs") or {}).get("approximate", "none")
   where = "act_kwargs.approximate"
@@ -86,7 +86,7 @@ def _eps(section: dict[str, Any]) -> float:
 
 
 def read_image_native(
-  own: dict[str, Any], cfg: dict[str, Any]
+  model_cfg: dict[str, Any], cfg: dict[str, Any]
 ) -> dict[str, Any]:
   width, patch = cfg.get("width", 768), cfg.get("patch_size", 16)
   depth, res = cfg.get("layers", 12), cfg.get("image_size", 224)
@@ -99,12 +99,14 @@ def read_image_native(
   return section | {
     "res": res, "remainder": bool(res % patch), "pool": "tok",
     "cls_pos": True, "pre_norm": True, "patch_bias": False,
-    "out_dim": own["embed_dim"], "eps": _eps(cfg),
-    "activation": _activation(own, cfg),
+    "out_dim": model_cfg["embed_dim"], "eps": _eps(cfg),
+    "activation": _activation(model_cfg, cfg),
   }  # fmt: skip
 
 
-def read_image_timm(own: dict[str, Any], cfg: dict[str, Any]) -> dict[str, Any]:
+def read_image_timm(
+  model_cfg: dict[str, Any], cfg: dict[str, Any]
+) -> dict[str, Any]:
   name = cfg["timm_model_name"]
   match = TIMM.fullmatch(name)
   head = cfg.get("timm_pool"), cfg.get("timm_proj")
@@ -125,19 +127,19 @@ def read_image_timm(own: dict[str, Any], cfg: dict[str, Any]) -> dict[str, Any]:
   }  # fmt: skip
 
 
-def read_text(own: dict[str, Any], cfg: dict[str, Any]) -> dict[str, Any]:
+def read_text(model_cfg: dict[str, Any], cfg: dict[str, Any]) -> dict[str, Any]:
   width, heads = cfg.get("width", 512), cfg.get("heads", 8)
   mlp = int(width * cfg.get("mlp_ratio", 4.0))
   where = "text_cfg.pool_type"
   pool = errors.choice(where, cfg.get("pool_type", "argmax"), _POOLS)
   eos = {"eos_id": cfg.get("eos_id", 2)} if pool == "eos" else {}
-  where, given = "text_cfg.proj_type", cfg.get("proj_type", "linear")
-  none = errors.choice(where, given, ("linear", "none")) == "none"
+  where, projection = "text_cfg.proj_type", cfg.get("proj_type", "linear")
+  none = errors.choice(where, projection, ("linear", "none")) == "none"
   return sections.size(width, cfg.get("layers", 12), mlp, heads) | eos | {
     "pool": pool, "causal": not cfg.get("no_causal_mask", False),
-    "out_dim": None if none else own["embed_dim"],
+    "out_dim": None if none else model_cfg["embed_dim"],
     "out_bias": cfg.get("proj_bias", False),
-    "eps": _eps(cfg), "activation": _activation(own, cfg),
+    "eps": _eps(cfg), "activation": _activation(model_cfg, cfg),
   }  # fmt: skip
 
 
@@ -156,8 +158,10 @@ def write_image_native(
     "patch_size": sections.patch(image),
     "head_width": size["width"] // size["heads"],
   }
-  own = {"quick_gelu": True} if image["activation"] == "quick_gelu" else {}
-  return config, own
+  model_cfg = (
+    {"quick_gelu": True} if image["activation"] == "quick_gelu" else {}
+  )
+  return config, model_cfg
 
 
 def write_image_timm(
@@ -195,10 +199,10 @@ def write_image_timm(
 def _known(name: str, size: dict[str, int], variant: str) -> bool:
   """Whether timm has it, in these sizes."""
   _, patch, res = TIMM.fullmatch(name).groups()[:3]  # type: ignore[union-attr]
-  own = sections.sizes({"variant": variant})
+  preset = sections.sizes({"variant": variant})
   key = next(k for k, v in SIZES.items() if v == variant)
   both = EXACT[key] | TANH[key]
-  return own == size and (int(patch), int(res)) in both
+  return preset == size and (int(patch), int(res)) in both
 
 
 def _shared(section: dict[str, Any], size: dict[str, int]) -> dict[str, Any]:

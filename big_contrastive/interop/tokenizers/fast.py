@@ -25,13 +25,13 @@ _CLIP_WORDS = (
 _LOWERCASE = {"type": "Lowercase"}
 
 
-def build(words: Tokenizer) -> tokenizers.Tokenizer:
+def build(ours: Tokenizer) -> tokenizers.Tokenizer:
   """Returns a tokenizer whose ids are those of words, padding left out.
 
   Not of kind "sentencepiece". It has no repairs by ftfy, and lower-cases a
   final sigma to the ordinary one.
   """
-  spec, blob = words.spec, words.blob
+  spec, blob = ours.spec, ours.blob
   kind, lower = spec["kind"], spec["lower"]
   if kind == "bytes":
     tokenizer = _bytes()
@@ -42,16 +42,16 @@ def build(words: Tokenizer) -> tokenizers.Tokenizer:
   else:
     tokenizer = tokenizers.Tokenizer.from_str(blob.decode())
   prepend(tokenizer, _cleaning(spec))
-  bos, eos = words.bos_id, words.eos_id
+  bos, eos = ours.bos_id, ours.eos_id
   set_frame(tokenizer, [bos] if bos is not None else [], eos)
   return tokenizer
 
 
 def prepend(tokenizer: tokenizers.Tokenizer, steps: list[Any]) -> None:
   """Puts normalizers before the tokenizer's own."""
-  own = tokenizer.normalizer
+  normalizer = tokenizer.normalizer
   if steps:
-    every = steps if own is None else [*steps, own]
+    every = steps if normalizer is None else [*steps, normalizer]
     tokenizer.normalizer = normalizers.Sequence(every)
 
 
@@ -97,9 +97,9 @@ def is_gemmas(tokenizer: tokenizers.Tokenizer, lowered: bool = False) -> bool:
     tokenizer: to look at.
     lowered: whether it must lower-case texts first, too.
   """
-  whole = json.loads(tokenizer.to_str())
-  model, cut = whole["model"], whole["pre_tokenizer"]
-  cleaning = _normalizers(whole)
+  content = json.loads(tokenizer.to_str())
+  model, cut = content["model"], content["pre_tokenizer"]
+  cleaning = _normalizers(content)
   spaces = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
   return (
     model["type"] == "BPE"
@@ -115,12 +115,12 @@ def is_gemmas(tokenizer: tokenizers.Tokenizer, lowered: bool = False) -> bool:
 
 def _normalizers(part: dict[str, Any]) -> list[dict[str, Any]]:
   """Those of a tokenizer.json, sequences in sequences laid out."""
-  own = part.get("normalizer", part)
-  if own is None:
+  normalizer = part.get("normalizer", part)
+  if normalizer is None:
     return []
-  if own["type"] != "Sequence":
-    return [own]
-  return [x for each in own["normalizers"] for x in _normalizers(each)]
+  if normalizer["type"] != "Sequence":
+    return [normalizer]
+  return [x for each in normalizer["normalizers"] for x in _normalizers(each)]
 
 
 def clip_files(
@@ -129,8 +129,8 @@ def clip_files(
   """Returns ids and merges, if it has CLIP's kind of BPE."""
   model = json.loads(tokenizer.to_str())["model"]
   ends = "<|startoftext|>", "<|endoftext|>"
-  words = model.get("end_of_word_suffix") == "</w>"
-  if not words or any(tokenizer.token_to_id(t) is None for t in ends):
+  is_clip = model.get("end_of_word_suffix") == "</w>"
+  if not is_clip or any(tokenizer.token_to_id(t) is None for t in ends):
     return None
   # Older files write a merge as one string.
   pairs = [m.split(" ") if isinstance(m, str) else m for m in model["merges"]]

@@ -103,10 +103,10 @@ def read_open_clip(
   if not name:
     merges = _merges(folder)
     if merges is None:
-      said = (
+      message = (
         "%s: no tokenizer, copy CLIP's %s, merges.txt or tokenizer.json there"
       )
-      logging.warning(said, folder, CLIP_FILE)
+      logging.warning(message, folder, CLIP_FILE)
       return {}, b""
     return _settled("clip_bpe", length, merges, **rules)
   spec, blob = read_hugging_face(folder, length)
@@ -139,19 +139,19 @@ def _of_json(
   rules["eos"] = settings.get("add_eos_token", bool(tail))
   blob = tokenizer.to_str().encode()
   spec, _ = _settled("json", length, blob, **rules)
-  words = restore_tokenizer(spec, blob)
-  for said, ours in ((head, words.bos_id), (tail, words.eos_id)):
-    if said and ours is not None and said != [ours]:
+  ours = restore_tokenizer(spec, blob)
+  for ids, our_id in ((head, ours.bos_id), (tail, ours.eos_id)):
+    if ids and our_id is not None and ids != [our_id]:
       where = f"{folder / 'tokenizer.json'}: post_processor"
       remedy = "This tokenizer is of no model like CLIP or SigLIP."
-      raise errors.UserError(where, said, f"one token, {ours}", remedy)
+      raise errors.UserError(where, ids, f"one token, {our_id}", remedy)
   pad = settings.get("pad_token")
-  found = tokenizer.token_to_id(pad) if pad else words.eos_id
-  if found is None:
+  pad_id = tokenizer.token_to_id(pad) if pad else ours.eos_id
+  if pad_id is None:
     remedy = "Name one in tokenizer_config.json."
     allowed = "a token of tokenizer.json"
     raise errors.UserError(f"{folder}: pad_token", pad, allowed, remedy)
-  return _settled(blob=blob, **spec | {"pad": found})
+  return _settled(blob=blob, **spec | {"pad": pad_id})
 
 
 def _settled(
