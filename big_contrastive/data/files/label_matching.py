@@ -1,4 +1,4 @@
-"""Which label of the data is which name of a list."""
+"""Matches the labels of the data with a list of class names."""
 
 import logging
 from collections.abc import Sequence
@@ -21,20 +21,20 @@ def places(
   by: By,
   where: str,
 ) -> np.ndarray:
-  """Returns the place in a list of names of each label of the data.
+  """Returns each label's index in a list of class names.
 
   Args:
     label: int [n], all labels of the data.
     names: the list.
-    source_names: the names that the source has by label, or None.
+    source_names: the source's names by label, or None.
     by: how they are matched, see zero_shot.prepare.
-    where: the argument that has the list, for errors.
+    where: the argument that holds the list, for errors.
 
   Returns:
     int [n].
 
   Raises:
-    UserError: where they don't fit.
+    UserError: if they don't fit.
   """
   check_labels(label, source_names or range(int(label.max(initial=0)) + 1))
   if by == "order":
@@ -53,7 +53,7 @@ def places(
 def fit(
   names: Sequence[str], source_names: Sequence[str], by: By, where: str
 ) -> np.ndarray:
-  """Returns the place in a list of each of a source's classes; see `places`."""
+  """Returns the index in a list of each of a source's classes; see `places`."""
   if by == "name":
     return match(names, source_names, where, _ORDER)
   indices = numbers(source_names) or list(range(len(source_names)))
@@ -65,15 +65,15 @@ _ORDER = "Are the names in the order of the labels? Then set match = 'order'."
 
 
 def of_labels(classes: str | Sequence[str], where: str) -> class_names.Names:
-  """Returns the names of classes by label that a source is given.
+  """Returns the class names, by label, that a user gave for a source.
 
   Args:
-    classes: see classes.read.
+    classes: see class_names.read.
     where: the argument, for errors.
 
   Raises:
-    UserError: also where they are numbers, and not those of their places: then
-      a label 2 may mean either.
+    UserError: see class_names.read; also if the names are numbers that differ
+      from their indices: a label 2 would be ambiguous.
   """
   names = class_names.Names(class_names.read(classes, where))
   names.from_user = True
@@ -86,7 +86,7 @@ def of_labels(classes: str | Sequence[str], where: str) -> class_names.Names:
 
 
 def numbers(names: Sequence[str]) -> list[int] | None:
-  """Returns the numbers that names are; None where some are none, or twice."""
+  """Returns the names as numbers; None unless all are numbers and differ."""
   values = [fields.whole(name) for name in names]
   return (
     values if None not in values and len({*values}) == len(values) else None
@@ -96,24 +96,24 @@ def numbers(names: Sequence[str]) -> list[int] | None:
 def match(
   names: Sequence[str], source_names: Sequence[str], where: str, remedy: str
 ) -> np.ndarray:
-  """Returns the place in a list of names of each of a source's classes.
+  """Returns the index in a list of names of each of a source's classes.
 
-  As they are, whatever their order; else numbers (0, 1, 10, 2, as folders are
-  sorted) are places in a list of names, or the same numbers in a list of
-  numbers; else what is classes.alike.
+  Equal names match, in any order. Otherwise numbers (0, 1, 10, 2, as folders
+  are sorted) are indices into a list of names, or equal numbers in a list of
+  numbers. Otherwise names match that are class_names.alike.
 
   Args:
     names: the list.
-    source_names: the source's, by label.
-    where: the argument that has the list, for errors.
-    remedy: what to do where they don't fit.
+    source_names: the source's names, by label.
+    where: the argument that holds the list, for errors.
+    remedy: what to do if they don't fit.
 
   Returns:
-    int64 [len(own)].
+    int64 [len(source_names)].
 
   Raises:
-    UserError: where a class of the source is not in the list, or several
-      times; both sides are shown.
+    UserError: if a class of the source is not in the list, or several times;
+      the message shows both sides.
   """
   if list(names) == list(source_names):
     return np.arange(len(source_names))
@@ -156,12 +156,12 @@ def in_order(
   source_names: Sequence[str] | None,
   where: str,
 ) -> np.ndarray:
-  """Returns the place of each label among the data's classes, in their order.
+  """Returns the index of each label among the data's classes, in their order.
 
-  Those that occur, where a source has no names; see `places`.
+  If a source has no names, its classes are the labels that occur; see `places`.
 
   Raises:
-    UserError: where there are fewer or more classes than names.
+    UserError: if there are fewer or more classes than names.
   """
   occurring, order = np.unique(label, return_inverse=True)
   count = len(source_names) if source_names else len(occurring)
@@ -186,12 +186,12 @@ def _check_count(
 
 
 def tell_unused(label: Sequence[int], names: Sequence[str], where: str) -> None:
-  """Tells of names behind the last label: is there a line too many?
+  """Logs names beyond the largest label: the list may have a line too many.
 
   Args:
-    label: those that occur.
+    label: the labels that occur.
     names: by label.
-    where: the argument that has the names, for the log.
+    where: the argument that holds the names, for the log.
   """
   most = max(label, default=0)
   if most + 1 < len(names):

@@ -1,4 +1,4 @@
-"""Columns of Parquet files: which there are, and whether they fit."""
+"""Columns of Parquet files: chooses them, and checks that they fit."""
 
 import contextlib
 import json
@@ -14,25 +14,28 @@ from big_contrastive.data.files import class_names, fields, label_matching
 
 
 def listed(schema: pa.Schema) -> str:
-  """Returns all columns with their types."""
+  """Returns all columns with their types, for an error."""
   return ", ".join(f"{f.name} ({f.type})" for f in schema)
 
 
 def check_same(
   files: list[str], schemas: list[pa.Schema], columns: dict[str, str]
 ) -> dict[str, list[str]]:
-  """Returns class names by column, see `names`; checks what is read of files.
+  """Checks that files have the columns to read; returns class names by column.
 
   Columns that are not read, their order, and how a column is stored may differ.
 
   Args:
     files: their paths.
-    schemas: of each.
-    columns: what "image", "text", "label", "id" are called in them.
+    schemas: one per file.
+    columns: the files' columns for "image", "text", "label", "id".
+
+  Returns:
+    See `names`.
 
   Raises:
-    UserError: for the first file that lacks a column, has one twice, of a
-      type that no row could be right in, or with other names of classes.
+    UserError: for the first file in which a column is missing, occurs twice,
+      has a type in which no row can be valid, or has other class names.
   """
   named: dict[str, list[str]] = {}
   for path, schema in zip(files, schemas, strict=True):
@@ -57,10 +60,13 @@ def check_same(
 def column(
   thing: str, chosen: str | None, usual: tuple[str, ...], schema: pa.Schema
 ) -> str:
-  """Returns the column that is given, or the first usual one that is there.
+  """Returns the chosen column, or the first usual one that exists.
 
   Args:
     thing: the argument, for the error.
+    chosen: a column, or None.
+    usual: names to try, in order.
+    schema: of a file.
   """
   if chosen is None:
     chosen = next((name for name in usual if name in schema.names), None)
@@ -77,7 +83,7 @@ def column(
 def check_types(
   schema: pa.Schema, columns: dict[str, str], text_names: list[str] | None
 ) -> None:
-  """Columns of a type that no row could be right in are errors."""
+  """Raises UserError for a column of a type in which no row can be valid."""
   image = _inner(schema.field(columns["image"]).type)
   inner = {f.name: f.type for f in image} if pa.types.is_struct(image) else {}
   if not (
@@ -89,13 +95,13 @@ def check_types(
     raise errors.UserError(
       thing, f"{columns['image']} ({image})", allowed, f"{listed(schema)}."
     )
-  if "text" not in columns:  # Images alone.
+  if "text" not in columns:  # Only images.
     return
   text = schema.field(columns["text"]).type
   inner = _inner(text)
   if _listing(inner):
     inner = _inner(inner.value_type)
-  # Null: none of the file's captions is there.
+  # Null: the file has no captions at all.
   if pa.types.is_null(inner):
     return
   if not _binary(inner) and text_names is None:
@@ -106,7 +112,7 @@ def check_types(
 
 
 def _inner(kind: pa.DataType) -> pa.DataType:
-  """The type of the values of a dictionary, or the type itself."""
+  """The type of a dictionary's values, or the type itself."""
   return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
@@ -119,7 +125,7 @@ def _listing(kind: pa.DataType) -> bool:
 
 
 def holds_paths(kind: pa.DataType) -> bool:
-  """Returns whether a column of images may have paths of them."""
+  """Returns whether a column of images may hold paths."""
   kind = _inner(kind)
   return pa.types.is_struct(kind) or not (
     pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
@@ -136,7 +142,7 @@ def _binary(kind: pa.DataType) -> bool:
 
 
 def names(schema: pa.Schema) -> dict[str, list[str]]:
-  """Class names by column, from what Hugging Face's `datasets` notes."""
+  """Class names by column, from the metadata of Hugging Face's `datasets`."""
   try:
     stored = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     features = stored["info"]["features"]
@@ -155,10 +161,10 @@ def rows_in(
   columns: set[str],
   size: int,
 ) -> int:
-  """Returns how many rows' groups take `size` bytes, at least one group's.
+  """Returns how many rows take `size` bytes, at least those of a row group.
 
   Args:
-    heads: of the files.
+    heads: metadata of the files.
     groups: (file, row group).
     columns: the columns that are read.
     size: bytes.
@@ -181,18 +187,20 @@ def label_names(
   column: str | None,
   first: Callable[[str], list[Any]],
 ) -> tuple[class_names.Names | None, np.ndarray | None]:
-  """Returns the names of the classes of labels, None where they are numbers.
-
-  And the place among them of each class that the files note, None for itself.
+  """Returns the class names by label, and the index of each stored class.
 
   Args:
-    classes: names, as classes.read takes them, or None.
-    stored: those that the files note, or None.
+    classes: names, as class_names.read takes them, or None.
+    stored: the names in the files' metadata, or None.
     column: of the labels; None for no labels.
     first: column -> its first values.
 
+  Returns:
+    Names, None if labels are numbers; and for each stored class its index
+    among them, None if it is the same.
+
   Raises:
-    UserError: where labels are names, and the names of classes are not known.
+    UserError: if labels are names, and the class names are not known.
   """
   if classes is not None:
     if stored is None:
@@ -214,7 +222,7 @@ def label_names(
 
 
 def plain_times(table: pa.Table) -> pa.Table:
-  """Returns a table whose times are texts: Python's have no nanoseconds."""
+  """Returns the table with times as texts: Python's have no nanoseconds."""
   for i, field in enumerate(table.schema):
     if pa.types.is_temporal(field.type):
       texts = table.column(i).cast(pa.string())
@@ -227,12 +235,12 @@ def layout(
   groups: list[tuple[int, int]],
   chosen: dict[str, str],
 ) -> bytes:
-  """Returns sizes, and least and largest values, of the columns that are read.
+  """Returns the sizes and the least and largest values of the columns read.
 
   Args:
-    heads: of the files.
+    heads: metadata of the files.
     groups: (file, row group) of each block.
-    chosen: the columns.
+    chosen: the columns, by role.
   """
   summary: list[tuple] = []
   for file, number in groups:
@@ -248,7 +256,7 @@ def layout(
 
 
 def which_image(image: Any) -> bytes:
-  """Returns what tells one image from another: its bytes, or its path."""
+  """Returns what identifies an image: its bytes, or its path."""
   if isinstance(image, dict):
     image = image.get("bytes") or image.get("path")
   return image.encode() if isinstance(image, str) else image or b""

@@ -1,4 +1,4 @@
-"""Parquet files: where they are, and how they begin."""
+"""Parquet files: finds them, and reads their metadata and first values."""
 
 import collections
 import os
@@ -15,21 +15,21 @@ THING = "files"  # The argument that holds them, for errors.
 
 
 def opened(path: str) -> pq.ParquetFile:
-  """Returns a file; raises OSError or ArrowException for what is no Parquet."""
+  """Opens a file; raises OSError or ArrowException if it is not Parquet."""
   if not paths.remote(path):
-    # A buffer for reading ahead takes a third more time where there is no wait.
+    # Reading ahead takes a third more time where there is no latency.
     return pq.ParquetFile(path, pre_buffer=False)
   return pq.ParquetFile(paths.open_file(path, THING))
 
 
 def find(files: str, split: str | None) -> tuple[list[str], list[str]]:
-  """Returns the Parquet files, and what else lies in a folder.
+  """Returns the Parquet files, and the other files in their folder.
 
   Args:
     files, split: see sources/parquet.py.
 
   Raises:
-    UserError: where there are none.
+    UserError: if there are no Parquet files.
   """
   pattern = files.replace("{split}", split or "")
   folder = os.path.expanduser(pattern)
@@ -67,7 +67,7 @@ def find(files: str, split: str | None) -> tuple[list[str], list[str]]:
 
 
 def head(path: str) -> pq.FileMetaData:
-  """Returns what a file says of itself; UserError for what is no Parquet."""
+  """Returns a file's metadata; raises UserError if it is not Parquet."""
   try:
     file = opened(path)
   except (pa.ArrowException, OSError) as e:
@@ -80,13 +80,13 @@ def head(path: str) -> pq.FileMetaData:
 def first(
   files: list[str], groups: list[tuple[int, int]], column: str, count: int
 ) -> list[Any]:
-  """Returns a column's first values in the first file; up to what is broken.
+  """Returns a column's first values in the first file, up to any damage.
 
   Args:
     files: their paths.
     groups: (file, row group) of each block of rows.
     column: its name.
-    count: of the values, at most.
+    count: the largest number of values.
   """
   values: list[Any] = []
   try:
@@ -103,11 +103,11 @@ def first(
 
 
 def unused(others: list[str], with_paths: bool) -> dict[str, int]:
-  """Returns how many of the other files in a folder are not used, by ending.
+  """Returns how many of the other files in a folder are unused, by ending.
 
   Args:
     others: from `find`.
-    with_paths: whether rows may have paths of images, which are among them.
+    with_paths: whether rows may hold paths of images in the folder.
   """
   counts: collections.Counter[str] = collections.Counter()
   for path in others:
