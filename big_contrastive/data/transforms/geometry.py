@@ -1,4 +1,4 @@
-"""Parts of images, drawn at random, before the image is decoded or after."""
+"""Boxes of crops, fixed or random, before or after an image is decoded."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -12,8 +12,8 @@ from big_contrastive.data.transforms.decode import decode
 Image = PIL.Image.Image
 Rng = Any  # np.random.Generator.
 
-# Pixels a side that are decoded for one that is needed: with 1.5, crops of
-# photos are those of a whole decoding at 44 dB; with 1, at 36 (see LOG.md).
+# Decoded pixels per needed pixel, along a side. Against crops of a full
+# decoding, crops of photos have 44 dB with 1.5, and 36 dB with 1 (see LOG.md).
 SPARE = 1.5
 
 
@@ -64,7 +64,7 @@ def part(
 def anywhere(
   full_size: tuple[int, int], rng: Rng, w: int, h: int
 ) -> tuple[int, ...]:
-  """Returns a box of w x h pixels, all places being as likely."""
+  """Returns a box of w x h pixels, all positions being equally likely."""
   # A third of the time that rng.integers takes.
   left = int(rng.random() * (full_size[0] - w + 1))
   top = int(rng.random() * (full_size[1] - h + 1))
@@ -96,7 +96,7 @@ def cut(
 def at(
   pixels: np.ndarray, left: int, top: int, size: tuple[int, int]
 ) -> np.ndarray:
-  """Returns that part of uint8 [h, w, 3]; the edge is repeated outside."""
+  """Returns a box of uint8 [h, w, 3]; the edge is repeated outside."""
   (h, w), (height, width, _) = size, pixels.shape
   if min(left, top) >= 0 and left + w <= width and top + h <= height:
     return pixels[top : top + h, left : left + w]
@@ -112,17 +112,17 @@ def of_resized(
   size: tuple[int, int],
   method: PIL.Image.Resampling,
 ) -> tuple[Image, int, int]:
-  """Returns a part of resize(whole, method), without making the whole.
+  """Returns a part of resize(full_size, method), without the rest.
 
   Args:
     image: any.
-    full_size: width and height.
+    full_size: width and height after resizing.
     left, top, size: of the part; size is height and width.
     method: of resizing.
 
   Returns:
-    The part, but for what is outside of the whole; of that at least the next
-    pixel. And where the asked part begins in it, left and top.
+    The part, without what is outside of the image, but at least the nearest
+    pixel; and left and top of the requested part in it.
   """
   box, near, exact = [], [], []
   for start, side, full, old in zip(
@@ -130,8 +130,8 @@ def of_resized(
   ):
     first = min(max(start, 0), full - 1)
     last = max(min(start + side, full), first + 1)
-    # PIL has boxes of 32 bits, too few for thousands of pixels: cut before,
-    # but for what the widest filter, Lanczos, sees.
+    # PIL has boxes of 32-bit floats, too few for thousands of pixels: crop
+    # first, with the margin that the widest filter, Lanczos, needs.
     scale = old / full
     reach = 3 * max(1, scale) + 1
     low = max(0, math.floor(first * scale - reach))
@@ -142,8 +142,8 @@ def of_resized(
   part = image.crop(
     [place for ends in zip(*near, strict=True) for place in ends]
   )
-  # PIL goes along that side first along which fewer pixels are made of the
-  # whole; between the two it rounds.
+  # PIL first resizes along the side after which fewer pixels remain, and rounds
+  # between the two passes.
   across = full_size[0] * image.height <= full_size[1] * image.width
   for axis in (0, 1) if across else (1, 0):
     sides, within = list(part.size), [0.0, 0.0, *part.size]
@@ -164,11 +164,11 @@ def while_decoding(
 ) -> Image:
   """Returns what operations.random_resized_crop does, for the same rng.
 
-  The part is drawn before the image is decoded, which so may be smaller.
+  The box is drawn before the image is decoded, so it can be decoded smaller.
 
   Args:
     data: see decode.
-    rng: that draws the part.
+    rng: draws the box.
     size: height and width.
     method: of resizing.
     area, aspect: see operations.random_resized_crop.
