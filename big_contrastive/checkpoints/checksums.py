@@ -18,10 +18,10 @@ _THREADS = 8
 
 
 def write(folder: pathlib.Path) -> None:
-  """Writes the checksums of a folder's files, all of it forced to disk.
+  """Writes the checksums of a folder's files, and syncs all to disk.
 
   Raises:
-    OSError: where the disk is full or broken.
+    OSError: if the disk is full or broken.
   """
   names = sorted(_names(folder))
   with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
@@ -40,12 +40,12 @@ def damage(
 ) -> str | None:
   """Returns what is wrong with a folder, None if its files are as written.
 
-  A folder without checksums is taken as sound: earlier versions wrote none.
+  A folder without checksums counts as intact: earlier versions wrote none.
 
   Args:
-    folder: that `write` was called for.
+    folder: one that `write` was called for.
     part: (i, n): only every n-th file from the i-th on, for n processes.
-    skip: files whose name begins so are not read.
+    skip: files whose name begins with this are not read.
   """
   if not (folder / FILE).exists():
     return None
@@ -62,7 +62,7 @@ def damage(
 
 
 def sync_folder(folder: pathlib.Path) -> None:
-  """Forces a folder's entries to disk: what was renamed stays renamed."""
+  """Syncs a folder's entries to disk, so that a rename survives a crash."""
   number = os.open(folder, os.O_RDONLY)
   try:
     os.fsync(number)

@@ -1,4 +1,4 @@
-"""Which checkpoints there are at a path, and whether they are sound."""
+"""Finds the checkpoints at a path, and checks that they are intact."""
 
 import logging
 import os
@@ -23,8 +23,8 @@ def find(path: str, where: str) -> pathlib.Path:
   """Returns the directory of one checkpoint, its files checked.
 
   Args:
-    path: a workdir or its folder "checkpoints" (the newest that is sound is
-      taken), or one checkpoint in it.
+    path: a workdir or its folder "checkpoints" (the newest intact checkpoint
+      is taken), or one checkpoint in it.
     where: the flag or config field, for the error.
   """
   directory, remedy = _look(path)
@@ -35,12 +35,12 @@ def find(path: str, where: str) -> pathlib.Path:
 
 
 def search(path: str) -> pathlib.Path | None:
-  """Returns what `find` does, None where there is no checkpoint of ours."""
+  """Returns what `find` does, or None if there is no checkpoint of ours."""
   return _look(path)[0]
 
 
 def _look(path: str) -> tuple[pathlib.Path | None, str]:
-  """The newest checkpoint that is sound, and why there is none."""
+  """The newest intact checkpoint, or None and the reason."""
   if not isinstance(path, str | os.PathLike) or not str(path):
     return None, "Give its path."
   root = pathlib.Path(path).resolve()
@@ -50,7 +50,7 @@ def _look(path: str) -> tuple[pathlib.Path | None, str]:
     alone = [folder] if _is_complete(folder) else []
     inside = [folder / str(step) for step in reversed(steps(folder))]
     for directory in alone or inside:
-      # The optimizer's state is most of it, and nobody asks for it here.
+      # The optimizer's state is most of the bytes, and is not needed here.
       wrong = damage(directory, skip="training/")
       if wrong is None:
         return directory, ""

@@ -30,14 +30,15 @@ def prepare(
 
   Args:
     source: records with captions.
-    texts: among which to look: the captions of the whole source, right if
-      they have the image's id, or its class names, right if the image's own.
+    texts: the candidates: all captions of the source, right if they have the
+      image's id; or its class names, right if it is the image's class.
     rows, columns: of the grid.
-    seed: chooses the images.
+    seed: of the choice of images.
   """
   for name, value in {"rows": rows, "columns": columns}.items():
     if value < 1:
-      raise errors.UserError(name, value, "1 or more", "Raise it.")
+      allowed = "a whole number from 1 up"
+      raise errors.UserError(name, value, allowed, "Raise it.")
   if texts == "classes" and not source.classes:
     remedy = 'Set it to "captions", or give a source with class names.'
     raise errors.UserError("texts", texts, "captions", remedy)
@@ -93,7 +94,7 @@ def _cell(
 
 
 def _shortened(text: str, draw: Any, font: Any, width: int) -> str:
-  """The text, cut where it would leave its cell."""
+  """The text, truncated to the width of its cell."""
   if draw.textlength(text, font=font) <= width:
     return text
   while text and draw.textlength(text + "...", font=font) > width:
