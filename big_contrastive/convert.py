@@ -221,7 +221,7 @@ def _check(differences: dict[str, float], tolerance: float) -> None:
     raise errors.UserError(
       f"largest difference, {name}",
       worst,
-      f"<= {tolerance:g}",
+      f"at most {tolerance:g}",
       "Nothing was written. Check the activation that it was trained with.",
     )
 

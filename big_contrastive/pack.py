@@ -68,8 +68,8 @@ def pack(source: Source, out: str, per_file: int) -> list[str]:
   """
   path = _free(out)
   if per_file < 1:
-    remedy = "Raise it."
-    raise errors.UserError("--per_file", per_file, "at least 1", remedy)
+    allowed, remedy = "a whole number from 1 up", "Raise it."
+    raise errors.UserError("--per_file", per_file, allowed, remedy)
   path.parent.mkdir(parents=True, exist_ok=True)
   records, files = _Good(source), []
 

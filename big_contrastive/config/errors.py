@@ -23,11 +23,11 @@ class UserError(ValueError):
     return UserError, self._parts
 
   def inside(self, where: str, names: Iterable[str]) -> "UserError":
-    """Returns the same error, its thing with the section that it stands in.
+    """Returns the same error with the section's name before its thing.
 
     Args:
-      where: of the section: "config.model.image".
-      names: the section's fields. A thing that is none of them stays.
+      where: the section: "config.model.image".
+      names: the section's fields. Another thing stays unchanged.
     """
     thing, *rest = self._parts
     first = re.split(r"[.\[ ]", thing, maxsplit=1)[0]
@@ -37,7 +37,7 @@ class UserError(ValueError):
 
 
 class Null:
-  """None as a value that was given: UserError(x, None, ...) says none was."""
+  """An explicit None as a value: UserError(x, None, ...) says it is missing."""
 
   def __repr__(self) -> str:
     return "None"
@@ -56,7 +56,7 @@ WRONG_INPUT = 2
 BAD_NUMBERS = 3
 PROCESS_DIED = 4
 SAVED_AT_SIGTERM = 75  # EX_TEMPFAIL of sysexits.h: try again.
-INTERRUPTED = 130  # SIGINT, as shells have it.
+INTERRUPTED = 130  # SIGINT, by the convention of shells.
 STOPPED = SAVED_AT_SIGTERM, INTERRUPTED
 
 

@@ -3,7 +3,7 @@
 A folder whose files all obey one contract (losses, objectives, towers,
 sources, evaluators, formats) is its own registry: a new file is a new choice,
 nothing else is edited. A name that ends in ".py" is a file anywhere else, so
-that a method, too, can live beside the config that asks for it.
+that a method, too, can live beside the config that uses it.
 """
 
 import importlib
@@ -29,7 +29,7 @@ def names(kind: str) -> list[str]:
 
 
 def module(kind: str, name: str, where: str) -> types.ModuleType:
-  """Returns big_contrastive/<kind>/<name>.py, or the file that name is.
+  """Returns the module big_contrastive/<kind>/<name>.py, or a file elsewhere.
 
   Args:
     kind: the folder, with dots for levels: "losses", "data.sources".

@@ -81,7 +81,7 @@ def table(params: dict[str, Any], columns: dict[str, dict[str, Any]]) -> str:
 
 
 def stacked(name: str) -> bool:
-  """Whether the name is of a parameter whose first axis is the layers."""
+  """Whether it names a parameter whose first axis is the layers."""
   return "/blocks/" in name
 
 

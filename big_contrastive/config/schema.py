@@ -58,7 +58,7 @@ def call(
   try:
     return bound()
   except errors.UserError as e:
-    # What is called knows its arguments, not where in a config they stand.
+    # The function knows its arguments, but not their section of the config.
     raise e.inside(where, kwargs.keys() | _parameters(fn).keys()) from e
 
 

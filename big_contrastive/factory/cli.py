@@ -1,4 +1,4 @@
-"""What the commands share: flags, exit codes, and how errors are printed."""
+"""Shared by the commands: flags, exit codes, and printing of errors."""
 
 import argparse
 import ast
@@ -18,7 +18,7 @@ from big_contrastive.parallel import heartbeat, signals
 
 
 def main(run: Callable[[], Any]) -> None:
-  """Runs a command, and exits with a code of `errors` if it fails.
+  """Runs a command; exits with a code from `errors` if it fails.
 
   An error that the user can fix is printed as one line, without a traceback.
   """
@@ -94,8 +94,7 @@ class _Parser(argparse.ArgumentParser):
     raise errors.UserError(thing, value, expected, "See --help.")
 
 
-# How argparse says what is wrong; the fourth is what `_positive` and `number`
-# say.
+# The messages of argparse; the fourth is that of `_positive` and `number`.
 _REQUIRED = r"the following arguments are required: ([^,]+).*"
 _NO_VALUE = r"argument (\S+): expected one argument"
 _INVALID = r"argument (\S+): invalid (\w+) value: ('.*'|\".*\")"
@@ -106,8 +105,8 @@ _UNKNOWN = r"unrecognized arguments: (.*)"
 def parser(description: str) -> argparse.ArgumentParser:
   """Returns a parser with the flag that every command has: --distributed.
 
-  A flag that is given twice or without a value is an error: argparse would take
-  the last, and "" as a path is the current directory.
+  A flag that occurs twice or has an empty value is an error: argparse would
+  take the last one, and "" as a path is the current directory.
   """
   p = _Parser(
     description=description, allow_abbrev=False,
@@ -125,9 +124,9 @@ def parser(description: str) -> argparse.ArgumentParser:
 
 
 def require(flags: argparse.Namespace, **expected: str) -> None:
-  """Raises UserError for the first of these flags that is not given.
+  """Raises UserError for the first of these flags that is missing.
 
-  For flags that only some uses of a command need.
+  For flags that only some uses of a command require.
   """
   for name, value in expected.items():
     if getattr(flags, name) is None:
@@ -135,7 +134,7 @@ def require(flags: argparse.Namespace, **expected: str) -> None:
 
 
 class _Once(argparse.Action):
-  """Stores a value, once, if there is one."""
+  """Stores a flag's value; a second or an empty value is an error."""
 
   _seen = False
 
@@ -194,7 +193,7 @@ def start(distributed: bool) -> None:
       "num_processes": _number("JAX_NUM_PROCESSES"),
       "process_id": _number("JAX_PROCESS_ID"),
     }
-    # signals.py handles SIGTERM.
+    # parallel/signals.py handles SIGTERM.
     jax.config.update("jax_enable_preemption_service", False)
     try:
       jax.distributed.initialize(**settings)

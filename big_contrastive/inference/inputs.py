@@ -1,6 +1,6 @@
-"""What people pass from Python: pictures and texts, one or several.
+"""Checks what users pass from Python: pictures and texts, one or several.
 
-The natural reading, or an error that names the item: images[3].
+Takes the natural reading, or raises an error that names the item: images[3].
 """
 
 import io
@@ -17,20 +17,20 @@ from big_contrastive.config import errors
 
 
 class Array(Protocol):
-  """What NumPy, JAX and torch have."""
+  """An array of NumPy, JAX or torch."""
 
   def __array__(self) -> np.ndarray: ...
 
 
 Bytes = bytes | bytearray | memoryview
-# A path, a file that is open, its bytes, an array, or a PIL image. Arrays are
-# uint8 [h, w, 3], or as PIL has them: gray [h, w] or [h, w, 1], RGBA [h, w, 4].
+# A path, an open file, its bytes, an array, or a PIL image. Arrays are uint8
+# [h, w, 3], or gray [h, w] or [h, w, 1], or RGBA [h, w, 4].
 Picture = (
   str | os.PathLike | io.BufferedIOBase | Bytes | Array | PIL.Image.Image
 )
 # One, or several: a list, a generator, an array [n, h, w, 3].
 Pictures = Picture | Iterable[Picture]
-# UTF-8, where it is bytes.
+# Bytes are UTF-8.
 Texts = str | Bytes | Iterable[str | Bytes]
 
 _PICTURES = "pictures: paths, bytes, open files, uint8 [h, w, 3] or PIL images"
@@ -38,7 +38,7 @@ _TEXTS = "a text or a list of texts"
 
 
 def pictures(value: Pictures, name: str) -> dict[str, Any]:
-  """Returns pictures by name: "images" if it is one, else "images[0]", ...
+  """Returns pictures by name: "images" for a single one, or "images[0]", ...
 
   Raises:
     UserError: for what is neither a picture nor several.
@@ -60,7 +60,7 @@ def _is_picture(value: Any) -> bool:
 
 
 def _several(value: Any, name: str, allowed: str) -> list:
-  """The items of a list, a generator, an array; no keys of a dict."""
+  """The items of a list, a generator or an array, but not of a dict or set."""
   if hasattr(value, "__array__"):
     return list(np.atleast_1d(_array(value, name)))
   unordered = Mapping | set | frozenset
@@ -72,16 +72,16 @@ def _several(value: Any, name: str, allowed: str) -> list:
 def _array(value: Any, name: str) -> np.ndarray:
   try:
     return np.asarray(value)
-  except Exception as e:  # torch's: of a GPU, of bfloat16, with a gradient.
+  except Exception as e:  # torch raises for GPU, bfloat16 and gradients.
     allowed, remedy = "an array in host memory", f"It says: {e}."
     raise errors.UserError(name, told(value), allowed, remedy) from e
 
 
 def pixels(value: Any, name: str) -> np.ndarray | PIL.Image.Image:
-  """Returns uint8 [h, w, 3]; gray and transparent ones as PIL has them.
+  """Returns uint8 [h, w, 3]; gray and transparent arrays as PIL images.
 
   Raises:
-    UserError: for what is no array, or holds no such picture.
+    UserError: for what is not an array, or not such a picture.
   """
   allowed = "a path, bytes, an open file, uint8 [h, w, 3] or a PIL image"
   if not hasattr(value, "__array__"):
@@ -90,7 +90,7 @@ def pixels(value: Any, name: str) -> np.ndarray | PIL.Image.Image:
   array = _array(value, name)
   channels = array.shape[2] if array.ndim == 3 else 0
   if array.dtype != np.uint8:
-    remedy = "Scale it to 0..255 yourself and convert it: what is white in it?"
+    remedy = "Scale it to 0..255 and convert it: its white level is not known."
   elif not array.size:
     remedy = "It has no pixels."
   elif channels == 3:
@@ -106,7 +106,7 @@ def texts(value: Texts, name: str) -> list[str]:
   """Returns a list of texts, of one or several.
 
   Raises:
-    UserError: naming, as texts[3], what is no text.
+    UserError: naming the item, as texts[3], that is not a text.
   """
   if isinstance(value, str | Bytes):
     return [_text(value, name)]
@@ -116,14 +116,14 @@ def texts(value: Texts, name: str) -> list[str]:
 
 def _text(value: Any, name: str) -> str:
   if isinstance(value, str):
-    return str(value)  # NumPy's, too.
+    return str(value)  # Also converts NumPy's str.
   if not isinstance(value, Bytes):
     remedy = "Give str, one for each text."
     raise errors.UserError(name, told(value), "a text", remedy)
   try:
     return bytes(value).decode()
   except UnicodeDecodeError as e:
-    remedy = f"These bytes are no UTF-8: {e}."
+    remedy = f"These bytes are not UTF-8: {e}."
     raise errors.UserError(name, told(value), "a text", remedy) from e
 
 
@@ -135,12 +135,13 @@ def count(value: Any, name: str, most: int) -> int:
     number = 0
   if isinstance(value, bool) or not 1 <= number <= most:
     allowed = f"a whole number from 1 to {most}"
-    raise errors.UserError(name, value, allowed, "Leave it out for the usual.")
+    remedy = "Leave it out for the default."
+    raise errors.UserError(name, value, allowed, remedy)
   return number
 
 
 def told(value: Any) -> str:
-  """Returns a value, whatever it is, in a few words."""
+  """Returns a short description of any value, for errors."""
   if hasattr(value, "dtype") and hasattr(value, "shape"):
     return f"{value.dtype} {list(value.shape)}"
   return f"{type(value).__name__}: {reprlib.repr(value)}"
