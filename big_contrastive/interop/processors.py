@@ -1,4 +1,4 @@
-"""What lies beside weights: files of the tokenizer and the image processor."""
+"""Files beside the weights: of the tokenizer and the image processor."""
 
 import json
 import logging
@@ -11,10 +11,10 @@ from big_contrastive.interop.tokenizers import read as read_tokenizers
 from big_contrastive.models import build
 
 _PROCESSOR = "preprocessor_config.json"
-# From version 5 on, a processor of images and texts is saved as one file.
+# From version 5 on, transformers saves both processors in one file.
 _COMBINED = "processor_config.json"
 _VOCABULARIES = ("tokenizer.json", "spiece.model", "vocab.json", "vocab.txt")
-# Where a directory has weights alone.
+# For directories that contain only weights.
 _PROCESSORS = {
   "siglip": "SiglipImageProcessor", "clip": "CLIPImageProcessor",
   "siglip2": "Siglip2ImageProcessor",
@@ -28,8 +28,8 @@ def read_hugging_face(
 
   Args:
     path: the directory.
-    family: "siglip", "siglip2" or "clip", for what it does not say.
-    res, patch: the image tower's.
+    family: "siglip", "siglip2" or "clip", for fields that its files lack.
+    res, patch: of the image tower.
   """
   config = _image_processor(path)
   if config is None:
@@ -44,7 +44,7 @@ def read_hugging_face(
   section = {"mean": mean, "std": std}
   takes: tuple[int, ...] = (res, res)
   if family == "siglip2":
-    # How many patches there are is the processor's alone to say.
+    # Only the processor's file has the number of patches.
     most = section["max_patches"] = ops[-1][1].get("most", 0)
     takes = most, patch, patch
   fields: dict[str, Any] = {"image": sections.sized(ops, takes, str(path))}
@@ -55,10 +55,10 @@ def read_hugging_face(
 
 
 def _image_processor(path: pathlib.Path) -> dict[str, Any] | None:
-  """The image processor's section or file; the section rules."""
+  """The image processor's section or else its file."""
   if (path / _COMBINED).is_file():
     config = files.read_json(path / _COMBINED)
-    # Older files name the classes alone.
+    # Older files contain only the class names.
     if isinstance(config.get("image_processor"), dict):
       return config["image_processor"]
   if (path / _PROCESSOR).is_file():
@@ -74,7 +74,7 @@ def read_open_clip(
   Args:
     path: the directory.
     config: open_clip_config.json.
-    res: the image tower's.
+    res: of the image tower.
   """
   preprocess = {"size": res} | config.get("preprocess_cfg", {})
   ops, mean, std = preprocessing.from_open_clip(preprocess)
@@ -82,7 +82,7 @@ def read_open_clip(
   fields: dict[str, Any] = {"image": sections.sized(ops, takes, str(path))}
   text = config["model_cfg"]["text_cfg"]
   named = text.get("hf_tokenizer_name")
-  # CLIP's own vocabulary comes with OpenCLIP; others lie in the directory.
+  # CLIP's own vocabulary comes with OpenCLIP; others are in the directory.
   if (
     not named
     and text.get("vocab_size", 49408) == 49408
@@ -112,12 +112,12 @@ def open_clip_processor(model: ModelBundle) -> dict[str, Any]:
 def write_tokenizer(
   model: ModelBundle, path: pathlib.Path, family: str = ""
 ) -> bool:
-  """Writes the tokenizer's files as transformers reads them, if there is one.
+  """Writes the tokenizer's files for transformers; False without a tokenizer.
 
   Args:
-    model: whose tokenizer it is.
+    model: the model.
     path: the directory.
-    family: as `read_hugging_face` has it; "" where transformers reads no model.
+    family: see `read_hugging_face`; "" if transformers reads no model there.
   """
   if not model.tokenizer:
     return False
@@ -134,6 +134,6 @@ def write_tokenizer(
 
 
 def statistics(model: ModelBundle) -> tuple[list, list]:
-  """Returns mean and std, per channel."""
+  """Returns mean and std per channel."""
   section = build.defaults("image") | model.model["image"]
   return list(section["mean"]), list(section["std"])

@@ -1,10 +1,10 @@
-"""Learned positions for another resolution or another text length.
+"""Adapts learned positions to another resolution or text length.
 
-Where the sources differ, ours is what SigLIP 2 does: images bilinear with
-antialiasing. big_vision's ViT zooms bilinearly from corner to corner, without
-antialiasing; OpenCLIP and timm take bicubic with, transformers bicubic
-without. Texts are cut, as in transformers; none of them has positions for
-longer ones, and OpenCLIP's stretching moves every position that was learned.
+Projects differ; this does what SigLIP 2 does: images bilinear with
+antialiasing. big_vision's ViT resizes bilinearly from corner to corner, without
+antialiasing; OpenCLIP and timm take bicubic with antialiasing, transformers
+bicubic without. Texts are cut, as in transformers. No project has positions for
+longer texts, and OpenCLIP's stretching moves every position that was learned.
 """
 
 import logging
@@ -23,9 +23,9 @@ Shape = tuple[int, ...]
 def fit(
   stored: dict[str, Any], expected: dict[str, Any], source: str
 ) -> Callable[[], dict[str, Any]]:
-  """Returns a function that returns stored, nested, in the shapes of wanted.
+  """Returns a function that returns `stored` in the shapes of `expected`.
 
-  What can't be brought into shape is told before this returns, all at once;
+  Everything that can't be adapted is reported at once, before this returns;
   nothing is computed before the function is called.
 
   Args:
@@ -45,7 +45,7 @@ def fit(
     and not (k in theirs and k in shapes and _can(k, theirs[k], shapes[k]))
   ]
   if wrong:
-    allowed = "the parameters that config.model asks for"
+    allowed = "the parameters of config.model"
     remedy = (
       "Change config.model to the variant, res, pool and text length that it "
       "was made with. Positions of images are resampled, those of texts cut."
@@ -65,7 +65,7 @@ def fit(
 def positions(
   name: str, array: np.ndarray, shape: Shape, source: str
 ) -> np.ndarray:
-  """Returns the array itself, or positions in another shape, and logs it."""
+  """Returns the array itself, or its positions in another shape, with a log."""
   if array.shape == shape:
     return array
   message = "%s: %s, learned for %d positions, %s for %d"
@@ -88,7 +88,7 @@ def grid(array: np.ndarray, side: int) -> np.ndarray:
 
 
 def _can(name: str, stored: Shape, shape: Shape) -> bool:
-  """Whether these are positions that can be brought into that shape."""
+  """Whether these are positions that can be adapted to a shape."""
   if len(stored) != 2 or len(shape) != 2 or stored[1] != shape[1]:
     return False
   if name == "txt/pos":

@@ -1,4 +1,4 @@
-"""Our own checkpoints, as a format of models like any other."""
+"""Our own checkpoints, as a model format like any other."""
 
 import pathlib
 
@@ -21,7 +21,7 @@ def recognize(path: pathlib.Path) -> bool:
 
 
 def read(path: pathlib.Path, where: str = "path") -> ModelBundle:
-  """Returns the newest sound model: the weights that its method exports."""
+  """Returns the newest intact model, with the weights that it exports."""
   directory = find.find(str(path), where)
   meta = checkpointer.read_meta(directory)
   params = checkpointer.read_exported(directory)
@@ -34,7 +34,7 @@ def read(path: pathlib.Path, where: str = "path") -> ModelBundle:
     return bundle
   derived = {"vocab_size": bundle.text_sizes.vocab_size}
   if spec:
-    # What it said when it was trained; elsewhere the model says it.
+    # The tokenizer's in training; other formats store it with the model.
     derived["eos_id"] = restore_tokenizer(spec, blob).eos_id
   text = derived | bundle.model["text"]
   model = bundle.model | {"text": text}

@@ -1,4 +1,4 @@
-"""OpenCLIP directories: its own CLIP, and SigLIP with an image tower of timm.
+"""OpenCLIP directories: its own CLIP, and SigLIP with timm's image tower.
 
 A directory has open_clip_config.json and open_clip_model.safetensors, or
 another file of weights that OpenCLIP would find; OpenCLIP loads it as
@@ -40,14 +40,14 @@ def read(path: pathlib.Path, where: str = "path") -> ModelBundle:
   """Returns the model of a directory.
 
   Raises:
-    UserError: for towers that ours can't compute, tensors that don't fit the
+    UserError: for towers that ours don't implement, tensors that don't fit the
       config, a broken file.
   """
   config = files.read_json(path / _CONFIG)
   model_cfg = config.get("model_cfg", {})
   if not {"embed_dim", "vision_cfg", "text_cfg"} <= model_cfg.keys():
     allowed = "embed_dim, vision_cfg and text_cfg"
-    remedy = "It is no pair of an image and a text tower."
+    remedy = "It is not a pair of an image and a text tower."
     raise errors.UserError(
       f"{path}: model_cfg", sorted(model_cfg), allowed, remedy
     )
@@ -67,7 +67,7 @@ def names(model_cfg: dict[str, Any], custom: bool) -> mapping.Shapes:
   """Returns shapes of OpenCLIP's tensors by name; nothing is allocated.
 
   Args:
-    model_cfg: model_cfg.
+    model_cfg: of open_clip_config.json.
     custom: whether it is a CustomTextCLIP.
   """
   _, rows, shapes = _plan(
@@ -116,7 +116,7 @@ def write(model: ModelBundle, path: pathlib.Path) -> None:
 
   Args:
     model: a CLIP, or a SigLIP of a size that timm has.
-    path: of the directory, which is made.
+    path: of the directory, which is created.
 
   Raises:
     UserError: for a model that OpenCLIP can't build.
@@ -146,7 +146,7 @@ def write(model: ModelBundle, path: pathlib.Path) -> None:
     "embed_dim": text["out_dim"] or flat["txt/pos"].shape[1],
     "vision_cfg": vision,
     "text_cfg": texts,
-    # Older versions of the plain class pool by argmax whatever is asked.
+    # Older versions of the plain class always pool by argmax.
     "custom_text": timm or text["pool"] != "argmax",
   }  # fmt: skip
   rows = open_clip_weights.table(
@@ -159,7 +159,7 @@ def write(model: ModelBundle, path: pathlib.Path) -> None:
   }
   path.mkdir(exist_ok=True)
   if not model.tokenizer:
-    # Files that are not there: else OpenCLIP would take CLIP's own.
+    # Points to missing files: otherwise OpenCLIP would take CLIP's own.
     model_cfg["text_cfg"]["hf_tokenizer_name"] = "."
   elif _is_clips(model):  # It comes with OpenCLIP; others need the file.
     zipped = model.blob[:2] == b"\x1f\x8b"

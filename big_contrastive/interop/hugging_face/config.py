@@ -18,7 +18,7 @@ _ACTIVATIONS = {
 _CLASSES = {
   "siglip": "SiglipModel", "siglip2": "Siglip2Model", "clip": "CLIPModel",
 }  # fmt: skip
-# What transformers takes where config.json says nothing.
+# The defaults of transformers for fields that config.json lacks.
 _SIZE = {
   "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
   "num_attention_heads": 12,
@@ -46,10 +46,10 @@ _DEFAULTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     },
   ),
 }  # fmt: skip
-# Before it was corrected, EOS was told as 2, and is still taken for this: the
+# Older files wrongly have EOS = 2, and transformers still takes 2 to mean the
 # largest id of a text.
 _LARGEST = 2
-# Fields with another value change what is computed, or how weights are stored.
+# With another value these fields change the computation or stored weights.
 _PLAIN: dict[str, Any] = {
   "num_channels": 3, "vision_use_head": True, "quantization_config": None,
 }  # fmt: skip
@@ -58,8 +58,8 @@ _READ = {
   "text_config_dict", "projection_dim", "projection_size", "eos_token_id",
   *_PLAIN, *(k for pair in _DEFAULTS.values() for one in pair for k in one),
 }  # fmt: skip
-# Fields of all configs of transformers, and of these models', that change
-# nothing in what these models compute in evaluation.
+# Fields of transformers' configs that don't change what these models compute
+# in evaluation.
 _IDLE_NAMES = """
   _attn_implementation_autoset _commit_hash _name_or_path add_cross_attention
   architectures attention_dropout bad_words_ids begin_suppress_tokens
@@ -110,9 +110,9 @@ def describe(
 def _complete(
   config: dict[str, Any], name: str, default: dict[str, Any]
 ) -> dict[str, Any]:
-  """A tower's section, with what transformers takes where it says nothing."""
+  """A tower's section, completed with the defaults of transformers."""
   section = default | (config.get(f"{name}_config") or {})
-  # Of the first versions; where it is there, it rules.
+  # From the first versions; if it exists, it takes precedence.
   older = config.get(f"{name}_config_dict")
   return section | default | older if older else section
 
@@ -131,7 +131,7 @@ def _clip(
   width = config.get("projection_dim", 512)
   eos = text["eos_token_id"]
   if type(eos) is not int:
-    remedy = "transformers pools at no other."
+    remedy = "transformers pools at a single id."
     thing = "text_config.eos_token_id"
     raise errors.UserError(thing, eos, "one id", remedy)
   pool = {"pool": "eos", "eos_id": eos}
@@ -166,7 +166,10 @@ def _image(config: dict[str, Any]) -> dict[str, Any]:
   for key in ("image_size", "patch_size"):
     if not isinstance(config[key], int):
       raise errors.UserError(
-        f"vision_config.{key}", config[key], "a number: squares", "None other."
+        f"vision_config.{key}",
+        config[key],
+        "a whole number",
+        "Only squares are read.",
       )
   section, res, patch = (
     _section(config),
@@ -178,7 +181,7 @@ def _image(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _look(config: dict[str, Any], where: str) -> None:
-  """Raises UserError for what changes the computation; tells what may."""
+  """Raises UserError for fields that change results; logs unknown fields."""
   names = ["vision_config", "text_config"]
   names += [f"{name}_dict" for name in names]
   parts = {name: config.get(name) or {} for name in names}
@@ -197,7 +200,7 @@ def check(
   text: dict[str, Any],
   flat: dict[str, np.ndarray],
 ) -> None:
-  """Raises UserError for what their class computes otherwise."""
+  """Raises UserError for a model that their class would compute differently."""
   required = {
     "siglip": (
       {"pool": "map", "pre_norm": False, "patch_bias": True, "out_dim": None},
@@ -255,7 +258,7 @@ def write(
   }
   if family != "clip":
     config["text_config"]["projection_size"] = width
-    # Unused, and transformers warns of its own defaults in small vocabularies.
+    # Unused; but transformers' defaults cause warnings in small vocabularies.
     unused = ("bos_token_id", "eos_token_id", "pad_token_id")
     config["text_config"] |= dict.fromkeys(unused)
     return config

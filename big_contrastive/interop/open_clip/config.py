@@ -12,8 +12,8 @@ TIMM = re.compile(
   r"vit_(base|large|so400m|giantopt)_patch(\d+)_siglip_(\d+)(\.\w+)?"
 )
 SIZES = {"base": "B", "large": "L", "so400m": "So400m", "giantopt": "g-opt"}
-# Sizes, by patch side and resolution, to which timm gives exact gelu; the
-# others have tanh. big_vision, whose weights they are, has tanh everywhere.
+# Sizes, by patch side and resolution, for which timm uses exact gelu; the
+# others use tanh. big_vision, where the weights are from, always uses tanh.
 EXACT: dict[str, set[tuple[int, int]]] = {
   "base": {(16, 224), (16, 256), (16, 384), (16, 512)},
   "large": {(16, 256), (16, 384)},
@@ -26,7 +26,7 @@ TANH = {
   "so400m": {(16, 256), (16, 384), (16, 512)},
   "giantopt": {(16, 256), (16, 384)},
 }
-# Fields with another value change what the towers compute.
+# With another value these fields change what the towers compute.
 _IMAGE_PLAIN: dict[str, Any] = {
   "ls_init_value": None, "attentional_pool": False, "no_ln_pre": False,
   "pos_embed_type": "learnable", "final_ln_after_pool": False,
@@ -41,7 +41,7 @@ _TEXT_PLAIN: dict[str, Any] = {
   "scale_attn_inner": False, "scale_attn": False, "scale_fc": False,
   "hf_model_name": None, "tokenizer_mode": None,
 }  # fmt: skip
-# All others that there are: read here, or of training and the first values.
+# All other fields: read here, or about training and initialization.
 _KNOWN = {
   "model_cfg": """embed_dim vision_cfg text_cfg quick_gelu custom_text
     init_logit_scale init_logit_bias nonscalar_logit_scale""",
@@ -58,7 +58,7 @@ _POOLS = {"argmax": "argmax", "eos": "eos", "last": "last", "first": "first"}
 
 
 def look(model_cfg: dict[str, Any]) -> None:
-  """Raises UserError for what our towers don't compute; tells what may be."""
+  """Raises UserError for what our towers don't compute; logs unknown fields."""
   parts = {"model_cfg": model_cfg, "vision_cfg": model_cfg["vision_cfg"]}
   parts["text_cfg"] = model_cfg["text_cfg"]
   plain = {"vision_cfg": _IMAGE_PLAIN, "text_cfg": _TEXT_PLAIN, "model_cfg": {}}
@@ -146,7 +146,7 @@ def read_text(model_cfg: dict[str, Any], cfg: dict[str, Any]) -> dict[str, Any]:
 def write_image_native(
   image: dict[str, Any],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-  """vision_cfg, and what model_cfg has besides."""
+  """Returns vision_cfg, and further fields of model_cfg."""
   needed = {
     "pool": "tok", "cls_pos": True, "pos": "learned", "pre_norm": True,
     "patch_bias": False, "out_bias": False, "max_patches": None,
@@ -197,7 +197,7 @@ def write_image_timm(
 
 
 def _known(name: str, size: dict[str, int], variant: str) -> bool:
-  """Whether timm has it, in these sizes."""
+  """Whether timm has a model of this name with these sizes."""
   _, patch, res = TIMM.fullmatch(name).groups()[:3]  # type: ignore[union-attr]
   preset = sections.sizes({"variant": variant})
   key = next(k for k, v in SIZES.items() if v == variant)
@@ -207,7 +207,7 @@ def _known(name: str, size: dict[str, int], variant: str) -> bool:
 
 def _shared(section: dict[str, Any], size: dict[str, int]) -> dict[str, Any]:
   """Fields that the image and the text tower share."""
-  # Half a unit more: their int(width * ratio) must not round down.
+  # Half a unit more, so that their int(width * ratio) doesn't round down.
   half = 0.5 if size["mlp"] % size["width"] else 0
   config: dict[str, Any] = {
     "width": size["width"],

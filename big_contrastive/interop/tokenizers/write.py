@@ -1,4 +1,4 @@
-"""Writes a tokenizer's files as transformers reads them."""
+"""Writes a tokenizer's files for transformers."""
 
 import json
 import pathlib
@@ -26,17 +26,17 @@ def write_hugging_face(
   With padding="max_length" and truncation=True, lengths are ours too.
 
   Args:
-    spec, blob: as tokenizer.restore_tokenizer takes them.
-    directory: made where there is none.
+    spec, blob: see tokenizer.restore_tokenizer.
+    directory: created if it doesn't exist.
     family: of the model beside it, config.json's model_type.
     padding_seen: whether that model's vectors depend on the padding.
 
   Returns:
-    What their classes do otherwise, for the user, a sentence each.
+    What their classes do differently, for the user, one sentence each.
 
   Raises:
-    UserError: for a SentencePiece that none of their classes takes, and for
-      padding that is seen and that they can't make.
+    UserError: for a SentencePiece model that none of their classes takes, and
+      for padding that the model sees and they can't produce.
   """
   ours, folder = restore_tokenizer(spec, blob), pathlib.Path(directory)
   _check(ours.spec)
@@ -57,7 +57,7 @@ def write_hugging_face(
   settings |= {"model_max_length": ours.length, "padding_side": "right"}
   settings |= {"clean_up_tokenization_spaces": False}
   if family != "clip":
-    # A mask would hide padding, which these towers attend.
+    # A mask would hide padding, which these towers attend to.
     settings["model_input_names"] = ["input_ids"]
   _dump(folder / "tokenizer_config.json", settings)
   return notes
@@ -83,7 +83,7 @@ def _check_padding(ours: Tokenizer) -> None:
 
 
 def _notes(spec: dict[str, Any]) -> list[str]:
-  """Where their classes can't but do otherwise."""
+  """What their classes unavoidably do differently."""
   notes, siglip = [], spec["kind"] == "sentencepiece"
   if spec["repair"]:
     notes.append("transformers mends neither HTML nor broken Unicode.")
@@ -98,9 +98,9 @@ def _notes(spec: dict[str, Any]) -> list[str]:
 
 
 def _is_siglip_2s(ours: Tokenizer) -> bool:
-  """Whether Siglip2Tokenizer, which keeps vocabulary and merges, is the same.
+  """Whether Siglip2Tokenizer, with the same vocabulary and merges, is the same.
 
-  Not whether it lower-cases a final sigma as we do.
+  Ignores that it may lower-case a final sigma differently.
   """
   if ours.spec["kind"] == "sentencepiece":
     return False
@@ -111,7 +111,7 @@ def _is_siglip_2s(ours: Tokenizer) -> bool:
 def _write_siglip(
   ours: Tokenizer, folder: pathlib.Path, notes: list[str]
 ) -> dict[str, Any]:
-  """The model itself, for SiglipTokenizer; returns what is to be said of it."""
+  """Writes the model for SiglipTokenizer; returns its settings."""
   vocab = vocabulary.processor(ours.blob)
   (folder / "spiece.model").write_bytes(ours.blob)
   return {
@@ -126,7 +126,7 @@ def _write_siglip(
 def _write_json(
   ours: Tokenizer, folder: pathlib.Path, notes: list[str]
 ) -> dict[str, Any]:
-  """A tokenizer.json, of CLIP two files more, for it has a class of its own."""
+  """Writes a tokenizer.json, and for CLIP the two files of its own class."""
   tokenizer = fast_tokenizers.build(ours)
   files = fast_tokenizers.clip_files(tokenizer)
   settings = {"tokenizer_class": "PreTrainedTokenizerFast"}
