@@ -194,7 +194,7 @@ def _parquet(path: pathlib.Path, records: Iterator, source: Source) -> None:
   struct = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
   kind = pa.list_(pa.string())
   texts = {}
-  if any("text" in row for row in rows):  # Else they are images alone.
+  if any("text" in row for row in rows):  # Otherwise there are only images.
     texts["captions"] = pa.array([row.get("text") for row in rows], kind)
   columns = {
     "image": pa.array(images, struct),

@@ -51,7 +51,7 @@ SMALLER = (
 )
 
 # Exit codes of the commands, besides 0 and 1. Running the command again helps
-# after all of them but WRONG_INPUT and BAD_NUMBERS.
+# after all of them except WRONG_INPUT and BAD_NUMBERS.
 WRONG_INPUT = 2
 BAD_NUMBERS = 3
 PROCESS_DIED = 4

@@ -72,7 +72,7 @@ class Tally:
     self._newer: collections.deque[tuple[int, np.ndarray]] = collections.deque()
 
   def restore(self, counts: dict[str, int] | int) -> None:
-    """Adds the counts of a checkpoint: by kind, or their sum alone."""
+    """Adds the counts of a checkpoint: by kind, or only their sum."""
     counts = {"other": counts} if isinstance(counts, int) else counts
     for kind, n in counts.items():
       known = kind if kind in KINDS else "other"

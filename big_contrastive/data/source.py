@@ -42,8 +42,7 @@ class Source(abc.ABC):
     blocks: int64, how many records each block has, where records are read in
       blocks; see shuffle.Blocks.
     window: how many records the blocks that fit into memory have together.
-    sources: of a mixture, its sources; their records lie one source after
-      the other.
+    sources: of a mixture, its sources, whose records are concatenated.
     weights: of a mixture, each source's share of the training examples.
     ops: of a mixture, each source's own preprocessing, or None.
   """

@@ -88,7 +88,7 @@ def is_there(path: Any) -> bool:
 
 
 def part_names(abstract: dict[str, Any]) -> list[str]:
-  """Returns what config.init may name: towers and heads, or "all" of them."""
+  """Returns the keys that config.init may have: towers, heads, and "all"."""
   return [*(k for k, v in abstract.items() if isinstance(v, dict)), "all"]
 
 

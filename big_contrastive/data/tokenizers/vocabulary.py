@@ -87,7 +87,7 @@ def _json(blob: bytes, lower: bool) -> Vocabulary:
 
 
 def frame(tokenizer: tokenizers.Tokenizer) -> tuple[list[int], list[int]]:
-  """Returns the ids that a tokenizer puts before and behind a text."""
+  """Returns the ids that a tokenizer puts before and after a text."""
   tokenizer.no_padding()
   tokenizer.no_truncation()
   ids = tokenizer.encode("a").ids
