@@ -94,10 +94,10 @@ def convert(
     if "text" in ours:
       arguments = _arguments(model, images)
       for name, place in ((from_format, pathlib.Path(source)), (format, new)):
-        found = reference.embed(name, place, arguments, tokens)
-        if found is not None:
+        embedded = reference.embed(name, place, arguments, tokens)
+        if embedded is not None:
           which = "source" if place != new else "target"
-          others[f"{which}, in its own library"] = found
+          others[f"{which}, in its own library"] = embedded
     differences = {
       f"{thing}: {part}": float(np.abs(ours[part] - z[part]).max())
       for thing, z in others.items()
@@ -114,12 +114,14 @@ def _with_tokenizer(
 ) -> ModelBundle:
   if not model.has_text:
     NoTokenizer(source, has_text=False).rows([])
-  given = {"length": model.text_sizes.length} | schema.section(
+  spec = {"length": model.text_sizes.length} | schema.section(
     section, "--tokenizer"
   )
-  words = schema.call(build_tokenizer, given, "--tokenizer")
-  model.build(words)  # Raises if it does not fit the text tower.
-  return dataclasses.replace(model, tokenizer=words.spec, blob=words.blob)
+  tokenizer = schema.call(build_tokenizer, spec, "--tokenizer")
+  model.build(tokenizer)  # Raises if it does not fit the text tower.
+  return dataclasses.replace(
+    model, tokenizer=tokenizer.spec, blob=tokenizer.blob
+  )
 
 
 def _lacks(model: ModelBundle, format: str) -> list[str]:
@@ -159,10 +161,10 @@ def _inputs(model: ModelBundle) -> tuple[np.ndarray, np.ndarray | None]:
     )
   if not model.has_text:
     return images, None
-  words = model.text_sizes
+  sizes = model.text_sizes
   if not model.tokenizer:
-    last = words.vocab_size - 1 if words.eos_id is None else words.eos_id
-    ids = r.integers(0, last, (_PAIRS, words.length)).astype(np.int32)
+    last = sizes.vocab_size - 1 if sizes.eos_id is None else sizes.eos_id
+    ids = r.integers(0, last, (_PAIRS, sizes.length)).astype(np.int32)
     ids[:, -1] = last
     return images, ids
   texts = [" ".join(r.choice(_WORDS, n)) for n in (1, 5, 9, 40)]
@@ -206,8 +208,8 @@ def _arguments(model: ModelBundle, images: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _normalized(model: ModelBundle, images: np.ndarray) -> np.ndarray:
-  given = defaults("image") | model.model["image"]
-  mean, std = np.float32(given["mean"]), np.float32(given["std"])
+  settings = defaults("image") | model.model["image"]
+  mean, std = np.float32(settings["mean"]), np.float32(settings["std"])
   return ((images / np.float32(255) - mean) / std).astype(np.float32)
 
 
@@ -219,7 +221,7 @@ def _check(differences: dict[str, float], tolerance: float) -> None:
     raise errors.UserError(
       f"largest difference, {name}",
       worst,
-      f"<= {tolerance:g}",
+      f"at most {tolerance:g}",
       "Nothing was written. Check the activation that it was trained with.",
     )
 

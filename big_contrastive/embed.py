@@ -104,8 +104,8 @@ def embed(model: Model, source: Source) -> dict[str, Any]:
 def _written(text: Any, name: str) -> str:
   """The caption with half a surrogate pair replaced by "?", as files need."""
   if not isinstance(text, str):
-    given, remedy = type(text).__name__, "Fix it, or the name of its column."
-    raise errors.UserError(f"caption of {name}", given, "a string", remedy)
+    kind, remedy = type(text).__name__, "Fix it, or the name of its column."
+    raise errors.UserError(f"caption of {name}", kind, "a string", remedy)
   return fields.clean(text)
 
 

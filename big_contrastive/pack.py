@@ -68,8 +68,8 @@ def pack(source: Source, out: str, per_file: int) -> list[str]:
   """
   path = _free(out)
   if per_file < 1:
-    remedy = "Raise it."
-    raise errors.UserError("--per_file", per_file, "at least 1", remedy)
+    allowed, remedy = "a whole number from 1 up", "Raise it."
+    raise errors.UserError("--per_file", per_file, allowed, remedy)
   path.parent.mkdir(parents=True, exist_ok=True)
   records, files = _Good(source), []
 
@@ -194,7 +194,7 @@ def _parquet(path: pathlib.Path, records: Iterator, source: Source) -> None:
   struct = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
   kind = pa.list_(pa.string())
   texts = {}
-  if any("text" in row for row in rows):  # Else they are images alone.
+  if any("text" in row for row in rows):  # Otherwise there are only images.
     texts["captions"] = pa.array([row.get("text") for row in rows], kind)
   columns = {
     "image": pa.array(images, struct),

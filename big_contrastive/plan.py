@@ -67,7 +67,9 @@ def slice_of(topology: str) -> Sequence[jax.Device]:
   ):
     os.environ.setdefault(variable, value)
   try:
-    found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
+    description = topologies.get_topology_desc(
+      platform="tpu", topology_name=topology
+    )
   except Exception as e:  # libtpu's, of no common kind.
     first = next(iter(str(e).strip().splitlines()), type(e).__name__)
     raise errors.UserError(
@@ -76,7 +78,7 @@ def slice_of(topology: str) -> Sequence[jax.Device]:
       "Without libtpu, run pip install 'jax[tpu]'. It says: "
       f"{first[:200].rstrip('.')}.",
     ) from e  # fmt: skip
-  return found.devices
+  return description.devices
 
 
 def plan(config: dict[str, Any], devices: Sequence[jax.Device]) -> list[str]:
@@ -117,8 +119,8 @@ def _memory(built: Experiment, devices: Sequence[jax.Device]) -> list[str]:
   if built.evaluators:
     at_once = f"{built.embedder.batch_size:,}"
     for name, x in compile_evaluation(built).items():
-      told = f"a device with {at_once} {name} at a time{fits}"
-      lines.append(f"evaluation  {_peak(x, platform)} {told}")
+      detail = f"a device with {at_once} {name} at a time{fits}"
+      lines.append(f"evaluation  {_peak(x, platform)} {detail}")
   return lines
 
 
@@ -191,10 +193,10 @@ def _compiled(
 
 
 def _too_large(e: Exception, what: str, size: int) -> errors.UserError | None:
-  found = too_large(e)
-  if found is None:
+  memory = too_large(e)
+  if memory is None:
     return None
-  needs, has = found
+  needs, has = memory
   field = "batch_size" if what == "a step" else "micro_batch"
   allowed = f"what fits: {what} needs {needs} of a device's {has}"
   return errors.UserError(f"config.{field}", size, allowed, errors.SMALLER)
@@ -206,8 +208,8 @@ def too_large(e: Exception) -> tuple[str, str] | None:
   None if the error is of another kind.
   """
   for form in _TOO_LARGE:
-    if found := re.search(form, str(e)):
-      return found[1], found[2]
+    if match := re.search(form, str(e)):
+      return match[1], match[2]
   return None
 
 

@@ -1,4 +1,4 @@
-"""Folders and files that appear whole, or not at all."""
+"""Writes folders and files that appear complete, or not at all."""
 
 import contextlib
 import os
@@ -12,14 +12,14 @@ from big_contrastive.parallel import signals
 
 
 def free(target: str, flag: str) -> pathlib.Path:
-  """Returns the path of a target where nothing is, or an empty directory.
+  """Resolves a path that must not exist yet, or be an empty directory.
 
   Args:
-    target: a path.
-    flag: what it is called in errors.
+    target: the path.
+    flag: its name in errors.
 
   Raises:
-    UserError: where something is, or where its directory does not exist.
+    UserError: if something is there, or if its parent directory is missing.
   """
   path = pathlib.Path(target).resolve()
   if path.is_file() or (path.is_dir() and any(path.iterdir())):
@@ -33,7 +33,7 @@ def free(target: str, flag: str) -> pathlib.Path:
 
 @contextlib.contextmanager
 def appears(path: pathlib.Path) -> Iterator[pathlib.Path]:
-  """Gives a path to write to, which is renamed if nothing goes wrong."""
+  """Yields a temporary path to write to, and renames it on success."""
   folder = tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent)
 
   def remove(*_: object) -> None:
@@ -43,16 +43,16 @@ def appears(path: pathlib.Path) -> Iterator[pathlib.Path]:
     new = pathlib.Path(folder) / path.name
     with signals.removing(remove):
       yield new
-      signals.end_no_more()  # When it is there, the command says it is done.
+      signals.end_no_more()  # From here on, the command reports success.
     if path.is_dir():
-      path.rmdir()  # Empty: it was looked at.
+      path.rmdir()  # `free` checked that it is empty.
     new.rename(path)
   finally:
     shutil.rmtree(folder)
 
 
 def replace(path: pathlib.Path, text: str) -> None:
-  """Writes a file so that a kill leaves the old or the new one."""
+  """Writes a file atomically: a kill leaves the old or the new content."""
   new = path.with_name(path.name + ".new")
   with new.open("w") as f:
     f.write(text)

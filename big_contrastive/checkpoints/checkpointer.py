@@ -2,9 +2,9 @@
 
 A checkpoint is a directory DIR/checkpoints/STEP that somebody else can
 evaluate without knowing how it was made. Orbax writes it in the background,
-sharded, as STEP.saving; when all of it is on disk, checksums included, it
-becomes STEP, and only then older ones go. So whatever has a number for a name
-is whole, and what a killed run leaves behind has not.
+sharded, as STEP.saving; when all of it is on disk, checksums included, it is
+renamed to STEP, and only then older ones are removed. So every directory whose
+name is a number is complete, and what a killed run leaves has another name.
 """
 
 import concurrent.futures
@@ -25,7 +25,7 @@ from big_contrastive.checkpoints import checksums, find
 from big_contrastive.config import errors, finite, rules
 from big_contrastive.parallel import multihost
 
-# What a killed run leaves: of a save, or of the removal of an old one.
+# Names that a killed run leaves, of a save or of the removal of an old one.
 _LEFT = re.compile(r"\d+\.(saving|deleting|orbax-checkpoint-tmp)")
 
 
@@ -33,9 +33,9 @@ class Checkpoints:
   """The checkpoints of a workdir.
 
   Args:
-    workdir: checkpoints lie in its folder "checkpoints".
-    keep: the newest so many are kept; with 2 there is one to fall back to.
-    keep_every: and those whose step is a multiple of this; 0 for none.
+    workdir: checkpoints are in its folder "checkpoints".
+    keep: how many of the newest to keep; with 2 there is one to fall back to.
+    keep_every: also keep those whose step is a multiple of this; 0 for none.
   """
 
   def __init__(
@@ -52,13 +52,13 @@ class Checkpoints:
           shutil.rmtree(left, ignore_errors=True)
 
   def newest(self) -> int | None:
-    """Returns the newest sound step, None if there is no checkpoint at all.
+    """Returns the newest intact step, None if there is no checkpoint at all.
 
-    Every process reads its share of the files. A damaged checkpoint is named,
-    put aside as STEP.damaged, and the one before is looked at.
+    Every process checks its share of the files. A damaged checkpoint is logged
+    and renamed to STEP.damaged, and the previous one is checked.
 
     Raises:
-      UserError: where all are damaged; beginning anew would bury them.
+      UserError: if all are damaged; a fresh start would bury them.
     """
     damaged = []
     for step in reversed(multihost.of_first(find.steps(self.folder))):
@@ -93,12 +93,12 @@ class Checkpoints:
       blob: the tokenizer's vocabulary file.
 
     Raises:
-      UserError: where the save before could not be written, or meta is no
-        JSON (NaN and infinity are none).
+      UserError: if the previous save could not be written, or meta is not
+        valid JSON (NaN and infinity are not).
     """
     self.wait()
     _check_json(meta)
-    # Orbax stores no empty array: a byte more, which reading drops.
+    # Orbax can't store an empty array: add a byte, which reading drops.
     tokenizer = {"blob": np.frombuffer(blob + b"\0", np.uint8)}
     items = items | {"tokenizer": tokenizer}
     path = self.folder / f"{step}.saving"
@@ -119,25 +119,25 @@ class Checkpoints:
     """Returns when everything that was saved is on disk.
 
     Raises:
-      UserError: where it could not be written.
+      UserError: if it could not be written.
     """
     if self._saving is None:
       return
     (step, done), self._saving = self._saving, None
     try:
       done.result()
-    except Exception as e:  # TensorStore has its own for a full disk.
+    except Exception as e:  # TensorStore raises its own for a full disk.
       raise self._not_written(step, e) from e
 
   def close(self) -> None:
-    """Waits for what is being saved, and ends."""
+    """Waits for the save in progress, and ends the thread."""
     try:
       self.wait()
     finally:
       self._thread.shutdown()
 
   def _finish(self, step: int, writing: Any) -> None:
-    """Waits, then makes it a checkpoint; in the background."""
+    """Waits for Orbax, then renames the folder; in the background."""
     writing.result()
     if jax.process_index():
       return
@@ -155,39 +155,39 @@ class Checkpoints:
     if jax.process_index() == 0:
       self._remove(f"{step}.saving*")
     sound = find.steps(self.folder)
-    kept = f"{sound[-1]} and those before are" if sound else "nothing else was"
+    rest = f"{sound[-1]} and those before are" if sound else "nothing else was"
     first = next(iter(str(cause).strip().splitlines()), "")
     return errors.UserError(
       f"checkpoint {step} in {self.folder}",
       f"not written: {type(cause).__name__}: {first[:300]}",
       "a disk with room for it that can be written to",
-      f"Mend that and run again; {kept} intact.",
+      f"Mend that and run again; {rest} intact.",
     )
 
   def _remove(self, pattern: str) -> None:
-    """Removes folders, into which Orbax's other threads may still write."""
+    """Removes folders, to which Orbax's threads may still be writing."""
     for _ in range(100):
-      for folder in (left := list(self.folder.glob(pattern))):
+      for folder in (folders := list(self.folder.glob(pattern))):
         shutil.rmtree(folder, ignore_errors=True)
-      if not left:
+      if not folders:
         return
       time.sleep(0.05)
 
   def restore(
     self, step: int, abstract: dict[str, Any]
   ) -> tuple[dict[str, Any], dict[str, Any], bytes]:
-    """Returns the items of a step, on abstract's shardings; meta; blob.
+    """Returns the items of a step, with abstract's shardings; meta; blob.
 
     Raises:
-      UserError: where the checkpoint's shapes are not the model's.
-      RunError: where what it holds is not finite.
+      UserError: if the checkpoint's shapes are not the model's.
+      RunError: if it contains values that are not finite.
     """
     directory = self.folder / str(step)
     check_shapes(directory, abstract["params"])
     _check_items(directory, abstract.keys())
     try:
       loaded = ocp.load_checkpointables(directory, abstract)
-    except Exception as e:  # Orbax has its own for trees that differ.
+    except Exception as e:  # Orbax raises its own for trees that differ.
       if isinstance(e, OSError):
         raise
       raise errors.UserError(
@@ -204,30 +204,30 @@ class Checkpoints:
 
 
 def _replace(folder: pathlib.Path, suffix: str) -> None:
-  """Renames a folder; first removes what has the new name."""
+  """Appends a suffix to a folder's name; replaces what has the new name."""
   new = folder.with_name(folder.name + suffix)
   shutil.rmtree(new, ignore_errors=True)
   folder.rename(new)
 
 
 def _check_json(meta: dict[str, Any]) -> None:
-  """Raises UserError for what other readers of JSON would not read."""
+  """Raises UserError for metadata that other JSON readers would refuse."""
   try:
     json.dumps(meta, allow_nan=False)
   except (TypeError, ValueError) as e:
     allowed = "JSON, whose numbers are finite"
-    remedy = "A field of the config holds another number or thing."
+    remedy = "A field of the config has a value that JSON can't store."
     raise errors.UserError("metadata", str(e), allowed, remedy) from e
 
 
-def _check_items(directory: pathlib.Path, wanted: Iterable[str]) -> None:
-  """Raises UserError for a checkpoint of a method that carries other things."""
+def _check_items(directory: pathlib.Path, expected: Iterable[str]) -> None:
+  """Raises UserError if the checkpoint's method stores other items."""
   metadata = ocp.checkpointables_metadata(directory).metadata
-  stored, wanted = set(metadata) - {"tokenizer"}, set(wanted)
-  if stored != wanted:
+  stored, expected = set(metadata) - {"tokenizer"}, set(expected)
+  if stored != expected:
     raise errors.UserError(
       "config.objective and config.ema",
-      f"a method that carries {sorted(wanted)}",
+      f"a method that carries {sorted(expected)}",
       f"the one that {directory} was trained with, {sorted(stored)}",
       "Change them back, or begin in another workdir with config.init.",
     )
@@ -246,7 +246,7 @@ def read_blob(directory: pathlib.Path) -> bytes:
 def read_params(
   directory: pathlib.Path, abstract: dict[str, Any]
 ) -> dict[str, Any]:
-  """Returns the parameters alone, on abstract's shardings."""
+  """Returns only the parameters, with abstract's shardings."""
   check_shapes(directory, abstract)
   loaded = ocp.load_checkpointables(directory, {"params": abstract})
   return loaded["params"]
@@ -255,8 +255,8 @@ def read_params(
 def read_exported(directory: pathlib.Path) -> dict[str, Any]:
   """Returns the weights to use, nested, as numpy arrays.
 
-  Those are what the method exports, such as an average: meta["exported"], see
-  training.state.exported. Where it says nothing they are the parameters.
+  They are what the method exports, such as an average: meta["exported"], see
+  training.state.exported. Without that entry they are the parameters.
   """
   sources = read_meta(directory).get("exported")
   if sources is None:
@@ -268,14 +268,14 @@ def read_exported(directory: pathlib.Path) -> dict[str, Any]:
 
 
 def _read_host(directory: pathlib.Path, item: str) -> dict[str, Any]:
-  """One item of a checkpoint as numpy arrays, whatever wrote it."""
+  """One item of a checkpoint as numpy arrays, however it was sharded."""
   stored = ocp.checkpointables_metadata(directory).metadata[item]
   abstract = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), stored)
   return ocp.load_checkpointables(directory, {item: abstract})[item]
 
 
 def check_shapes(directory: pathlib.Path, abstract: dict[str, Any]) -> None:
-  """Raises UserError where a checkpoint's parameters are not the model's."""
+  """Raises UserError if a checkpoint's parameters don't fit the model."""
   stored = ocp.checkpointables_metadata(directory).metadata["params"]
-  stored, wanted = rules.shapes(dict(stored)), rules.shapes(abstract)
-  rules.compare_shapes(str(directory), stored, wanted)
+  stored, expected = rules.shapes(dict(stored)), rules.shapes(abstract)
+  rules.compare_shapes(str(directory), stored, expected)

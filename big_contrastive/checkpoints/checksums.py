@@ -18,10 +18,10 @@ _THREADS = 8
 
 
 def write(folder: pathlib.Path) -> None:
-  """Writes the checksums of a folder's files, all of it forced to disk.
+  """Writes the checksums of a folder's files, and syncs all to disk.
 
   Raises:
-    OSError: where the disk is full or broken.
+    OSError: if the disk is full or broken.
   """
   names = sorted(_names(folder))
   with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
@@ -40,12 +40,12 @@ def damage(
 ) -> str | None:
   """Returns what is wrong with a folder, None if its files are as written.
 
-  A folder without checksums is taken as sound: earlier versions wrote none.
+  A folder without checksums counts as intact: earlier versions wrote none.
 
   Args:
-    folder: that `write` was called for.
+    folder: one that `write` was called for.
     part: (i, n): only every n-th file from the i-th on, for n processes.
-    skip: files whose name begins so are not read.
+    skip: files whose name begins with this are not read.
   """
   if not (folder / FILE).exists():
     return None
@@ -57,12 +57,12 @@ def damage(
     return f"{FILE} can't be read: {e}"
   mine = named[part[0] :: part[1]]
   with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
-    found = threads.map(lambda pair: _wrong(folder, *pair), mine)
-    return next((wrong for wrong in found if wrong), None)
+    problems = threads.map(lambda pair: _wrong(folder, *pair), mine)
+    return next((wrong for wrong in problems if wrong), None)
 
 
 def sync_folder(folder: pathlib.Path) -> None:
-  """Forces a folder's entries to disk: what was renamed stays renamed."""
+  """Syncs a folder's entries to disk, so that a rename survives a crash."""
   number = os.open(folder, os.O_RDONLY)
   try:
     os.fsync(number)
@@ -85,7 +85,7 @@ def _digest(path: pathlib.Path, sync: bool = False) -> str:
 
 def _wrong(folder: pathlib.Path, name: str, digest: str) -> str | None:
   try:
-    found = _digest(folder / name)
+    actual = _digest(folder / name)
   except OSError as e:
     return f"{name}: {e.strerror}"
-  return None if found == digest else f"{name} is not as it was written"
+  return None if actual == digest else f"{name} is not as it was written"

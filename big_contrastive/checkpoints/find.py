@@ -1,4 +1,4 @@
-"""Which checkpoints there are at a path, and whether they are sound."""
+"""Finds the checkpoints at a path, and checks that they are intact."""
 
 import logging
 import os
@@ -23,34 +23,34 @@ def find(path: str, where: str) -> pathlib.Path:
   """Returns the directory of one checkpoint, its files checked.
 
   Args:
-    path: a workdir or its folder "checkpoints" (the newest that is sound is
-      taken), or one checkpoint in it.
+    path: a workdir or its folder "checkpoints" (the newest intact checkpoint
+      is taken), or one checkpoint in it.
     where: the flag or config field, for the error.
   """
-  found, remedy = _look(path)
-  if found is None:
+  directory, remedy = _look(path)
+  if directory is None:
     allowed = "a workdir, or a checkpoint in its folder checkpoints/"
     raise errors.UserError(where, path, allowed, remedy)
-  return found
+  return directory
 
 
 def search(path: str) -> pathlib.Path | None:
-  """Returns what `find` does, None where there is no checkpoint of ours."""
+  """Returns what `find` does, or None if there is no checkpoint of ours."""
   return _look(path)[0]
 
 
 def _look(path: str) -> tuple[pathlib.Path | None, str]:
-  """The newest checkpoint that is sound, and why there is none."""
+  """The newest intact checkpoint, or None and the reason."""
   if not isinstance(path, str | os.PathLike) or not str(path):
     return None, "Give its path."
-  given = pathlib.Path(path).resolve()
-  there = "holds no checkpoint" if given.exists() else "does not exist"
-  remedy = f"{given} {there}."
-  for folder in (given, given / FOLDER):
+  root = pathlib.Path(path).resolve()
+  reason = "holds no checkpoint" if root.exists() else "does not exist"
+  remedy = f"{root} {reason}."
+  for folder in (root, root / FOLDER):
     alone = [folder] if _is_complete(folder) else []
     inside = [folder / str(step) for step in reversed(steps(folder))]
     for directory in alone or inside:
-      # The optimizer's state is most of it, and nobody asks for it here.
+      # The optimizer's state is most of the bytes, and is not needed here.
       wrong = damage(directory, skip="training/")
       if wrong is None:
         return directory, ""

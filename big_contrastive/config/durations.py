@@ -14,8 +14,8 @@ _PATTERN = re.compile(
 
 def in_epochs(duration: Duration) -> bool:
   """Returns whether a duration is a number of epochs."""
-  found = _PATTERN.fullmatch(duration) if isinstance(duration, str) else None
-  return found is not None and found[3].startswith("epoch")
+  match = _PATTERN.fullmatch(duration) if isinstance(duration, str) else None
+  return match is not None and match[3].startswith("epoch")
 
 
 def steps(
@@ -38,12 +38,12 @@ def steps(
   """
   if type(duration) is int and duration >= 0:
     return duration
-  found = _PATTERN.fullmatch(duration) if isinstance(duration, str) else None
-  if found is None:
+  match = _PATTERN.fullmatch(duration) if isinstance(duration, str) else None
+  if match is None:
     remedy = 'Write it like "1000 steps", "12.8B examples" or "2%".'
     allowed = "a number of steps, examples, epochs or percent"
     raise errors.UserError(where, duration, allowed, remedy)
-  number, scale, unit = found.groups()
+  number, scale, unit = match.groups()
   amount = float(number.replace("_", "")) * _SCALE[scale]
   unit = unit.rstrip("s")
   per_step = {"step": 1, "example": batch_size}.get(unit)

@@ -15,19 +15,19 @@ class UserError(ValueError):
 
   def __init__(self, thing: str, value: object, expected: str, remedy: str):
     self._parts = thing, value, expected, remedy
-    given = f"{thing} is missing" if value is None else f"{thing} = {value!r}"
-    text = f"{given}; expected {expected}. {remedy}"
+    subject = f"{thing} is missing" if value is None else f"{thing} = {value!r}"
+    text = f"{subject}; expected {expected}. {remedy}"
     super().__init__(" ".join(text.split()))
 
   def __reduce__(self) -> tuple:  # From a worker process to its parent.
     return UserError, self._parts
 
   def inside(self, where: str, names: Iterable[str]) -> "UserError":
-    """Returns the same error, its thing with the section that it stands in.
+    """Returns the same error with the section's name before its thing.
 
     Args:
-      where: of the section: "config.model.image".
-      names: the section's fields. A thing that is none of them stays.
+      where: the section: "config.model.image".
+      names: the section's fields. Another thing stays unchanged.
     """
     thing, *rest = self._parts
     first = re.split(r"[.\[ ]", thing, maxsplit=1)[0]
@@ -37,7 +37,7 @@ class UserError(ValueError):
 
 
 class Null:
-  """None as a value that was given: UserError(x, None, ...) says none was."""
+  """An explicit None as a value: UserError(x, None, ...) says it is missing."""
 
   def __repr__(self) -> str:
     return "None"
@@ -51,12 +51,12 @@ SMALLER = (
 )
 
 # Exit codes of the commands, besides 0 and 1. Running the command again helps
-# after all of them but WRONG_INPUT and BAD_NUMBERS.
+# after all of them except WRONG_INPUT and BAD_NUMBERS.
 WRONG_INPUT = 2
 BAD_NUMBERS = 3
 PROCESS_DIED = 4
 SAVED_AT_SIGTERM = 75  # EX_TEMPFAIL of sysexits.h: try again.
-INTERRUPTED = 130  # SIGINT, as shells have it.
+INTERRUPTED = 130  # SIGINT, by the convention of shells.
 STOPPED = SAVED_AT_SIGTERM, INTERRUPTED
 
 

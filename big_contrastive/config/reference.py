@@ -23,18 +23,18 @@ def text(section: str = "all") -> str:
     UserError: for a section or a field that no config has.
   """
   section = section.removeprefix("config.")
-  found = [
+  entries = [
     "\n".join([*_title(name, table), "", *map(_entry, _fields(table))])
     for name, table in _chosen(section)
   ]
   # Not a section, but maybe one field: of optimizer.b2, all that there are.
-  found = found or [_entry(f) for name, f in _paths() if name == section]
-  if not found:
+  entries = entries or [_entry(f) for name, f in _paths() if name == section]
+  if not entries:
     sections = sorted({name.partition(" ")[0] for name in fields.SECTIONS})
     allowed = "a section or a field: " + ", ".join(filter(None, sections))
     near = errors.closest(section, [*sections, *(name for name, _ in _paths())])
     raise errors.UserError("--fields", section, allowed, near)
-  return "\n\n".join(found)
+  return "\n\n".join(entries)
 
 
 def markdown() -> str:

@@ -3,7 +3,7 @@
 A folder whose files all obey one contract (losses, objectives, towers,
 sources, evaluators, formats) is its own registry: a new file is a new choice,
 nothing else is edited. A name that ends in ".py" is a file anywhere else, so
-that a method, too, can live beside the config that asks for it.
+that a method, too, can live beside the config that uses it.
 """
 
 import importlib
@@ -29,7 +29,7 @@ def names(kind: str) -> list[str]:
 
 
 def module(kind: str, name: str, where: str) -> types.ModuleType:
-  """Returns big_contrastive/<kind>/<name>.py, or the file that name is.
+  """Returns the module big_contrastive/<kind>/<name>.py, or a file elsewhere.
 
   Args:
     kind: the folder, with dots for levels: "losses", "data.sources".
@@ -61,13 +61,13 @@ def _of_file(name: str, where: str) -> types.ModuleType:
   if str(path.parent) not in sys.path:
     sys.path.append(str(path.parent))
   try:
-    found = importlib.import_module(path.stem)
+    imported = importlib.import_module(path.stem)
   except Exception as e:  # It may be any code.
     remedy = f"{type(e).__name__}: {e}."
     allowed = "a Python file that imports"
     raise errors.UserError(where, name, allowed, remedy) from e
-  if getattr(found, "__file__", None) != str(path):
+  if getattr(imported, "__file__", None) != str(path):
     allowed = "a file that shares its name with no other module"
-    remedy = f"Rename it: {path.stem} is {found.__file__}."
+    remedy = f"Rename it: {path.stem} is {imported.__file__}."
     raise errors.UserError(where, name, allowed, remedy)
-  return found
+  return imported

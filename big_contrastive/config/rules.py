@@ -81,7 +81,7 @@ def table(params: dict[str, Any], columns: dict[str, dict[str, Any]]) -> str:
 
 
 def stacked(name: str) -> bool:
-  """Whether the name is of a parameter whose first axis is the layers."""
+  """Whether it names a parameter whose first axis is the layers."""
   return "/blocks/" in name
 
 
@@ -93,14 +93,14 @@ def count(params: dict[str, Any]) -> int:
 def compare_shapes(
   source: str,
   stored: dict[str, tuple[int, ...]],
-  wanted: dict[str, tuple[int, ...]],
+  expected: dict[str, tuple[int, ...]],
 ) -> None:
   """Raises UserError naming every parameter whose shape differs."""
   differ = [
     f"{name} {stored.get(name, 'missing')} for "
-    f"{wanted.get(name, 'no such parameter')}"
-    for name in sorted(stored.keys() | wanted.keys())
-    if stored.get(name) != wanted.get(name)
+    f"{expected.get(name, 'no such parameter')}"
+    for name in sorted(stored.keys() | expected.keys())
+    if stored.get(name) != expected.get(name)
   ]
   if differ:
     raise errors.UserError(

@@ -17,22 +17,22 @@ def bind(
   fn: Callable,
   kwargs: Mapping[str, Any],
   where: str,
-  given: Mapping[str, Any] | None = None,
+  extra: Mapping[str, Any] | None = None,
 ) -> Callable:
-  """Returns functools.partial(fn, **kwargs, **given), kwargs checked.
+  """Returns functools.partial(fn, **kwargs, **extra), kwargs checked.
 
   Args:
     fn: a function or class; its signature is the schema. Parameters without a
       default that kwargs lacks may still be passed at the call.
     kwargs: one section of a config.
     where: that section's name, for errors: "config.optimizer".
-    given: arguments that the code passes; they are not fields of the section.
+    extra: arguments that the code passes; they are not fields of the section.
 
   Raises:
     UserError: for a name that fn doesn't take or a value of another type.
   """
-  given = given or {}
-  taken = [key for key in _parameters(fn) if key not in given]
+  extra = extra or {}
+  taken = [key for key in _parameters(fn) if key not in extra]
   known = hints(fn)
   for key, value in kwargs.items():
     if key not in taken:
@@ -44,21 +44,21 @@ def bind(
       allowed, remedy = _describe(known[key], value)
       value = errors.Null() if value is None else value
       raise errors.UserError(f"{where}.{key}", value, allowed, remedy)
-  return functools.partial(fn, **kwargs, **given)
+  return functools.partial(fn, **kwargs, **extra)
 
 
 def call(
   fn: Callable,
   kwargs: Mapping[str, Any],
   where: str,
-  given: Mapping[str, Any] | None = None,
+  extra: Mapping[str, Any] | None = None,
 ) -> Any:
-  """Returns fn(**kwargs, **given), see `bind`; missing fields are errors."""
-  bound = complete(fn, kwargs, where, given)
+  """Returns fn(**kwargs, **extra), see `bind`; missing fields are errors."""
+  bound = complete(fn, kwargs, where, extra)
   try:
     return bound()
   except errors.UserError as e:
-    # What is called knows its arguments, not where in a config they stand.
+    # The function knows its arguments, but not their section of the config.
     raise e.inside(where, kwargs.keys() | _parameters(fn).keys()) from e
 
 
@@ -66,13 +66,13 @@ def complete(
   fn: Callable,
   kwargs: Mapping[str, Any],
   where: str,
-  given: Mapping[str, Any] | None = None,
+  extra: Mapping[str, Any] | None = None,
 ) -> Callable:
   """Returns bind(...); missing fields are errors."""
-  bound = bind(fn, kwargs, where, given)
+  bound = bind(fn, kwargs, where, extra)
   for key, p in _parameters(fn).items():
     optional = p.default is not p.empty or p.kind in (p.VAR_KEYWORD,)
-    if not optional and key not in {**kwargs, **(given or {})}:
+    if not optional and key not in {**kwargs, **(extra or {})}:
       remedy = f"Set {where}.{key}."
       raise errors.UserError(f"{where}.{key}", None, "a value", remedy)
   return bound
@@ -84,12 +84,14 @@ def hints(fn: Callable) -> dict[str, Any]:
   Parameters without one, or whose annotation can't be evaluated, are left out.
   """
   fn = inspect.unwrap(_function(fn))
-  found = {}
+  annotations = {}
   for name, hint in getattr(fn, "__annotations__", {}).items():
     alone = types.SimpleNamespace(__annotations__={name: hint})
     with contextlib.suppress(Exception):  # It may be any code.
-      found |= typing.get_type_hints(alone, getattr(fn, "__globals__", {}))
-  return found
+      annotations |= typing.get_type_hints(
+        alone, getattr(fn, "__globals__", {})
+      )
+  return annotations
 
 
 def section(value: Any, where: str) -> dict[str, Any]:
@@ -150,5 +152,5 @@ def _describe(hint: Any, value: Any) -> tuple[str, str]:
     return listed, errors.closest(value, choices)
   if hint is dict:
     return "a section with fields", "Give it fields, or leave it out."
-  wanted = hint.__name__ if isinstance(hint, type) else str(hint)
-  return wanted, f"It is of type {type(value).__name__} now."
+  name = hint.__name__ if isinstance(hint, type) else str(hint)
+  return name, f"It is of type {type(value).__name__} now."

@@ -1,4 +1,4 @@
-"""Makes sources from the sections of a config that describe them."""
+"""Builds sources from the sections of a config that describe them."""
 
 import logging
 import math
@@ -11,15 +11,15 @@ from big_contrastive.data.mixture import Mixture
 from big_contrastive.data.source import Source
 from big_contrastive.data.transforms import operations
 
-Opened = Callable[[Callable[[], Source]], Source]
+Opener = Callable[[Callable[[], Source]], Source]
 
 
-def _opened(make: Callable[[], Source]) -> Source:
+def _open(make: Callable[[], Source]) -> Source:
   return make()
 
 
 def build_source(
-  config: dict[str, Any] | str, where: str, opened: Opened = _opened
+  config: dict[str, Any] | str, where: str, opener: Opener = _open
 ) -> Source:
   """Returns the source that a section of a config, or a string, describes.
 
@@ -31,23 +31,24 @@ def build_source(
       default a weight is the number of the source's records, and the
       operations are those of the config.
     where: the field, for errors.
-    opened: calls what makes a source of checked arguments; a plan does not.
+    opener: calls the function that makes a source, whose arguments have been
+      checked; a plan does not call it.
   """
   if isinstance(config, str):
     config = spec.parse(config, where)
   kwargs = schema.section(config, where)
   if "mixture" in kwargs:
-    given = {"where": where, "opened": opened}
-    return schema.call(_mixture, kwargs, where, given)
+    extra = {"where": where, "opener": opener}
+    return schema.call(_mixture, kwargs, where, extra)
   chosen = kwargs.pop("filter", None)
   name = kwargs.pop("name", "")
   module = registry.module("data.sources", name, f"{where}.name")
-  data = opened(schema.complete(module.source, kwargs, where))
+  data = opener(schema.complete(module.source, kwargs, where))
   _tell_skipped(data, where)
   if chosen is not None:
     place = f"{where}.filter"
-    chosen, given = schema.section(chosen, place), {"source": data}
-    data = opened(schema.complete(filters.apply, chosen, place, given))
+    chosen, extra = schema.section(chosen, place), {"source": data}
+    data = opener(schema.complete(filters.apply, chosen, place, extra))
     _tell_skipped(data, where)
   return data
 
@@ -55,7 +56,7 @@ def build_source(
 def source_operations(
   data: Source, where: str
 ) -> Iterator[tuple[str, operations.Pipeline]]:
-  """Yields each field that has operations of a mixture's own, and those."""
+  """Yields (field, pipeline) for sources of a mixture with their own one."""
   for i, pipeline in enumerate(data.ops):
     place = f"{where}.mixture[{i}]"
     if pipeline:
@@ -73,13 +74,13 @@ def _mixture(
   mixture: list | tuple,
   shared_ids: bool = False,
   where: str,
-  opened: Opened,
+  opener: Opener,
 ) -> Source:
   if not mixture:
     allowed, remedy = "a list of sources", "Add one."
     raise errors.UserError(f"{where}.mixture", mixture, allowed, remedy)
   sources = [
-    _of_mixture(part, f"{where}.mixture[{i}]", opened)
+    _of_mixture(part, f"{where}.mixture[{i}]", opener)
     for i, part in enumerate(mixture)
   ]
   data, weights, ops = zip(*sources, strict=True)
@@ -87,12 +88,12 @@ def _mixture(
 
 
 def _of_mixture(
-  part: Any, where: str, opened: Opened
+  part: Any, where: str, opener: Opener
 ) -> tuple[Source, float, Any]:
   kwargs = {"source": part} if isinstance(part, str) else part
   kwargs = schema.section(kwargs, where)
-  given = {"where": where, "opened": opened}
-  return schema.call(_part, kwargs, where, given)
+  extra = {"where": where, "opener": opener}
+  return schema.call(_part, kwargs, where, extra)
 
 
 def _part(
@@ -101,11 +102,11 @@ def _part(
   weight: float | None = None,
   train_image: list | tuple | None = None,
   where: str,
-  opened: Opened,
+  opener: Opener,
 ) -> tuple[Source, float, Any]:
-  data = build_source(source, f"{where}.source", opened)
+  data = build_source(source, f"{where}.source", opener)
   if weight is not None and not 0 < weight < math.inf:
-    allowed, remedy = "a number > 0", "Leave the source out instead."
+    allowed, remedy = "a number above 0", "Leave the source out instead."
     raise errors.UserError(f"{where}.weight", weight, allowed, remedy)
   ops = train_image and operations.parse(train_image, f"{where}.train_image")
   return data, len(data) if weight is None else weight, ops

@@ -1,4 +1,4 @@
-"""A source without the records that one doesn't want."""
+"""A source without the records that a filter leaves out."""
 
 import collections
 import dataclasses
@@ -19,11 +19,11 @@ from big_contrastive.data.transforms import decode
 
 @dataclasses.dataclass
 class Filtered(Source):
-  """The records of a source that are kept, with the captions that are.
+  """The kept records of a source, with their kept captions.
 
   Args:
     source: random access to records.
-    kept: int64, their numbers, ascending.
+    kept: int64, the numbers of the kept records, ascending.
     fits: whether a caption is kept.
     skipped: reason -> number of records that were left out.
   """
@@ -51,11 +51,11 @@ class Filtered(Source):
     return record | {"text": [t for t in texts if self.fits(t)]}
 
   def outline(self) -> list[str | bytes]:
-    """Returns which records are kept, and the source's outline."""
+    """Returns the numbers of the kept records, and the source's outline."""
     return [self.kept.tobytes(), *self.source.outline()]
 
   def name(self, index: int) -> str:
-    """Returns what a person finds the record by."""
+    """Returns a name by which a person can find the record."""
     return self.source.name(int(self.kept[index]))
 
 
@@ -81,15 +81,15 @@ def apply(
 ) -> Filtered:
   """Returns the records that pass; epochs and evaluation are over these.
 
-  But for `keep` it reads every record once, and of each image the header.
+  Except for `keep`, it reads every record once, and the header of its image.
   Records that can't be read stay: training counts them as bad.
 
   Args:
     source: random access to records.
-    min_side: pixels that the shorter side has at least.
-    max_aspect: longer through shorter side at most; 0 for any.
-    min_caption, max_caption: characters; other captions are dropped, and
-      records without any left. Images alone pass.
+    min_side: the least length of the shorter side, in pixels.
+    max_aspect: the largest ratio of longer to shorter side; 0 for any.
+    min_caption, max_caption: in characters; other captions are dropped, and
+      records that have none left. Images without captions pass.
     keep: a file with the records to keep, one a line: their names as the log
       has them ("a.tar:000123"), the part behind the last ":", or their ids.
 
@@ -102,7 +102,8 @@ def apply(
   ):  # fmt: skip
     if not 0 <= value < math.inf:
       remedy = "Leave it out for any."
-      raise errors.UserError(f"filter.{name}", value, "0 or more", remedy)
+      allowed = "a number from 0 up"
+      raise errors.UserError(f"filter.{name}", value, allowed, remedy)
   skipped: collections.Counter[str] = collections.Counter()
   chosen = np.arange(len(source))
   if keep is not None:
@@ -131,7 +132,7 @@ def _reason(
   max_aspect: float,
   fits: Length,
 ) -> str:
-  """Why a record is left out; "" if it stays."""
+  """The reason to leave a record out; "" if it stays."""
   try:
     record = source[index]
     texts = record.get("text")
@@ -151,20 +152,20 @@ def _reason(
 
 def _listed(source: Source, keep: str) -> np.ndarray:
   lines = paths.lines(keep, "filter.keep")
-  wanted = {line.strip() for line in lines} - {""}
+  names = {line.strip() for line in lines} - {""}
   used = set()
 
   def is_kept(index: int) -> bool:
     name = source.name(index)
     forms = {name, name.rpartition(":")[2]}
-    if name == Source.name(source, index):  # It has none of its own.
+    if name == Source.name(source, index):  # The default: a bare number.
       forms = {str(source[index]["id"])}
-    found = forms & wanted
-    used.update(found)
-    return bool(found)
+    matches = forms & names
+    used.update(matches)
+    return bool(matches)
 
   chosen = np.flatnonzero([is_kept(i) for i in range(len(source))])
-  if lost := sorted(wanted - used):
-    said = "filter.keep: %d lines of %s are of no record, like %r"
-    logging.warning(said, len(lost), keep, lost[0])
+  if lost := sorted(names - used):
+    message = "filter.keep: %d lines of %s are of no record, like %r"
+    logging.warning(message, len(lost), keep, lost[0])
   return chosen

@@ -14,15 +14,15 @@ class Mixture(Source):
   """The records of all sources, one source after the other.
 
   Training takes the sources in turn, by weight, each in epochs of its own: see
-  shuffle.stream. Evaluation has every record once. A label is what its source
-  says; where sources have different classes, there are none.
+  shuffle.stream. Evaluation sees every record once. Labels are those of the
+  sources; if the sources have different classes, records have no labels.
 
   Args:
     sources: of any kind.
-    weights: positive; the shares of training examples.
-    ops: preprocessing of each source in training, None for the config's.
-    shared: whether equal ids of different sources mean the same; if not, they
-      are moved apart.
+    weights: positive; each source's share of the training examples.
+    ops: training preprocessing of each source; None for the config's.
+    shared: whether equal ids in different sources mean the same concept; if
+      not, ids are offset by source.
   """
 
   sources: Sequence[Source] = dataclasses.field()
@@ -60,6 +60,6 @@ class Mixture(Source):
     return index - inner + self.sources[k].after(inner)
 
   def name(self, index: int) -> str:
-    """Returns what a person finds the record by."""
+    """Returns a name by which a person can find the record."""
     k, inner = fields.place(index, self._ends)
     return f"source {k}, {self.sources[k].name(inner)}"

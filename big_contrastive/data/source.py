@@ -27,23 +27,22 @@ class Source(abc.ABC):
 
   A record is a dict:
     "image": an encoded image, or uint8 [h, w, 3].
-    "id": a whole number below 2**31; pairs with equal ids are not each
-      other's negatives. The same at each reading.
-    "text": a caption, or a list of captions; absent in a source of images
-      alone.
-    "label": the class, a whole number, -1 for none; may be absent.
+    "id": an integer below 2**31, the same at each reading; pairs with equal
+      ids are not each other's negatives.
+    "text": a caption, or a list of captions; absent in a source that has
+      only images.
+    "label": the class, an integer, -1 for none; may be absent.
 
   A record that can't be read raises bad_records.BadRecord, OSError or
   ValueError: training counts it and takes another, evaluation stops.
 
   Attributes:
     classes: names of the classes by label; None where they are not known.
-    skipped: reason -> how many records were left out for it; is logged.
+    skipped: reason -> how many records were left out for it; it is logged.
     blocks: int64, how many records each block has, where records are read in
       blocks; see shuffle.Blocks.
     window: how many records the blocks that fit into memory have together.
-    sources: of a mixture, its sources; their records lie one source after
-      the other.
+    sources: of a mixture, its sources, whose records are concatenated.
     weights: of a mixture, each source's share of the training examples.
     ops: of a mixture, each source's own preprocessing, or None.
   """
@@ -65,7 +64,7 @@ class Source(abc.ABC):
     """Returns a record, 0 <= index < len(self)."""
 
   def name(self, index: int) -> str:
-    """Returns what a person finds the record by, like "a.tar:000123"."""
+    """Returns a name by which a person can find it, like "a.tar:000123"."""
     return f"record {index}"
 
   def after(self, index: int) -> int:
@@ -73,7 +72,7 @@ class Source(abc.ABC):
     return (index + 1) % len(self)
 
   def outline(self) -> Iterable[str | bytes]:
-    """Returns what is known without reading images, for a digest."""
+    """Returns what is known without reading images; a digest covers it."""
     return ()
 
   def preprocess(self, index: int) -> Preprocess | None:
@@ -83,7 +82,7 @@ class Source(abc.ABC):
 
 
 class Records(Source):
-  """Records that are in memory already."""
+  """A source of records in memory."""
 
   def __init__(self, records: Sequence[dict[str, Any]]):
     self._records = records
@@ -96,5 +95,5 @@ class Records(Source):
 
 
 def as_source(records: Source | Sequence[dict[str, Any]]) -> Source:
-  """Returns a source as it is, and a list of records as one."""
+  """Returns a source itself, or a source of a list of records."""
   return records if isinstance(records, Source) else Records(records)

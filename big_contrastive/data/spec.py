@@ -1,4 +1,4 @@
-"""Sources in one string: "wds:shards/{000..123}.tar,caption=json:text"."""
+"""Parses sources in one string: "wds:shards/{0..9}.tar,caption=json:text"."""
 
 import inspect
 import os
@@ -18,8 +18,9 @@ def parse(spec: str, where: str) -> dict[str, Any]:
   NAME is a file of data/sources, or the path of another that ends in ".py". A
   first piece without "=" is the source's main argument: urls of wds, files of
   parquet, dataset of tfds, root of folder, captions of table, split of shapes.
-  A piece that is no KEY=VALUE goes on with the value before it. Pieces that are
-  the path of something that exists are the main argument, whatever is in it.
+  A piece that is not KEY=VALUE continues the value before it. If the first
+  pieces form the path of something that exists, they are the main argument,
+  whatever characters the path contains.
 
   Args:
     spec: as a user writes it.
@@ -33,10 +34,10 @@ def parse(spec: str, where: str) -> dict[str, Any]:
   texts: dict[str, str] = {}
   key = None
   pieces = rest.split(",") if rest else []
-  if there := _path(main(name), pieces):
+  if path_pieces := _path(main(name), pieces):
     key = main(name)
-    texts[key] = ",".join(pieces[:there])
-  for piece in pieces[there:]:
+    texts[key] = ",".join(pieces[:path_pieces])
+  for piece in pieces[path_pieces:]:
     before, equals, value = piece.partition("=")
     if equals and before.strip().isidentifier():
       key = before.strip()
@@ -51,7 +52,7 @@ def parse(spec: str, where: str) -> dict[str, Any]:
   text = {k for k in texts if hints.get(k) in (str, str | None)}
   values = {k: literal(v) for k, v in texts.items()}
   for key in {"caption", "text"} & values.keys():
-    if values[key] is None:  # Written out, it is no default.
+    if values[key] is None:  # Written as "none", which is not the default.
       values[key] = fields.NO_CAPTION
   return config | {
     k: texts[k] if k in text and not isinstance(v, str | None) else v
@@ -60,7 +61,7 @@ def parse(spec: str, where: str) -> dict[str, Any]:
 
 
 def _path(argument: str, pieces: list[str]) -> int:
-  """How many of the first pieces are a path that exists; 0 for none."""
+  """How many of the first pieces form a path that exists; 0 for none."""
   if argument in _PATHS:
     for count in range(len(pieces), 0, -1):
       path = ",".join(pieces[:count])
@@ -70,7 +71,7 @@ def _path(argument: str, pieces: list[str]) -> int:
 
 
 def main(name: str) -> str:
-  """Returns the argument of a source that needs no name in a string."""
+  """Returns the main argument of a source, which a string need not name."""
   module = registry.module("data.sources", name, "source")
   parameters = inspect.signature(module.source).parameters.values()
   required = (

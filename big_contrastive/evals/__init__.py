@@ -1,10 +1,10 @@
-"""Evaluators: a file in this folder is one, and its `prepare` makes it.
+"""Evaluators: each file in this folder is one, and its `prepare` builds it.
 
   prepare(source, **fields) -> Evaluator
 
-The fields are those of config.evals.NAME besides task and source, checked by
-prepare's signature, which also says what is wrong with the source. An evaluator
-never sees the trainer: it gets functions that embed, and may have any number of
+The fields are those of config.evals.NAME besides task and source, checked
+against prepare's signature; prepare also checks the source. An evaluator never
+sees the trainer: it gets functions that embed, and may have any number of
 sources of its own.
 """
 
@@ -26,10 +26,10 @@ class Evaluator(Protocol):
   def __call__(
     self, embed_images: EmbedImages, embed_texts: EmbedTexts
   ) -> Iterable[tuple[str, float | PIL.Image.Image]]:
-    """Yields figures, numbers that are finite, and pictures, by name.
+    """Yields metrics, finite numbers, and pictures, by name.
 
     Args:
-      embed_images: a source -> its images' unit embeddings `zimg`, `label` and
+      embed_images: source -> its images' unit embeddings `zimg`, `label` and
         `id`, in order.
       embed_texts: texts -> their unit embeddings.
     """

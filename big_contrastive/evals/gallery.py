@@ -30,14 +30,15 @@ def prepare(
 
   Args:
     source: records with captions.
-    texts: among which to look: the captions of the whole source, right if
-      they have the image's id, or its class names, right if the image's own.
+    texts: the candidates: all captions of the source, right if they have the
+      image's id; or its class names, right if it is the image's class.
     rows, columns: of the grid.
-    seed: chooses the images.
+    seed: of the choice of images.
   """
   for name, value in {"rows": rows, "columns": columns}.items():
     if value < 1:
-      raise errors.UserError(name, value, "1 or more", "Raise it.")
+      allowed = "a whole number from 1 up"
+      raise errors.UserError(name, value, allowed, "Raise it.")
   if texts == "classes" and not source.classes:
     remedy = 'Set it to "captions", or give a source with class names.'
     raise errors.UserError("texts", texts, "captions", remedy)
@@ -45,13 +46,13 @@ def prepare(
   def run(embed_images: Callable, embed_texts: Callable) -> Iterator:
     data = embed_images(source)
     if texts == "classes":
-      names, right, own = (
+      names, right, target = (
         source.classes,
         np.arange(len(source.classes)),
         data.label,
       )
     else:
-      own, _, names, right = retrieval.distinct(source, data.id)
+      target, _, names, right = retrieval.distinct(source, data.id)
     ztxt = embed_texts(names)
     count = min(rows * columns, len(data.zimg))
     chosen = np.random.default_rng(seed).permutation(len(data.zimg))[:count]
@@ -61,10 +62,10 @@ def prepare(
     for cell, i in enumerate(chosen):
       score = data.zimg[i] @ ztxt.T
       nearest = np.argsort(-score, kind="stable")[:3]  # NaN comes last.
-      fine = (right == own[i]) & np.isfinite(score)
-      found = [(names[j], fine[j]) for j in nearest]
+      fine = (right == target[i]) & np.isfinite(score)
+      results = [(names[j], fine[j]) for j in nearest]
       row, column = divmod(cell, columns)
-      _cell(sheet, column * _WIDTH, row * (_SIDE + 8), source[int(i)], found)
+      _cell(sheet, column * _WIDTH, row * (_SIDE + 8), source[int(i)], results)
     yield "nearest_texts", sheet
 
   return run
@@ -75,15 +76,17 @@ def _cell(
   x: int,
   y: int,
   record: dict[str, Any],
-  found: list[tuple[str, bool]],
+  results: list[tuple[str, bool]],
 ) -> None:
   picture = operations.decode(record["image"]).resize((_SIDE, _SIDE))
   sheet.paste(picture, (x + 4, y + 4))
   draw, font = PIL.ImageDraw.Draw(sheet), PIL.ImageFont.load_default(size=11)
-  own = record["text"]
-  own = own if isinstance(own, str) else next(iter(own), "")
-  lines = [(own, "black")]
-  lines += [(f"> {text}", "green" if right else "red") for text, right in found]
+  caption = record["text"]
+  caption = caption if isinstance(caption, str) else next(iter(caption), "")
+  lines = [(caption, "black")]
+  lines += [
+    (f"> {text}", "green" if right else "red") for text, right in results
+  ]
   for i, (text, color) in enumerate(lines):
     place = (x + _SIDE + 10, y + 8 + i * (_LINE + 5))
     text = _shortened(text, draw, font, _WIDTH - _SIDE - 16)
@@ -91,7 +94,7 @@ def _cell(
 
 
 def _shortened(text: str, draw: Any, font: Any, width: int) -> str:
-  """The text, cut where it would leave its cell."""
+  """The text, truncated to the width of its cell."""
   if draw.textlength(text, font=font) <= width:
     return text
   while text and draw.textlength(text + "...", font=font) > width:

@@ -12,7 +12,7 @@ from big_contrastive.data.loader import evaluation
 
 _CHUNK = 1024  # Queries at a time: memory is chunk x candidates.
 
-# The rank of what is not found, however far one looks.
+# The rank of a query without a match: beyond every k.
 NEVER = np.iinfo(np.int64).max
 
 
@@ -20,12 +20,12 @@ def prepare(source: Any) -> Callable[[Callable, Callable], Iterator]:
   """Returns run(embed_images, embed_texts), which yields the recalls.
 
   An image matches all texts with its id: its own captions, and those of other
-  images with that id; records with one image, a caption each, are one image
-  with several captions. A query counts at k if one of its matches is among the
-  first k; a tie counts against the model.
+  images with that id; records that share an image, one caption each, count as
+  one image with several captions. A query counts at k if one of its matches is
+  among the first k; a tie counts against the model.
 
-  And what guessing gives: chance_r1, in both directions, and for the other k
-  chance_img2txt_r5, ... Where there are few candidates that is 1.
+  Also yields the recalls of guessing: chance_r1, for both directions, and for
+  the other k chance_img2txt_r5, ...; with few candidates they are 1.
 
   Args:
     source: records with one or several captions each.
@@ -54,16 +54,16 @@ def prepare(source: Any) -> Callable[[Callable, Callable], Iterator]:
 def distinct(
   source: Any, ids: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, list[str], np.ndarray]:
-  """Returns the images and captions of a source, each once.
+  """Returns the distinct images and captions of a source.
 
   Args:
     source: records.
-    ids: int [n], of each.
+    ids: int [n], of each record.
 
   Returns:
-    ids [n], of which those that only records with one image have are one;
-    numbers of the records that show distinct images, or one with another id;
-    captions, and their ids, each pair of them once.
+    ids [n], in which the ids of one image are merged unless another image has
+    them too; the numbers of the records with distinct (image, id); captions
+    and their ids, each (caption, id) once.
 
   Raises:
     UserError: if there is no caption at all.
@@ -89,15 +89,15 @@ def distinct(
 
 
 def _digest(image: bytes | np.ndarray) -> bytes:
-  """What two images that are the same have in common."""
+  """A digest that is equal for equal images."""
   if not isinstance(image, bytes):
     image = repr(np.shape(image)).encode() + np.asarray(image).tobytes()
   return hashlib.blake2b(image, digest_size=16).digest()
 
 
 def _joined(ids: np.ndarray, shown: list[bytes]) -> np.ndarray:
-  """The ids, one for all of an image's that no other image has."""
-  if len(set(shown)) == 1:  # Then images tell nothing.
+  """Merges the ids of an image that no other image has."""
+  if len(set(shown)) == 1:  # Then images say nothing about ids.
     return ids
   images: dict[int, set[bytes]] = {}
   for i, image in zip(ids.tolist(), shown, strict=True):
@@ -110,13 +110,13 @@ def _joined(ids: np.ndarray, shown: list[bytes]) -> np.ndarray:
 
 
 def chance(ids: np.ndarray, other_ids: np.ndarray, k: int) -> float:
-  """Returns the recall at k of guessing: k of the others, drawn at random."""
-  found, counts = np.unique(other_ids, return_counts=True)
-  matches = dict(zip(found.tolist(), counts.tolist(), strict=True))
+  """Returns the recall at k of guessing k random candidates."""
+  values, counts = np.unique(other_ids, return_counts=True)
+  matches = dict(zip(values.tolist(), counts.tolist(), strict=True))
   n, total = len(other_ids), 0.0
   for i, count in zip(*np.unique(ids, return_counts=True), strict=True):
     wrong = n - matches.get(int(i), 0)
-    # The chance that none of k different ones matches.
+    # The probability that none of k different candidates matches.
     none = math.prod(max(0, wrong - j) / (n - j) for j in range(min(k, n)))
     total += int(count) * (1 - none)
   return total / len(ids)
@@ -130,8 +130,8 @@ def first_match(
 ) -> np.ndarray:
   """Returns for each query how many non-matches come before its best match.
 
-  A score that is not finite is no match's, and ahead of all others; a query
-  without a match is never right: NEVER.
+  A score that is not finite never counts as a match, and ranks ahead of all
+  others. A query without a match has the rank NEVER.
 
   Args:
     queries, candidates: [n, d] and [m, d].

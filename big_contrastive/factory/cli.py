@@ -1,4 +1,4 @@
-"""What the commands share: flags, exit codes, and how errors are printed."""
+"""Shared by the commands: flags, exit codes, and printing of errors."""
 
 import argparse
 import ast
@@ -18,7 +18,7 @@ from big_contrastive.parallel import heartbeat, signals
 
 
 def main(run: Callable[[], Any]) -> None:
-  """Runs a command, and exits with a code of `errors` if it fails.
+  """Runs a command; exits with a code from `errors` if it fails.
 
   An error that the user can fix is printed as one line, without a traceback.
   """
@@ -80,22 +80,21 @@ class _Parser(argparse.ArgumentParser):
 
   def error(self, message: str) -> NoReturn:
     thing, value, expected = "arguments", message, "flags that --help lists"
-    if found := re.fullmatch(_REQUIRED, message):
-      thing, value, expected = found[1], None, "a value"
-    elif found := re.fullmatch(_NO_VALUE, message):
-      thing, value, expected = f"value of {found[1]}", None, "one after it"
-    elif found := re.fullmatch(_INVALID, message):
-      thing, value = found[1], ast.literal_eval(found[3])
-      expected = {"int": "an integer"}.get(found[2], f"a {found[2]}")
-    elif found := re.fullmatch(_OUT_OF_RANGE, message):
-      thing, value, expected = found[1], ast.literal_eval(found[2]), found[3]
-    elif found := re.fullmatch(_UNKNOWN, message):
-      thing, value, expected = "argument", found[1], "a flag of this command"
+    if match := re.fullmatch(_REQUIRED, message):
+      thing, value, expected = match[1], None, "a value"
+    elif match := re.fullmatch(_NO_VALUE, message):
+      thing, value, expected = f"value of {match[1]}", None, "one after it"
+    elif match := re.fullmatch(_INVALID, message):
+      thing, value = match[1], ast.literal_eval(match[3])
+      expected = {"int": "an integer"}.get(match[2], f"a {match[2]}")
+    elif match := re.fullmatch(_OUT_OF_RANGE, message):
+      thing, value, expected = match[1], ast.literal_eval(match[2]), match[3]
+    elif match := re.fullmatch(_UNKNOWN, message):
+      thing, value, expected = "argument", match[1], "a flag of this command"
     raise errors.UserError(thing, value, expected, "See --help.")
 
 
-# How argparse says what is wrong; the fourth is what `_positive` and `number`
-# say.
+# The messages of argparse; the fourth is that of `_positive` and `number`.
 _REQUIRED = r"the following arguments are required: ([^,]+).*"
 _NO_VALUE = r"argument (\S+): expected one argument"
 _INVALID = r"argument (\S+): invalid (\w+) value: ('.*'|\".*\")"
@@ -106,8 +105,8 @@ _UNKNOWN = r"unrecognized arguments: (.*)"
 def parser(description: str) -> argparse.ArgumentParser:
   """Returns a parser with the flag that every command has: --distributed.
 
-  A flag that is given twice or without a value is an error: argparse would take
-  the last, and "" as a path is the current directory.
+  A flag that occurs twice or has an empty value is an error: argparse would
+  take the last one, and "" as a path is the current directory.
   """
   p = _Parser(
     description=description, allow_abbrev=False,
@@ -125,9 +124,9 @@ def parser(description: str) -> argparse.ArgumentParser:
 
 
 def require(flags: argparse.Namespace, **expected: str) -> None:
-  """Raises UserError for the first of these flags that is not given.
+  """Raises UserError for the first of these flags that is missing.
 
-  For flags that only some uses of a command need.
+  For flags that only some uses of a command require.
   """
   for name, value in expected.items():
     if getattr(flags, name) is None:
@@ -135,9 +134,9 @@ def require(flags: argparse.Namespace, **expected: str) -> None:
 
 
 class _Once(argparse.Action):
-  """Stores a value, once, if there is one."""
+  """Stores a flag's value; a second or an empty value is an error."""
 
-  _given = False
+  _seen = False
 
   def __call__(
     self,
@@ -146,13 +145,13 @@ class _Once(argparse.Action):
     values: Any,
     option_string: str | None = None,
   ) -> None:
-    if self._given:
+    if self._seen:
       both = [getattr(namespace, self.dest), values]
       remedy = "Leave one out."
       raise errors.UserError(option_string, both, "one value", remedy)
     if values == "":
       raise errors.UserError(option_string, "", "a value", "See --help.")
-    self._given = True
+    self._seen = True
     setattr(namespace, self.dest, values)
 
 
@@ -171,8 +170,8 @@ def model_parser(description: str) -> argparse.ArgumentParser:
 
 
 def _positive(text: str) -> int:
-  whole = text.isdecimal() and len(text) < 10
-  if not whole or not 1 <= int(text) <= 2**20:
+  is_whole = text.isdecimal() and len(text) < 10
+  if not is_whole or not 1 <= int(text) <= 2**20:
     expected = f"an integer from 1 to {2**20}"
     raise argparse.ArgumentTypeError(f"{text!r}; expected {expected}")
   return int(text)
@@ -189,19 +188,19 @@ def number(text: str) -> float:
 def start(distributed: bool) -> None:
   """Sets up JAX; if distributed, waits for all processes."""
   if distributed:
-    given = {
+    settings = {
       "coordinator_address": os.environ.get("JAX_COORDINATOR_ADDRESS"),
       "num_processes": _number("JAX_NUM_PROCESSES"),
       "process_id": _number("JAX_PROCESS_ID"),
     }
-    # signals.py handles SIGTERM.
+    # parallel/signals.py handles SIGTERM.
     jax.config.update("jax_enable_preemption_service", False)
     try:
-      jax.distributed.initialize(**given)
+      jax.distributed.initialize(**settings)
     except ValueError as e:
       allowed = "a cluster that JAX detects, or all three JAX_ variables"
       remedy = f"See launch/. JAX says: {e}"
-      raise errors.UserError("--distributed", given, allowed, remedy) from e
+      raise errors.UserError("--distributed", settings, allowed, remedy) from e
     heartbeat.start()
 
 

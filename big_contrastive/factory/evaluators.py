@@ -1,4 +1,4 @@
-"""Makes evaluators from the sections of a config that describe them."""
+"""Builds evaluators from the sections of a config that describe them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,10 +19,9 @@ def evaluation(
   where: str,
   read: Callable[[Any, str], Source],
 ) -> Callable[[], Evaluator]:
-  """Returns what makes an evaluator, its arguments checked.
+  """Returns a function that makes an evaluator; checks the arguments.
 
-  What an evaluator yields is looked at on its way, whatever the task:
-  finite.figures.
+  The results of every evaluator are checked by finite.figures.
 
   Args:
     config: {"task", "source", ...}.
@@ -37,7 +36,7 @@ def evaluation(
 
   def evaluator() -> Evaluator:
     if not len(kwargs["source"]):
-      allowed, remedy = "a record or more", "There is nothing to evaluate on."
+      allowed, remedy = "one record or more", "There is nothing to evaluate on."
       raise errors.UserError(f"{where}.source", "0 records", allowed, remedy)
     run = prepare()
     return lambda *embed: finite.figures(task, run(*embed))

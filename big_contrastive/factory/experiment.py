@@ -1,7 +1,7 @@
-"""Turns a config, once, into the objects of an experiment; checks all of it.
+"""Builds the objects of an experiment from a config, and checks all of it.
 
-Everything a user can get wrong is found here, before the first compilation
-and before anything is written.
+Every mistake in a config is reported here, before the first compilation and
+before anything is written.
 """
 
 import dataclasses
@@ -39,14 +39,14 @@ def build(
   """Returns the experiment that a config describes.
 
   Args:
-    config: a ConfigDict or dict; its fields are in config/fields. Where
-      init is a path, model says only what is to differ from the model there,
-      and tokenizer may be {"kind": "init"}.
-    devices: of the mesh; all that there are if None.
-    reading: what reads the files that the config names.
+    config: a ConfigDict or dict; its fields are in config/fields. If init is a
+      path, model contains only what differs from the model there, and
+      tokenizer may be {"kind": "init"}.
+    devices: of the mesh; None for all devices.
+    reading: reads the files that the config names.
 
   Raises:
-    UserError: for the first thing that is wrong with it.
+    UserError: for the first mistake in the config.
   """
   config = schema.plain(config)
   fields: dict[str, Any] = dict(config)
@@ -76,17 +76,17 @@ def _build(
   start: ModelBundle | None,
   blob: bytes | None,
 ) -> Experiment:
-  """Builds what checked settings ask for.
+  """Builds the experiment from checked settings.
 
   Args:
     config: see config/fields.
     reading, devices: see `build`.
-    start: the model at config.init, where that is a path.
-    blob: the content of its tokenizer's vocabulary, where that is taken.
+    start: the model at config.init, if that is a path.
+    blob: the content of its tokenizer's vocabulary, if that is used.
   """
-  given = {"devices": devices}
+  extra = {"devices": devices}
   mesh = schema.call(
-    sharding.make_mesh, config.mesh or {}, "config.mesh", given
+    sharding.make_mesh, config.mesh or {}, "config.mesh", extra
   )
   size = config.batch_size
   sharding.check_batch(size, mesh, "config.batch_size")
@@ -96,7 +96,7 @@ def _build(
   if not unit["total"]:
     remedy = "Raise it."
     raise errors.UserError(
-      "config.total", config.total, "a step or more", remedy
+      "config.total", config.total, "one step or more", remedy
     )
   tokenizer = None
   if config.tokenizer is not None and config.model.get("text") is not None:
@@ -107,7 +107,7 @@ def _build(
   placed, method = step.place(recipe, mesh, config.shard), recipe.objective
   training = _training(config, data, model.abstract, tokenizer, mesh)
   eval_ops = _ops(config.eval_image, "eval_image", model.abstract)
-  at_once = size // max(method.micro_batches)  # Of an evaluation, too.
+  at_once = size // max(method.micro_batches)  # Also in evaluation.
   return Experiment(
     config={},
     placed=placed,
@@ -144,7 +144,8 @@ def _recipe(
   frozen = rules.match(config.freeze, names, "config.freeze")
   trained = frozenset(k for k in names if not frozen[k])
   if not trained:
-    expected, remedy = "not everything", "Leave a parameter to train."
+    expected = "rules that leave something to train"
+    remedy = "Leave a parameter to train."
     raise errors.UserError("config.freeze", config.freeze, expected, remedy)
   factors = {"decay": config.decay, "lr_mult": config.lr_mult}
   rate, tx = parts.optimizer(
@@ -164,29 +165,29 @@ def _training(
   mesh: Mesh,
 ) -> training_loader.Training:
   ops = _ops(config.train_image, "train_image", model)
-  for place, own in source_operations(data, "config.source"):
-    _check_size(own, place, model)
+  for place, pipeline in source_operations(data, "config.source"):
+    _check_size(pipeline, place, model)
   where = "config.loading"
   fields = schema.section(config.loading or {}, where)
-  given = {
+  extra = {
     "examples": examples.Examples(data, ops, tokenizer),
     "batch_size": config.batch_size,
     "rows": sharding.local_rows(config.batch_size, mesh),
     "seed": config.seed,
     "gather": sharding.sum_over_processes,
   }
-  return schema.call(training_loader.Training, fields, where, given)
+  return schema.call(training_loader.Training, fields, where, extra)
 
 
 def _evaluators(
   evals: dict, reading: Reading
 ) -> dict[str, evaluators.Evaluator]:
-  found = {}
+  by_name = {}
   for name, kwargs in evals.items():
     where = f"config.evals.{name}"
     task = schema.section(kwargs, where).get("task")
-    found[f"{task}/{name}"] = reading.evaluator(kwargs, where)
-  return found
+    by_name[f"{task}/{name}"] = reading.evaluator(kwargs, where)
+  return by_name
 
 
 def _intervals(config: Config, unit: dict[str, int]) -> Intervals:
@@ -196,20 +197,21 @@ def _intervals(config: Config, unit: dict[str, int]) -> Intervals:
   }
   keep, minutes = config.keep, config.save_minutes
   if keep < 1:
-    raise errors.UserError("config.keep", keep, ">= 1", "Keep the newest.")
+    allowed = "a whole number from 1 up"
+    raise errors.UserError("config.keep", keep, allowed, "Keep the newest.")
   if not minutes >= 0:
-    remedy = "0 is for never."
-    raise errors.UserError("config.save_minutes", minutes, ">= 0", remedy)
+    allowed, remedy = "a number from 0 up", "0 means never."
+    raise errors.UserError("config.save_minutes", minutes, allowed, remedy)
   if not every["log_every"]:
     remedy = "1 logs each step."
-    raise errors.UserError("config.log_every", 0, "a step or more", remedy)
+    raise errors.UserError("config.log_every", 0, "one step or more", remedy)
   return Intervals(
     total=unit["total"], keep=keep, save_minutes=minutes, **every
   )
 
 
 def _ops(ops: list, name: str, abstract: Model) -> Callable:
-  """Parsed preprocessing, whose size is what the image tower takes."""
+  """Parsed preprocessing, whose output size is checked against the tower."""
   where = f"config.{name}"
   parsed = operations.parse(ops, where, train=name == "train_image")
   _check_size(parsed, where, abstract)

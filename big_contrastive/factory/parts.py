@@ -1,4 +1,4 @@
-"""Makes the parts of an experiment from the sections of its config."""
+"""Builds the parts of an experiment from the sections of its config."""
 
 import itertools
 import math
@@ -24,24 +24,24 @@ def tokenizer(
 ) -> Tokenizer:
   """Returns the tokenizer; a BPE without a file is trained on the captions.
 
-  {"kind": "checkpoint", "path": DIR} takes that of a checkpoint, with what
-  else is given changed.
+  {"kind": "checkpoint", "path": DIR} takes that of a checkpoint, changed by the
+  other fields.
 
   Args:
     config: the section config.tokenizer.
-    data: whose captions a BPE is trained on.
-    blob: the vocabulary file's content, where it is known.
+    data: a BPE is trained on its captions.
+    blob: the vocabulary file's content, if it is known.
   """
   kwargs, where = dict(config), "config.tokenizer"
   if kwargs.get("kind") == "checkpoint":
     return model_files.stored_tokenizer(kwargs, where)
-  given: dict[str, Any] = {"captions": None, "blob": blob}
+  extra: dict[str, Any] = {"captions": None, "blob": blob}
   if blob is not None:
-    given["path"] = None
+    extra["path"] = None
   elif kwargs.get("kind") == "bpe" and not kwargs.get("path"):
     texts = evaluation.captions(data, skip_bad=True)
-    given["captions"] = itertools.chain.from_iterable(texts)
-  return schema.call(build_tokenizer, kwargs, where, given)
+    extra["captions"] = itertools.chain.from_iterable(texts)
+  return schema.call(build_tokenizer, kwargs, where, extra)
 
 
 def optimizer(
@@ -55,7 +55,7 @@ def optimizer(
 
   Args:
     config: config.optimizer: name, lr, weight_decay, clip, and arguments of
-      the function of that name in optim.
+      the function of that name in training/optimizers.
     schedule: config.schedule; durations in any unit.
     factors: config.decay and config.lr_mult.
     names: flat names of all parameters.
@@ -67,7 +67,8 @@ def optimizer(
   )
   lr = kwargs.pop("lr", None)
   if type(lr) not in (int, float) or not 0 <= lr < math.inf:
-    raise errors.UserError(f"{where}.lr", lr, "a number >= 0", "Set it: 1e-3.")
+    allowed = "a number from 0 up"
+    raise errors.UserError(f"{where}.lr", lr, allowed, "Set it: 1e-3.")
   common = {"weight_decay": 0.0, "clip": None}
   common |= {k: kwargs.pop(k) for k in common if k in kwargs}
   values = {k: rules.match(r, names, f"config.{k}") for k, r in factors.items()}
@@ -95,7 +96,7 @@ def objective(
 
   Args:
     config: config.objective: name, and arguments of its `build`.
-    setting: what every method is given.
+    setting: the arguments that every method gets.
     ema: config.ema.
   """
   fields, where = dict(config), "config.objective"

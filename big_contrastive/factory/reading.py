@@ -1,4 +1,4 @@
-"""Reads the files that a config names; for a plan, their shapes alone."""
+"""Reads the files that a config names; for a plan, only their shapes."""
 
 import pathlib
 from typing import Any
@@ -16,7 +16,7 @@ from big_contrastive.factory import evaluators, parts, warm_start
 # Sizes of vocabularies that are always the same, by a tokenizer's kind.
 _PUBLISHED = {"clip_bpe": 49_408, "bert": 30_522}
 
-# And by the file's name: a SentencePiece model may have any size.
+# And by file name: a SentencePiece model may have any size.
 _NAMED = {"c4_en.model": 32_000}
 
 
@@ -41,7 +41,7 @@ class Reading:
 
 
 class Blank(Source):
-  """A source of one black picture with a caption."""
+  """A source with one record: a black picture with a caption."""
 
   def __len__(self) -> int:
     return 1
@@ -52,11 +52,10 @@ class Blank(Source):
 
 
 class Shapes(Reading):
-  """Reads what shapes need, as far as it is there.
+  """Reads only what shapes depend on, as far as it exists.
 
-  No data set is opened, but for the captions that a BPE is trained on; the
-  sections' fields are checked all the same. What had to be assumed is said in
-  `notes`, one line each.
+  No data set is opened, except for the captions that a BPE is trained on; the
+  fields of sections are still checked. Each assumption is a line in `notes`.
 
   Args:
     config: the whole config.
@@ -76,8 +75,8 @@ class Shapes(Reading):
     kind, path = kwargs.get("kind"), kwargs.get("path")
     if blob is not None or kind in ("checkpoint", "bytes"):
       return parts.tokenizer(config, data, blob)
-    given = {"captions": None, "blob": None}
-    schema.complete(build_tokenizer, kwargs, "config.tokenizer", given)
+    extra = {"captions": None, "blob": None}
+    schema.complete(build_tokenizer, kwargs, "config.tokenizer", extra)
     errors.choice("config.tokenizer.kind", kind, vocabulary.KINDS)
     if path is not None and not pathlib.Path(path).expanduser().exists():
       return self._assumed(kwargs, f"{path} is not here")
@@ -101,15 +100,15 @@ class Shapes(Reading):
     size = next((n for n in stated if type(n) is int), known)
     if size is None:
       raise errors.UserError(
-        "config.tokenizer.path", path, "a file that is here",
-        "Or set config.tokenizer.vocab_size: a plan needs its size alone.",
+        "config.tokenizer.path", path, "a file that exists here",
+        "Or set config.tokenizer.vocab_size: a plan needs only its size.",
       )  # fmt: skip
     self.notes.append(f"a vocabulary of {size:,}: {why}")
-    # Of any kind: only its shape counts.
-    words = build_tokenizer("bytes", kwargs["length"])
-    words.vocab_size, words.pad_id = size, tower.get("pad_id") or 0
-    words.eos_id = words.eos_id if kwargs.get("eos", True) else None
-    return words
+    # Any kind will do: only its shape matters.
+    tokenizer = build_tokenizer("bytes", kwargs["length"])
+    tokenizer.vocab_size, tokenizer.pad_id = size, tower.get("pad_id") or 0
+    tokenizer.eos_id = tokenizer.eos_id if kwargs.get("eos", True) else None
+    return tokenizer
 
   def evaluator(self, config: dict[str, Any], where: str) -> Evaluator:
     evaluators.evaluation(config, where, self.source)
@@ -129,7 +128,7 @@ class Shapes(Reading):
 
 
 def without_epochs(config: dict[str, Any]) -> dict[str, Any]:
-  """Returns a config whose durations need no data set's size.
+  """Returns a config whose durations don't depend on the data set's size.
 
   A step takes the same memory and time in a run of any length.
   """
@@ -141,7 +140,7 @@ def without_epochs(config: dict[str, Any]) -> dict[str, Any]:
       for k, v in section.items()
     }
 
-  found = plain(config)
-  if isinstance(found.get("schedule"), dict):
-    found["schedule"] = plain(found["schedule"])
-  return found
+  changed = plain(config)
+  if isinstance(changed.get("schedule"), dict):
+    changed["schedule"] = plain(changed["schedule"])
+  return changed

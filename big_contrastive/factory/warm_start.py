@@ -1,4 +1,4 @@
-"""Weights to begin with (config.init): whole models, or single towers."""
+"""Initial weights (config.init): whole models, or single towers."""
 
 import logging
 import pathlib
@@ -14,12 +14,12 @@ from big_contrastive.interop.bundle import ModelBundle
 from big_contrastive.interop.formats import big_vision
 from big_contrastive.models import build
 
-# The state's parameters -> those to begin with.
+# The state's parameters -> the initial ones.
 Load = Callable[[dict[str, Any]], dict[str, Any]]
 _SIZE = ("width", "depth", "mlp", "heads")
 
 
-# Fields of a tower that change what it computes, and no shape.
+# Fields of a tower that change what it computes, but no shape.
 _COMPUTES = {
   "activation", "eps", "causal", "norm", "pool", "pad_id", "mean", "std",
 }  # fmt: skip
@@ -33,18 +33,18 @@ def read(path: str, where: str = "config.init") -> ModelBundle:
 def model_with(
   bundle: ModelBundle, path: str, changes: dict[str, Any]
 ) -> dict[str, Any]:
-  """Returns a bundle's config.model with the fields that changes has.
+  """Returns a bundle's config.model, updated with the fields of `changes`.
 
-  Fields inside image and text are changed one by one. Of another variant no
-  size is taken over, so that the weights are found not to fit.
+  Fields inside image and text are updated one by one. If the variant changes,
+  the bundle's sizes are dropped, so that the weights are found not to fit.
 
   Args:
-    bundle: the model to begin with.
+    bundle: the initial model.
     path: config.init, for messages.
     changes: the section config.model.
 
   Raises:
-    UserError: for a text tower to be changed where the bundle has none.
+    UserError: if `changes` has a text tower and the bundle has none.
   """
   if changes.get("text") is not None and "text" not in bundle.model:
     allowed = "a model with an image and a text tower"
@@ -70,7 +70,7 @@ def model_with(
 def tokenizer_with(
   bundle: ModelBundle, path: str, changes: dict[str, Any]
 ) -> dict[str, Any]:
-  """Returns a config.tokenizer: the bundle's own, with the fields of changes.
+  """Returns the bundle's config.tokenizer, updated with `changes`.
 
   The vocabulary's content is `bundle.blob`.
   """
@@ -83,12 +83,12 @@ def tokenizer_with(
 
 
 def is_there(path: Any) -> bool:
-  """Returns whether a file or directory of that name exists."""
+  """Returns whether a file or directory exists at a path."""
   return isinstance(path, str) and path != "" and pathlib.Path(path).exists()
 
 
 def part_names(abstract: dict[str, Any]) -> list[str]:
-  """Returns what config.init may name: towers and heads, or "all" of them."""
+  """Returns the keys that config.init may have: towers, heads, and "all"."""
   return [*(k for k, v in abstract.items() if isinstance(v, dict)), "all"]
 
 
@@ -100,14 +100,15 @@ def loader(
 ) -> Load:
   """Returns params -> params with the weights that config.init names.
 
-  What is named is found, and its shapes are checked, before this returns.
+  Before it returns, it finds the files and checks their shapes.
 
   Args:
-    init: a whole model; or path by "img" or "txt", one tower, from whatever
-      `read` takes; or by "all", every parameter of a checkpoint of ours.
+    init: a whole model; or paths: by "img" or "txt", of one tower, in any
+      format that `read` takes; by "all", of a checkpoint of ours, all of whose
+      parameters are used.
     abstract: the model's parameters: shapes, dtypes, shardings.
-    model: config.model. One tower brings no section of its own: where it was
-      made to compute something else of the same shapes, a warning says so.
+    model: config.model. It also applies to a single tower: if the tower was
+      trained to compute something else with the same shapes, a warning says so.
     path: of the whole model, for messages.
   """
   if isinstance(init, ModelBundle):
@@ -132,70 +133,70 @@ def loader(
 def _load_whole(
   bundle: ModelBundle, path: str, abstract: dict[str, Any]
 ) -> Load:
-  given = dict(bundle.params)
-  if "b" in given and "b" not in abstract:
+  stored = dict(bundle.params)
+  if "b" in stored and "b" not in abstract:
     logging.warning("%s: its bias is left out: config.model", path)
-    del given["b"]
-  wanted = {k: v for k, v in abstract.items() if k in given or k != "b"}
-  if wanted.keys() != abstract.keys():
+    del stored["b"]
+  expected = {k: v for k, v in abstract.items() if k in stored or k != "b"}
+  if expected.keys() != abstract.keys():
     logging.warning("%s has no bias: b is config.model.bias", path)
-  fitted = resample.fit(given, wanted, path)
-  return lambda params: params | _put(fitted(), wanted)
+  fitted = resample.fit(stored, expected, path)
+  return lambda params: params | _put(fitted(), expected)
 
 
 def _reader(
   name: str, path: str, abstract: dict[str, Any], model: dict[str, Any]
 ) -> Callable:
-  wanted = {name: abstract[name]} if name in abstract else abstract
+  expected = {name: abstract[name]} if name in abstract else abstract
   if not is_there(path):
     remedy = "No such file or directory."
     where = f"config.init.{name}"
     raise errors.UserError(where, path, "a model's path", remedy)
   if name == "img" and path.endswith(".npz"):
-    found = big_vision.read_image_tower(pathlib.Path(path))
-    finite.arrays(found.params, f"config.init.img = {path!r}", finite.ANOTHER)
+    bundle = big_vision.read_image_tower(pathlib.Path(path))
+    finite.arrays(bundle.params, f"config.init.img = {path!r}", finite.ANOTHER)
   elif name == "all":
     directory = find.find(path, f"config.init.{name}")
     checkpointer.check_shapes(directory, abstract)
     return lambda: _read_all(directory, abstract)
   else:
-    found = read(path, f"config.init.{name}")
-    errors.choice(f"config.init.{name}", name, found.params)
-  _warn(name, path, found.model, model)
-  stored = {name: dict(found.params[name])}
-  if "project" in stored[name] and "project" not in wanted[name]:
+    bundle = read(path, f"config.init.{name}")
+    errors.choice(f"config.init.{name}", name, bundle.params)
+  _warn(name, path, bundle.model, model)
+  stored = {name: dict(bundle.params[name])}
+  if "project" in stored[name] and "project" not in expected[name]:
     logging.warning("%s: its last linear layer is left out", path)
     del stored[name]["project"]
-  fitted = resample.fit(stored, wanted, path)
-  return lambda: _put(fitted(), wanted)[name]
+  fitted = resample.fit(stored, expected, path)
+  return lambda: _put(fitted(), expected)[name]
 
 
 def _read_all(directory: pathlib.Path, abstract: dict[str, Any]) -> Any:
   if checkpointer.read_meta(directory).get("exported"):
-    found = _put(checkpointer.read_exported(directory), abstract)
+    params = _put(checkpointer.read_exported(directory), abstract)
   else:
-    found = checkpointer.read_params(directory, abstract)
-  finite.arrays(found, f"config.init.all = {str(directory)!r}", finite.ANOTHER)
-  return found
+    params = checkpointer.read_params(directory, abstract)
+  finite.arrays(params, f"config.init.all = {str(directory)!r}", finite.ANOTHER)
+  return params
 
 
 def _warn(
   name: str, path: str, theirs: dict[str, Any], ours: dict[str, Any]
 ) -> None:
-  """Tells what a tower computes with that config.model has otherwise."""
+  """Warns of fields with which a tower was trained and config.model differs."""
   section = {"img": "image", "txt": "text"}[name]
   usual = build.defaults(section)
   for field in sorted(_COMPUTES & usual.keys()):
-    given, own = (
+    their_value, our_value = (
       m.get(section, {}).get(field, usual[field]) for m in (theirs, ours)
     )
-    if schema.plain(given) != schema.plain(own):
-      said = "config.model.%s.%s is %r; %s was trained with %r"
-      logging.warning(said, section, field, own, path, given)
+    if schema.plain(their_value) != schema.plain(our_value):
+      message = "config.model.%s.%s is %r; %s was trained with %r"
+      logging.warning(message, section, field, our_value, path, their_value)
 
 
 def _put(tower: dict[str, Any], abstract: dict[str, Any]) -> dict[str, Any]:
-  """Host arrays on the devices, under the shardings of abstract."""
+  """Puts host arrays on the devices, with the shardings of `abstract`."""
 
   def put(x: Any, like: jax.ShapeDtypeStruct) -> jax.Array:
     x = x.astype(like.dtype)

@@ -29,10 +29,10 @@ class Embedded:
 
 
 class NoTokenizer:
-  """Stands where a tokenizer is missing, and says so when it is asked.
+  """A placeholder for a missing tokenizer, which raises when it is used.
 
   Args:
-    path: where the model lies, for the error.
+    path: of the model, for the error.
     has_text: whether it has a text tower, and only the tokenizer is missing.
   """
 
@@ -40,7 +40,7 @@ class NoTokenizer:
     self._path, self._has_text = path, has_text
 
   def rows(self, texts: Sequence[str]) -> np.ndarray:
-    """Raises UserError: there is no tokenizer, or nothing to ask one for."""
+    """Raises UserError: there is no tokenizer, or not even a text tower."""
     if not self._has_text:
       thing, expected = "text tower", "a model with an image and a text tower"
       remedy = f"{self._path} is an image tower alone: it embeds images only."
@@ -48,16 +48,16 @@ class NoTokenizer:
       thing = "tokenizer"
       expected = "what config.tokenizer takes, for a model without one"
       remedy = (
-        f"{self._path} has none: give that which it was trained with, "
+        f"{self._path} has none: give the one that it was trained with, "
         "load(path, tokenizer={...}) or --tokenizer."
       )
     raise errors.UserError(thing, None, expected, remedy)
 
 
 def _on_host(results: Iterator[tuple[Any, int]]) -> Iterator[Any]:
-  """Yields the first rows of each result as numpy arrays, one result behind.
+  """Yields the real rows of each result as numpy arrays, one result behind.
 
-  So the devices have the next batch while the host reads, and looks at, one.
+  So the devices compute the next batch while the host reads and uses one.
 
   Args:
     results: trees of arrays on devices, and how many rows of each are real.
@@ -76,18 +76,18 @@ def _on_host(results: Iterator[tuple[Any, int]]) -> Iterator[Any]:
 
 
 class Embedder:
-  """The towers of one set of parameters; every process gets every result.
+  """Embeds with the towers of a model; every process gets every result.
 
-  What is no unit vector, because a number is not finite or all are 0, never
-  leaves here: every evaluator, and all else that embeds, comes by.
+  Evaluators and all other callers get unit vectors only: an embedding with
+  numbers that are not finite, or with only zeros, is an error.
 
   Args:
     graph: the model's structure.
-    mesh: whose batch axes share the work.
-    tokenizer: str -> int32 [l]; None for images alone.
+    mesh: its batch axes share the work.
+    tokenizer: str -> int32 [l]; None for only images.
     image: evaluation preprocessing, from operations.parse.
     batch_size: images, or texts, at a time over all devices.
-    threads: that read and decode.
+    threads: number of threads that read and decode.
   """
 
   def __init__(
@@ -102,7 +102,7 @@ class Embedder:
     self._mesh, self._image = mesh, image
     self.tokenizer = tokenizer or NoTokenizer("this model", has_text=False)
     self.batch_size, self._threads = batch_size, threads
-    whole = sharding.replicated(mesh)
+    replicated = sharding.replicated(mesh)
 
     def embed_image(params, batch):
       zimg = merge(graph, params).embed_image(batch["image"])
@@ -114,9 +114,9 @@ class Embedder:
     def features(params, batch):
       return merge(graph, params).features(batch["image"])
 
-    self._features = jax.jit(features, out_shardings=whole)
-    self._embed_image = jax.jit(embed_image, out_shardings=whole)
-    self._embed_text = jax.jit(embed_text, out_shardings=whole)
+    self._features = jax.jit(features, out_shardings=replicated)
+    self._embed_image = jax.jit(embed_image, out_shardings=replicated)
+    self._embed_text = jax.jit(embed_text, out_shardings=replicated)
 
   def images(
     self,
@@ -133,7 +133,7 @@ class Embedder:
 
     Raises:
       UserError: for a record that can't be read.
-      RunError: naming the records whose embeddings are no unit vectors.
+      RunError: naming the records whose embeddings are not unit vectors.
     """
     size, rows = self.batch_size, self._rows()
     source = as_source(source)
@@ -162,7 +162,7 @@ class Embedder:
 
     Raises:
       UserError: for a record that can't be read.
-      RunError: where they are not finite.
+      RunError: if they are not finite.
     """
     size, rows = self.batch_size, self._rows()
     source = as_source(source)
@@ -178,9 +178,9 @@ class Embedder:
     chunks = list(_on_host(features()))
     if not chunks:
       return self._no_features(params)
-    whole = jax.tree.map(lambda *x: np.concatenate(x), *chunks)
-    finite.arrays(whole._asdict(), "features", finite.ANOTHER)
-    return whole
+    merged = jax.tree.map(lambda *x: np.concatenate(x), *chunks)
+    finite.arrays(merged._asdict(), "features", finite.ANOTHER)
+    return merged
 
   def _no_features(self, params: dict[str, Any]) -> Features:
     shapes = jax.eval_shape(self._features, params, self._blank())
@@ -226,12 +226,12 @@ class Embedder:
   def lower(
     self, params: dict[str, Any], beside: Any, example: dict[str, Any]
   ) -> dict[str, jax.stages.Lowered]:
-    """Returns what embeds a batch of "images" and of "texts", not compiled.
+    """Returns the lowered functions that embed "images" and "texts".
 
     Args:
       params: of the model: shapes and shardings.
-      beside: what else lies on the devices meanwhile: shapes and shardings.
-      example: one "image", and one "text" if it takes texts.
+      beside: other arrays on the devices at the time: shapes and shardings.
+      example: one "image", and one "text" if the model has a text tower.
     """
 
     def batch(x: Any) -> jax.ShapeDtypeStruct:
@@ -244,12 +244,13 @@ class Embedder:
     if "text" in example:
       inputs["texts"] = (self._embed_text, example["text"])
 
-    def lowered(embed: Callable, given: Any) -> jax.stages.Lowered:
-      # Unused, and counted: the optimizer's state does not go away.
-      whole = jax.jit(
-        lambda beside, params, given: embed(params, given), keep_unused=True
+    def lowered(embed: Callable, arguments: Any) -> jax.stages.Lowered:
+      # keep_unused counts their memory: the optimizer's state stays in place.
+      jitted = jax.jit(
+        lambda beside, params, arguments: embed(params, arguments),
+        keep_unused=True,
       )
-      return whole.lower(beside, params, jax.tree.map(batch, given))
+      return jitted.lower(beside, params, jax.tree.map(batch, arguments))
 
     return {name: lowered(*of) for name, of in inputs.items()}
 

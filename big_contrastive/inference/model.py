@@ -46,26 +46,26 @@ class Model:
     """Returns unit embeddings [n, d], float32; of one picture, [1, d].
 
     Args:
-      images: one or several, prepared as in the evaluation of the model.
+      images: one or several, preprocessed as in the model's evaluation.
 
     Raises:
-      UserError: naming the picture, images[3], for what is none.
-      RunError: naming those whose embeddings are no unit vectors.
+      UserError: naming the item, images[3], that is not a picture.
+      RunError: naming those whose embeddings are not unit vectors.
     """
     return self.embedder.images(self.params, _Records(images)).zimg
 
   def features(self, images: inputs.Pictures) -> Features:
-    """Returns what the image tower sees in pictures, before its last layer.
+    """Returns the image tower's features, before its last layer.
 
     Args:
       images: as for `encode_image`.
 
     Returns:
       tokens [n, l, w] and pooled [n, w], float32, not normalized; mask bool
-      [n, l] where images are of any shape, else None.
+      [n, l] for images of any shape, else None.
 
     Raises:
-      UserError: naming the picture, images[3], for what is none.
+      UserError: naming the item, images[3], that is not a picture.
       RunError: for numbers that are not finite.
     """
     return self.embedder.features(self.params, _Records(images))
@@ -74,25 +74,25 @@ class Model:
     """Returns unit embeddings [n, d], float32; of one text, [1, d].
 
     Args:
-      texts: one or several; an empty one is what the tokenizer makes of it.
+      texts: one or several; an empty text is tokenized like any other.
 
     Raises:
-      UserError: naming the text, texts[3], for what is none.
-      RunError: naming those whose embeddings are no unit vectors.
+      UserError: naming the item, texts[3], that is not a text.
+      RunError: naming those whose embeddings are not unit vectors.
     """
     return self.embedder.texts(self.params, inputs.texts(texts, "texts"))
 
   def logits(self, images: inputs.Pictures, texts: inputs.Texts) -> np.ndarray:
     """Returns exp(t) zimg ztxt^T + b, [images, texts], float32.
 
-    Where there is a bias (SigLIP), their sigmoid is the probability that the
-    two belong together; else (CLIP) the softmax over texts.
+    With a bias (SigLIP), their sigmoid is the probability that the two match;
+    without (CLIP), the softmax over texts is.
     """
     cosines = self.encode_image(images) @ self.encode_text(texts).T
     t, b = (float(self.params.get(k, 0.0)) for k in ("t", "b"))
-    found = cosines * np.float32(math.exp(t)) + np.float32(b)
-    finite.arrays({"logits": found}, "what came out", finite.ANOTHER)
-    return found
+    logits = cosines * np.float32(math.exp(t)) + np.float32(b)
+    finite.arrays({"logits": logits}, "what came out", finite.ANOTHER)
+    return logits
 
 
 def load(
@@ -109,16 +109,16 @@ def load(
   Args:
     path: a workdir or a checkpoint in it, a Hugging Face or OpenCLIP
       directory, or a big_vision .npz.
-    tokenizer: as config.tokenizer, for what has none of its own. Without one
-      such a model embeds images, and an image tower alone always does.
+    tokenizer: like config.tokenizer, for a model without its own. Without a
+      tokenizer, or without a text tower, a model embeds only images.
     batch_size: pictures or texts at a time, rounded up to a multiple of the
       devices.
-    threads: that read and decode.
-    where: what the path is called in errors.
-    texts: whether a model that can't embed texts is an error already here.
+    threads: number of threads that read and decode.
+    where: the path's name in errors.
+    texts: whether to raise an error at once if the model can't embed texts.
 
   Raises:
-    UserError: for what is not there, in no known format, or broken.
+    UserError: for a path that doesn't exist, an unknown format, a broken file.
     RunError: for parameters that are not finite.
   """
   batch_size = inputs.count(batch_size, "batch_size", 2**20)
@@ -142,7 +142,7 @@ def load(
 def _tokenizer(
   bundle: ModelBundle, section: dict[str, Any] | None, path: str | os.PathLike
 ) -> Tokenizer | None:
-  """The tokenizer that is given, or the model's own, of its length."""
+  """The tokenizer of a section or else of the model, with its length."""
   if not bundle.has_text:
     return None
   if section is None:
@@ -153,12 +153,12 @@ def _tokenizer(
   section = {"length": bundle.text_sizes.length} | section
   if section.get("kind") == "checkpoint":
     return model_files.stored_tokenizer(section, "tokenizer")
-  # With no captions: a BPE is one that the model was trained with.
+  # Without captions: a BPE must be the one that the model was trained with.
   return schema.call(build_tokenizer, section, "tokenizer")
 
 
 def _resized(bundle: ModelBundle) -> list:
-  """Preprocessing of a format that tells none: big_vision's usual."""
+  """Preprocessing for formats that store none: big_vision's usual one."""
   return [("resize", {"size": bundle.model["image"]["res"]})]
 
 
@@ -181,20 +181,20 @@ class _Records(Source):
 
 
 def _named(picture: inputs.Picture, name: str) -> bytes | np.ndarray:
-  """The content of a picture; what goes wrong has its name."""
+  """The content of a picture; errors name it."""
   try:
     return _content(picture, name)
   except errors.UserError:
     raise
-  except Exception as e:  # Of files and PIL's plugins: of no common kind.
-    told, remedy = inputs.told(picture), f"{type(e).__name__}: {e}."
-    raise errors.UserError(name, told, "a picture", remedy) from e
+  except Exception as e:  # Files and PIL's plugins raise many kinds.
+    value, remedy = inputs.told(picture), f"{type(e).__name__}: {e}."
+    raise errors.UserError(name, value, "a picture", remedy) from e
 
 
 def _content(
   picture: inputs.Picture, name: str = "images"
 ) -> bytes | np.ndarray:
-  """As a record has it."""
+  """The content of a picture, as the "image" of a record."""
   if isinstance(picture, str | os.PathLike):
     return pathlib.Path(os.path.expanduser(picture)).read_bytes()
   if hasattr(picture, "read"):

@@ -1,4 +1,4 @@
-"""A model in no one's format: what every reader returns, every writer takes."""
+"""A model independent of formats: readers return it, writers take it."""
 
 import dataclasses
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from big_contrastive.models import build
 
 
 class TextSizes(NamedTuple):
-  """What a text tower asks of a tokenizer, see models.build.TextSizes."""
+  """What a text tower requires of a tokenizer, see models.build.TextSizes."""
 
   length: int
   vocab_size: int
@@ -30,12 +30,12 @@ class ModelBundle:
 
   Args:
     model: the section config.model, as models.build takes it.
-    params: nested, numpy arrays under our names (img, txt, t, b, heads), of
-      other projects float32; a file may have an image tower alone, img.
-    tokenizer: its spec, for restore_tokenizer; {} where the source has none.
-    blob: the vocabulary file's content, b"" where there is none.
-    image: evaluation preprocessing, as config.eval_image; [] where the source
-      has none.
+    params: nested, numpy arrays under our names (img, txt, t, b, heads); those
+      of other projects are float32; a file may have only an image tower, img.
+    tokenizer: its spec, for restore_tokenizer; {} if the source has none.
+    blob: the vocabulary file's content, b"" if there is none.
+    image: evaluation preprocessing, as config.eval_image; [] if the source has
+      none.
   """
 
   model: dict[str, Any]
@@ -51,10 +51,10 @@ class ModelBundle:
 
   @property
   def text_sizes(self) -> TextSizes:
-    """What the text tower asks of a tokenizer, by its weights."""
+    """What the text tower requires of a tokenizer, from its weights."""
     section, tower = self.model["text"], rules.flatten(self.params["txt"])
     length = tower["pos"].shape[0]
-    if section.get("positions"):  # Then texts may be shorter.
+    if section.get("positions"):  # Texts may be shorter than the table.
       length = min(self.tokenizer.get("length", length), length)
     vocab_size = tower["embed/embedding"].shape[0]
     return TextSizes(
@@ -62,7 +62,7 @@ class ModelBundle:
     )
 
   def make_tokenizer(self) -> Tokenizer:
-    """Returns its tokenizer, of the length that its text tower takes."""
+    """Returns its tokenizer, with the length that its text tower takes."""
     spec = self.tokenizer | {"length": self.text_sizes.length}
     return restore_tokenizer(spec, self.blob)
 
@@ -72,12 +72,12 @@ class ModelBundle:
     pin: Callable[[jax.Array], jax.Array] = lambda x: x,
     **changes: Any,
   ) -> build.Built:
-    """Returns the model to be merged with `params`.
+    """Returns the model's structure, to be merged with `params`.
 
     Args:
       tokenizer: in place of `text_sizes`.
       pin: see sharding.pin.
-      changes: fields of config.model in place of its own.
+      changes: fields of config.model that replace its own.
     """
     sections = self.model | changes
     if not self.has_text:
@@ -89,6 +89,6 @@ class ModelBundle:
     return build.build_model(sections, sizes, pin)
 
   def with_arrays(self) -> "ModelBundle":
-    """Returns it with numpy arrays for parameters."""
+    """Returns the bundle with parameters as numpy arrays."""
     params = jax.tree.map(np.asarray, self.params)
     return dataclasses.replace(self, params=params)

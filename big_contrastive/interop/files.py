@@ -1,4 +1,4 @@
-"""Files of tensors and of JSON; nothing in them is ever executed."""
+"""Reads and writes files of tensors and JSON; never executes their content."""
 
 import importlib
 import json
@@ -15,16 +15,17 @@ from big_contrastive.config import errors
 def read_json(path: pathlib.Path) -> dict[str, Any]:
   """Returns the object in a JSON file."""
   try:
-    found = json.loads(path.read_text())
+    content = json.loads(path.read_text())
   except OSError as e:
     remedy = "Is the download complete?"
     raise errors.UserError("file", str(path), "a file", remedy) from e
   except ValueError as e:
-    raise errors.UserError("file", str(path), "JSON", f"It is none: {e}") from e
-  if not isinstance(found, dict):
+    remedy = f"It can't be parsed: {e}."
+    raise errors.UserError("file", str(path), "JSON", remedy) from e
+  if not isinstance(content, dict):
     remedy = "Is it the right file?"
     raise errors.UserError("file", str(path), "a JSON object", remedy)
-  return found
+  return content
 
 
 def read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -43,7 +44,7 @@ def read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
 def write_safetensors(
   arrays: dict[str, np.ndarray], path: pathlib.Path
 ) -> None:
-  """Writes tensors as torch's users expect them."""
+  """Writes tensors with the metadata that PyTorch's readers expect."""
   contiguous = {
     k: np.ascontiguousarray(v) if v.ndim else v for k, v in arrays.items()
   }
@@ -53,8 +54,8 @@ def write_safetensors(
 def read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
   """Returns the tensors of a .pt, .pth or .bin file, read with weights_only.
 
-  Needs torch. A training checkpoint's "state_dict" is taken, and "module." of
-  data-parallel training dropped.
+  Needs torch. Takes the "state_dict" of a training checkpoint, and drops the
+  prefix "module." of data-parallel training.
   """
   try:
     torch = importlib.import_module("torch")
@@ -64,7 +65,7 @@ def read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
     raise errors.UserError("weights", str(path), allowed, remedy) from e
   try:
     loaded = torch.load(path, map_location="cpu", weights_only=True)
-  except Exception as e:  # torch raises many kinds, of pickle and of zip.
+  except Exception as e:  # torch raises many kinds, from pickle and zip.
     allowed = "a file with tensors only"
     first = str(e).strip().split("\n")[0][:200]
     remedy = f"It is broken, or holds code, which is never run: {first}"

@@ -1,7 +1,7 @@
-"""Tables of tensors: another project's names and axes beside ours.
+"""State-dict mappings: another project's tensor names and axes, and ours.
 
-A format is a list of rows; the same rows read and write it. A row belongs to
-a model that has its parameters, so one list serves models with and without a
+A format is a list of rows, which both read and write it. A row applies to
+models that have its parameters, so one list serves models with and without a
 class token, a projection or a bias.
 """
 
@@ -19,12 +19,12 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 class Row(NamedTuple):
-  """One tensor of theirs.
+  """One of their tensors.
 
   Args:
-    ours: flat names; several lie one behind the other in theirs.
+    ours: flat names; several are concatenated in theirs.
     theirs: its name; "{i}" stands for the number of a block.
-    kind: how axes are laid out, see `KINDS`.
+    kind: the layout of axes, see `KINDS`.
   """
 
   ours: tuple[str, ...]
@@ -33,7 +33,7 @@ class Row(NamedTuple):
 
 
 class Kind(NamedTuple):
-  """Both directions of a layout; reading is told our shape."""
+  """Both directions of a layout; `read` also gets our shape."""
 
   write: Callable[[np.ndarray], np.ndarray]
   read: Callable[[np.ndarray, tuple[int, ...]], np.ndarray]
@@ -51,7 +51,7 @@ def _reshape(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 KINDS = {
   "copy": Kind(lambda x: x, _reshape),
   "leading": Kind(lambda x: x[None], _reshape),  # An axis of 1 in front.
-  # A table of positions to its square.
+  # A table of positions to its square grid.
   "square": Kind(
     lambda x: x.reshape(math.isqrt(len(x)), -1, x.shape[1]), _reshape
   ),
@@ -78,7 +78,7 @@ KINDS = {
 
 
 class _Slot(NamedTuple):
-  """A row of one model: index is that of the block, None for no block."""
+  """A row of one model: index is the block's, None outside of blocks."""
 
   ours: tuple[str, ...]
   index: int | None
@@ -87,7 +87,7 @@ class _Slot(NamedTuple):
 
 
 def norm(ours: str, theirs: str) -> list[Row]:
-  """Returns the rows of a layer norm of torch's."""
+  """Returns the rows of PyTorch's layer norm."""
   return [
     Row((f"{ours}/scale",), f"{theirs}.weight"),
     Row((f"{ours}/bias",), f"{theirs}.bias"),
@@ -95,7 +95,7 @@ def norm(ours: str, theirs: str) -> list[Row]:
 
 
 def linear(ours: str, theirs: str, kind: str = "linear") -> list[Row]:
-  """Returns the rows of a linear layer of torch's."""
+  """Returns the rows of PyTorch's linear layer."""
   return [
     Row((f"{ours}/kernel",), f"{theirs}.weight", kind),
     Row((f"{ours}/bias",), f"{theirs}.bias"),
@@ -103,7 +103,7 @@ def linear(ours: str, theirs: str, kind: str = "linear") -> list[Row]:
 
 
 def heads(ours: str, parts: str, weight: str, bias: str) -> list[Row]:
-  """Returns the rows of projections to heads; "query key" are two in one."""
+  """Returns the rows of projections to heads; "query key" is two in one."""
   names = [f"{ours}/{part}" for part in parts.split()]
   return [
     Row(tuple(f"{name}/kernel" for name in names), weight, "linear"),
@@ -122,17 +122,17 @@ def read(
   Args:
     rows: the format's table.
     stored: their tensors; all of them must have a row.
-    shapes: our parameters'.
+    shapes: of our parameters.
     source: the file, for the error.
 
   Raises:
-    UserError: naming every tensor that is missing, unknown or of another
+    UserError: naming every tensor that is missing, unknown or has another
       shape.
   """
   slots = _slots(rows, shapes, source)
   _check_numbers(stored, source)
-  found = {name: tuple(x.shape) for name, x in stored.items()}
-  compare(found, {k: slot.shape for k, slot in slots.items()}, source)
+  stored_shapes = {name: tuple(x.shape) for name, x in stored.items()}
+  compare(stored_shapes, {k: slot.shape for k, slot in slots.items()}, source)
   flat = {k: np.empty(shape, np.float32) for k, shape in shapes.items()}
   for theirs, slot in slots.items():
     parts = (
@@ -148,19 +148,19 @@ def read(
 
 
 def _check_numbers(stored: Mapping[str, np.ndarray], source: str) -> None:
-  """Raises UserError for what is quantised, and no value of a parameter."""
+  """Raises UserError for quantized tensors, which are not parameter values."""
   for name, x in stored.items():
     if not jnp.issubdtype(x.dtype, jnp.floating) or x.dtype.itemsize == 1:
       allowed = "floating point of two bytes or more"
-      remedy = "Is it quantised? Take the original."
-      told = f"{name}, {x.dtype}"
-      raise errors.UserError(f"tensors of {source}", told, allowed, remedy)
+      remedy = "Is it quantized? Take the original."
+      tensor = f"{name}, {x.dtype}"
+      raise errors.UserError(f"tensors of {source}", tensor, allowed, remedy)
 
 
 def write(
   rows: Sequence[Row], flat: Mapping[str, np.ndarray], target: str
 ) -> dict[str, np.ndarray]:
-  """Returns their tensors by name: what `read` gives `flat` for.
+  """Returns their tensors by name, from which `read` would return `flat`.
 
   Raises:
     UserError: for parameters that have no place in this format.
@@ -171,7 +171,7 @@ def write(
 
 
 def names(rows: Sequence[Row], shapes: Shapes) -> dict[str, tuple[int, ...]]:
-  """Returns their tensors' shapes by name, for our parameters'."""
+  """Returns the shapes of their tensors by name, from those of ours."""
   return {k: s.shape for k, s in _slots(rows, shapes, "the format").items()}
 
 
@@ -184,7 +184,7 @@ def _slots(rows: Sequence[Row], shapes: Shapes, where: str) -> dict[str, _Slot]:
     each = "{i}" in row.theirs
     indices = range(shapes[row.ours[0]][0]) if each else [None]
     cut = {k: shapes[k][1:] if each else shapes[k] for k in row.ours}
-    # One byte an element, none of them ever written.
+    # One byte per element, which is never written.
     empty = {k: np.empty(shape, np.bool_) for k, shape in cut.items()}
     shape = _write(_Slot(row.ours, None, row.kind, ()), empty).shape
     for i in indices:
@@ -207,28 +207,32 @@ def _write(slot: _Slot, flat: Mapping[str, np.ndarray]) -> np.ndarray:
   )
 
 
-def compare(found: Shapes, wanted: Shapes, source: str) -> None:
-  """Raises UserError that lists all tensors that are not as wanted."""
-  missing = [f"{k} {wanted[k]}" for k in sorted(wanted.keys() - found.keys())]
-  unknown = [f"{k} {found[k]}" for k in sorted(found.keys() - wanted.keys())]
+def compare(stored: Shapes, expected: Shapes, source: str) -> None:
+  """Raises a UserError that lists all tensors that are not as expected."""
+  missing = [
+    f"{k} {expected[k]}" for k in sorted(expected.keys() - stored.keys())
+  ]
+  unknown = [
+    f"{k} {stored[k]}" for k in sorted(stored.keys() - expected.keys())
+  ]
   misshapen = [
-    f"{k} {found[k]} for {wanted[k]}"
-    for k in sorted(found.keys() & wanted.keys())
+    f"{k} {stored[k]} for {expected[k]}"
+    for k in sorted(stored.keys() & expected.keys())
     # A scalar is stored as () or as (1,), depending on the version.
-    if found[k] != wanted[k] and {found[k], wanted[k]} != {(), (1,)}
+    if stored[k] != expected[k] and {stored[k], expected[k]} != {(), (1,)}
   ]
   parts = {"missing": missing, "unknown": unknown, "misshapen": misshapen}
-  told = [f"{name}: {_listed(x)}" for name, x in parts.items() if x]
-  if told:
-    allowed = f"the {len(wanted)} tensors that its config asks for"
+  problems = [f"{name}: {_listed(x)}" for name, x in parts.items() if x]
+  if problems:
+    allowed = f"the {len(expected)} tensors that its config asks for"
     remedy = "Check that weights and config belong together."
     raise errors.UserError(
-      f"tensors of {source}", "; ".join(told), allowed, remedy
+      f"tensors of {source}", "; ".join(problems), allowed, remedy
     )
 
 
 def _listed(lines: Iterable[str]) -> str:
-  """The lines; those that differ in a block's number only are one."""
+  """Joins the lines; those that differ only in a block's number are one."""
   groups: dict[str, list[str]] = {}
   for line in lines:
     groups.setdefault(re.sub(r"([._/])\d+([./])", r"\1*\2", line), []).append(

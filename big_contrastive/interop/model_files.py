@@ -1,4 +1,4 @@
-"""A model at a path, whatever its format."""
+"""Reads and writes a model at a path, in any format."""
 
 import contextlib
 import os
@@ -20,7 +20,7 @@ _HERE = (
 
 
 def recognize(path: str | pathlib.Path) -> str | None:
-  """Returns the format of a file or directory, None for no known one."""
+  """Returns the format of a file or directory, None if it is unknown."""
   path = pathlib.Path(path)
   for name in formats.names():
     if formats.module(name).recognize(path):
@@ -35,12 +35,12 @@ def read(
 
   Args:
     path: a workdir or a checkpoint of ours, a Hugging Face or OpenCLIP
-      directory, a big_vision .npz, or what else interop/formats/ reads.
-    format: its name; None finds out from the files.
-    where: what the path is called in errors.
+      directory, a big_vision .npz, or anything else that interop/formats reads.
+    format: its name; None detects it from the files.
+    where: the path's name in errors.
 
   Raises:
-    UserError: for what is not there, is in no known format, or is broken.
+    UserError: for a path that doesn't exist, an unknown format, a broken file.
     RunError: for parameters that are not finite.
   """
   there = _there(path, where)
@@ -56,7 +56,7 @@ def read(
 
 
 def _there(path: str | os.PathLike, where: str) -> pathlib.Path:
-  """The path, if it is one and something is there."""
+  """The path, if it exists; else raises UserError."""
   if (
     isinstance(path, str | os.PathLike) and str(path) and "\0" not in str(path)
   ):
@@ -74,11 +74,11 @@ def stored_tokenizer(section: dict[str, Any], where: str) -> Tokenizer:
 
   Args:
     section: {"kind": "checkpoint", "path": DIR}, and fields of config.tokenizer
-      that are to differ.
+      to change.
     where: the field that holds the section, for errors.
 
   Raises:
-    UserError: where there is none.
+    UserError: if the checkpoint has no tokenizer.
   """
   changes = {k: v for k, v in section.items() if k not in ("kind", "path")}
   directory = find.find(section.get("path", ""), f"{where}.path")
@@ -96,12 +96,12 @@ def write(bundle: ModelBundle, path: str | pathlib.Path, format: str) -> None:
   """Writes a model.
 
   Args:
-    bundle: what to write.
-    path: nothing is there yet.
+    bundle: the model.
+    path: it must not exist yet.
     format: one of formats.names().
 
   Raises:
-    UserError: for a model that the format can't hold.
+    UserError: for a model that the format can't store.
   """
   module = formats.module(format, "--format")
   if not bundle.has_text and "text" not in module.MAY_LACK:

@@ -1,4 +1,4 @@
-"""Evaluation preprocessing of others: their JSON <-> operations of ours.
+"""Evaluation preprocessing of other projects: their JSON <-> our operations.
 
 transformers keeps it in preprocessor_config.json, OpenCLIP in the section
 preprocess_cfg of open_clip_config.json.
@@ -9,15 +9,15 @@ from typing import Any
 from big_contrastive.config import errors
 from big_contrastive.data.transforms import operations
 
-Ops = list[list[Any]]  # [[name, arguments], ...], as JSON has them.
-Stats = list[float]  # Of each channel, of values scaled to [0, 1].
+Ops = list[list[Any]]  # [[name, arguments], ...], in JSON's types.
+Stats = list[float]  # Per channel, of values scaled to [0, 1].
 
 _METHODS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 _CLIP_MEAN = [0.48145466, 0.4578275, 0.40821073]
 _CLIP_STD = [0.26862954, 0.26130258, 0.27577711]
 _HALF = [0.5, 0.5, 0.5]
 _PLAIN = ([0.0] * 3, [1.0] * 3)
-# What transformers takes where a file says nothing.
+# The defaults of transformers for fields that a file lacks.
 _DEFAULTS: dict[str, dict[str, Any]] = {
   "CLIP": {
     "size": {"shortest_edge": 224}, "do_center_crop": True,
@@ -39,11 +39,11 @@ def from_hugging_face(config: dict[str, Any]) -> tuple[Ops, Stats, Stats]:
   """Returns operations, mean and std of a preprocessor_config.json.
 
   Args:
-    config: of a CLIP or SigLIP image processor, NaFlex's too, or a feature
-      extractor, of any version of transformers.
+    config: of an image processor of CLIP or SigLIP, including NaFlex, or of a
+      feature extractor, from any version of transformers.
 
   Raises:
-    UserError: for what no operation of ours does.
+    UserError: for what none of our operations does.
   """
   family = _family(config)
   config = _DEFAULTS[family] | config
@@ -54,7 +54,7 @@ def from_hugging_face(config: dict[str, Any]) -> tuple[Ops, Stats, Stats]:
     patches = {"patch": config["patch_size"], "most": config["max_num_patches"]}
     ops.append(["naflex", patches | _method(config)])
   elif config.get("do_resize", True):
-    # A bare number is CLIP's shorter side, but SigLIP's square.
+    # A bare number is the shorter side in CLIP, but a square in SigLIP.
     bare = "square" if family == "Siglip" else "shortest_edge"
     size = _size("size", config["size"], bare)
     method = _method(config)
@@ -90,8 +90,8 @@ def to_hugging_face(
 ) -> dict[str, Any]:
   """Returns the preprocessor_config.json that does what the operations do.
 
-  transformers' processor then gives these pixels. Only where a center crop is
-  rounded to the nearest corner, as OpenCLIP's, its may lie a pixel beside.
+  transformers' processor then yields the same pixels. Only for a center crop
+  whose corner is rounded to nearest, as in OpenCLIP, it may be a pixel off.
 
   Args:
     ops: evaluation preprocessing, as config.eval_image.
@@ -99,7 +99,7 @@ def to_hugging_face(
     mean, std: config.model.image's.
 
   Raises:
-    UserError: for operations that their processors don't have.
+    UserError: for operations that transformers' processors don't have.
   """
   prefix = _FAMILIES[errors.choice("family", family, _FAMILIES)]
   numbers = {v: k for k, v in _METHODS.items()}
@@ -138,7 +138,7 @@ def from_open_clip(config: dict[str, Any]) -> tuple[Ops, Stats, Stats]:
   """Returns operations, mean and std of a preprocess_cfg.
 
   Raises:
-    UserError: for what no operation of ours does.
+    UserError: for what none of our operations does.
   """
   mode = config.get("resize_mode", "shortest")
   interpolation = config.get("interpolation", "bicubic")
@@ -192,15 +192,13 @@ def to_open_clip(
 
 def _family(config: dict[str, Any]) -> str:
   keys = ("image_processor_type", "feature_extractor_type")
-  given = next((config[k] for k in keys if k in config), "")
+  name = next((config[k] for k in keys if k in config), "")
   for family in _DEFAULTS:
-    if (
-      given.startswith(f"{family}Image") or given == f"{family}FeatureExtractor"
-    ):
+    if name.startswith(f"{family}Image") or name == f"{family}FeatureExtractor":
       return family
-  if given:
+  if name:
     allowed = "an ImageProcessor of CLIP, Siglip or Siglip2"
-    raise _error("image_processor_type", given, allowed)
+    raise _error("image_processor_type", name, allowed)
   return "CLIP" if "crop_size" in config else "Siglip"
 
 
@@ -226,7 +224,7 @@ def _stats(key: str, config: dict[str, Any]) -> Stats:
 
 
 def _resize_and_crop(ops: Any) -> tuple[Any, Any]:
-  """The two operations, (name, arguments) or None, that there may be."""
+  """The resize and the crop, each (name, arguments) or None."""
   operations.parse(ops, "config.eval_image", train=False)
   pairs = [(op, {}) if isinstance(op, str) else (op[0], op[1]) for op in ops]
   names = [name for name, _ in pairs]
@@ -238,7 +236,7 @@ def _resize_and_crop(ops: Any) -> tuple[Any, Any]:
 
 
 def _naflex(ops: Any) -> dict[str, Any]:
-  """Arguments of the only operation."""
+  """The arguments of naflex, which must be the only operation."""
   operations.parse(ops, "config.eval_image", train=False)
   if [op[0] for op in ops] != ["naflex"]:
     raise _cannot(ops, "the operation naflex alone: all that NaFlex's does")
@@ -251,7 +249,7 @@ def _edges(size: Any) -> dict[str, int]:
 
 
 def _error(key: str, value: object, allowed: str) -> errors.UserError:
-  remedy = "No operation of data/image.py does it."
+  remedy = "No operation of data/transforms/operations.py does it."
   return errors.UserError(f"preprocessing: {key}", value, allowed, remedy)
 
 

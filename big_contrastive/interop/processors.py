@@ -1,4 +1,4 @@
-"""What lies beside weights: files of the tokenizer and the image processor."""
+"""Files beside the weights: of the tokenizer and the image processor."""
 
 import json
 import logging
@@ -11,10 +11,10 @@ from big_contrastive.interop.tokenizers import read as read_tokenizers
 from big_contrastive.models import build
 
 _PROCESSOR = "preprocessor_config.json"
-# From version 5 on, a processor of images and texts is saved as one file.
-_WHOLE = "processor_config.json"
+# From version 5 on, transformers saves both processors in one file.
+_COMBINED = "processor_config.json"
 _VOCABULARIES = ("tokenizer.json", "spiece.model", "vocab.json", "vocab.txt")
-# Where a directory has weights alone.
+# For directories that contain only weights.
 _PROCESSORS = {
   "siglip": "SiglipImageProcessor", "clip": "CLIPImageProcessor",
   "siglip2": "Siglip2ImageProcessor",
@@ -28,8 +28,8 @@ def read_hugging_face(
 
   Args:
     path: the directory.
-    family: "siglip", "siglip2" or "clip", for what it does not say.
-    res, patch: the image tower's.
+    family: "siglip", "siglip2" or "clip", for fields that its files lack.
+    res, patch: of the image tower.
   """
   config = _image_processor(path)
   if config is None:
@@ -44,7 +44,7 @@ def read_hugging_face(
   section = {"mean": mean, "std": std}
   takes: tuple[int, ...] = (res, res)
   if family == "siglip2":
-    # How many patches there are is the processor's alone to say.
+    # Only the processor's file has the number of patches.
     most = section["max_patches"] = ops[-1][1].get("most", 0)
     takes = most, patch, patch
   fields: dict[str, Any] = {"image": sections.sized(ops, takes, str(path))}
@@ -55,12 +55,12 @@ def read_hugging_face(
 
 
 def _image_processor(path: pathlib.Path) -> dict[str, Any] | None:
-  """The image processor's section or file; the section rules."""
-  if (path / _WHOLE).is_file():
-    whole = files.read_json(path / _WHOLE)
-    # Older files name the classes alone.
-    if isinstance(whole.get("image_processor"), dict):
-      return whole["image_processor"]
+  """The image processor's section or else its file."""
+  if (path / _COMBINED).is_file():
+    config = files.read_json(path / _COMBINED)
+    # Older files contain only the class names.
+    if isinstance(config.get("image_processor"), dict):
+      return config["image_processor"]
   if (path / _PROCESSOR).is_file():
     return files.read_json(path / _PROCESSOR)
   return None
@@ -74,15 +74,15 @@ def read_open_clip(
   Args:
     path: the directory.
     config: open_clip_config.json.
-    res: the image tower's.
+    res: of the image tower.
   """
-  own = {"size": res} | config.get("preprocess_cfg", {})
-  ops, mean, std = preprocessing.from_open_clip(own)
+  preprocess = {"size": res} | config.get("preprocess_cfg", {})
+  ops, mean, std = preprocessing.from_open_clip(preprocess)
   takes = (res, res)
   fields: dict[str, Any] = {"image": sections.sized(ops, takes, str(path))}
   text = config["model_cfg"]["text_cfg"]
   named = text.get("hf_tokenizer_name")
-  # CLIP's own vocabulary comes with OpenCLIP; others lie in the directory.
+  # CLIP's own vocabulary comes with OpenCLIP; others are in the directory.
   if (
     not named
     and text.get("vocab_size", 49408) == 49408
@@ -112,24 +112,28 @@ def open_clip_processor(model: ModelBundle) -> dict[str, Any]:
 def write_tokenizer(
   model: ModelBundle, path: pathlib.Path, family: str = ""
 ) -> bool:
-  """Writes the tokenizer's files as transformers reads them, if there is one.
+  """Writes the tokenizer's files for transformers; False without a tokenizer.
 
   Args:
-    model: whose tokenizer it is.
+    model: the model.
     path: the directory.
-    family: as `read_hugging_face` has it; "" where transformers reads no model.
+    family: see `read_hugging_face`; "" if transformers reads no model there.
   """
   if not model.tokenizer:
     return False
   write = read_tokenizers.write_hugging_face
-  given = build.defaults("text") | model.model["text"]
-  seen = not given["causal"] or given["pool"] not in ("first", "eos", "argmax")
+  section = build.defaults("text") | model.model["text"]
+  seen = not section["causal"] or section["pool"] not in (
+    "first",
+    "eos",
+    "argmax",
+  )
   for note in write(model.tokenizer, model.blob, path, family, seen):
     logging.warning("%s", note)
   return True
 
 
 def statistics(model: ModelBundle) -> tuple[list, list]:
-  """Returns mean and std, per channel."""
-  given = build.defaults("image") | model.model["image"]
-  return list(given["mean"]), list(given["std"])
+  """Returns mean and std per channel."""
+  section = build.defaults("image") | model.model["image"]
+  return list(section["mean"]), list(section["std"])

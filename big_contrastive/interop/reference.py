@@ -1,6 +1,6 @@
-"""Other projects' libraries, where they are installed, on files of theirs.
+"""Embeds with other projects' libraries, where installed, as a reference.
 
-None of them is needed to convert a model; they say whether it was done right.
+None of them is needed to convert a model; they verify the result.
 """
 
 import importlib
@@ -20,21 +20,21 @@ def embed(
   images: dict[str, np.ndarray],
   tokens: np.ndarray,
 ) -> dict[str, np.ndarray] | None:
-  """Returns what a project's own library makes of its files.
+  """Returns the embeddings that a project's own library computes.
 
   Args:
-    format: None comes back for those without a library.
+    format: of the files; None is returned for formats without a library.
     path: their directory.
     images: arguments for images, by transformers' names; "pixel_values" is
       float32 [b, 3, h, w], normalized.
     tokens: int [b, l].
 
   Returns:
-    Unit embeddings by "image" and "text", and "logits" over exp(t); None
-    where the library is not installed, which is logged.
+    Unit embeddings by "image" and "text", and "logits" over exp(t); None if
+    the library is not installed, which is logged.
 
   Raises:
-    UserError: where the library can't load the files.
+    UserError: if the library can't load the files.
   """
   if format not in _LOADERS:
     return None
@@ -42,7 +42,7 @@ def embed(
   try:
     torch = importlib.import_module("torch")
     module = importlib.import_module(library)
-  except Exception as e:  # One that is broken says so in ways of its own.
+  except Exception as e:  # A broken installation may raise anything.
     logging.warning("not compared with %s: %s", library, _first(e))
     return None
   try:
@@ -53,13 +53,13 @@ def embed(
         {k: torch.from_numpy(v.copy()) for k, v in images.items()},
         torch.from_numpy(tokens.astype(np.int64)),
       )
-  except ImportError as e:  # Of what it needs, too: it imports late.
+  except ImportError as e:  # Also of a dependency that is imported late.
     logging.warning("not compared with %s: %s", library, _first(e))
     return None
-  except Exception as e:  # Each library has its own.
-    told = f"{type(e).__name__}: {_first(e)}"
+  except Exception as e:  # Each library raises its own.
+    message = f"{type(e).__name__}: {_first(e)}"
     allowed, remedy = f"files that {library} loads", "See what it says."
-    raise errors.UserError(str(path), told, allowed, remedy) from e
+    raise errors.UserError(str(path), message, allowed, remedy) from e
   zimg, ztxt = (_unit(z.float().numpy()) for z in (zimg, ztxt))
   over = np.exp(-scale) * bias
   return {"image": zimg, "text": ztxt, "logits": zimg @ ztxt.T + over}
@@ -74,15 +74,15 @@ def _unit(z: np.ndarray) -> np.ndarray:
 
 
 def _transformers(library: Any, path: str, images: dict, ids: Any) -> tuple:
-  model, told = library.AutoModel.from_pretrained(
+  model, info = library.AutoModel.from_pretrained(
     path, output_loading_info=True, local_files_only=True
   )
-  wrong = {k: v for k, v in told.items() if v}
+  wrong = {k: v for k, v in info.items() if v}
   if wrong:
     raise ValueError(f"tensors don't fit: {wrong}")
   model = model.float().eval()
-  found = model(**images, input_ids=ids)
-  return found.image_embeds, found.text_embeds, *_scale(model)
+  output = model(**images, input_ids=ids)
+  return output.image_embeds, output.text_embeds, *_scale(model)
 
 
 def _open_clip(library: Any, path: str, images: dict, ids: Any) -> tuple:

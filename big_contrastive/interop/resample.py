@@ -1,10 +1,10 @@
-"""Learned positions for another resolution or another text length.
+"""Adapts learned positions to another resolution or text length.
 
-Where the sources differ, ours is what SigLIP 2 does: images bilinear with
-antialiasing. big_vision's ViT zooms bilinearly from corner to corner, without
-antialiasing; OpenCLIP and timm take bicubic with, transformers bicubic
-without. Texts are cut, as in transformers; none of them has positions for
-longer ones, and OpenCLIP's stretching moves every position that was learned.
+Projects differ; this does what SigLIP 2 does: images bilinear with
+antialiasing. big_vision's ViT resizes bilinearly from corner to corner, without
+antialiasing; OpenCLIP and timm take bicubic with antialiasing, transformers
+bicubic without. Texts are cut, as in transformers. No project has positions for
+longer texts, and OpenCLIP's stretching moves every position that was learned.
 """
 
 import logging
@@ -21,31 +21,31 @@ Shape = tuple[int, ...]
 
 
 def fit(
-  stored: dict[str, Any], wanted: dict[str, Any], source: str
+  stored: dict[str, Any], expected: dict[str, Any], source: str
 ) -> Callable[[], dict[str, Any]]:
-  """Returns a function that returns stored, nested, in the shapes of wanted.
+  """Returns a function that returns `stored` in the shapes of `expected`.
 
-  What can't be brought into shape is told before this returns, all at once;
+  Everything that can't be adapted is reported at once, before this returns;
   nothing is computed before the function is called.
 
   Args:
     stored: arrays by our names, nested.
-    wanted: arrays or shapes, nested.
+    expected: arrays or shapes, nested.
     source: the path, for errors and the log.
 
   Raises:
     UserError: naming every parameter that is missing, unknown or misshapen.
   """
-  flat, shapes = rules.flatten(stored), rules.shapes(wanted)
-  found = {k: tuple(v.shape) for k, v in flat.items()}
+  flat, shapes = rules.flatten(stored), rules.shapes(expected)
+  theirs = {k: tuple(v.shape) for k, v in flat.items()}
   wrong = [
-    f"{k} {found.get(k, 'missing')} for {shapes.get(k, 'no such parameter')}"
-    for k in sorted(found.keys() | shapes.keys())
-    if found.get(k) != shapes.get(k)
-    and not (k in found and k in shapes and _can(k, found[k], shapes[k]))
+    f"{k} {theirs.get(k, 'missing')} for {shapes.get(k, 'no such parameter')}"
+    for k in sorted(theirs.keys() | shapes.keys())
+    if theirs.get(k) != shapes.get(k)
+    and not (k in theirs and k in shapes and _can(k, theirs[k], shapes[k]))
   ]
   if wrong:
-    allowed = "the parameters that config.model asks for"
+    allowed = "the parameters of config.model"
     remedy = (
       "Change config.model to the variant, res, pool and text length that it "
       "was made with. Positions of images are resampled, those of texts cut."
@@ -65,14 +65,14 @@ def fit(
 def positions(
   name: str, array: np.ndarray, shape: Shape, source: str
 ) -> np.ndarray:
-  """Returns the array itself, or positions in another shape, and logs it."""
+  """Returns the array itself, or its positions in another shape, with a log."""
   if array.shape == shape:
     return array
-  told = "%s: %s, learned for %d positions, %s for %d"
+  message = "%s: %s, learned for %d positions, %s for %d"
   if name.startswith("txt/"):
-    logging.warning(told, source, name, len(array), "cut", shape[0])
+    logging.warning(message, source, name, len(array), "cut", shape[0])
     return array[: shape[0]]
-  logging.warning(told, source, name, len(array), "resampled", shape[0])
+  logging.warning(message, source, name, len(array), "resampled", shape[0])
   side, rows = math.isqrt(shape[0]), math.isqrt(len(array))
   # A class token's position comes first and stays.
   first, rest = array[: len(array) - rows**2], array[len(array) - rows**2 :]
@@ -87,11 +87,11 @@ def grid(array: np.ndarray, side: int) -> np.ndarray:
   return np.asarray(resized).reshape(side * side, width)
 
 
-def _can(name: str, found: Shape, shape: Shape) -> bool:
-  """Whether these are positions that can be brought into that shape."""
-  if len(found) != 2 or len(shape) != 2 or found[1] != shape[1]:
+def _can(name: str, stored: Shape, shape: Shape) -> bool:
+  """Whether these are positions that can be adapted to a shape."""
+  if len(stored) != 2 or len(shape) != 2 or stored[1] != shape[1]:
     return False
   if name == "txt/pos":
-    return shape[0] <= found[0]
-  extra = {n - math.isqrt(n) ** 2 for n in (found[0], shape[0])}
+    return shape[0] <= stored[0]
+  extra = {n - math.isqrt(n) ** 2 for n in (stored[0], shape[0])}
   return name == "img/pos" and extra in ({0}, {1})

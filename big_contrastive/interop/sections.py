@@ -1,4 +1,4 @@
-"""Between other projects' configs and the section config.model."""
+"""Shared by the readers and writers of configs: fields of config.model."""
 
 import logging
 from typing import Any
@@ -11,18 +11,18 @@ from big_contrastive.interop.bundle import ModelBundle, TextSizes
 from big_contrastive.models import layers
 from big_contrastive.models.build import build_model
 
-# Fields of config.model.text as all but LiT's have them.
+# Fields of config.model.text in all text towers but LiT's.
 PLAIN_TEXT: dict[str, Any] = {"norm": "pre", "segments": 0, "pad_id": None}
 ANOTHER = "Choose another format for the destination."
 
 
 def size(width: int, depth: int, mlp: int, heads: int) -> dict[str, Any]:
-  """Returns {"variant": name}, with what differs from the nearest size."""
-  given = dict(width=width, depth=depth, mlp=mlp, heads=heads)
+  """Returns {"variant": name} of the nearest size, and what differs from it."""
+  values = dict(width=width, depth=depth, mlp=mlp, heads=heads)
 
   def differs(name: str) -> dict[str, int]:
-    own = layers.size_of(name)
-    return {k: v for k, v in given.items() if own[k] != v}
+    preset = layers.size_of(name)
+    return {k: v for k, v in values.items() if preset[k] != v}
 
   nearest = min(layers.SIZES, key=lambda name: len(differs(name)))
   return {"variant": nearest} | differs(nearest)
@@ -30,8 +30,8 @@ def size(width: int, depth: int, mlp: int, heads: int) -> dict[str, Any]:
 
 def sizes(section: dict[str, Any]) -> dict[str, int]:
   """Returns width, depth, mlp, heads of config.model.image or .text."""
-  own = layers.size_of(section["variant"].partition("/")[0])
-  return {k: section.get(k) or v for k, v in own.items()}
+  preset = layers.size_of(section["variant"].partition("/")[0])
+  return {k: section.get(k) or v for k, v in preset.items()}
 
 
 def patch(section: dict[str, Any]) -> int:
@@ -45,17 +45,17 @@ def assembled(
   section: dict[str, Any] | None = None,
   **fields: Any,
 ) -> ModelBundle:
-  """Returns a bundle; its scale and bias begin where the parameters are.
+  """Returns a bundle, whose initial scale and bias are those of the parameters.
 
   Args:
-    model: the section config.model, all else.
+    model: the section config.model, without scale and bias.
     flat: parameters by flat name.
     section: more fields of config.model.image, such as mean and std.
     fields: of the bundle: tokenizer, blob, image.
   """
   model = model | {"image": model["image"] | (section or {})}
   if "t" in flat:
-    with np.errstate(over="ignore"):  # Who reads says what is not finite.
+    with np.errstate(over="ignore"):  # The reader checks that it is finite.
       model["scale"] = float(np.exp(np.float64(flat["t"])))
   if "b" in flat:
     model["bias"] = float(flat["b"])
@@ -63,28 +63,28 @@ def assembled(
 
 
 def require(
-  section: str, given: dict[str, Any], needed: dict[str, Any]
+  section: str, fields: dict[str, Any], needed: dict[str, Any]
 ) -> None:
-  """Raises UserError for the first field that a format can't express."""
+  """Raises UserError for the first field that a format can't represent."""
   for name, value in needed.items():
     allowed = value if isinstance(value, tuple) else (value,)
-    if given.get(name) not in allowed:
+    if fields.get(name) not in allowed:
       listed = " or ".join(map(repr, allowed))
       thing = f"config.model.{section}.{name}"
       allowed = f"{listed} in this format"
-      raise errors.UserError(thing, given.get(name), allowed, ANOTHER)
+      raise errors.UserError(thing, fields.get(name), allowed, ANOTHER)
 
 
-def require_projection(section: str, given: dict[str, Any]) -> None:
+def require_projection(section: str, fields: dict[str, Any]) -> None:
   """Raises UserError for a tower without the last linear layer."""
-  if not given.get("out_dim"):
+  if not fields.get("out_dim"):
     thing = f"config.model.{section}.out_dim"
     allowed = "the width of a last linear layer, in this format"
     raise errors.UserError(thing, None, allowed, ANOTHER)
 
 
 def check_positions(model: ModelBundle) -> None:
-  """Raises UserError where a format would take longer texts than ours."""
+  """Raises UserError if a format would take longer texts than the model."""
   if not model.has_text or model.model["text"].get("norm") == "post":
     return
   rows, length = len(model.params["txt"]["pos"]), model.text_sizes.length
@@ -95,19 +95,19 @@ def check_positions(model: ModelBundle) -> None:
 
 
 def unknown(section: dict[str, Any], known: set[str], place: str) -> None:
-  """Warns of fields of a config that may change what is computed, or not."""
+  """Warns of unknown fields of a config, which may change the computation."""
   if names := sorted(section.keys() - known):
-    said = "%s%s: not known here; what it changes is not computed"
-    logging.warning(said, place, ", ".join(names))
+    message = "%s%s: not known here; what it changes is not computed"
+    logging.warning(message, place, ", ".join(names))
 
 
 def plain(section: dict[str, Any], needed: dict[str, Any], place: str) -> None:
-  """Raises UserError for a field of a config that is there and not as needed.
+  """Raises UserError for a field of a config whose value is not the needed one.
 
   Args:
-    section: of another project's config.
-    needed: what our towers compute.
-    place: what comes before a field's name in the error.
+    section: of another project's config; it may lack fields.
+    needed: the values that our towers implement.
+    place: the text before a field's name in the error.
   """
   for name, value in needed.items():
     if section.get(name, value) != value:
@@ -122,7 +122,7 @@ def shapes(
   """Returns our parameters' shapes by flat name; nothing is allocated.
 
   Args:
-    model: the section config.model; without text for an image tower alone.
+    model: the section config.model; without text for only an image tower.
     vocab_size, length: rows of the text tower's embedding and positions.
     bias: whether there is a bias b.
   """
@@ -138,7 +138,7 @@ def shapes(
 
 
 def sized(ops: list, takes: tuple[int, ...], where: str) -> list:
-  """Returns the operations if their result is what a tower takes, or raises."""
+  """Returns the operations if a tower takes their output, else raises."""
   side = tuple(operations.parse(ops, where, train=False).size)
   if side != takes:
     allowed = f"{takes}, what the image tower takes"

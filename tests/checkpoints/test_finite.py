@@ -217,7 +217,7 @@ def test_an_evaluation_over_nothing_is_an_error(monkeypatch):
   with pytest.raises(errors.UserError, match="captions .* = 'none'"):
     retrieval.distinct(source, np.arange(2))
   for wrong in ({"rows": 0}, {"columns": -1}):
-    with pytest.raises(errors.UserError, match="1 or more"):
+    with pytest.raises(errors.UserError, match="from 1 up"):
       gallery.prepare(source, **wrong)
 
 

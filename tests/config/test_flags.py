@@ -42,7 +42,7 @@ WRONG = [
   (evaluate.run, "--task", "gallery", "--task = 'gallery'; .*with metrics"),
   (evaluate.run, "--templates", "", "templates"),
   (evaluate.run, "--templates", "nowhere.txt", "--data.templates"),
-  (pack.run, "--per_file", "0", "at least 1"),
+  (pack.run, "--per_file", "0", "a whole number from 1 up"),
   (pack.run, "--per_file", "1e3", "--per_file = '1e3'; expected an integer"),
   (pack.run, "--per_file", "2.5", "--per_file = '2.5'; expected an integer"),
   (pack.run, "--out", "{new}", "ends in .tar or .parquet"),

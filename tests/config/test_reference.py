@@ -27,8 +27,8 @@ ROOT = pathlib.Path(__file__).parents[2]
 # By section: the function that it configures, and what the code passes to it.
 SIGNATURES = {
   "source.filter": (filters.apply, {"source"}),
-  "source with a mixture": (data_build._mixture, {"where", "opened"}),
-  "source.mixture[i]": (data_build._part, {"where", "opened"}),
+  "source with a mixture": (data_build._mixture, {"where", "opener"}),
+  "source.mixture[i]": (data_build._part, {"where", "opener"}),
   "tokenizer": (tokenizer.build_tokenizer, {"captions", "blob"}),
   "loading": (
     loader.Training, {"examples", "batch_size", "rows", "seed", "gather"}

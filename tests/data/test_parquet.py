@@ -156,7 +156,7 @@ def test_only_so_many_row_groups_stay_in_memory(tmp_path):
   source = parquet.source(files=path, cache_mb=1)
   for i in range(60):
     assert source[i]["image"] == images[i]
-  kept = sum(f.result().nbytes for f in source._kept.values())
+  kept = sum(f.result().nbytes for f in source._tables.values())
   assert kept < 1.5 * 2**20
   assert 3 <= source.window <= 6  # Half of the cache is 5 rows.
 

@@ -296,7 +296,7 @@ def test_a_mixture_comes_from_a_config(made):
     ({"mixture": []}, r"config.source.mixture = \[\]"),
     ({"mixture": [{}]}, r"config.source.mixture\[0\].source"),
     ({"mixture": [{"source": "nosuch:x"}]}, "nosuch.*parquet"),
-    ({"mixture": [{"source": "{table}", "weight": 0}]}, "weight = 0.*> 0"),
+    ({"mixture": [{"source": "{table}", "weight": 0}]}, "weight = 0.*above 0"),
     ({"mixture": [{"source": "{table}", "wieght": 1}]}, "'weight'"),
     ({"mixture": [{"source": "{table}"}], "shared": 1}, "shared_ids"),
     (

@@ -279,7 +279,7 @@ WRONG = {
   "header alone": ("key\tname\n", ".tsv", {}, "captions = .*table with rows"),
   "empty JSONL": ("\n", ".jsonl", {}, "captions = .*table with rows"),
   "broken JSONL": (
-    '{"key": "a"}\n\n{"key": \n', ".jsonl", {}, r"\.jsonl:3 = '{\"key\":'.*Mend"
+    '{"key": "a"}\n\n{"key": \n', ".jsonl", {}, r"\.jsonl:3 = '{\"key\":'.*Fix"
   ),
   "JSONL of lists": ('["a", "b"]', ".jsonl", {}, r"\.jsonl:1 = .*one JSON obj"),
   "too few fields": (

@@ -144,7 +144,7 @@ def test_a_field_of_several_lines_that_look_like_rows_is_told(make, caplog):
     (b"image\tcaption\n0.png\tcaf\xe9\n", ".tsv", r"t\.tsv:2 = .*UTF-8"),
     (b'{"image": "caf\xe9"}', ".jsonl", r"jsonl:1 = .*UTF-8"),
     ('{"image": "0.png"}\n\n{"image"', ".jsonl", r"jsonl:3 = "),
-    ('[{"image": "0.png"}]', ".jsonl", r"jsonl:1 = .*one JSON object a line"),
+    ('[{"image": "0.png"}]', ".jsonl", r"jsonl:1 = .*one JSON object per line"),
   ],
 )  # fmt: skip
 def test_another_dialect_or_encoding_is_one_line(make, content, suffix, said):

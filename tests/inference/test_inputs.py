@@ -168,8 +168,8 @@ NO_TEXTS = {
   "lists in a list": ([["a"]], r"^texts\[0\] = .list"),
   "a picture": (PIL.Image.fromarray(PIXELS), "^texts = "),
   "pixels": (PIXELS, r"^texts\[0\] = 'uint8 \[24, 3\]'"),
-  "a picture's bytes": (png(), "^texts = .*no UTF-8"),
-  "Latin-1": ([b"caf\xe9"], r"^texts\[0\] = .*no UTF-8"),
+  "a picture's bytes": (png(), "^texts = .*not UTF-8"),
+  "Latin-1": ([b"caf\xe9"], r"^texts\[0\] = .*not UTF-8"),
   "numbers": (np.ones(3), r"^texts\[0\] = 'float64 \[\]'"),
 }  # fmt: skip
 

@@ -7,8 +7,8 @@ them, and docs/config.md is made from them.
 from big_contrastive.config.fields import data, model, run, training
 from big_contrastive.config.fields.run import Config as Config
 
-# By its name in a config: config.model.image. The top level has none. Behind
-# " with " is what chooses among sections that stand in the same place.
+# By name in a config: config.model.image; the top level is "". After " with "
+# comes the choice among sections in the same place.
 SECTIONS: dict[str, type] = {
   "": run.Config,
   "source": data.Source,

@@ -1,4 +1,4 @@
-"""Records of array_record files by number."""
+"""Random access to the records of array_record files."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,11 +12,12 @@ from big_contrastive.data.files import fields
 class ArrayRecords:
   """Random access to the records of files, or of parts of them.
 
-  One record is read as a range: the time that array_record's own data source
-  takes grows with the records of a file, 0.2 ms where there are 200,000.
+  A record is read as a range of one: the time of array_record's own data
+  source grows with the records of a file, to 0.2 ms for 200,000.
 
   Args:
-    parts: of tfds, in order: filename, and how many records to skip and take.
+    parts: tfds's file instructions, in order: filename, and how many records
+      to skip and to take.
   """
 
   def __init__(self, parts: Sequence[Any]):
@@ -32,7 +33,7 @@ class ArrayRecords:
     k, row = fields.place(index, self._ends)
     part = self._parts[k]
     row += part.skip
-    # Two threads that come first may both open it, which does no harm.
+    # Two threads may both open a file at first, which does no harm.
     if (reader := self._readers.get(part.filename)) is None:
       reader = array_record_module.ArrayRecordReader(
         part.filename, options="readahead_buffer_size:0"

@@ -1,7 +1,7 @@
-"""What sources of all formats make of stored values: one table for all.
+"""How sources of all formats read stored values: one set of rules for all.
 
-docs/data.md has it, value and kind of column -> outcome, and
-tests/data/test_stored_values.py holds both against each other.
+docs/data.md has them as a table, value and kind of column -> result, which
+tests/data/test_stored_values.py checks against this code.
 """
 
 import bisect
@@ -17,32 +17,32 @@ import numpy as np
 
 from big_contrastive.data.bad_records import BadRecord
 
-# What other programs write into a text where a value is missing. "NA" is not
-# among them: it is also a country and an element.
+# Texts that other programs write for a missing value. "NA" is not among them:
+# it is also a country and an element.
 MISSING = frozenset(
   ("nan", "NaN", "NAN", "NaT", "<NA>", "None", "null", "NULL", "Null")
 )
-# What stands for the place of captions where a source's images come alone.
+# In place of a caption column, for sources that have only images.
 NO_CAPTION = "none"
 _WHOLE = re.compile(r"[+-]?[0-9]{1,18}(\.0*)?")
-# "007" is another id than "7": both may be names of files.
+# "007" and "7" are different ids: both may be names of files.
 _WHOLE_ID = re.compile(r"-?(0|[1-9][0-9]{0,99})(\.0+)?")
 
 
 def plain(value: Any) -> Any:
-  """Returns a stored value as Python has it; None if it is missing.
+  """Returns a stored value as a Python object; None if it is missing.
 
   Missing are null, NaN, NaT, an absent key, a text of nothing but spaces, and
-  one of MISSING. NumPy's arrays become lists, and bytes that are UTF-8 texts;
-  a text loses the spaces around it, and half a surrogate pair in it, which no
-  file takes, becomes "?".
+  the texts of MISSING. NumPy arrays become lists, and bytes in UTF-8 texts. A
+  text is stripped of spaces, and half a surrogate pair in it, which can't be
+  written to a file, becomes "?".
   """
   if isinstance(value, np.generic | np.ndarray):
-    unit = value.dtype.kind in "mM"  # Python's integers, where it is fine.
+    unit = value.dtype.kind in "mM"  # tolist() may give integers for these.
     value = value.astype(str).tolist() if unit else value.tolist()
-  found = text(value)
-  if found is not None:
-    return None if not found or found in MISSING else found
+  string = text(value)
+  if string is not None:
+    return None if not string or string in MISSING else string
   if isinstance(value, bytes | bytearray | memoryview):
     return bytes(value)
   if value is None or isinstance(value, list | tuple | dict):
@@ -50,11 +50,11 @@ def plain(value: Any) -> Any:
   try:
     return None if value != value else value  # NaN, NaT, Decimal's NaN.
   except (TypeError, ValueError, decimal.InvalidOperation):
-    return None  # pandas.NA has no truth; a signalling NaN raises.
+    return None  # pandas.NA has no truth value; a signaling NaN raises.
 
 
 def text(value: Any) -> str | None:
-  """Returns a text, or bytes in UTF-8, as `plain` has it; None for others."""
+  """Returns a text or bytes in UTF-8 as `plain` does; None for other values."""
   if isinstance(value, bytes | bytearray | memoryview):
     try:
       value = bytes(value).decode("utf-8")
@@ -66,7 +66,7 @@ def text(value: Any) -> str | None:
 
 
 def clean(text: str) -> str:
-  """Returns a text that UTF-8 takes: half a surrogate pair becomes "?"."""
+  """Returns a text that UTF-8 can encode: half a surrogate pair becomes "?"."""
   if text.isascii():
     return text
   return text.encode("utf-8", "replace").decode("utf-8")
@@ -76,26 +76,26 @@ def caption(value: Any) -> list[str]:
   """Returns the captions in a text, a number, or a list of those.
 
   Raises:
-    BadRecord: for bytes that are no UTF-8, and for what is no text.
+    BadRecord: for bytes that are not UTF-8, and for what is not a text.
   """
   value = plain(value)
   several = value if isinstance(value, list | tuple) else [value]
-  found = [item for item in map(plain, several) if item is not None]
-  return [_text(item, "caption") for item in found]
+  items = [item for item in map(plain, several) if item is not None]
+  return [_text(item, "caption") for item in items]
 
 
 def field(value: Any) -> str:
-  """Returns what a value is in a file name, a template or a condition.
+  """Returns a value as text for a file name, a template or a condition.
 
-  The texts of a list stand with commas between them; missing is "".
+  The texts of a list are joined with commas; a missing value is "".
 
   Raises:
     BadRecord: see caption.
   """
   value = plain(value)
   several = value if isinstance(value, list | tuple) else [value]
-  found = [item for item in map(plain, several) if item is not None]
-  return ", ".join(_text(item, "value") for item in found)
+  items = [item for item in map(plain, several) if item is not None]
+  return ", ".join(_text(item, "value") for item in items)
 
 
 def _text(value: Any, what: str) -> str:
@@ -110,7 +110,7 @@ def _text(value: Any, what: str) -> str:
 
 
 def _number(value: Any) -> int | float | None:
-  """A finite number, whole ones as int; None for what is none."""
+  """A finite number, as an int if it is whole; None for anything else."""
   if isinstance(value, bool):
     return None
   if isinstance(value, int):
@@ -121,10 +121,10 @@ def _number(value: Any) -> int | float | None:
 
 
 def one_or_several(texts: list[str]) -> str | list[str]:
-  """Returns "text" of a record.
+  """Returns the "text" of a record: one caption, or a list of several.
 
   Raises:
-    BadRecord: if there is none.
+    BadRecord: if there is no caption.
   """
   if not texts:
     raise BadRecord(
@@ -134,7 +134,7 @@ def one_or_several(texts: list[str]) -> str | list[str]:
 
 
 def key(value: Any) -> int | str | bytes | None:
-  """Returns what ids are compared by; None if it is missing.
+  """Returns the value by which ids are compared; None if it is missing.
 
   A whole number is the same id whether it is stored as 7, 7.0, "7" or "7.0".
 
@@ -159,12 +159,12 @@ _INFINITE = (math.inf, -math.inf)
 
 
 def number(value: Any) -> int:
-  """Returns an id that fits int32: itself, or a hash of what is larger.
+  """Returns an id that fits int32: the number itself, or a hash.
 
   Raises:
-    BadRecord: if it is missing, or see key.
+    BadRecord: if it is missing; see also key.
   """
-  if type(value) is not int:  # As nearly all are.
+  if type(value) is not int:  # Nearly all are.
     value = key(value)
     if value is None:
       raise BadRecord("missing", "no id")
@@ -172,7 +172,7 @@ def number(value: Any) -> int:
 
 
 def named(name: str) -> int:
-  """Returns the id of a sample's name, which may be "nan" or "None", too."""
+  """Returns the id of a sample's name, which may also be "nan" or "None"."""
   value = key(name)
   return _fitting(name if value is None else value)
 
@@ -184,7 +184,7 @@ def _fitting(value: int | str | bytes) -> int:
   return zlib.crc32(text) >> 1
 
 
-# What is told where a source finds by itself that it needs `picture`.
+# Logged where a source turns to ids by image on its own.
 REPEATED = (
   "there is a record for each caption of an image: records with the same image "
   "have the same id, and are not each other's negatives"
@@ -192,18 +192,18 @@ REPEATED = (
 
 
 def repeat(images: Sequence[bytes]) -> bool:
-  """Returns whether neighbors are the same image, and not all are one."""
+  """Returns whether some neighbors are the same image, but not all are."""
   near = any(a and a == b for a, b in zip(images, images[1:]))
   return near and len(set(images)) > 1
 
 
 def picture(image: bytes) -> int:
-  """Returns the id of an image's bytes: the same for the same picture."""
+  """Returns an id from an image's bytes: equal for equal images."""
   return zlib.crc32(image) >> 1
 
 
 def whole(value: Any) -> int | None:
-  """Returns the whole number that a value is, or says; None for others."""
+  """Returns the whole number that a value is or spells; None for others."""
   value = plain(value)
   if isinstance(value, str) and _WHOLE.fullmatch(value):
     return int(value.partition(".")[0])
@@ -212,11 +212,11 @@ def whole(value: Any) -> int | None:
 
 
 def place(index: int, ends: Sequence[int]) -> tuple[int, int]:
-  """Returns the part that has a record, and the record's number in it.
+  """Returns the part that contains a record, and the record's index in it.
 
   Args:
-    index: of the record among those of all parts, one after the other.
-    ends: records up to the end of each part; a list is the fastest.
+    index: of the record in the concatenation of all parts.
+    ends: number of records up to the end of each part; a list is fastest.
 
   Raises:
     IndexError: if there is no such record.
@@ -228,15 +228,15 @@ def place(index: int, ends: Sequence[int]) -> tuple[int, int]:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-  found = dict(pairs)
-  if len(found) < len(pairs):
+  merged = dict(pairs)
+  if len(merged) < len(pairs):
     keys = [key for key, _ in pairs]
     twice = next(key for key in keys if keys.count(key) > 1)
     raise ValueError(f"the key {twice!r} is there twice")
-  return found
+  return merged
 
 
-# json.loads would make one for each text.
+# json.loads would create a decoder for each text.
 _DECODER = json.JSONDecoder(object_pairs_hook=_once)
 
 
@@ -244,8 +244,8 @@ def from_json(data: str | bytes) -> Any:
   """Returns the value of a JSON text.
 
   Raises:
-    ValueError, RecursionError: for what is none, and for a key that an object
-      has twice: Python's json takes the last value, and forgets the first.
+    ValueError, RecursionError: for a text that is not JSON, and for a key that
+      an object has twice: Python's json would silently take the last value.
   """
   if isinstance(data, bytes):
     data = data.decode(json.detect_encoding(data), "surrogatepass")
@@ -256,12 +256,12 @@ def parse_json(data: bytes) -> dict[str, Any]:
   """Returns the object in a JSON text.
 
   Raises:
-    BadRecord: for what is none.
+    BadRecord: for anything else.
   """
   try:
-    found = from_json(data)
+    content = from_json(data)
   except (ValueError, RecursionError) as e:
     raise BadRecord("type", f"no JSON: {type(e).__name__}: {e}") from e
-  if not isinstance(found, dict):
-    raise BadRecord("type", f"a JSON {type(found).__name__}, no object")
-  return found
+  if not isinstance(content, dict):
+    raise BadRecord("type", f"a JSON {type(content).__name__}, no object")
+  return content

@@ -38,11 +38,11 @@ class Folder:
 class Tar:
   """Members of an uncompressed tar, by name; read from any thread.
 
-  The index is made once. Of a damaged tar it has what comes before the damage,
-  and says so.
+  The index is built once. For a damaged tar it holds the members before the
+  damage, and a warning is logged.
 
   Raises:
-    UserError: for a file that is no tar or is compressed.
+    UserError: for a file that is not a tar, or a compressed one.
   """
 
   def __init__(self, path: str):
@@ -77,7 +77,7 @@ def _member(name: str) -> str:
   try:
     return paths.member(name)
   except BadRecord:
-    return ""  # No member is called so.
+    return ""  # No member has this name.
 
 
 def roots(paths_: str) -> list[Folder | Tar]:
@@ -86,17 +86,17 @@ def roots(paths_: str) -> list[Folder | Tar]:
   Raises:
     UserError: for a path that does not exist or is neither.
   """
-  found: dict[str, Folder | Tar] = {}
-  # A path that is there may hold commas of its own.
-  there = os.path.exists(os.path.expanduser(paths_.strip()))
-  for pattern in [paths_] if there else paths_.split(","):
+  by_path: dict[str, Folder | Tar] = {}
+  # A path that exists may contain commas.
+  exists = os.path.exists(os.path.expanduser(paths_.strip()))
+  for pattern in [paths_] if exists else paths_.split(","):
     path = os.path.expanduser(pattern.strip())
     matches = [path] if os.path.exists(path) else sorted(glob.glob(path))
     if not matches:
       allowed = "folders and tars that exist, with commas between them"
-      remedy = f"Nothing is found below {os.getcwd()}."
+      remedy = f"Nothing was found below {os.getcwd()}."
       raise errors.UserError("images", pattern, allowed, remedy)
     for match in matches:
-      if match not in found:
-        found[match] = Folder(match) if os.path.isdir(match) else Tar(match)
-  return list(found.values())
+      if match not in by_path:
+        by_path[match] = Folder(match) if os.path.isdir(match) else Tar(match)
+  return list(by_path.values())

@@ -14,7 +14,7 @@ from big_contrastive.data.files import (
 
 
 def numbered(rows: tables.Rows, name: str) -> list[int | None]:
-  """Each id's place among the sorted ids, None where it is missing."""
+  """Each row's id as its index among the sorted ids; None if it is missing."""
   tables.column(rows, name, "id")
   keys = []
   for i, row in enumerate(rows):
@@ -33,7 +33,7 @@ def labels(
   class_name: str | None,
   classes: str | list | None,
 ) -> tuple[list[int | None], list[str] | None]:
-  """Each row's label, None where it is missing, and the names by label."""
+  """Each row's label, None if it is missing, and the names by label."""
   for thing, value in (("class_name", class_name), ("classes", classes)):
     if value is not None and (label is None or (class_name and classes)):
       remedy = "Set label to the column with the labels, and one of the two."
@@ -46,19 +46,19 @@ def labels(
   if classes is not None:
     names = label_matching.of_labels(classes, "classes")
     labels = [_label(rows, i, label, names) for i in range(len(rows))]
-    there = [k for k in labels if k is not None]
-    label_matching.tell_unused(there, names, "classes")
+    present = [k for k in labels if k is not None]
+    label_matching.tell_unused(present, names, "classes")
     return labels, list(names)
   values = [fields.plain(row[label]) for row in rows]
   numbers = [fields.whole(v) for v in values]
-  there = [i for i, v in enumerate(values) if v is not None]
-  _check_alike(rows, label, there, numbers)
-  if any(numbers[i] is not None for i in there):
+  present = [i for i, v in enumerate(values) if v is not None]
+  _check_alike(rows, label, present, numbers)
+  if any(numbers[i] is not None for i in present):
     labels = [None if n is None or n < 0 else n for n in numbers]
     if class_name is None:
       return labels, None
   else:
-    order = {v: i for i, v in enumerate(sorted({values[i] for i in there}))}
+    order = {v: i for i, v in enumerate(sorted({values[i] for i in present}))}
     labels = [order.get(v) for v in values]
   names = [queries.said(row[class_name or label]) for row in rows]
   return labels, _classes(rows, labels, names)
@@ -81,22 +81,22 @@ def _label(
 
 
 def _check_alike(
-  rows: tables.Rows, column: str, there: list[int], numbers: list[int | None]
+  rows: tables.Rows, column: str, present: list[int], numbers: list[int | None]
 ) -> None:
-  """Numbers and names in one column: which of them are labels?"""
-  names = [i for i in there if numbers[i] is None]
-  wholes = [i for i in there if numbers[i] is not None]
-  for i in there:
+  """Raises UserError for a column that mixes numbers and names."""
+  names = [i for i in present if numbers[i] is None]
+  wholes = [i for i in present if numbers[i] is not None]
+  for i in present:
     value, large = rows[i][column], (numbers[i] or 0) >= 2**31
-    # Numbers alone, but not whole: no names.
+    # Numbers that are not whole are not names either.
     odd = i in names[:1] and all(_is_number(rows[k][column]) for k in names)
     if large or odd or (numbers[i] is None and not isinstance(value, str)):
-      allowed, remedy = "a whole number below 2**31, or a name", "Mend the row."
+      allowed, remedy = "a whole number below 2**31, or a name", "Fix the row."
       raise errors.UserError(f"{rows.at(i)}: {column}", value, allowed, remedy)
   if names and wholes:
     few, many = sorted((names, wholes), key=len)
     allowed = f"whole numbers alone, or names alone, as in {rows.at(many[0])}"
-    remedy = "Mend the rows, or say which are the names: classes=FILE."
+    remedy = "Fix the rows, or list the names: classes=FILE."
     value = rows[few[0]][column]
     raise errors.UserError(
       f"{rows.at(few[0])}: {column}", value, allowed, remedy
@@ -122,7 +122,7 @@ def _classes(
     if label is not None and by_label.setdefault(label, name) != name:
       pair = f"{by_label[label]} and {name}"
       allowed = f"one name for the label {label}"
-      raise errors.UserError("class_name", pair, allowed, "Mend the table.")
+      raise errors.UserError("class_name", pair, allowed, "Fix the table.")
   for i in range(len(by_label)):
     if i not in by_label:
       allowed = f"a name for each label from 0 to {max(by_label)}"

@@ -1,4 +1,4 @@
-"""Columns of Parquet files: which there are, and whether they fit."""
+"""Columns of Parquet files: chooses them, and checks that they fit."""
 
 import contextlib
 import json
@@ -14,38 +14,41 @@ from big_contrastive.data.files import class_names, fields, label_matching
 
 
 def listed(schema: pa.Schema) -> str:
-  """Returns all columns with their types."""
+  """Returns all columns with their types, for an error."""
   return ", ".join(f"{f.name} ({f.type})" for f in schema)
 
 
 def check_same(
   files: list[str], schemas: list[pa.Schema], columns: dict[str, str]
 ) -> dict[str, list[str]]:
-  """Returns class names by column, see `names`; checks what is read of files.
+  """Checks that files have the columns to read; returns class names by column.
 
   Columns that are not read, their order, and how a column is stored may differ.
 
   Args:
     files: their paths.
-    schemas: of each.
-    columns: what "image", "text", "label", "id" are called in them.
+    schemas: one per file.
+    columns: the files' columns for "image", "text", "label", "id".
+
+  Returns:
+    See `names`.
 
   Raises:
-    UserError: for the first file that lacks a column, has one twice, of a
-      type that no row could be right in, or with other names of classes.
+    UserError: for the first file in which a column is missing, occurs twice,
+      has a type in which no row can be valid, or has other class names.
   """
   named: dict[str, list[str]] = {}
   for path, schema in zip(files, schemas, strict=True):
-    found = names(schema)
+    by_column = names(schema)
     for role, name in columns.items():
       if (count := schema.names.count(name)) != 1:
         allowed = f"files that have the column {name!r} once, as {files[0]} has"
         remedy = f"It has it {count} times, of: {listed(schema)}."
         raise errors.UserError("files", path, allowed, remedy)
-      own = found.get(name)
-      if own and named.setdefault(name, own) != own:
+      classes = by_column.get(name)
+      if classes and named.setdefault(name, classes) != classes:
         allowed = f"the classes of {files[0]}: {', '.join(named[name][:20])}"
-        remedy = f"Its own are: {', '.join(own[:20])}."
+        remedy = f"Its own are: {', '.join(classes[:20])}."
         raise errors.UserError(
           f"{role}: classes of {name}", path, allowed, remedy
         )
@@ -55,29 +58,32 @@ def check_same(
 
 
 def column(
-  thing: str, given: str | None, usual: tuple[str, ...], schema: pa.Schema
+  thing: str, chosen: str | None, usual: tuple[str, ...], schema: pa.Schema
 ) -> str:
-  """Returns the column that is given, or the first usual one that is there.
+  """Returns the chosen column, or the first usual one that exists.
 
   Args:
     thing: the argument, for the error.
+    chosen: a column, or None.
+    usual: names to try, in order.
+    schema: of a file.
   """
-  if given is None:
-    given = next((name for name in usual if name in schema.names), None)
-  if given is None or given not in schema.names:
+  if chosen is None:
+    chosen = next((name for name in usual if name in schema.names), None)
+  if chosen is None or chosen not in schema.names:
     allowed = f"a column: {listed(schema)}"
-    remedy = errors.closest(str(given), schema.names)
-    raise errors.UserError(thing, given, allowed, remedy)
-  if schema.names.count(given) > 1:
+    remedy = errors.closest(str(chosen), schema.names)
+    raise errors.UserError(thing, chosen, allowed, remedy)
+  if schema.names.count(chosen) > 1:
     allowed, remedy = "columns with different names", f"{listed(schema)}."
-    raise errors.UserError(thing, given, allowed, remedy)
-  return given
+    raise errors.UserError(thing, chosen, allowed, remedy)
+  return chosen
 
 
 def check_types(
   schema: pa.Schema, columns: dict[str, str], text_names: list[str] | None
 ) -> None:
-  """Columns of a type that no row could be right in are errors."""
+  """Raises UserError for a column of a type in which no row can be valid."""
   image = _inner(schema.field(columns["image"]).type)
   inner = {f.name: f.type for f in image} if pa.types.is_struct(image) else {}
   if not (
@@ -89,13 +95,13 @@ def check_types(
     raise errors.UserError(
       thing, f"{columns['image']} ({image})", allowed, f"{listed(schema)}."
     )
-  if "text" not in columns:  # Images alone.
+  if "text" not in columns:  # Only images.
     return
   text = schema.field(columns["text"]).type
   inner = _inner(text)
   if _listing(inner):
     inner = _inner(inner.value_type)
-  # Null: none of the file's captions is there.
+  # Null: the file has no captions at all.
   if pa.types.is_null(inner):
     return
   if not _binary(inner) and text_names is None:
@@ -106,7 +112,7 @@ def check_types(
 
 
 def _inner(kind: pa.DataType) -> pa.DataType:
-  """The type of the values of a dictionary, or the type itself."""
+  """The type of a dictionary's values, or the type itself."""
   return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
@@ -119,7 +125,7 @@ def _listing(kind: pa.DataType) -> bool:
 
 
 def holds_paths(kind: pa.DataType) -> bool:
-  """Returns whether a column of images may have paths of them."""
+  """Returns whether a column of images may hold paths."""
   kind = _inner(kind)
   return pa.types.is_struct(kind) or not (
     pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
@@ -136,10 +142,10 @@ def _binary(kind: pa.DataType) -> bool:
 
 
 def names(schema: pa.Schema) -> dict[str, list[str]]:
-  """Class names by column, from what Hugging Face's `datasets` notes."""
+  """Class names by column, from the metadata of Hugging Face's `datasets`."""
   try:
-    noted = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    features = noted["info"]["features"]
+    stored = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    features = stored["info"]["features"]
     return {
       column: list(map(str, feature["names"]))
       for column, feature in features.items()
@@ -152,15 +158,15 @@ def names(schema: pa.Schema) -> dict[str, list[str]]:
 def rows_in(
   heads: list[pq.FileMetaData],
   groups: list[tuple[int, int]],
-  own: set[str],
+  columns: set[str],
   size: int,
 ) -> int:
-  """Returns how many rows' groups take `size` bytes, at least one group's.
+  """Returns how many rows take `size` bytes, at least those of a row group.
 
   Args:
-    heads: of the files.
+    heads: metadata of the files.
     groups: (file, row group).
-    own: the columns that are read.
+    columns: the columns that are read.
     size: bytes.
   """
   rows = total = largest = 0
@@ -170,38 +176,40 @@ def rows_in(
     total += sum(
       max(0, c.total_uncompressed_size)
       for c in map(group.column, range(group.num_columns))
-      if c.path_in_schema.split(".")[0] in own
+      if c.path_in_schema.split(".")[0] in columns
     )
   return max(largest, int(rows * size / max(1, total)))
 
 
 def label_names(
-  given: str | list | None,
-  noted: list[str] | None,
+  classes: str | list | None,
+  stored: list[str] | None,
   column: str | None,
   first: Callable[[str], list[Any]],
 ) -> tuple[class_names.Names | None, np.ndarray | None]:
-  """Returns the names of the classes of labels, None where they are numbers.
-
-  And the place among them of each class that the files note, None for itself.
+  """Returns the class names by label, and the index of each stored class.
 
   Args:
-    given: names, as classes.read takes them, or None.
-    noted: those that the files note, or None.
+    classes: names, as class_names.read takes them, or None.
+    stored: the names in the files' metadata, or None.
     column: of the labels; None for no labels.
     first: column -> its first values.
 
+  Returns:
+    Names, None if labels are numbers; and for each stored class its index
+    among them, None if it is the same.
+
   Raises:
-    UserError: where labels are names, and the names of classes are not known.
+    UserError: if labels are names, and the class names are not known.
   """
-  if given is not None:
-    if noted is None:
-      return label_matching.of_labels(given, "classes"), None
-    names = class_names.Names(class_names.read(given, "classes"))
+  if classes is not None:
+    if stored is None:
+      return label_matching.of_labels(classes, "classes"), None
+    names = class_names.Names(class_names.read(classes, "classes"))
     remedy = "Leave classes out for the names that the files note."
-    return names, label_matching.match(names, noted, "classes", remedy)
-  if noted is not None:
-    return class_names.Names(noted), None
+    return names, label_matching.match(names, stored, "classes", remedy)
+  if stored is not None:
+    return class_names.Names(stored), None
   values = [v for v in map(fields.plain, first(column)) if v] if column else []
   if values and all(fields.whole(v) is None for v in values):
     allowed = "a column of numbers, or names of classes beside it"
@@ -214,7 +222,7 @@ def label_names(
 
 
 def plain_times(table: pa.Table) -> pa.Table:
-  """Returns a table whose times are texts: Python's have no nanoseconds."""
+  """Returns the table with times as texts: Python's have no nanoseconds."""
   for i, field in enumerate(table.schema):
     if pa.types.is_temporal(field.type):
       texts = table.column(i).cast(pa.string())
@@ -227,28 +235,28 @@ def layout(
   groups: list[tuple[int, int]],
   chosen: dict[str, str],
 ) -> bytes:
-  """Returns sizes, and least and largest values, of the columns that are read.
+  """Returns the sizes and the least and largest values of the columns read.
 
   Args:
-    heads: of the files.
+    heads: metadata of the files.
     groups: (file, row group) of each block.
-    chosen: the columns.
+    chosen: the columns, by role.
   """
-  found: list[tuple] = []
+  summary: list[tuple] = []
   for file, number in groups:
     group = heads[file].row_group(number)
     for column in map(group.column, range(group.num_columns)):
       if column.path_in_schema.split(".")[0] in chosen.values():
-        found.append((group.num_rows, column.total_compressed_size))
+        summary.append((group.num_rows, column.total_compressed_size))
         with contextlib.suppress(ValueError):  # Python has no nanoseconds.
-          told = column.statistics if column.is_stats_set else None
-          if told and told.has_min_max:
-            found.append((told.min, told.max))
-  return repr(found).encode("utf-8", "replace")
+          statistics = column.statistics if column.is_stats_set else None
+          if statistics and statistics.has_min_max:
+            summary.append((statistics.min, statistics.max))
+  return repr(summary).encode("utf-8", "replace")
 
 
 def which_image(image: Any) -> bytes:
-  """Returns what tells one image from another: its bytes, or its path."""
+  """Returns what identifies an image: its bytes, or its path."""
   if isinstance(image, dict):
     image = image.get("bytes") or image.get("path")
   return image.encode() if isinstance(image, str) else image or b""

@@ -1,4 +1,4 @@
-"""Parquet files: where they are, and how they begin."""
+"""Parquet files: finds them, and reads their metadata and first values."""
 
 import collections
 import os
@@ -15,35 +15,35 @@ THING = "files"  # The argument that holds them, for errors.
 
 
 def opened(path: str) -> pq.ParquetFile:
-  """Returns a file; raises OSError or ArrowException for what is no Parquet."""
+  """Opens a file; raises OSError or ArrowException if it is not Parquet."""
   if not paths.remote(path):
-    # A buffer for reading ahead takes a third more time where there is no wait.
+    # Reading ahead takes a third more time where there is no latency.
     return pq.ParquetFile(path, pre_buffer=False)
   return pq.ParquetFile(paths.open_file(path, THING))
 
 
 def find(files: str, split: str | None) -> tuple[list[str], list[str]]:
-  """Returns the Parquet files, and what else lies in a folder.
+  """Returns the Parquet files, and the other files in their folder.
 
   Args:
     files, split: see sources/parquet.py.
 
   Raises:
-    UserError: where there are none.
+    UserError: if there are no Parquet files.
   """
-  whole = files.replace("{split}", split or "")
-  folder = os.path.expanduser(whole)
-  if paths.remote(whole) or not os.path.isdir(folder):
-    return paths.find(whole, THING), []
+  pattern = files.replace("{split}", split or "")
+  folder = os.path.expanduser(pattern)
+  if paths.remote(pattern) or not os.path.isdir(folder):
+    return paths.find(pattern, THING), []
   every: list[str] = []
   others: list[str] = []
-  for own, inner, names in os.walk(folder, followlinks=True):
+  for parent, inner, names in os.walk(folder, followlinks=True):
     hidden = [n for n in inner if n.startswith(".")]
-    others += [os.path.join(own, n) for n in hidden]
+    others += [os.path.join(parent, n) for n in hidden]
     inner[:] = sorted(set(inner) - set(hidden))
     for name in sorted(names):
       good = name.lower().endswith((".parquet", ".pq")) and name[0] != "."
-      (every if good else others).append(os.path.join(own, name))
+      (every if good else others).append(os.path.join(parent, name))
   every.sort()
   if not every:
     remedy = "Check the path."
@@ -53,24 +53,26 @@ def find(files: str, split: str | None) -> tuple[list[str], list[str]]:
         "Parquet, of each split: datasets.load_from_disk(FOLDER).to_parquet("
         "'train.parquet')."
       )
-    raise errors.UserError(THING, whole, "a folder with Parquet files", remedy)
+    raise errors.UserError(
+      THING, pattern, "a folder with Parquet files", remedy
+    )
   if split is None:
     return every, others
   splits: dict[str, list[str]] = collections.defaultdict(list)
   for path in every:
-    own, file = os.path.split(os.path.relpath(path, folder))
-    for name in {os.path.basename(own), file.split("-")[0].split(".")[0]}:
+    parent, file = os.path.split(os.path.relpath(path, folder))
+    for name in {os.path.basename(parent), file.split("-")[0].split(".")[0]}:
       splits[name].append(path)
   return splits[errors.choice("split", split, splits)], others
 
 
 def head(path: str) -> pq.FileMetaData:
-  """Returns what a file says of itself; UserError for what is no Parquet."""
+  """Returns a file's metadata; raises UserError if it is not Parquet."""
   try:
     file = opened(path)
   except (pa.ArrowException, OSError) as e:
-    said = " ".join(str(e).split())[:200]
-    raise errors.UserError(THING, path, "Parquet files", f"{said}.") from e
+    message = " ".join(str(e).split())[:200]
+    raise errors.UserError(THING, path, "Parquet files", f"{message}.") from e
   with file:
     return file.metadata
 
@@ -78,39 +80,39 @@ def head(path: str) -> pq.FileMetaData:
 def first(
   files: list[str], groups: list[tuple[int, int]], column: str, count: int
 ) -> list[Any]:
-  """Returns a column's first values in the first file; up to what is broken.
+  """Returns a column's first values in the first file, up to any damage.
 
   Args:
     files: their paths.
     groups: (file, row group) of each block of rows.
     column: its name.
-    count: of the values, at most.
+    count: the largest number of values.
   """
-  found: list[Any] = []
+  values: list[Any] = []
   try:
     with opened(files[groups[0][0]]) as file:
       for number, group in groups:
-        if len(found) >= count or number != groups[0][0]:
+        if len(values) >= count or number != groups[0][0]:
           break
         # A batch may end before its row group does.
         rows = file.iter_batches(count, row_groups=[group], columns=[column])
-        found += next(rows).column(0).to_pylist()
+        values += next(rows).column(0).to_pylist()
   except (pa.ArrowException, OSError, StopIteration):
     pass
-  return found[:count]
+  return values[:count]
 
 
 def unused(others: list[str], with_paths: bool) -> dict[str, int]:
-  """Returns how many of the other files in a folder are not used, by ending.
+  """Returns how many of the other files in a folder are unused, by ending.
 
   Args:
     others: from `find`.
-    with_paths: whether rows may have paths of images, which are among them.
+    with_paths: whether rows may hold paths of images in the folder.
   """
-  found: collections.Counter[str] = collections.Counter()
+  counts: collections.Counter[str] = collections.Counter()
   for path in others:
     name = path.rpartition("/")[2]
     ending = name.rpartition(".")[2].lower()
     if not with_paths or name[0] == "." or ending not in ENDINGS:
-      found[f"no Parquet: .{'*, hidden' if name[0] == '.' else ending}"] += 1
-  return dict(found)
+      counts[f"no Parquet: .{'*, hidden' if name[0] == '.' else ending}"] += 1
+  return dict(counts)

@@ -15,7 +15,7 @@ from big_contrastive.data.bad_records import BadRecord
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
-_MOST = 10_000_000  # A range with more names than that is a mistake.
+_MOST = 10_000_000  # A range with more names than this is a mistake.
 
 
 def find(patterns: str, thing: str, remedy: str = "") -> list[str]:
@@ -24,33 +24,35 @@ def find(patterns: str, thing: str, remedy: str = "") -> list[str]:
   Args:
     patterns: with "," or "::" between them; paths, or URLs like gs://...
     thing: the argument that holds them, for errors.
-    remedy: added where nothing is found.
+    remedy: added to the error.
 
   Raises:
     UserError: for a pattern that matches nothing.
   """
-  found: dict[str, None] = {}
-  # A path that is there may hold commas and braces of its own.
-  there = not remote(patterns) and os.path.exists(os.path.expanduser(patterns))
-  for pattern in [patterns] if there else _split(patterns):
-    for name in [pattern] if there else braces(pattern, thing):
+  files: dict[str, None] = {}
+  # A path that exists may contain commas and braces.
+  exists = not remote(patterns) and os.path.exists(os.path.expanduser(patterns))
+  for pattern in [patterns] if exists else _split(patterns):
+    for name in [pattern] if exists else braces(pattern, thing):
       matches = _match(name, thing)
       if not matches:
-        where = "" if remote(name) else f"Nothing is found below {os.getcwd()}."
+        where = (
+          "" if remote(name) else f"Nothing was found below {os.getcwd()}."
+        )
         allowed = "files that exist"
         raise errors.UserError(thing, name, allowed, f"{where} {remedy}")
-      found |= dict.fromkeys(matches)
-  if not found:
+      files |= dict.fromkeys(matches)
+  if not files:
     raise errors.UserError(thing, patterns, "files that exist", remedy)
-  return list(found)
+  return list(files)
 
 
 def braces(pattern: str, thing: str) -> list[str]:
-  """Returns what "{000..123}" and "{a,b}" in a pattern stand for, in order.
+  """Returns the expansions of "{000..123}" and "{a,b}" in a pattern, in order.
 
   Unlike the package braceexpand it leaves an unpaired brace and a backslash as
-  they are, pads {01..100} to the width of its beginning, and refuses ranges
-  that run backwards or are a mistake by their size before making their names.
+  they are, pads {01..100} to the width of its first number, and refuses ranges
+  that run backwards or are implausibly large before it expands them.
 
   Raises:
     UserError: for a range that runs backwards or has too many names.
@@ -59,13 +61,13 @@ def braces(pattern: str, thing: str) -> list[str]:
   while not done:
     done, expanded = True, []
     for name in names:
-      found = _BRACES.search(name)
-      if found is None:
+      match = _BRACES.search(name)
+      if match is None:
         expanded.append(name)
         continue
       done = False
-      for choice in _choices(found[1], pattern, thing):
-        expanded.append(name[: found.start()] + choice + name[found.end() :])
+      for choice in _choices(match[1], pattern, thing):
+        expanded.append(name[: match.start()] + choice + name[match.end() :])
     names = list(dict.fromkeys(expanded))
     if len(names) > _MOST:
       _raise_range(pattern, thing)
@@ -89,7 +91,7 @@ def _raise_range(pattern: str, thing: str) -> None:
 
 
 def _split(patterns: str) -> list[str]:
-  """At "::" and at commas that are not within braces."""
+  """Splits at "::" and at commas that are not within braces."""
   parts = re.split(r"::|,(?![^{}]*\})", patterns)
   return [part.strip() for part in parts if part.strip()]
 
@@ -103,7 +105,7 @@ def system(path: str, thing: str) -> Any:
   """Returns the fsspec file system of a URL.
 
   Raises:
-    UserError: where its library isn't installed.
+    UserError: if its library isn't installed.
   """
   protocol = path.split("://")[0]
   try:
@@ -126,7 +128,7 @@ def _match(name: str, thing: str) -> list[str]:
 
 
 def version(path: str, thing: str) -> tuple[int, str]:
-  """Returns a file's size and what changes when it is written anew."""
+  """Returns a file's size, and an etag or time that changes on a rewrite."""
   if not remote(path):
     stat = os.stat(path)
     return stat.st_size, str(stat.st_mtime_ns)
@@ -136,7 +138,7 @@ def version(path: str, thing: str) -> tuple[int, str]:
 
 
 def open_file(path: str, thing: str) -> Any:
-  """Returns a file that is open for reading bytes, anywhere in it."""
+  """Returns a file opened for random access to its bytes."""
   if remote(path):
     return system(path, thing).open(path, "rb")
   if os.path.isdir(path):
@@ -146,10 +148,10 @@ def open_file(path: str, thing: str) -> Any:
 
 
 def lines(path: str, thing: str) -> list[str]:
-  """Returns the lines of a text in UTF-8, without what ends them.
+  """Returns the lines of a UTF-8 text file, without line ends.
 
   Raises:
-    UserError: for a file that is missing or is no such text; names the line.
+    UserError: for a file that is missing or not UTF-8; names the line.
   """
   with open_file(find(path, thing)[0], thing) as file:
     return utf8_lines(file, f"{thing}: {path}")
@@ -159,25 +161,25 @@ CONVERT = "Convert the file to UTF-8: it may be UTF-16, or Latin-1."
 
 
 def utf8_lines(file: Any, thing: str) -> list[str]:
-  """Returns the lines of a file that is open for bytes; see `lines`.
+  """Returns the lines of a file opened in binary mode; see `lines`.
 
   Args:
     file: from open_file.
     thing: what the file is called in errors, before ":" and the line.
   """
   raw = re.split(rb"\r\n|\n|\r", file.read().removeprefix(b"\xef\xbb\xbf"))
-  found = []
+  texts = []
   for number, line in enumerate(raw, 1):
     text = line.decode("utf-8", "replace")
     if "\0" in text or text.encode() != line:
       allowed = "text in UTF-8, without NUL"
       raise errors.UserError(f"{thing}:{number}", text[:60], allowed, CONVERT)
-    found.append(text)
-  return found if found[-1] else found[:-1]
+    texts.append(text)
+  return texts if texts[-1] else texts[:-1]
 
 
 class Reader:
-  """Reads parts of files, from any thread; keeps a few of them open.
+  """Reads byte ranges of files, from any thread; keeps some files open.
 
   Args:
     thing: the argument that holds the paths, for errors.
@@ -191,7 +193,7 @@ class Reader:
     """Returns bytes start..stop-1.
 
     Raises:
-      OSError: where the file ends before.
+      OSError: if the file ends earlier.
     """
     if remote(path):
       data = system(path, self._thing).cat_file(path, start, stop)
@@ -206,7 +208,7 @@ class Reader:
 
 
 class _Opened:
-  """A file, closed when nobody reads it any more."""
+  """An open file that is closed once nothing references it."""
 
   def __init__(self, path: str):
     self._file = os.open(path, os.O_RDONLY)
@@ -220,7 +222,7 @@ def inside(name: str) -> str:
   """Returns a relative path in its shortest form.
 
   Raises:
-    BadRecord: for one that leads out of its folder.
+    BadRecord: for a path that leads out of its folder.
   """
   short = posixpath.normpath(name)
   if short.startswith("/") or short.split("/")[0] == ".." or "\0" in name:
@@ -229,7 +231,7 @@ def inside(name: str) -> str:
 
 
 def below(name: str, root: str) -> str:
-  """Returns the same of a path that may begin with "/", if it is below root.
+  """Returns `inside` of a path that may begin with "/" if it is below root.
 
   Raises:
     BadRecord: see inside.
@@ -239,13 +241,15 @@ def below(name: str, root: str) -> str:
   top = posixpath.abspath(root).rstrip("/") + "/"
   short = posixpath.normpath(name)
   if not short.startswith(top):
-    said = f"a path outside of {root!r}: {name!r}; root= may be a folder above"
-    raise BadRecord("escape", said)
+    message = (
+      f"a path outside of {root!r}: {name!r}; root= may be a folder above"
+    )
+    raise BadRecord("escape", message)
   return inside(short.removeprefix(top))
 
 
 def member(name: str) -> str:
-  """Returns the same of a name in a tar: tar drops a "/" that it begins with.
+  """Returns `inside` of a tar member's name; as tar, drops a leading "/".
 
   Raises:
     BadRecord: see inside.

@@ -1,4 +1,4 @@
-"""Which rows of a table are taken, and what another table adds to them."""
+"""Selects rows of a table, and joins another table to them."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from big_contrastive.data.files import fields, tables
 
 
 def said(value: Any) -> str:
-  """Returns what a condition or another table calls a value; "" for none."""
+  """Returns a value as conditions and joins compare it; "" if missing."""
   try:
     key = fields.key(value)
   except BadRecord:
@@ -28,7 +28,7 @@ def chosen(
     split_column: the column that split is about.
 
   Raises:
-    UserError: for a condition that no row fulfils.
+    UserError: for a condition that no row meets.
   """
   conditions = [("where", c) for c in where.split(",")] if where else []
   conditions += [("split", f"{split_column}={split}")] if split else []
@@ -39,9 +39,9 @@ def chosen(
       remedy = "Write it like split=train."
       raise errors.UserError("where", where, "column=value", remedy)
     tables.column(rows, name, "split_column" if thing == "split" else thing)
-    wanted = {said(value) for value in values.split("|")}
+    allowed_values = {said(value) for value in values.split("|")}
     seen = {said(rows[i][name]) for i in taken}
-    taken = [i for i in taken if said(rows[i][name]) in wanted]
+    taken = [i for i in taken if said(rows[i][name]) in allowed_values]
     if not taken:
       listed = ", ".join(sorted(seen)[:10]) + ", ..." * (len(seen) > 10)
       value = split if thing == "split" else condition
@@ -52,9 +52,9 @@ def chosen(
 
 
 def join(rows: tables.Rows, table: str) -> None:
-  """Adds another table's columns to the rows, by equal values of one.
+  """Adds another table's columns to the rows, joined on one column.
 
-  A row that lacks the value gets none.
+  A row that lacks the value gets empty columns.
   """
   path, _, name = table.rpartition(":")
   if not path:
@@ -66,7 +66,7 @@ def join(rows: tables.Rows, table: str) -> None:
   by_value: dict[str, tables.Row] = {}
   for i, other in enumerate(others):
     value = said(other[name])
-    # Rows that lack it have nothing in common.
+    # Rows without the value don't belong together.
     if value and by_value.setdefault(value, other) is not other:
       allowed = f"values of which {path} has one row each"
       remedy = "Drop all rows but one."
@@ -81,6 +81,6 @@ def join(rows: tables.Rows, table: str) -> None:
       raise errors.UserError(
         f"join: {rows.at(i)}: {name}", row[name], allowed, remedy
       )
-    # What a JSONL line lacks hides nothing.
-    own = {k: v for k, v in row.items() if v != "" or k not in nothing}
-    rows[i] = (by_value[value] if value else nothing) | own
+    # A field that a JSONL line lacks must not hide the other table's.
+    present = {k: v for k, v in row.items() if v != "" or k not in nothing}
+    rows[i] = (by_value[value] if value else nothing) | present

@@ -1,4 +1,4 @@
-"""Tables with a header: JSONL, CSV and TSV, row by row and nothing lost."""
+"""Reads tables with a header (JSONL, CSV, TSV) without losing a row."""
 
 import csv
 import logging
@@ -27,7 +27,7 @@ class Rows(list[Row]):
       self._lines.append(line)
 
   def at(self, index: int) -> str:
-    """Returns what a person finds a row by: "captions.csv:17"."""
+    """Returns a name by which a person can find a row: "captions.csv:17"."""
     return f"{self.path}:{self._lines[index]}"
 
 
@@ -38,14 +38,14 @@ def read_table(
 ) -> Rows:
   """Returns the rows of a JSONL, CSV or TSV file.
 
-  Every row has every column; what a JSONL line lacks, or null, is "".
+  Every row has every column; fields that a JSONL line lacks, and null, are "".
 
   Args:
     path: .csv and .tsv have a header line; JSONL values may be lists.
     thing: the argument that holds the path, for errors.
-    about: row -> what it is about, "" for what is no row: where a line within
-      quotation marks is about something else than its row, one mark is
-      missing, and rows would be lost.
+    about: row -> its subject (the image's file), "" for what is not a row. If
+      a line within quotation marks has another subject than its row, a mark
+      is missing, and rows would be lost.
 
   Raises:
     UserError: for a file that is missing, empty or broken; names the line.
@@ -61,7 +61,7 @@ def read_table(
     raise errors.UserError(thing, path, allowed, "Convert or rename it.")
   full = os.path.expanduser(path)
   if not os.path.isfile(full):
-    remedy = f"It is not found below {os.getcwd()}."
+    remedy = f"It was not found below {os.getcwd()}."
     raise errors.UserError(thing, path, "a file that exists", remedy)
   try:
     with open(full, newline="", encoding="utf-8-sig") as file:
@@ -79,7 +79,7 @@ def read_table(
 
 
 def column(rows: list[Row], name: str, thing: str) -> str:
-  """Returns name if the rows have that column, else raises UserError."""
+  """Returns `name` if the rows have that column, else raises UserError."""
   return errors.choice(thing, name, rows[0])
 
 
@@ -90,9 +90,9 @@ def _jsonl(path: str, file: TextIO, about: Callable) -> Numbered:
     try:
       row, remedy = fields.from_json(line), 'Write it like {"image": "a.jpg"}.'
     except (ValueError, RecursionError) as e:
-      row, remedy = None, f"Mend the line: {e}."
+      row, remedy = None, f"Fix the line: {e}."
     if not isinstance(row, dict):
-      where, allowed = f"{path}:{number}", "one JSON object a line"
+      where, allowed = f"{path}:{number}", "one JSON object per line"
       raise errors.UserError(where, line.strip()[:60], allowed, remedy)
     yield number, row
 
@@ -104,7 +104,7 @@ def _fill(rows: Rows) -> None:
 
 
 class _Lines:
-  """The lines of a file; keeps those that a record was read from."""
+  """The lines of a file; remembers those of the current record."""
 
   def __init__(self, path: str, file: TextIO):
     self._path, self._file, self.number = path, file, 0
@@ -140,7 +140,7 @@ def _csv(path: str, file: TextIO, about: Callable, **dialect: Any) -> Numbered:
         f"{path}:{start}",
         f"{len(fields)} fields",
         f"{len(header)} fields, as the header has",
-        "Mend the line: a quote or a separator may be missing; or "
+        "Fix the line: a quote or a separator may be missing; or "
         "save it as .csv, if fields hold tabs or line breaks.",
       )
     if len(lines.record) > 1:
@@ -170,14 +170,14 @@ def _check_lines(
   path: str, start: int, lines: list[str], row: Row, kind: str,
   about: Callable[[Row], str],
 ) -> None:  # fmt: skip
-  """A field of several lines must not be one that swallowed rows.
+  """Raises UserError for a field of several lines that swallowed rows.
 
-  Its lines may look like rows: the last, as fields follow it, and the first,
-  as fields come before. But then they are about what the row itself is about.
+  Lines of a field may look like rows: its last line has fields after it, its
+  first line has fields before it. But then they have the subject of the row.
   """
-  own, first = about(row), next(csv.reader(lines[:1], delimiter=kind))
+  subject, first = about(row), next(csv.reader(lines[:1], delimiter=kind))
   first += next(csv.reader([first.pop()], delimiter=kind), [])
-  # It may have more, if its mark is taken for none.
+  # Split anew, the first line may have more fields than the row.
   parts = [(start, first[: len(row)]), (start, first[-len(row) :])]
   for k, line in enumerate(lines[1:], start + 1):
     parts.append((k, next(csv.reader([line], delimiter=kind))))
@@ -185,27 +185,27 @@ def _check_lines(
   for k, values in parts:
     if len(values) != len(row):
       continue
-    found = about(dict(zip(row, values, strict=True)))
-    if found and found != own:
+    line_subject = about(dict(zip(row, values, strict=True)))
+    if line_subject and line_subject != subject:
       allowed = "a quotation mark at both ends of a field"
       remedy = f"One is missing: line {k} within it is a row of its own."
       _raise(f"{path}:{start}", lines[0], allowed, remedy)
     likely = likely or (k > start) * k
   if likely and len(first) >= len(row):
-    told = (
+    message = (
       "%s:%d: a field that goes on to line %d: is a quotation mark missing?"
     )
-    logging.warning(told, path, start, likely)
+    logging.warning(message, path, start, likely)
 
 
 def _tsv(path: str, file: TextIO, about: Callable) -> Numbered:
   start = file.tell()
   first = file.readline().rstrip("\r\n").split("\t")
   file.seek(start)
-  if all(_quoted(name) for name in first):  # All is, as by QUOTE_ALL.
+  if all(_quoted(name) for name in first):  # Written with QUOTE_ALL.
     yield from _csv(path, file, about, delimiter="\t")
     return
-  # A tab ends a field, and nothing else: captions may hold quotes.
+  # Only a tab ends a field: captions may contain quotes.
   plain = _csv(path, file, about, delimiter="\t", quoting=csv.QUOTE_NONE)
   for number, row in plain:
     yield number, {k: _unquoted(v) for k, v in row.items()}
@@ -216,7 +216,7 @@ def _quoted(text: str) -> bool:
 
 
 def _unquoted(text: str) -> str:
-  """What pandas or Excel meant by "6"" nail": marks that are all in pairs."""
+  """The text that pandas or Excel wrote as "6"" nail", with paired marks."""
   inner = text[1:-1]
   if not _quoted(text) or '"' in inner.replace('""', ""):
     return text

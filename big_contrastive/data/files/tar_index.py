@@ -1,4 +1,4 @@
-"""What is where in a tar: an index that is made once and verified."""
+"""An index of a tar's members, built once, stored and verified."""
 
 import contextlib
 import dataclasses
@@ -19,8 +19,8 @@ from big_contrastive.data.files.tar_members import Members
 
 _VERSION = 2
 _CACHE = "~/.cache/big_contrastive/tars"
-# NumPy reads a header by `ast`, which Python 3.11 can't do in two threads at
-# once: where garbage is collected meanwhile, it is a SystemError.
+# NumPy parses a header with `ast`. In Python 3.11 two threads that do so at
+# once, while garbage is collected, cause a SystemError.
 _PARSING = threading.Lock()
 
 
@@ -31,8 +31,8 @@ class Index:
   Args:
     keys: of the samples, in order: "folder/000123".
     kinds: the endings that occur, lower case: "jpg", "txt", "seg.png".
-    sample, kind, start, size: int64 [m], of each member: which sample, which
-      of `kinds`, where its bytes begin and how many they are.
+    sample, kind, start, size: int64 [m], of each member: its sample, its index
+      in `kinds`, the offset of its first byte, its number of bytes.
     skipped: reason -> number of members that were left out.
     damage: what is wrong with the tar, "" if nothing is.
   """
@@ -48,16 +48,16 @@ class Index:
 
 
 def load(path: str, thing: str, folder: str | None = None) -> Index:
-  """Returns the index of a tar, from a file if that is still true.
+  """Returns the index of a tar, from the stored index if it is still valid.
 
   Args:
     path: an uncompressed tar, or a URL of one.
     thing: the argument that holds the path, for errors.
-    folder: for the indices; by default the tar's own where that can be
-      written, else ~/.cache/big_contrastive/tars.
+    folder: where indices are stored; by default the tar's folder if it is
+      writable, else ~/.cache/big_contrastive/tars.
 
   Raises:
-    UserError: for a file that is no tar or is compressed.
+    UserError: for a file that is not a tar, or a compressed one.
   """
   version = [_VERSION, *paths.version(path, thing)]
   places = _places(path, folder)
@@ -77,19 +77,19 @@ def load(path: str, thing: str, folder: str | None = None) -> Index:
 
 
 def _places(path: str, folder: str | None) -> list[pathlib.Path]:
-  own = f"{pathlib.PurePosixPath(path).name}.index.npz"
+  file_name = f"{pathlib.PurePosixPath(path).name}.index.npz"
   digest = hashlib.sha256(
     (path if paths.remote(path) else os.path.abspath(path)).encode()
   ).hexdigest()[:16]
   if folder is not None:
-    return [pathlib.Path(folder).expanduser() / f"{digest}.{own}"]
-  cached = pathlib.Path(_CACHE).expanduser() / f"{digest}.{own}"
-  beside = [] if paths.remote(path) else [pathlib.Path(path).parent / own]
+    return [pathlib.Path(folder).expanduser() / f"{digest}.{file_name}"]
+  cached = pathlib.Path(_CACHE).expanduser() / f"{digest}.{file_name}"
+  beside = [] if paths.remote(path) else [pathlib.Path(path).parent / file_name]
   return [*beside, cached]
 
 
 def _read(place: pathlib.Path, version: list[Any]) -> Index | None:
-  """The index in a file; None if it is of another tar, or damaged."""
+  """The index in a file; None if it is outdated or damaged."""
   if not place.exists():
     return None
   raw = io.BytesIO(place.read_bytes())
@@ -113,7 +113,7 @@ def _read(place: pathlib.Path, version: list[Any]) -> Index | None:
 
 
 def _sound(index: Index, size: int) -> bool:
-  """Whether nothing in an index points elsewhere."""
+  """Whether all entries of an index are consistent and within the tar."""
   columns = [index.sample, index.kind, index.start, index.size]
   if len({len(c) for c in columns}) != 1 or any(c.ndim != 1 for c in columns):
     return False
@@ -152,7 +152,7 @@ def _write(place: pathlib.Path, index: Index, version: list[Any]) -> None:
         size=index.size,
         **texts,
       )
-    os.replace(name, place)  # Whole, or not there at all.
+    os.replace(name, place)  # Atomic: complete, or absent.
   except BaseException:
     os.unlink(name)
     raise
@@ -186,10 +186,10 @@ def scan(path: str, thing: str) -> Index:
 def _samples(
   groups: dict[tuple[str, int], dict[int, int]], count: int
 ) -> tuple[list[str], np.ndarray]:
-  """The keys of samples, and the sample of each of so many members.
+  """The keys of the samples, and for each of `count` members its sample.
 
-  A sample may be spread over tars that were joined, images in one, captions in
-  another. One that comes again in another tar is another sample.
+  A sample may be spread over joined tars, with images in one and captions in
+  another. A key whose members come again in another tar is a new sample.
   """
   keys: list[str] = []
   last: dict[str, tuple[int, set[int]]] = {}
@@ -205,8 +205,8 @@ def _samples(
 
 
 def split(name: str) -> tuple[str, str]:
-  """Returns key and ending of "folder/000.seg.PNG": folder/000, seg.png."""
+  """Splits "folder/000.seg.PNG" into key and ending: folder/000, seg.png."""
   folder, slash, file = name.rpartition("/")
   stem, _, kind = file.partition(".")
-  # A line break would end a key in the index's file.
+  # The index file stores one key per line.
   return (folder + slash + stem).replace("\n", " "), kind.lower().strip()

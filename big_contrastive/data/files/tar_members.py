@@ -1,4 +1,4 @@
-"""The files in a tar: all that are there, and what is left out, counted."""
+"""Lists the files in a tar; counts the members that are left out."""
 
 import collections
 import contextlib
@@ -11,17 +11,17 @@ from big_contrastive.config import errors
 from big_contrastive.data import bad_records
 from big_contrastive.data.files import paths
 
-# Bytes that a gzip, bzip2, xz or zstd file begins with.
+# The first bytes of gzip, bzip2, xz and zstd files.
 _PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
 
 
 class Members:
-  """Yields (name, first byte, bytes) of the plain files of a tar.
+  """Yields (name, first byte, size) of the regular files of a tar.
 
-  And of its links to earlier ones; of tars that were joined, those of all.
-  Names are as paths.member has them. After it, `damage` says what is wrong
-  with the tar from some byte on, and `skipped` counts what was left out.
-  `archive` numbers the tars that were joined.
+  And of its links to earlier files. Of joined tars, yields the files of all;
+  `archive` is the number of the current one. Names are normalized by
+  paths.member. After the iteration, `damage` says what is wrong with the tar
+  from some byte on, and `skipped` counts the members that were left out.
   """
 
   def __init__(self, file: Any, path: str, thing: str, total: int):
@@ -64,7 +64,7 @@ class Members:
           return
         continue
       end = member.offset_data + member.size
-      if member.size < 0 or member.offset <= last:  # It would never end.
+      if member.size < 0 or member.offset <= last:  # An endless loop.
         self.damage = f"broken header at byte {member.offset:,}"
         return
       last = member.offset
@@ -74,9 +74,9 @@ class Members:
       yield member
 
   def _goes_on(self, tar: tarfile.TarFile) -> bool:
-    """Whether another tar stands behind the end of this one.
+    """Whether another tar follows the end of this one.
 
-    A whole tar ends in zeros; tarfile ends at any damage, silently.
+    A complete tar ends in zeros; tarfile stops silently at any damage.
     """
     offset = min(tar.offset, self._total)
     self._file.seek(offset)
@@ -95,7 +95,7 @@ class Members:
     return False
 
   def _place(self, member: tarfile.TarInfo) -> tuple[int, int] | None:
-    """Where a member's bytes are; None if it has none, or they are not here."""
+    """Offset and size of a member's data; None if it has none in this tar."""
     reason = ""
     try:
       name = paths.member(member.name)

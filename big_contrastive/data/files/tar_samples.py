@@ -1,4 +1,4 @@
-"""The samples of tars: members, captions, ids, and what is left out."""
+"""The samples of tars: their members, captions and ids."""
 
 import collections
 import contextlib
@@ -15,14 +15,14 @@ from big_contrastive.data.transforms.decode import ENDINGS
 THING = "urls"  # The argument that holds the tars, for errors.
 _CAPTIONS = ("caption", "captions", "text", "texts", "alt")
 
-# What fields may be taken from besides members.
+# Sources of a field other than members.
 NO_MEMBERS = ("key", "image")
 
 
 def ids(
   indices: list[tar_index.Index], shard: np.ndarray, number: np.ndarray
 ) -> np.ndarray:
-  """The ids of samples by their names."""
+  """The ids of samples, from their names."""
   of_tars = [[fields.named(key) for key in one.keys] for one in indices]
   pairs = zip(shard.tolist(), number.tolist(), strict=True)
   return np.array([of_tars[k][i] for k, i in pairs], np.int32)
@@ -31,9 +31,10 @@ def ids(
 def told(
   path: str, index: tar_index.Index, choices: list[list[str]]
 ) -> dict[str, int]:
-  """What was left out of a tar when it was indexed, told in the log.
+  """Counts what was left out of a tar, by reason; logs damage.
 
-  And images with several dots in their names, whose ending is not theirs.
+  Includes images with several dots in their names, whose ending is everything
+  after the first dot and so is not that of an image.
   """
   if index.damage:
     logging.warning("%s is damaged: %s", path, index.damage)
@@ -55,7 +56,7 @@ def rows(
   captions: set[str],
   skipped: collections.Counter[str],
 ) -> tuple[np.ndarray, ...]:
-  """shard, number, start, size of the samples of a tar that are whole."""
+  """shard, number, start, size of the complete samples of a tar."""
   shape = (len(index.keys), len(choices))
   start, size = np.zeros(shape, np.int64), np.full(shape, -1, np.int64)
   for column, kinds in enumerate(choices):
@@ -66,7 +67,7 @@ def rows(
   columns = [i for i, k in enumerate(choices) if i and k[0] in captions]
   image = size[:, 0] >= 0
   text = (size[:, columns] >= 0).any(1)
-  if not columns:  # Images alone.
+  if not columns:  # Only images.
     text = np.ones(len(size), bool)
   for reason, there, which in (
     ("missing image", image, text), ("missing caption", text, image)
@@ -92,18 +93,18 @@ def captions(
   caption: str | None,
   label: str | None,
   kinds: dict[str, None],
-  found: list[str],
+  tars: list[str],
   indices: list[tar_index.Index],
   names: list[str] | None,
 ) -> list[tuple[str, str]]:
-  """Where captions come from."""
+  """The (ending, path in its JSON) that each caption is taken from."""
   if caption == fields.NO_CAPTION:
     return []
   if caption is not None:
     return [field(text, kinds) for text in caption.split("|")]
   if "txt" in kinds:
     return [("txt", "")]
-  keys = _first_json(found, indices)
+  keys = _first_json(tars, indices)
   for name in _CAPTIONS:
     if name in keys:
       return [("json", name)]
@@ -121,10 +122,10 @@ def captions(
 
 
 def _first_json(
-  found: list[str], indices: list[tar_index.Index]
+  tars: list[str], indices: list[tar_index.Index]
 ) -> dict[str, Any]:
-  """The content of the first JSON member, {} if there is none."""
-  for path, index in zip(found, indices, strict=True):
+  """The object in the first JSON member, {} if there is none."""
+  for path, index in zip(tars, indices, strict=True):
     if "json" in index.kinds:
       row = int(np.argmax(index.kind == index.kinds.index("json")))
       start, size = int(index.start[row]), int(index.size[row])
@@ -135,7 +136,7 @@ def _first_json(
 
 
 def field(text: str, kinds: dict[str, None]) -> tuple[str, str]:
-  """("json", "outer/inner") of "json:outer/inner"."""
+  """Splits "json:outer/inner" into ("json", "outer/inner")."""
   kind, _, field = text.strip().partition(":")
   errors.choice("member", kind, [*kinds, *NO_MEMBERS])
   if kind == "json" and not field:

@@ -1,4 +1,4 @@
-"""The rows of a batch: which, with which random numbers, and where they lie."""
+"""Chunks of batches: their records, random numbers and memory."""
 
 import multiprocessing
 import os
@@ -14,7 +14,7 @@ from big_contrastive.data.source import Batch
 
 
 class _Draws(threading.local):
-  """A thread's random numbers, which begin anew at each example."""
+  """A thread's random generator, reseeded for each example."""
 
   def __init__(self):
     self._rng = np.random.Generator(np.random.Philox(key=0))
@@ -34,17 +34,17 @@ _DRAWS = _Draws()
 class Chunks:
   """A process's rows of the batches of steps, in chunks of a few rows.
 
-  Element k is the step whose batch chunk k belongs to; to make it writes the
-  chunk's examples where the batch stays, which is cheaper than to hand
-  examples over.
+  Element k is the step of the batch that chunk k belongs to. Reading it writes
+  the chunk's examples into the memory of the batch, which is cheaper than
+  passing examples on.
 
   Args:
     examples, batch_size, rows, seed: see training.Training.
     start, stop: steps.
-    per_batch: chunks of a batch.
+    per_batch: chunks per batch.
   """
 
-  memory: buffers.Own | buffers.Shared  # Where the batches lie.
+  memory: buffers.Own | buffers.Shared  # Holds the batches.
 
   def __init__(
     self,
@@ -80,7 +80,7 @@ class Chunks:
         places = [(f, b, b.dtype, b.shape[1:]) for f, b in batch.items()]
       for field, to, dtype, shape in places:
         value = example[field]
-        # NumPy would repeat or round what is to lie there.
+        # NumPy would broadcast or cast silently.
         if value.shape != shape or value.dtype != dtype:
           kinds = f"{value.dtype}{value.shape} and {dtype}{shape}"
           raise ValueError(f"{field}s of kinds {kinds} in a batch")
@@ -88,14 +88,14 @@ class Chunks:
     return step
 
   def batch(self, steps: Sequence[int]) -> Batch:
-    """Returns the batch that was written in so many chunks."""
+    """Returns the batch of a step, given the step once for each chunk."""
     return self.memory.take(steps[0])
 
   def examples_of(self, k: int) -> Iterator[tuple[int, Batch]]:
     """Yields the examples of a chunk and their rows in this process's batch.
 
-    A chunk has records that lie near each other: where they are read in
-    blocks, one worker, not all of them, reads a block.
+    The records of a chunk are near each other in the source: where records are
+    read in blocks, a single worker reads a block, not all of them.
     """
     step, chunk = divmod(k, self.per_batch)
     taken, seed = self._taken(step), self.seed % 2**64
@@ -104,22 +104,22 @@ class Chunks:
       yield row, self.examples(number, _DRAWS.at(seed, position))
 
   def _taken(self, step: int) -> list[tuple[int, int, int]]:
-    """Records of a step, ascending, with their rows and positions."""
-    if (found := self._steps.get(step)) is None:
+    """The records of a step, ascending, with their rows and positions."""
+    if (records := self._steps.get(step)) is None:
       positions = (self.start + step) * self.batch_size + self.rows
       numbers, rows = self.order(positions).tolist(), range(len(positions))
-      found = sorted(zip(numbers, rows, positions.tolist(), strict=True))
+      records = sorted(zip(numbers, rows, positions.tolist(), strict=True))
       # Replaced, not changed: other threads may be reading it.
       newer = {k: v for k, v in self._steps.items() if k > step - 3}
-      self._steps = newer | {step: found}
-    return found
+      self._steps = newer | {step: records}
+    return records
 
 
 def _follow_parent() -> None:
-  """Ends this process, a worker of Grain's, when it has lost its parent."""
+  """If this process is a worker of Grain, ends it when its parent ends."""
   parent = multiprocessing.parent_process()
-  own = multiprocessing.current_process().name
-  if parent is None or not own.startswith("grain-process-prefetch"):
+  name = multiprocessing.current_process().name
+  if parent is None or not name.startswith("grain-process-prefetch"):
     return
 
   def follow() -> None:

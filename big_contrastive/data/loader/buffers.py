@@ -1,6 +1,6 @@
-"""Where batches lie: in memory of this process, or shared with its workers.
+"""Memory of batches: of this process, or shared with its workers.
 
-What is written again has been handed back by `release`, never before.
+A buffer is written again only after `release` has returned it.
 """
 
 import mmap
@@ -15,17 +15,17 @@ import numpy as np
 from big_contrastive.data.source import Batch
 
 _ALIGNED = 64  # Bytes.
-_CLOSED = -(2**62)  # Instead of a step.
+_CLOSED = -(2**62)  # In place of a step, once the stream has ended.
 _LONGEST_WAIT = 0.02  # Seconds.
 
 
 class Own:
-  """Memory of this process, whose rows threads write.
+  """Batches in the memory of this process, written by its threads.
 
   Args:
     size: rows of a batch.
-    reuse: whether what is handed back is written again; else each batch has
-      fresh memory, which the kernel must clear.
+    reuse: whether released batches are written again; otherwise each batch
+      gets fresh memory, which the kernel must clear.
   """
 
   def __init__(self, size: int, reuse: bool = False):
@@ -36,7 +36,7 @@ class Own:
     self._free: list[Batch] = []
 
   def at(self, step: int, like: Batch) -> Batch:
-    """Returns the batch of a step, whose rows are yet to be written.
+    """Returns the batch of a step, into which rows are to be written.
 
     Args:
       step: of the batch.
@@ -55,7 +55,7 @@ class Own:
       return self._begun[step]
 
   def take(self, step: int) -> Batch:
-    """Returns the batch of a step, which is written."""
+    """Returns the batch of a step, all of whose rows have been written."""
     with self._lock:
       batch = self._begun.pop(step)
       if self._reuse:
@@ -69,25 +69,25 @@ class Own:
         self._free.append(self._taken.pop(over))
 
   def end(self) -> None:
-    """Nobody waits."""
+    """Does nothing: no thread waits for memory."""
 
   def close(self) -> None:
-    """There is nothing to give back."""
+    """Does nothing: there is nothing to free."""
 
 
 class Shared:
-  """The same for worker processes, which write what their parent reads.
+  """Batches in memory that worker processes write and their parent reads.
 
-  The batch of a step lies at place `step % places`. Workers that are ahead of
-  the batches that were handed back wait.
+  The batch of a step is in slot `step % places`. Workers wait for the release
+  of a slot that is still in use.
 
-  The memory is nobody's file: containers have little of /dev/shm.
+  The memory is not a file in /dev/shm, which is small in containers.
 
   Args:
     size: rows of a batch.
     like: an example.
-    places: batches that there is room for: those in use, and those that are
-      written meanwhile.
+    places: number of slots: for the batches in use, and those that are being
+      written.
     first: the first step.
   """
 
@@ -108,7 +108,7 @@ class Shared:
 
   def _map(self, file: int) -> None:
     memory = mmap.mmap(file, self._total)
-    # The first step that there is no place for yet.
+    # The first step that has no slot yet.
     self._limit = np.ndarray(1, np.int64, memory)
     self._batches = [
       {
@@ -126,23 +126,23 @@ class Shared:
     file = os.open(self._path, os.O_RDWR)
     self._map(file)
     os.close(file)
-    # A worker that ends, whatever made it, first waits for its threads.
+    # Wakes waiting threads when the worker exits, since it joins them first.
     self._ending = threading.Event()
     util.Finalize(None, self._ending.set, exitpriority=0)
 
   def at(self, step: int, like: Batch) -> Batch:
-    """Returns the batch of a step, whose rows are yet to be written.
+    """Returns the batch of a step, into which rows are to be written.
 
-    Waits until there is a place for it.
+    Waits until its slot is free.
 
     Args:
       step: of the batch.
       like: an example.
 
     Raises:
-      RuntimeError: when the parent has ended the stream, or the worker ends.
+      RuntimeError: if the parent has ended the stream, or the worker exits.
     """
-    del like  # They are all alike, see batches.Chunks.
+    del like  # All examples have one shape and dtype, see batches.Chunks.
     wait = 0.001
     while (limit := int(self._limit[0])) <= step:
       if limit == _CLOSED or self._ending.wait(wait):
@@ -151,9 +151,9 @@ class Shared:
     return self._batches[step % len(self._batches)]
 
   def take(self, step: int) -> Batch:
-    """Returns the batch of a step, which is written, to the parent.
+    """Returns the batch of a step, all of whose rows have been written.
 
-    It stays as it is until `release`.
+    The parent calls it. The batch does not change until `release`.
     """
     return dict(self._batches[step % len(self._batches)])
 
@@ -165,12 +165,12 @@ class Shared:
         self._limit[0] = max(limit, step + 1 + len(self._batches))
 
   def end(self) -> None:
-    """Ends the waiting of workers. Batches that were taken stay as they are."""
+    """Stops workers that wait. Batches that were taken don't change."""
     with self._lock:
       self._limit[0] = _CLOSED
 
   def close(self) -> None:
-    """Lets nobody open the memory any more; for when the workers are gone."""
+    """Closes the memory to other processes; call it after workers ended."""
     if self._file is not None:
       os.close(self._file)
       self._file = None
@@ -179,8 +179,8 @@ class Shared:
 
 
 def _file(length: int) -> tuple[int | None, str]:
-  """A file of so many bytes: a descriptor, and the path others open it by."""
-  if hasattr(os, "memfd_create"):  # Linux: in memory, gone with its users.
+  """A file of `length` bytes: its descriptor, and a path for workers."""
+  if hasattr(os, "memfd_create"):  # Linux: in memory, freed with its users.
     file = os.memfd_create("batches")
     path = f"/proc/{os.getpid()}/fd/{file}"
   else:

@@ -1,4 +1,4 @@
-"""Every record of a source once, in order: for evaluation, and as it is."""
+"""Reads every record of a source once, in order."""
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
@@ -24,12 +24,12 @@ def evaluation(
 
   Every record comes once, in order. The last batch is padded by repeating
   its last record: the caller cuts the padding off. A bad record is an error:
-  a figure over fewer examples would be another figure.
+  a metric over fewer examples would be another metric.
   """
   size = len(source)
   batches = -(-size // batch_size)
 
-  @functools.cache  # Padding: made once, however much of it there is.
+  @functools.cache  # Padding repeats it, but decodes it only once.
   def last() -> Batch:
     return read(size - 1)
 
@@ -61,13 +61,13 @@ def evaluation(
 def read_all(
   source: Source, skip_bad: bool = False
 ) -> Iterator[dict[str, Any]]:
-  """Yields the records of a source, "text" always a list.
+  """Yields the records of a source, with "text" always a list.
 
-  It is empty for a record of an image alone.
+  The list is empty for a record without captions.
 
   Args:
     source: random access to records.
-    skip_bad: leave out records that can't be read; else they are errors.
+    skip_bad: leave out records that can't be read; otherwise they are errors.
   """
   for i in range(len(source)):
     try:

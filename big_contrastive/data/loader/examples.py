@@ -1,4 +1,4 @@
-"""From a record to an example: read, decode, augment, choose, tokenize."""
+"""Turns a record into an example: reads, decodes, augments, tokenizes."""
 
 import dataclasses
 from collections.abc import Callable
@@ -11,8 +11,8 @@ from big_contrastive.data import bad_records
 from big_contrastive.data.source import Batch, Source
 from big_contrastive.data.tokenizers.tokenizer import Tokenizer
 
-# A record that can't be read is replaced by the one behind it; so many in a
-# row mean that the data are not what they were said to be.
+# A record that can't be read is replaced by the next one; this many in a row
+# mean that the data set is not what the config says.
 _TRIES = 20
 _GOOD = np.zeros(_TRIES, np.int8)
 _GOOD.flags.writeable = False
@@ -20,13 +20,13 @@ _GOOD.flags.writeable = False
 
 @dataclasses.dataclass
 class Examples:
-  """Makes examples of records; a bad record is replaced by the next one.
+  """Makes examples from records; a bad record is replaced by the next one.
 
   Args:
     source: random access to records.
-    image: from operations.parse: (bytes or uint8, rng) -> uint8 [h, w, 3]. Of
+    image: from operations.parse: (bytes or uint8, rng) -> uint8 [h, w, 3]. In
       a mixture, each source may have its own: source.preprocess(index).
-    tokenizer: str -> int32 [l]; None for images alone.
+    tokenizer: str -> int32 [l]; None for only images.
   """
 
   source: Source
@@ -34,9 +34,9 @@ class Examples:
   tokenizer: Tokenizer | None = None
 
   def __call__(self, index: int, rng: np.random.Generator) -> Batch:
-    """Returns "image", "id", with a tokenizer "text", and what was wrong.
+    """Returns "image", "id", "text" if there is a tokenizer, "bad", "index".
 
-    "bad" int8 [_TRIES] are the kinds, plus 1, of the records from number
+    "bad" int8 [_TRIES] has the kinds, plus 1, of the bad records from number
     "index" on that were replaced. Of several captions one is drawn.
     """
     kinds, at = _GOOD, int(index)
@@ -82,7 +82,7 @@ class Examples:
 
 def _caption(texts: Any, rng: np.random.Generator) -> str:
   if isinstance(texts, str) and texts and not texts.isspace():
-    return texts  # As nearly all are.
+    return texts  # The usual case.
   several = [texts] if isinstance(texts, str) else texts
   if not isinstance(several, list | tuple | np.ndarray):
     raise bad_records.BadRecord(
@@ -90,8 +90,8 @@ def _caption(texts: Any, rng: np.random.Generator) -> str:
     )
   for caption in several:
     if not isinstance(caption, str):
-      said = type(caption).__name__
-      raise bad_records.BadRecord("type", f"a caption of type {said}")
+      kind = type(caption).__name__
+      raise bad_records.BadRecord("type", f"a caption of type {kind}")
   several = [caption for caption in several if caption.strip()]
   if not several:
     raise bad_records.BadRecord("caption", "no caption, or an empty one")

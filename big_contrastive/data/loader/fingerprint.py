@@ -1,4 +1,4 @@
-"""Whether a data set is still the one that a run began with."""
+"""Detects whether a data set is still the one that a run began with."""
 
 import hashlib
 import zlib
@@ -11,24 +11,24 @@ import numpy as np
 from big_contrastive.data import bad_records
 from big_contrastive.data.source import Source
 
-_SAMPLED = 64  # Records that are read.
-_BLOCKS = 4  # Of sources that read whole blocks.
+_SAMPLED = 64  # How many records are read.
+_BLOCKS = 4  # From how many blocks, for sources that read whole blocks.
 
 
 def fingerprint(source: Source) -> dict[str, Any]:
-  """Returns {"records": their number, "digest": of what and in which order}.
+  """Returns {"records": their number, "digest": of their content and order}.
 
-  The digest is of what is known without reading images: names and captions of
-  tables and folders, sizes of members of tars and of row groups of Parquet.
-  And of 64 records as they are read, images included. So it is cheap, and can't
-  see a change of bytes in place in another record.
+  The digest covers what is known without reading images: names and captions of
+  tables and folders, sizes of tar members and of Parquet row groups. And 64
+  records as they are read, images included. So it is cheap, but does not see
+  bytes that change in place in another record.
   """
   digest = hashlib.blake2b(digest_size=16)
   for part in _outline(source):
     digest.update(part)
   with futures.ThreadPoolExecutor(8) as pool:
-    for found in pool.map(lambda i: _content(source, i), _sample(source)):
-      digest.update(found)
+    for content in pool.map(lambda i: _content(source, i), _sample(source)):
+      digest.update(content)
   return {"records": len(source), "digest": digest.hexdigest()}
 
 
@@ -45,21 +45,21 @@ def _outline(source: Source) -> Iterator[bytes]:
 
 
 def _sample(source: Source) -> list[int]:
-  """Records from the first to the last; of few blocks, where there are any."""
+  """Evenly spaced records; from a few blocks, if the source has blocks."""
   size, blocks = len(source), source.blocks
   if blocks is None:
     return np.unique(np.linspace(0, size - 1, _SAMPLED).astype(int)).tolist()
   ends = np.cumsum(blocks)
   chosen = np.unique(np.linspace(0, len(blocks) - 1, _BLOCKS).astype(int))
-  found = [
+  indices = [
     np.linspace(ends[k] - blocks[k], ends[k] - 1, _SAMPLED // _BLOCKS)
     for k in chosen
   ]
-  return np.unique(np.concatenate(found).astype(int)).tolist()
+  return np.unique(np.concatenate(indices).astype(int)).tolist()
 
 
 def _content(source: Source, index: int) -> bytes:
-  """What a record is, images by a checksum; of a bad one, how it is bad."""
+  """A record with a checksum of its image; the kind of a bad record."""
   try:
     record = dict(source[index])
     image = record.pop("image")
@@ -73,11 +73,11 @@ def _content(source: Source, index: int) -> bytes:
 
 
 def changed(before: dict[str, Any], now: dict[str, Any]) -> str | None:
-  """Returns what is told where a run goes on with other data; else None.
+  """Returns a message if a run resumes with other data; else None.
 
   Args:
-    before, now: from fingerprint, of the run's checkpoint and of today's data;
-      before is {} in checkpoints that had none.
+    before, now: from `fingerprint`, of the run's checkpoint and of the present
+      data; before is {} for checkpoints without one.
   """
   if not before or before == now:
     return None

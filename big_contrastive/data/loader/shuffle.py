@@ -1,6 +1,6 @@
-"""Which record comes at which position of the endless shuffled stream.
+"""Maps positions of the endless shuffled stream to records.
 
-All of it is random access and a function of seed and position alone. Every
+The mapping has random access and depends on seed and position alone. Every
 source is shuffled as a whole, epoch after epoch, without being read.
 """
 
@@ -20,10 +20,10 @@ _ROUNDS = 8
 
 
 def stream(source: Source, seed: int) -> Order:
-  """Returns which records come at positions of the endless stream.
+  """Returns the mapping from positions of the endless stream to records.
 
   Args:
-    source: each source of a mixture has epochs of its own; for one with
+    source: each source of a mixture has its own epochs; for a source with
       `blocks` see Blocks.
     seed: of the order.
   """
@@ -43,18 +43,18 @@ def _single(source: Source, seed: int) -> Order:
 
 
 def in_blocks(source: Source) -> bool:
-  """Returns whether a source, or one of a mixture, is read in blocks."""
+  """Returns whether a source, or a source of a mixture, is read in blocks."""
   if not source.sources:
     return source.blocks is not None
   return any(map(in_blocks, source.sources))
 
 
 class Shuffled:
-  """Every record once in each epoch, in an order of its own; stores none.
+  """Every record once per epoch, each epoch in a new order; nothing is stored.
 
-  A Feistel network that adds hashes of the one half to the other, modulo what
-  the halves may be (Black and Rogaway, "Ciphers with arbitrary finite
-  domains", 2002), for all positions of a batch at once.
+  A Feistel network that adds hashes of one half to the other, modulo the sizes
+  of the halves (Black and Rogaway, "Ciphers with arbitrary finite domains",
+  2002), for all positions of a batch at once.
 
   Args:
     size: records.
@@ -63,8 +63,8 @@ class Shuffled:
 
   def __init__(self, size: int, seed: int):
     self.size, self.seed = size, seed
-    # halves[0] * halves[1] is size or a little more: what lies beyond it is
-    # sent through again until it lies within.
+    # halves[0] * halves[1] is size or a little more: values beyond size pass
+    # the network again until they are below it.
     side = math.isqrt(size - 1) + 1
     self.halves = np.array([side, -(-size // side)], np.uint64)
 
@@ -73,10 +73,10 @@ class Shuffled:
       positions.astype(np.uint64), np.uint64(self.size)
     )
     keys = _hash(_hash(np.uint64(self.seed % 2**64)) + epochs)
-    found = self._network(places, keys)
-    while (beyond := found >= self.size).any():
-      found[beyond] = self._network(found[beyond], keys[beyond])
-    return found.astype(np.int64)
+    numbers = self._network(places, keys)
+    while (beyond := numbers >= self.size).any():
+      numbers[beyond] = self._network(numbers[beyond], keys[beyond])
+    return numbers.astype(np.int64)
 
   def _network(self, values: np.ndarray, keys: np.ndarray) -> np.ndarray:
     ahead, behind = np.divmod(values, self.halves[1])  # ahead < halves[0].
@@ -88,7 +88,7 @@ class Shuffled:
 
 
 def _hash(values: np.ndarray | np.uint64) -> Any:
-  """Each of 64 bits depends on each: the finalizer of SplitMix64."""
+  """The finalizer of SplitMix64: each of 64 bits depends on all bits."""
   with np.errstate(over="ignore"):
     z = values + np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -97,14 +97,14 @@ def _hash(values: np.ndarray | np.uint64) -> Any:
 
 
 class Mixed:
-  """Streams taken in turn, by weight: position -> number in the whole.
+  """Streams taken in turn, by weight: position -> record of the mixture.
 
-  After any number of positions a stream has had its share of them, but for
-  less than the number of streams.
+  After any number of positions, each stream has had its share of them, up to
+  an error below the number of streams.
 
   Args:
     streams: endless.
-    starts: added to the numbers of each stream.
+    starts: offsets added to the record numbers of each stream.
     weights: shares, positive.
   """
 
@@ -121,20 +121,21 @@ class Mixed:
 
   def __call__(self, positions: np.ndarray) -> np.ndarray:
     picked = np.array([pick(p, self.shares) for p in positions.tolist()])
-    found = np.empty(len(positions), np.int64)
+    numbers = np.empty(len(positions), np.int64)
     for k, (start, one) in enumerate(
       zip(self.starts, self.streams, strict=True)
     ):
       rows = picked[:, 0] == k
-      found[rows] = start + one(picked[rows, 1])
-    return found
+      numbers[rows] = start + one(picked[rows, 1])
+    return numbers
 
 
 def pick(position: int, shares: Sequence[int]) -> tuple[int, int]:
-  """Returns which stream a position belongs to, and its position therein."""
+  """Returns the stream that a position belongs to, and the position in it."""
   left = sum(shares)
   for k, share in enumerate(shares):
-    # So many before it, and before the next, are for the later streams.
+    # How many positions before this one, and before the next one, belong to
+    # later streams.
     before, after = (
       p * (left - share) // left for p in (position, position + 1)
     )
@@ -147,12 +148,12 @@ def pick(position: int, shares: Sequence[int]) -> tuple[int, int]:
 class Blocks:
   """Shuffles blocks, and records among the blocks of a window.
 
-  For sources that read whole blocks, like row groups of Parquet, of which
-  only so many fit into memory: an epoch reads each block once.
+  For sources that read whole blocks, like Parquet row groups, of which only
+  some fit into memory: an epoch reads each block once.
 
   Args:
     sizes: records in each block.
-    window: records, about.
+    window: about how many records a window has.
     seed: of the order.
   """
 

@@ -1,9 +1,9 @@
-"""From a source to batches: shuffle, read, augment, tokenize, batch.
+"""The training loader: shuffles, reads, augments, tokenizes and batches.
 
 The example at position p of the endless shuffled stream, and its random
 crop, depend on the seed and p alone. Step s takes the positions from
 s * batch_size on, whatever the number of processes, so the position in the
-data is a number, and a run continues with the very next example.
+data is a number, and a run resumes with the very next example.
 """
 
 import contextlib
@@ -29,28 +29,28 @@ from big_contrastive.parallel import signals
 
 
 def _read(source: Any, threads: int, ahead: int) -> grain.IterDataset:
-  """Elements in order, made by threads, some ahead of time."""
+  """The elements in order, read by threads, some of them ahead of time."""
   options = grain.ReadOptions(threads, max(2 * threads, ahead))
   return grain.MapDataset.source(source).to_iter_dataset(options)
 
 
 @dataclasses.dataclass
 class Training:
-  """The stream of training batches, and how many records were bad.
+  """The stream of training batches, and the counts of bad records.
 
   Args:
-    examples: makes them.
+    examples: makes the examples.
     batch_size: of the global batch.
-    rows: which rows of it this process loads, see sharding.local_rows.
+    rows: the rows of it that this process loads, see sharding.local_rows.
     seed: of order, augmentation and choice of captions.
-    max_bad: the part of all examples that may be bad; more stops the run.
-    bad_floor: so many bad records never stop it.
-    threads: that read and decode.
-    workers: processes that do, instead; 0 for none.
-    ahead: batches that are put together, and put in place, ahead of time.
-    gather: counts of this process -> of all processes, summed.
-    reuse: whether threads write again where a batch lay that `put` has laid on
-      devices; not on CPUs, whose arrays may be the host's.
+    max_bad: the fraction of examples that may be bad; more stop the run.
+    bad_floor: up to this many bad records never stop it.
+    threads: number of threads that read and decode.
+    workers: number of processes that do so instead; 0 for none.
+    ahead: batches that are assembled and put on devices ahead of time.
+    gather: counts of this process -> sums over all processes.
+    reuse: whether threads write again into the memory of a batch that `put`
+      has copied to devices; not on CPUs, whose arrays may share host memory.
   """
 
   examples: Examples
@@ -74,8 +74,8 @@ class Training:
     ):  # fmt: skip
       value = getattr(self, field)
       if not low <= value <= high:
-        allowed = f"from {low} to {high}"
-        remedy = "max_bad is a part of all examples." * (field == "max_bad")
+        allowed = f"a number from {low} to {high}"
+        remedy = "max_bad is a fraction of all examples." * (field == "max_bad")
         thing = f"config.loading.{field}"
         raise errors.UserError(thing, value, allowed, remedy)
     self._tally = bad_records.Tally()
@@ -90,19 +90,18 @@ class Training:
 
     Args:
       start, stop: steps.
-      put: what is done to each batch ahead of time: to lay it on devices.
+      put: applied to each batch ahead of time, to copy it to devices.
 
-    With workers, and with reuse and `put`, a batch lies in memory that is
-    written again: host arrays are valid until the batch after the next is
-    asked for. Copy what is kept longer. Arrays on devices are never written
-    over.
+    With workers, and with reuse and `put`, the memory of a batch is written
+    again: host arrays are valid until the batch after the next is requested.
+    Copy what you keep longer. Arrays on devices are never overwritten.
     """
     try:
       yield from self._batches(start, stop, put)
     finally:
       if self.workers:
-        # Grain leaves semaphores of its workers in cycles. Collected while
-        # Python starts its resource tracker, they could not be given back.
+        # Grain leaves semaphores of its workers in reference cycles. If they
+        # are collected while Python starts its resource tracker, they leak.
         gc.collect()
 
   def _batches(
@@ -120,28 +119,28 @@ class Training:
       closing.callback(lambda: stream.close())
       if self.workers:
         with signals.unheard():
-          stream.get_state()  # Makes what is started: all workers at once.
+          stream.get_state()  # Creates the iterator, then all workers start.
           stream.start_prefetch()
       if self.ahead:
         stream = grain.experimental.ThreadPrefetchDatasetIterator(
           stream, prefetch_buffer_size=self.ahead
         )
-      closing.callback(chunks.memory.end)  # The first: workers may wait.
+      closing.callback(chunks.memory.end)  # Runs first: workers may wait.
       seen = start * self.batch_size
       for step, (kinds, index, batch) in enumerate(stream, start):
         seen += len(kinds)
         self._count(step, seen, kinds, index)
         yield batch
-        # What asks for a batch has done with the one before the last.
+        # The next request means that the batch before this one is done with.
         chunks.memory.release(step - 1)
 
   def _put(self, batch: Batch, put: Callable[[Batch], Any] | None) -> Any:
-    """Lays a batch on devices, which hold it when this returns."""
+    """Copies a batch to devices, and returns when they hold it."""
     if put is None:
       return batch
     if not self.workers and not self.reuse:
       return put(batch)
-    # The arrays of a CPU may be the host's.
+    # On CPUs, device arrays may share the host's memory.
     if self.workers and jax.default_backend() == "cpu":
       batch = {field: values.copy() for field, values in batch.items()}
     return jax.block_until_ready(put(batch))
@@ -157,19 +156,20 @@ class Training:
     elif len(chunks):
       _, example = next(chunks.examples_of(0))
       written = 2 + -(-self.workers // chunks.per_batch)
-      # Besides those ahead one is being put in place, and two are in use.
+      # Besides those ahead, one is being copied to devices, two are in use.
       places = written + self.ahead + 3
       chunks.memory = buffers.Shared(size, example, places, start)
     return chunks
 
   def _per_batch(self, size: int) -> int:
-    """Chunks of a batch of so many rows: few, and enough work for all."""
+    """Chunks of a batch of `size` rows: few, but enough work for all."""
     if not self.workers:
       return -(-size // max(8, min(64, -(-size // self.threads))))
     if shuffle.in_blocks(self.examples.source):
-      # So that a worker has the same chunk of each batch, see Chunks.
+      # A worker then has the same chunk of each batch, see Chunks.
       return min(size, self.workers * -(-size // (256 * self.workers)))
-    # A chunk costs a worker more, but four batches at most should be begun.
+    # A chunk has more overhead for a worker, but at most four batches should
+    # be in progress.
     return -(-size // max(8, min(256, 4 * size // self.workers)))
 
   def _dataset(self, chunks: Chunks) -> grain.IterDataset:
@@ -184,46 +184,46 @@ class Training:
 
   @functools.cached_property
   def data(self) -> dict[str, Any]:
-    """What the data are, see fingerprint.fingerprint; read once."""
+    """The fingerprint of the data, see fingerprint.fingerprint; read once."""
     return fingerprint.fingerprint(self.examples.source)
 
   def counts(self, done: int) -> dict[str, int]:
-    """Returns how many records were bad, by kind, in the first steps.
+    """Returns the number of bad records in the first steps, by kind.
 
     With several processes all of them must call it.
 
     Args:
-      done: steps, not fewer than in the call before.
+      done: number of steps, not fewer than in the previous call.
     """
     return self._tally.upto(done, self.gather)
 
   def restore(self, counts: dict[str, int] | int) -> None:
-    """Takes up the counts of a checkpoint.
+    """Restores the counts of a checkpoint.
 
     Args:
-      counts: by kind; older checkpoints have their sum alone.
+      counts: by kind; older checkpoints have only their sum.
     """
     self._tally.restore(counts)
 
   def _count(
     self, step: int, seen: int, kinds: np.ndarray, index: np.ndarray
   ) -> None:
-    """Counts, names and limits what was bad in a batch."""
+    """Counts and logs the bad records of a batch; raises if there are many."""
     if not kinds.any():
       return
     for kind, at in self._tally.add(
       step, kinds, index, self.examples.source.after
     ):
-      said = kind, self.examples.source.name(at), self.examples.why(at)
-      logging.warning("bad record (%s): %s: %s", *said)
-    found = self._tally.all()
-    total = sum(found.values())
+      details = kind, self.examples.source.name(at), self.examples.why(at)
+      logging.warning("bad record (%s): %s: %s", *details)
+    counts = self._tally.all()
+    total = sum(counts.values())
     if total > max(self.bad_floor, self.max_bad * seen):
       last = int(index[kinds.any(-1)][-1])
-      said = f"{self.examples.source.name(last)}: {self.examples.why(last)}"
+      message = f"{self.examples.source.name(last)}: {self.examples.why(last)}"
       raise errors.UserError(
         f"bad records among {seen:,}",
         total,
         f"config.loading.max_bad = {self.max_bad} of them",
-        f"They are {found}, the last is {said}. Mend the data or raise it.",
+        f"They are {counts}, the last is {message}. Fix the data or raise it.",
       )

@@ -18,7 +18,7 @@ from big_contrastive.data.transforms.decode import ENDINGS
 
 # Relative path, caption or None, id, label or None.
 Record = tuple[str, str | None, int, int | None]
-_SIZED = 20_000  # Files whose sizes a digest is of.
+_SIZED = 20_000  # The most files whose sizes enter the digest.
 
 
 @dataclasses.dataclass
@@ -47,11 +47,11 @@ class Folder(Source):
     return {k: v for k, v in record.items() if v is not None}
 
   def name(self, index: int) -> str:
-    """Returns what a person finds the record by."""
+    """Returns a name by which a person can find the record."""
     return os.path.join(self.root, self.records[index][0])
 
   def outline(self) -> Iterator[str]:
-    """Yields what there is, in order, for a digest."""
+    """Yields paths, captions and some sizes, in order, for a digest."""
     often = len(self.records) // _SIZED + 1
     for i, (path, text, _, _) in enumerate(self.records):
       yield f"{path}\n{text or ''}"
@@ -70,23 +70,23 @@ def source(
   """Returns the images below a folder, in the order of their paths.
 
   If any image has a .txt beside it (x.jpg, x.txt), that is the caption, the
-  id is the image's number, and images without one are left out. Else the
-  folders in root are the classes: the caption is made of the class's name
-  ("_" becomes " "), and id and label are the label. Where all names are
-  numbers, those are the labels ("7" and "07" are label 7); else labels are
-  places among the sorted names, or in `classes`.
+  id is the image's number, and images without a .txt are left out. Otherwise
+  the folders in root are the classes: the caption is made from the class name
+  ("_" becomes " "), and the label is also the id. If all folder names are
+  numbers, they are the labels ("7" and "07" are label 7); otherwise a label is
+  the index among the sorted names, or in `classes`.
 
   Args:
     split: a folder in root; None for root itself.
-    root: what is hidden in it, ".x", is counted and not read.
-    caption: template for class folders. "none" for images alone: a .txt is
-      not read, the id is the image's number, and the label, where all images
-      are in class folders, is that of the folder.
-    classes: names by label, as classes.read takes them; each class folder is
-      one of them, whatever its case and whether it has "_", "-" or " ".
+    root: hidden files and folders in it, ".x", are counted and not read.
+    caption: template for class folders. "none" for only images: no .txt is
+      read, the id is the image's number, and the label, if all images are in
+      class folders, is that of the folder.
+    classes: names by label, as class_names.read takes them. Each class folder
+      is one of them; case, "_", "-" and " " are ignored.
 
   Raises:
-    UserError: for a folder that is missing or without images, and for class
+    UserError: for a folder that is missing or has no images, and for class
       folders that mean the same class, or none of `classes`.
   """
   top = _folder(root, split)
@@ -113,7 +113,7 @@ def source(
 def _folder(root: str, split: str | None) -> str:
   top = os.path.expanduser(root)
   if not os.path.isdir(top):
-    remedy = f"It is not found below {os.getcwd()}."
+    remedy = f"It was not found below {os.getcwd()}."
     raise errors.UserError("root", root, "a folder that exists", remedy)
   if split is None:
     return top
@@ -124,18 +124,18 @@ def _folder(root: str, split: str | None) -> str:
 def _files(
   top: str, skipped: collections.Counter[str]
 ) -> tuple[list[str], dict[str, str]]:
-  """Relative paths of the images, sorted; of the .txt by path without .txt."""
+  """Relative paths of the images, sorted, and of the .txt files, by stem."""
   images, texts = [], {}
   for folder, inner, names in os.walk(top, followlinks=True):
-    # A link to a folder above would lead round and round.
-    own = os.path.realpath(folder) + os.sep
+    # A link to a parent folder would be an endless loop.
+    real_folder = os.path.realpath(folder) + os.sep
     hidden = [name for name in [*inner, *names] if name.startswith(".")]
     skipped["hidden (.*)"] += len(hidden)
     inner[:] = [
       name
       for name in inner
       if not name.startswith(".")
-      and not own.startswith(
+      and not real_folder.startswith(
         os.path.realpath(os.path.join(folder, name)) + os.sep
       )
     ]
@@ -167,12 +167,12 @@ def _captioned(
       skipped["no .txt"] += 1
       continue
     try:
-      found = fields.caption(pathlib.Path(top, text).read_bytes())
+      captions = fields.caption(pathlib.Path(top, text).read_bytes())
     except BadRecord:
       skipped["caption not UTF-8"] += 1
       continue
-    if found:
-      records.append((path, found[0], i, None))
+    if captions:
+      records.append((path, captions[0], i, None))
     else:
       skipped["empty caption"] += 1
   used = {os.path.splitext(path)[0] for path in images}
@@ -209,17 +209,17 @@ def _classified(
   by_label = {label: folder for folder, label in labels.items()}
   if names is None and [*range(len(folders))] == sorted(by_label):
     names = [_spoken(by_label[i]) for i in range(len(folders))]
-  said = {
+  captions = {
     folder: caption.replace("{class}", names[i] if names else _spoken(folder))
     for folder, i in labels.items()
   }
   records: list[Record] = []
   for i, path in enumerate(within):
     label = labels[folder := path.split(os.sep)[0]]
-    if caption == fields.NO_CAPTION:  # A class is no id.
+    if caption == fields.NO_CAPTION:  # Images of one class differ.
       records.append((path, None, i, label))
     else:
-      records.append((path, said[folder], label, label))
+      records.append((path, captions[folder], label, label))
   return Folder(top, records, names, _counted(skipped))
 
 
@@ -231,21 +231,21 @@ def _labels(folders: list[str], names: list[str] | None) -> dict[str, int]:
   """The label of each class folder."""
   spoken = [*map(fields.clean, folders)]
   places = label_matching.numbers(spoken)
-  whole = all(name.isascii() and name.isdigit() for name in folders)
+  all_digits = all(name.isascii() and name.isdigit() for name in folders)
   if names is not None and not (
-    whole and label_matching.numbers(names) is None
+    all_digits and label_matching.numbers(names) is None
   ):
-    remedy = "Mend the list, or the names of the folders."
-    found = label_matching.match(names, spoken, "classes", remedy).tolist()
-  elif whole and max(map(int, folders)) < 2**31:
+    remedy = "Fix the list, or the names of the folders."
+    values = label_matching.match(names, spoken, "classes", remedy).tolist()
+  elif all_digits and max(map(int, folders)) < 2**31:
     _check_apart({name: int(name) for name in folders})
-    found = places
+    values = places
     if names is not None:
-      label_matching.check_labels(np.array(found), names)
-      label_matching.tell_unused(found, names, "classes")
+      label_matching.check_labels(np.array(values), names)
+      label_matching.tell_unused(values, names, "classes")
   else:
-    found = range(len(folders))
-  labels = dict(zip(folders, found, strict=True))
+    values = range(len(folders))
+  labels = dict(zip(folders, values, strict=True))
   _check_apart(
     {name: _spoken(name) for name in folders} if names is None else labels
   )

@@ -1,4 +1,4 @@
-"""Parquet, and Hugging Face data sets as Parquet: rows in any order.
+"""Parquet, and Hugging Face data sets as Parquet, with random access.
 
 An image is bytes, a path, or a struct of the two, {bytes, path}; a caption is
 a string or a list of strings.
@@ -27,7 +27,7 @@ from big_contrastive.data.files import (
 )
 from big_contrastive.data.source import Source
 
-_TRIED = 200  # Rows that are looked at for images that come again.
+_TRIED = 200  # First rows that are searched for repeated images.
 _IMAGES = ("image", "img", "images", "jpg", "bytes")
 _CAPTIONS = ("caption", "captions", "text", "texts", "sentence", "sentences")
 
@@ -38,20 +38,20 @@ class Rows(Source):
   Args:
     files: their paths.
     groups: (file, row group) of each block of rows.
-    blocks: int64, rows of each.
-    columns: what "image", "text", "label", "id" are in the files.
-    root: where paths of images begin; None: in their file's folder.
+    blocks: int64, number of rows of each block.
+    columns: the files' columns for "image", "text", "label", "id".
+    root: the folder that image paths are relative to; None: their file's.
     classes: names by label.
     text_names: names by number where the captions are class numbers.
-    cache: bytes of row groups kept.
-    window: rows that fit into half of that: the order stays within so many
-      for a while, see shuffle.Blocks.
-    skipped: what was left out, and how many.
-    by_image: whether the id is that of the image.
-    places: int64, place in classes of each of the classes that the files note,
-      where they differ; or None.
-    noted: those.
-    layout: what the files say of themselves, for a digest.
+    cache: bytes of row groups to keep in memory.
+    window: rows that fit into half of the cache: the order stays within that
+      many for a while, see shuffle.Blocks.
+    skipped: reason -> number of files that were left out.
+    by_image: whether ids are derived from the images.
+    places: int64, the index in `classes` of each class stored in the files,
+      if they differ; or None.
+    noted: the class names stored in the files.
+    layout: from parquet_columns.layout, for a digest.
   """
 
   def __init__(
@@ -81,13 +81,13 @@ class Rows(Source):
 
   def _begin(self) -> None:
     self._lock = threading.Lock()
-    self._kept: collections.OrderedDict[int, futures.Future] = (
+    self._tables: collections.OrderedDict[int, futures.Future] = (
       collections.OrderedDict()
     )
     self._open = threading.local()
 
   def __getstate__(self) -> dict[str, Any]:
-    left = ("_lock", "_kept", "_open")
+    left = ("_lock", "_tables", "_open")
     return {k: v for k, v in vars(self).items() if k not in left}
 
   def __setstate__(self, state: dict[str, Any]) -> None:
@@ -126,7 +126,7 @@ class Rows(Source):
     return fields.number(cells.get("id") if "id" in cells else index)
 
   def name(self, index: int) -> str:
-    """Returns what a person finds the row by: "a.parquet:row 17"."""
+    """Returns a name by which a person can find it: "a.parquet:row 17"."""
     block, row = fields.place(index, self._ends)
     file, group = self.groups[block]
     first = sum(
@@ -137,60 +137,60 @@ class Rows(Source):
     return f"{self.files[file]}:row {first + row}"
 
   def outline(self) -> list[bytes]:
-    """Returns what there is, in order, for a digest."""
+    """Returns the blocks and the layout, for a digest."""
     return [self.blocks.tobytes(), self.layout]
 
   def first_images(self) -> list[bytes]:
-    """Returns what tells the first images of a file from each other."""
+    """Returns what identifies each of the first images of a file."""
     column = self.columns["image"]
     cells = parquet_files.first(self.files, self.groups, column, _TRIED)
     return list(map(parquet_columns.which_image, cells))
 
   def _block(self, block: int) -> pa.Table:
-    """A row group; threads that want the same one wait for the first."""
+    """A row group; of threads that need the same one, one reads it."""
     with self._lock:
-      kept = self._kept.get(block)
-      if mine := kept is None:
-        kept = self._kept[block] = futures.Future()
-      self._kept.move_to_end(block)
+      future = self._tables.get(block)
+      if mine := future is None:
+        future = self._tables[block] = futures.Future()
+      self._tables.move_to_end(block)
     if not mine:
-      return kept.result()
+      return future.result()
     try:
-      kept.set_result(self._read(block))
+      future.set_result(self._read(block))
     except BaseException as e:
       with self._lock:
-        self._kept.pop(block, None)
-      kept.set_exception(e)
+        self._tables.pop(block, None)
+      future.set_exception(e)
       raise
     self._forget()
-    return kept.result()
+    return future.result()
 
   def _forget(self) -> None:
     with self._lock:
-      done = [(b, f) for b, f in self._kept.items() if f.done()]
+      done = [(b, f) for b, f in self._tables.items() if f.done()]
       size = sum(f.result().nbytes for _, f in done)
       for block, future in done[:-1]:
         if size <= self.cache:
           break
         size -= future.result().nbytes
-        del self._kept[block]
+        del self._tables[block]
 
   def _read(self, block: int) -> pa.Table:
     file, group = self.groups[block]
     try:
       opened = self._opened(file)
-      wanted = sorted(set(self.columns.values()))
-      table = opened.read_row_group(group, wanted, use_threads=False)
+      names = sorted(set(self.columns.values()))
+      table = opened.read_row_group(group, names, use_threads=False)
     except (pa.ArrowException, OSError) as e:
-      said = " ".join(str(e).split())[:200]
+      message = " ".join(str(e).split())[:200]
       where = f"{self.files[file]}, row group {group}"
-      raise bad_records.BadRecord("read", f"{where}: {said}") from e
+      raise bad_records.BadRecord("read", f"{where}: {message}") from e
     if len(table) != self.blocks[block]:
       raise bad_records.BadRecord("read", f"{self.files[file]} has changed")
     return parquet_columns.plain_times(table).combine_chunks()
 
   def _opened(self, file: int) -> pq.ParquetFile:
-    """The file, opened once by each thread, which keeps the last it used."""
+    """The file; each thread keeps the last one that it opened."""
     if getattr(self._open, "number", None) != file:
       self._open.file = parquet_files.opened(self.files[file])
       self._open.number = file
@@ -229,46 +229,46 @@ def source(
 ) -> Rows:
   """Returns the rows of Parquet files, in the order of the files' names.
 
-  Row groups are read whole, so they should be small (Hugging Face writes 100
-  rows with images), and the order of training stays for a while within as
+  Row groups are read as a whole, so they should be small (Hugging Face writes
+  100 rows with images), and the order of training stays for a while within as
   many as fit into half of cache_mb.
 
   Args:
-    split: of a folder, the files "SPLIT-*" or "SPLIT/*", as `datasets` names
-      them; in files, what "{split}" stands for.
+    split: for a folder, selects the files "SPLIT-*" or "SPLIT/*", as `datasets`
+      names them; otherwise replaces "{split}" in files.
     files: a folder, or paths and URLs with braces and globs; several with ","
       or "::" between them.
     image, caption, label, id: columns. An image column has bytes, paths or
-      structs of the two; a caption column has strings, lists of them, or
-      numbers of classes, or is "none" for images alone. By default the usual
-      names; no label; ids are those of rows, or of images where neighbors
-      among the first rows have one image. Rows with equal ids are not each
-      other's negatives; id="image" is the image itself. Files may differ in
-      columns that are not read.
-    classes: names by label, as classes.read takes them, in place of those that
-      `datasets` notes; needed where labels are names.
-    root: the folder where paths of images begin, or that holds them if they
-      begin with "/"; by default the file's.
+      structs of the two; a caption column has strings, lists of them, or class
+      numbers; caption="none" is for only images. By default the usual names;
+      no label; an id per row, or per image if neighbors among the first rows
+      have the same image. Rows with equal ids are not each other's negatives;
+      id="image" derives ids from images. Other columns of the files may differ.
+    classes: names by label, as class_names.read takes them, in place of those
+      that `datasets` stores; needed if labels are names.
+    root: the folder that image paths are relative to, or that contains them if
+      they begin with "/"; by default the file's.
     cache_mb: memory for row groups, in each process that reads.
 
   Raises:
-    UserError: for what isn't there, is no Parquet or has other columns.
+    UserError: for a file that is missing, not Parquet or has other columns.
   """
   if cache_mb < 1:
-    raise errors.UserError("cache_mb", cache_mb, "at least 1", "Raise it.")
-  found, others = parquet_files.find(files, split)
+    allowed = "a whole number from 1 up"
+    raise errors.UserError("cache_mb", cache_mb, allowed, "Raise it.")
+  file_paths, others = parquet_files.find(files, split)
   with futures.ThreadPoolExecutor(8) as pool:
-    heads = list(pool.map(parquet_files.head, found))
+    heads = list(pool.map(parquet_files.head, file_paths))
   schemas = [head.schema.to_arrow_schema() for head in heads]
   column_of = parquet_columns.column
   chosen = {"image": column_of("image", image, _IMAGES, schemas[0])}
   if caption != fields.NO_CAPTION:
     chosen["text"] = column_of("caption", caption, _CAPTIONS, schemas[0])
-  given = {"label": label, "id": id}
-  chosen |= {k: column_of(k, v, (), schemas[0]) for k, v in given.items() if v}
+  extra = {"label": label, "id": id}
+  chosen |= {k: column_of(k, v, (), schemas[0]) for k, v in extra.items() if v}
   if by_image := chosen.get("id") == chosen["image"]:
     del chosen["id"]
-  names = parquet_columns.check_same(found, schemas, chosen)
+  names = parquet_columns.check_same(file_paths, schemas, chosen)
   groups = [
     (f, g) for f, h in enumerate(heads) for g in range(h.num_row_groups)
   ]
@@ -285,16 +285,16 @@ def source(
   noted, column = names.get(chosen.get("label", "")), chosen.get("label")
   label_names, places = parquet_columns.label_names(
     classes, noted, column,
-    lambda name: parquet_files.first(found, groups, name, _TRIED),
+    lambda name: parquet_files.first(file_paths, groups, name, _TRIED),
   )  # fmt: skip
-  made = Rows(
-    found, groups, blocks, chosen, root and os.path.expanduser(root),
+  data = Rows(
+    file_paths, groups, blocks, chosen, root and os.path.expanduser(root),
     label_names, names.get(chosen.get("text", "")), cache, window,
     parquet_files.unused(others, with_paths),
     by_image,
     places, noted, parquet_columns.layout(heads, groups, chosen),
   )  # fmt: skip
-  if id is None and fields.repeat(made.first_images()):
-    made.by_image = True
+  if id is None and fields.repeat(data.first_images()):
+    data.by_image = True
     logging.warning("%s: %s", files, fields.REPEATED)
-  return made
+  return data

@@ -1,4 +1,4 @@
-"""The embedded data set: drawn shapes and what they are, made on first use.
+"""The built-in data set: drawn shapes with captions, generated on first use.
 
 A TFDS data set like any other: a builder, written as array_record, read by
 tfds.data_source. Splits: see scenes.ASKED.
@@ -29,7 +29,7 @@ _DATA_DIR = "~/.cache/big_contrastive/tfds"
 
 @dataclasses.dataclass
 class ShapesConfig(tfds.core.BuilderConfig):
-  """How many training scenes, of how many pixels a side, from which seed."""
+  """The number of training scenes, pixels per side, and the seed."""
 
   name: str = ""
   train_size: int = 20_000
@@ -45,8 +45,8 @@ class Shapes(tfds.core.GeneratorBasedBuilder):
 
   # A change of scenes, words or pixels is a new version.
   VERSION = tfds.core.Version("1.2.0")
-  # Where TFDS looks for checksums of downloads, of which there are none: to
-  # find the folder, 4.9.10 needs a package that it doesn't install.
+  # TFDS would look for checksums of downloads, of which there are none, beside
+  # this file; to find it, 4.9.10 needs a package that it doesn't install.
   code_path = None
 
   def _info(self) -> tfds.core.DatasetInfo:
@@ -85,10 +85,10 @@ class Shapes(tfds.core.GeneratorBasedBuilder):
 
 
 def example(split: str, index: int, size: int, seed: int) -> dict[str, Any]:
-  """Returns record `index` of a split, which depends on the arguments alone.
+  """Returns record `index` of a split, a function of the arguments alone.
 
-  "image" is a PNG of size x size pixels; "text" one to three captions of the
-  same meaning; "id" numbers that meaning; "label" is -1 if there is none.
+  "image" is a PNG of size x size pixels; "text" is one to three captions of
+  the same meaning; "id" is a number for that meaning; "label" is -1 for none.
   """
   rng = np.random.default_rng([seed, list(scenes.ASKED).index(split), index])
   scene = scenes.sample(split, index, rng)
@@ -112,16 +112,16 @@ def source(
   size: int = 64,
   seed: int = 0,
 ) -> prepared.Records:
-  """Returns a split, drawing the whole data set first if it isn't there.
+  """Returns a split; draws the whole data set first if it doesn't exist.
 
   Args:
-    split: a key of scenes.ASKED, or a slice of one. Of train_size, val is a
-      tenth, heldout and heldout_relations a twentieth each, and every other
-      a fiftieth; at least 20 scenes.
-    data_dir: where data sets are kept; None for $BIG_CONTRASTIVE_DATA, else
+    split: a key of scenes.ASKED, or a slice of one. val has a tenth of
+      train_size, heldout and heldout_relations a twentieth each, every other
+      split a fiftieth; at least 20 scenes.
+    data_dir: where data sets are stored; None for $BIG_CONTRASTIVE_DATA, else
       ~/.cache/big_contrastive/tfds.
     train_size: scenes in train.
-    size: pixels a side.
+    size: pixels per side.
     seed: of the scenes.
 
   Raises:
@@ -136,7 +136,7 @@ def source(
     ("seed", seed, 0),
   ):
     if value < least:
-      allowed = f"at least {least}"
+      allowed = f"a whole number from {least} up"
       raise errors.UserError(name, value, allowed, f"Raise {name}.")
   config = ShapesConfig(train_size=train_size, size=size, seed=seed)
   folder = data_dir or os.environ.get("BIG_CONTRASTIVE_DATA") or _DATA_DIR
@@ -158,10 +158,10 @@ def source(
 
 
 def _prepare(config: ShapesConfig, root: pathlib.Path) -> None:
-  """Makes sure that the data set is there; one process at a time makes it.
+  """Makes sure that the data set exists; one process at a time generates it.
 
   TFDS writes into a folder of another name and renames it when it is done.
-  The lock goes away with the process that holds it.
+  The lock is released when the process that holds it ends.
   """
   version = root / "shapes" / config.name / str(Shapes.VERSION)
   if version.exists():
@@ -176,6 +176,6 @@ def _prepare(config: ShapesConfig, root: pathlib.Path) -> None:
     builder = Shapes(data_dir=root, config=config, file_format="array_record")
     logging.warning("drawing the data set shapes in %s, once", version)
     tfds.disable_progress_bar()
-    # TFDS greets on standard output, which belongs to the command.
+    # TFDS prints to standard output, which belongs to the command.
     with contextlib.redirect_stdout(io.StringIO()):
       builder.download_and_prepare()

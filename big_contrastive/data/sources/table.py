@@ -17,7 +17,7 @@ from big_contrastive.data.source import Source
 from big_contrastive.data.transforms.decode import ENDINGS
 
 _FIELD = re.compile(r"\{([^{}]+)\}")
-_NAMED = 5  # Rows of a kind that are named in the log.
+_NAMED = 5  # How many rows the log names for each reason.
 Record = tuple[int, str, list[str], int, int | None]
 
 
@@ -27,7 +27,7 @@ class Table(Source):
 
   Args:
     records: (root, file name, captions, id, label or None).
-    roots: what the files are read from.
+    roots: the folders and tars that hold the images.
     classes: names by label, None if there are none.
     skipped: reason -> number of rows that were left out.
   """
@@ -48,12 +48,12 @@ class Table(Source):
     return record if label is None else record | {"label": label}
 
   def name(self, index: int) -> str:
-    """Returns what a person finds the record by."""
+    """Returns a name by which a person can find the record."""
     root, name, *_ = self.records[index]
     return f"{self.roots[root].path}:{name}"
 
   def outline(self) -> Iterator[str]:
-    """Yields what there is, in order, for a digest."""
+    """Yields all records, in order, for a digest."""
     return (repr(record) for record in self.records)
 
 
@@ -72,44 +72,44 @@ def source(
   join: str | None = None,
   split_column: str = "split",
 ) -> Table:
-  """Returns the pairs of a table, one for each image that is found.
+  """Returns the pairs of a table, one for each image that exists.
 
-  Several rows of one image are one pair with several captions, unless their
-  ids or labels differ. What values are ids, labels and captions, and which are
-  missing: docs/data.md.
+  Several rows of one image become one pair with several captions, unless their
+  ids or labels differ. docs/data.md says which values are ids, labels and
+  captions, and which are missing.
 
-  Ids and labels are numbered over the whole table, so that they are the same
-  whatever `split` and `where` take of it.
+  Ids and labels are numbered over the whole table, so they don't depend on
+  `split` and `where`.
 
   Args:
     split: short for where="split=<split>".
-    images: folders and tars, with commas, globs allowed. A row gives one
-      record for each of them that holds its file.
+    images: folders and tars, separated by commas, globs allowed. A row gives
+      one record for each of them that contains its file.
     captions: JSONL, CSV or TSV file.
     image: the column with the file's name, or a template: "{key}.png".
-    caption: a column, or a template: "a drawing of {name}"; several with
-      "|" between them are several captions. A JSONL column may hold a list.
-      "none" for images alone.
+    caption: a column, or a template: "a drawing of {name}"; several captions
+      are separated by "|". A JSONL column may hold a list. "none" for only
+      images.
     id: a column; rows with equal values are the same text or concept and not
-      each other's negatives. By default, the row.
-    label: a column; whole numbers are the labels, and a negative one is none;
-      else the sorted values are the classes, and the places in that list the
-      labels.
+      each other's negatives. By default, each row is its own.
+    label: a column; whole numbers are the labels, and a negative one means no
+      label; other values are class names, whose labels are their indices in
+      sorted order.
     class_name: a column that names the class of each label.
-    classes: names by label, as classes.read takes them, of which the labels
-      are numbers or names.
-    where: "column=value" or "column=value1|value2", several with commas: the
-      rows to take.
+    classes: names by label, as class_names.read takes them; the label column
+      has their numbers or names.
+    where: the rows to take: "column=value" or "column=value1|value2", several
+      conditions separated by commas.
     join: "table.tsv:column": adds that table's columns by equal values.
-    split_column: the column that `split` is about.
+    split_column: the column that `split` applies to.
 
   Raises:
-    UserError: for what is missing, and if no row has an image.
+    UserError: for a file or column that is missing, and if no row has an image.
   """
   roots = functools.cache(lambda: folders.roots(images))
 
   def about(row: tables.Row) -> str:
-    """The image of a row, if it is there."""
+    """The image of a row, if it exists."""
     if not all(name in row for name in _columns(image)):
       return ""
     name = _file(row, image)
@@ -124,7 +124,7 @@ def source(
       tables.column(rows, name, thing)
   idents = labels.numbered(rows, id) if id else list(range(len(rows)))
   numbers, names = labels.labels(rows, label, class_name, classes)
-  left, places = _Left(rows), roots()
+  left_out, places = _LeftOut(rows), roots()
   records: list[Record] = []
   missing = ""
   for i in queries.chosen(rows, where, split, split_column):
@@ -132,34 +132,34 @@ def source(
       texts = [] if alone else _captions(rows[i], caption)
       name = _file(rows[i], image)
     except BadRecord as e:
-      left.out(i, f"{e.kind}: {e}")
+      left_out.add(i, f"{e.kind}: {e}")
       continue
-    found = [k for k, place in enumerate(places) if name and name in place]
-    if not found:
-      left.out(i, "no image file" if name else "no name of an image")
+    holders = [k for k, place in enumerate(places) if name and name in place]
+    if not holders:
+      left_out.add(i, "no image file" if name else "no name of an image")
       missing = name or missing
     elif not texts and not alone:
-      left.out(i, "empty caption")
+      left_out.add(i, "empty caption")
     elif idents[i] is None:
-      left.out(i, "empty id")
+      left_out.add(i, "empty id")
     elif label and numbers[i] is None:
-      left.out(i, "no label")
+      left_out.add(i, "no label")
     else:
-      records += [(k, name, texts, idents[i], numbers[i]) for k in found]
+      records += [(k, name, texts, idents[i], numbers[i]) for k in holders]
   if not records:
-    _raise_empty(images, places, missing, left.counts)
+    _raise_empty(images, places, missing, left_out.counts)
   _tell_unused(rows, image, places)
-  return Table(_merged(records, bool(id)), places, names, dict(left.counts))
+  return Table(_merged(records, bool(id)), places, names, dict(left_out.counts))
 
 
-class _Left:
-  """The rows that are left out: counted, and the first of each kind named."""
+class _LeftOut:
+  """Counts the rows that are left out, and logs the first of each reason."""
 
   def __init__(self, rows: tables.Rows):
     self._rows = rows
     self.counts: collections.Counter[str] = collections.Counter()
 
-  def out(self, row: int, reason: str) -> None:
+  def add(self, row: int, reason: str) -> None:
     self.counts[reason] += 1
     if self.counts[reason] <= _NAMED:
       logging.info("%s is left out: %s", self._rows.at(row), reason)
@@ -168,45 +168,45 @@ class _Left:
 def _tell_unused(
   rows: tables.Rows, image: str, places: list[folders.Folder | folders.Tar]
 ) -> None:
-  """Tells of images that no row names, whatever split it is of."""
-  wanted = set()
+  """Logs images that no row of any split names."""
+  names = set()
   for row in rows:
     try:
-      wanted.add(_file(row, image))
+      names.add(_file(row, image))
     except BadRecord:
       continue
   for place in places:
-    own = wanted | {
-      os.path.relpath(n, place.path) for n in wanted if n[:1] == "/"
+    used = names | {
+      os.path.relpath(n, place.path) for n in names if n[:1] == "/"
     }
-    unused = (n for n in place.names() if n not in own)
-    found = [n for n in unused if n.rpartition(".")[2].lower() in ENDINGS]
-    if found:
-      said = "%s: %d images are not used: no row of %s names them, like %s"
-      first = fields.clean(found[0])
-      logging.warning(said, place.path, len(found), rows.path, first)
+    unused = (n for n in place.names() if n not in used)
+    images = [n for n in unused if n.rpartition(".")[2].lower() in ENDINGS]
+    if images:
+      message = "%s: %d images are not used: no row of %s names them, like %s"
+      first = fields.clean(images[0])
+      logging.warning(message, place.path, len(images), rows.path, first)
 
 
 def _merged(records: list[Record], numbered: bool) -> list[Record]:
-  """One record for all rows of an image, but for those that another id has."""
-  found: dict[tuple, Record] = {}
+  """Merges the rows of an image that have the same id and label."""
+  by_key: dict[tuple, Record] = {}
   for root, name, texts, ident, label in records:
     key = root, name, ident if numbered else None, label
-    if key in found:
-      found[key][2].extend(texts)
+    if key in by_key:
+      by_key[key][2].extend(texts)
     else:
-      found[key] = (root, name, list(texts), ident, label)
-  return list(found.values())
+      by_key[key] = (root, name, list(texts), ident, label)
+  return list(by_key.values())
 
 
 def _columns(text: str) -> list[str]:
-  """The columns that captions or a file name are made of."""
+  """The columns that a template for captions or a file name uses."""
   parts = text.split("|")
   return [c for p in parts for c in (_FIELD.findall(p) or [p])]
 
 
 def _file(row: tables.Row, image: str) -> str:
-  """The name of a row's image in its shortest form; "" if it has none."""
+  """The normalized file name of a row's image; "" if it has none."""
   name = _fill(row, image)
   return posixpath.normpath(name) if name else ""
 
@@ -220,7 +220,7 @@ def _captions(row: tables.Row, caption: str) -> list[str]:
 
 
 def _fill(row: tables.Row, template: str) -> str:
-  """The template with its columns' values; "" if one of them is missing."""
+  """The template filled with a row's values; "" if one of them is missing."""
   values = {name: fields.field(row[name]) for name in _columns(template)}
   if not all(values.values()):
     return ""
@@ -241,4 +241,5 @@ def _raise_empty(
     raise errors.UserError("captions", dict(skipped), allowed, remedy)
   there = [f"{p.path} holds {next(p.names(), 'nothing')}" for p in places[:3]]
   remedy = f"Looked for {missing!r}; {', '.join(there)}."
-  raise errors.UserError("images", images, "what holds the files", remedy)
+  allowed = "folders or tars that contain the table's images"
+  raise errors.UserError("images", images, allowed, remedy)

@@ -37,8 +37,8 @@ class Records(Source):
   Args:
     folder: of the prepared version, with dataset_info.json.
     split: a split or a slice of one.
-    image, text, label, id: features, "outer/inner" if nested; None for none,
-      but for image.
+    image, text, label, id: features, "outer/inner" if nested; None for no
+      feature, except for image.
     classes: class names by label.
     text_names: names by number where the text feature holds class numbers.
   """
@@ -52,25 +52,25 @@ class Records(Source):
   classes: list[str] | None = None
   text_names: list[str] | None = None
 
-  # Two threads that come first may both open it, which does no harm.
+  # Two threads may both open it at first, which does no harm.
   @functools.cached_property
   def _opened(self) -> tuple[Any, Callable[[bytes], dict[str, Any]]]:
-    """The serialized records, and what parses the features wanted of one."""
+    """The serialized records, and a function that parses the features."""
     builder = tfds.builder_from_directory(self.folder)
-    # Also where array_record is but one of the formats that are there.
+    # The data set may also exist in other formats.
     builder.as_data_source(self.split, file_format=_FORMAT)
     data = ArrayRecords(builder.info.splits[self.split].file_instructions)
-    wanted = {self.image, self.text, self.label, self.id} - {None}
+    paths = {self.image, self.text, self.label, self.id} - {None}
     leaves = _leaves(builder.info.features)
-    if all(_single(builder.info.features, path, leaves) for path in wanted):
-      return data, functools.partial(_values, paths=sorted(wanted))
-    return data, self._parser(builder.info.features, wanted)
+    if all(_single(builder.info.features, path, leaves) for path in paths):
+      return data, functools.partial(_values, paths=sorted(paths))
+    return data, self._parser(builder.info.features, paths)
 
   def _parser(
-    self, features: Any, wanted: set[str]
+    self, features: Any, paths: set[str]
   ) -> Callable[[bytes], dict[str, Any]]:
-    """TFDS's own: for features of any kind."""
-    outer = {path.split("/")[0] for path in wanted}
+    """TFDS's own parser: for features of any kind."""
+    outer = {path.split("/")[0] for path in paths}
     needed = tfds.features.FeaturesDict({k: features[k] for k in sorted(outer)})
     decoders = {}
     if isinstance(_leaves(features)[self.image], tfds.features.Image):
@@ -79,8 +79,8 @@ class Records(Source):
         decoders = {key: decoders}
 
     def parse(record: bytes) -> dict[str, Any]:
-      found = needed.deserialize_example_np(record, decoders=decoders)
-      return {path: _at(found, path) for path in wanted}
+      values = needed.deserialize_example_np(record, decoders=decoders)
+      return {path: _at(values, path) for path in paths}
 
     return parse
 
@@ -97,7 +97,7 @@ class Records(Source):
       raise IndexError(index)
     try:
       values = parse(data[index])
-    except Exception as e:  # Whatever broken bytes make of C++ and protobuf.
+    except Exception as e:  # Broken bytes: C++ and protobuf raise many kinds.
       raise bad_records.BadRecord("read", f"{type(e).__name__}: {e}") from e
     out = {
       "image": values[self.image],
@@ -106,14 +106,14 @@ class Records(Source):
     if self.text is not None:
       out["text"] = _captions(values[self.text], self.text_names)
     if self.label is not None:
-      # TFDS writes a label that is not known as -1.
+      # TFDS writes an unknown label as -1.
       value = values[self.label]
       none = fields.whole(value) == -1
       out["label"] = -1 if none else class_names.label(value, self.classes)
     return out
 
   def outline(self) -> list[str]:
-    """Returns what there is, in order, for a digest."""
+    """Returns the number of records, for a digest."""
     data, _ = self._opened
     return [str(len(data))]
 
@@ -133,27 +133,28 @@ def source(
   Args:
     split: "train", or a slice like "train[:90%]".
     dataset: "name", "name/config", "name/config:version", or a folder that
-      holds a dataset_info.json. The newest version if it isn't said.
-    data_dir: where TFDS prepared it; None for TFDS's own default.
+      contains a dataset_info.json. The newest version if none is named.
+    data_dir: where TFDS prepared it; None for TFDS's default.
     image, text: features; "captions/text" is the text in captions. A list of
       texts is several captions. Without a text feature the text is the name
-      of the label. text="none" is for images alone.
-    label: a feature; there may be none of this name if it is "label".
-    id: a feature that says which pairs are the same; None: no two are.
+      of the label. text="none" is for only images.
+    label: a feature; the default "label" need not exist.
+    id: a feature that is equal for the same pairs; None: all pairs differ.
 
   Raises:
-    UserError: for what isn't there or not in array_record format.
+    UserError: for a data set, split or feature that doesn't exist, and for
+      another format than array_record.
   """
   folder = _find(dataset, data_dir)
-  with _whole(folder):
+  with _clear_errors(folder):
     info = tfds.builder_from_directory(folder).info
     leaves = _leaves(info.features)
     names = {k: _names(feature) for k, feature in leaves.items()}
   if _FORMAT not in info.available_file_formats():
-    found = f"{dataset} in {info.file_format.value} format"
+    actual = f"{dataset} in {info.file_format.value} format"
     remedy = f"""Run tfds convert_format --dataset_version_dir={folder}
       --out_file_format=array_record on a machine with TensorFlow."""
-    raise errors.UserError("dataset", found, "array_record format", remedy)
+    raise errors.UserError("dataset", actual, "array_record format", remedy)
   _check_split(info.splits, split)
   has_label = label != "label" or label in leaves
   if text == "text" and text not in leaves and names.get(label):
@@ -167,7 +168,7 @@ def source(
     errors.choice("label", label, leaves)
   if id is not None:
     errors.choice("id", id, leaves)
-  opened = Records(
+  records = Records(
     str(folder),
     split,
     image,
@@ -177,27 +178,27 @@ def source(
     classes=names.get(label),
     text_names=None if alone else names[text],
   )
-  with _whole(folder):
-    len(opened)  # Opens the files.
-  return opened
+  with _clear_errors(folder):
+    len(records)  # Opens the files.
+  return records
 
 
 @contextlib.contextmanager
-def _whole(folder: Any) -> Iterator[None]:
-  """Makes one clear error of what TFDS raises on a damaged data set."""
+def _clear_errors(folder: Any) -> Iterator[None]:
+  """Turns what TFDS raises on a damaged data set into one clear error."""
   try:
     yield
   except Exception as e:
-    allowed = "a whole data set that TFDS prepared"
+    allowed = "a complete data set that TFDS prepared"
     remedy = f"{type(e).__name__}: {str(e)[:300]}."
     raise errors.UserError("dataset", str(folder), allowed, remedy) from e
 
 
 def _find(dataset: str, data_dir: str | None) -> Any:
-  """Returns the folder of the version that is meant."""
+  """Returns the folder of the requested or newest version."""
   root = tfds.core.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
   name, _, version = dataset.partition(":")
-  folder = root / name  # Just name, where that is absolute.
+  folder = root / name  # Just `name` if that is absolute.
   if (folder / _INFO).exists():
     return folder
   versions = [p.parent for d in ("*/", "*/*/") for p in folder.glob(d + _INFO)]
@@ -205,7 +206,7 @@ def _find(dataset: str, data_dir: str | None) -> Any:
     v
     for v in versions
     if fnmatch.fnmatch(v.name, version or "*")
-    and tfds.core.Version.is_valid(v.name)  # False of what is unfinished.
+    and tfds.core.Version.is_valid(v.name)  # Not an unfinished one.
   ]
   if not versions:
     depths = ("*/*/", "*/*/*/")
@@ -235,17 +236,17 @@ def _check_split(splits: Any, split: str) -> None:
 
 def _leaves(feature: Any, path: str = "") -> dict[str, Any]:
   """Returns the features by path: "image", "captions/text"."""
-  inner = getattr(feature, "feature", feature)  # Of a sequence, what it holds.
+  inner = getattr(feature, "feature", feature)  # The element of a sequence.
   if not isinstance(inner, tfds.features.FeaturesDict):
     return {path: feature}
-  found = {}
+  leaves = {}
   for key, value in inner.items():
-    found |= _leaves(value, f"{path}/{key}" if path else key)
-  return found
+    leaves |= _leaves(value, f"{path}/{key}" if path else key)
+  return leaves
 
 
 def _names(feature: Any) -> list[str] | None:
-  """Returns a class feature's names; None if it just counts its classes."""
+  """Returns a class feature's names; None if they are just its numbers."""
   feature = getattr(feature, "feature", feature)
   if not isinstance(feature, tfds.features.ClassLabel):
     return None
@@ -254,7 +255,7 @@ def _names(feature: Any) -> list[str] | None:
 
 
 def _single(features: Any, path: str, leaves: dict[str, Any]) -> bool:
-  """Whether a feature is one value of its record, stored as it is."""
+  """Whether a feature is a single value, stored unchanged in its record."""
   outer = features
   for key in path.split("/")[:-1]:
     outer = outer[key]
@@ -266,16 +267,16 @@ def _single(features: Any, path: str, leaves: dict[str, Any]) -> bool:
 
 
 def _values(record: bytes, paths: list[str]) -> dict[str, Any]:
-  """Their values: a tenth of the time that TFDS's parser takes."""
+  """The values of features, in a tenth of the time of TFDS's parser."""
   features = tf_example_pb2.Example.FromString(record).features.feature
-  found = {}
+  values = {}
   for path in paths:
     feature = features[path]
     kind = feature.WhichOneof("kind")
     if kind is None:
       raise ValueError(f"no {path}")
-    (found[path],) = getattr(feature, kind).value
-  return found
+    (values[path],) = getattr(feature, kind).value
+  return values
 
 
 def _at(record: dict[str, Any], path: str) -> Any:
@@ -287,13 +288,13 @@ def _at(record: dict[str, Any], path: str) -> Any:
 def _captions(value: Any, names: list[str] | None) -> str | list[str]:
   """Returns a text, or a list of texts where the record holds several."""
   if names is None:
-    found = fields.caption(value)
+    captions = fields.caption(value)
   else:
     several = value if isinstance(value, list | np.ndarray) else [value]
     known = [v for v in several if fields.whole(v) != -1]
-    found = [names[class_names.label(v, names)] for v in known]
-    if not found:
-      said = "a record without a label to take its caption from"
-      raise bad_records.BadRecord("caption", said)
-  first = fields.one_or_several(found)
-  return found if isinstance(value, list | np.ndarray) else first
+    captions = [names[class_names.label(v, names)] for v in known]
+    if not captions:
+      message = "a record without a label to take its caption from"
+      raise bad_records.BadRecord("caption", message)
+  first = fields.one_or_several(captions)
+  return captions if isinstance(value, list | np.ndarray) else first

@@ -1,4 +1,4 @@
-"""WebDataset tars, in any order: a sample is the files of one name.
+"""WebDataset tars, with random access: a sample is the files of one name.
 
 000123.jpg  000123.txt  000123.json  000123.cls
 """
@@ -25,8 +25,8 @@ from big_contrastive.data.source import Source
 from big_contrastive.data.transforms.decode import ENDINGS
 
 _URLS = "urls"
-_GAP = 2**16  # Bytes between members that are read rather than sought over.
-_TRIED = 200  # Samples that are looked at for images that come again.
+_GAP = 2**16  # Bytes between members up to which one read covers all.
+_TRIED = 200  # First samples that are searched for repeated images.
 
 
 @dataclasses.dataclass
@@ -35,18 +35,18 @@ class Samples(Source):
 
   Args:
     tars: their paths.
-    shard: int32 [n], which of them.
-    number: int64 [n], which sample of it.
-    start, size: int64 [n, m], the bytes of the image and of each of the
+    shard: int32 [n], each sample's tar.
+    number: int64 [n], each sample's index in its tar.
+    start, size: int64 [n, m], offset and size of the image and of each of the
       other members; size is -1 for one that is missing.
     fields: ending of each other member.
     caption: (ending, path in its JSON) of each caption.
-    label, id: the same of these, or None; ("image", "") for an id by image.
-    ids: int32 [n], where they are known from the names; or None.
+    label, id: the same for these, or None; ("image", "") for an id by image.
+    ids: int32 [n], if they are derived from the names; or None.
     first: the number of the first sample of each tar among all.
     classes: names by label.
     skipped: reason -> number of samples that were left out.
-    folder: of the indices.
+    folder: where indices are stored.
   """
 
   tars: list[str]
@@ -111,11 +111,11 @@ class Samples(Source):
     return fields.number(_value(members.get(kind), field, parse))
 
   def _read(self, index: int) -> list[bytes | None]:
-    """The members' bytes; neighbors are read at once."""
+    """The members' bytes; members near each other take a single read."""
     path = self.tars[self.shard[index]]
-    # As Python's numbers, which are faster than NumPy's one by one.
+    # Python's numbers are faster than NumPy's, one at a time.
     starts, sizes = self.start[index].tolist(), self.size[index].tolist()
-    first = last = starts[0]  # Of the image, which is never missing.
+    first = last = starts[0]  # The image, which is never missing.
     gaps = 0
     for start, size in zip(starts, sizes):
       if size >= 0:
@@ -139,17 +139,17 @@ class Samples(Source):
     return _keys(path, self.folder)[self.number[index]]
 
   def name(self, index: int) -> str:
-    """Returns what a person finds the sample by: "a.tar:000123"."""
+    """Returns a name by which a person can find it: "a.tar:000123"."""
     return f"{self.tars[self.shard[index]]}:{self.key(index)}"
 
   def outline(self) -> list[bytes]:
-    """Returns what there is, in order, for a digest."""
+    """Returns where the members lie, in order, for a digest."""
     return [a.tobytes() for a in (self.shard, self.start, self.size)]
 
   def first_images(self) -> list[bytes]:
-    """Returns the first samples' images, but for those of other sizes.
+    """Returns those of the first images whose neighbor has the same size.
 
-    An image that comes again right away is among them.
+    An image that is repeated in the next sample is among them.
     """
     sizes = self.size[:_TRIED, 0]
     same = np.flatnonzero(sizes[1:] == sizes[:-1])
@@ -163,7 +163,7 @@ def _keys(path: str, folder: str | None) -> list[str]:
 
 
 def _value(data: bytes | None, field: str, parse: Any) -> Any:
-  """What a member says: all of it, or a field of its JSON, "outer/inner"."""
+  """A member's content, or a field of its JSON, "outer/inner"."""
   if data is None or not field:
     return data
   value = parse(data)
@@ -185,45 +185,48 @@ def source(
 ) -> Samples:
   """Returns the samples of tars, in the order of their names.
 
-  Each tar is indexed once, which takes reading its headers; the index lies
-  beside it, or in ~/.cache/big_contrastive/tars where that can't be written,
-  and is made anew when the tar's size or time changes.
+  Each tar is indexed once, which reads its headers. The index is stored beside
+  it, or in ~/.cache/big_contrastive/tars if that folder is not writable, and
+  is rebuilt when the tar's size or time changes.
 
   Args:
-    split: put in the place of "{split}" in urls.
+    split: replaces "{split}" in urls.
     urls: paths or URLs (gs://, s3:// with fsspec's library for it), with
       braces "{0000..0123}" and globs; several with "," or "::" between them.
-    image: endings of images, with "|"; the first one that is there counts. By
-      default all that can be decoded.
-    caption: "txt" or "json:FIELD" (FIELD may be a list, and "outer/inner");
-      several with "|" are several captions. By default txt if there is one,
-      else a JSON field like "caption", else the label's class, by name.
-      "none" for images alone.
+    image: endings of images, separated by "|"; the first that exists is taken.
+      By default all that can be decoded.
+    caption: "txt" or "json:FIELD" (FIELD may hold a list, and be
+      "outer/inner"); several captions are separated by "|". By default txt if
+      there is one, else a JSON field like "caption", else the name of the
+      label's class. "none" for only images.
     label: "cls" or "json:FIELD": a number, or one of classes.
     id: "key" (the sample's name), "image" (its bytes) or "json:FIELD": samples
-      with equal values are not each other's negatives. By default no two are
-      equal, or it is "image" where there is a sample a caption: where
-      neighbors among the first samples have one image.
-    classes: names by label, as classes.read takes them.
+      with equal values are not each other's negatives. By default all differ;
+      but if neighbors among the first samples have the same image (there is
+      one sample per caption), the default is "image".
+    classes: names by label, as class_names.read takes them.
     index: a folder for the indices.
 
   Raises:
-    UserError: for what isn't there, is no tar or has no captions.
+    UserError: for a file that is missing or not a tar, and for tars without
+      captions.
   """
-  found = paths.find(urls.replace("{split}", split or ""), _URLS)
+  tars = paths.find(urls.replace("{split}", split or ""), _URLS)
   with futures.ThreadPoolExecutor(8) as pool:
-    indices = list(pool.map(lambda p: tar_index.load(p, _URLS, index), found))
+    indices = list(pool.map(lambda p: tar_index.load(p, _URLS, index), tars))
   names = label_matching.of_labels(classes, "classes") if classes else None
   kinds = {k: None for i in indices for k in i.kinds}
-  captions = tar_samples.captions(caption, label, kinds, found, indices, names)
-  wanted = [tar_samples.field(text, kinds) for text in (label, id) if text]
+  captions = tar_samples.captions(caption, label, kinds, tars, indices, names)
+  extra_fields = [
+    tar_samples.field(text, kinds) for text in (label, id) if text
+  ]
   members = dict.fromkeys(
-    k for k, _ in (*captions, *wanted) if k not in tar_samples.NO_MEMBERS
+    k for k, _ in (*captions, *extra_fields) if k not in tar_samples.NO_MEMBERS
   )
   choices = [image.lower().split("|"), *([k] for k in members)]
   skipped: collections.Counter[str] = collections.Counter()
   columns = []
-  for i, (path, one) in enumerate(zip(found, indices, strict=True)):
+  for i, (path, one) in enumerate(zip(tars, indices, strict=True)):
     skipped.update(tar_samples.told(path, one, choices))
     columns.append(
       tar_samples.rows(i, one, choices, {k for k, _ in captions}, skipped)
@@ -235,7 +238,7 @@ def source(
     remedy = f"The endings in them are: {listed}. Left out: {dict(skipped)}."
     raise errors.UserError(_URLS, urls, allowed, remedy)
   samples = Samples(
-    found, shard, number, start, size, list(members), captions,
+    tars, shard, number, start, size, list(members), captions,
     tar_samples.field(label, kinds) if label else None,
     tar_samples.field(id, kinds) if id else None,
     tar_samples.ids(indices, shard, number) if id == "key" else None,

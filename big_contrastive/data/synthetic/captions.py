@@ -1,6 +1,6 @@
-"""English for scenes: what is said of one, in several wordings.
+"""English captions for scenes, in several wordings.
 
-A description is a scene in which None stands for what is not said. All
+A description is a scene in which None stands for what is not mentioned. All
 captions of an image are wordings of one description, and `meaning` numbers
 descriptions: an image's captions fit every image with the same number.
 """
@@ -67,7 +67,7 @@ _FRAMES = (
   ("there is {}", True),
 )
 
-# How often an attribute is said of a single thing, and of each of two.
+# How often an attribute is mentioned of a single thing, and of each of two.
 _SAID = {"shape": 0.95, "color": 0.9, "size": 0.3, "texture": 0.3}
 _SAID_OF_TWO = {"shape": 1.0, "color": 1.0, "size": 0.15, "texture": 0.15}
 _SAID_PLACE = 0.3
@@ -75,10 +75,10 @@ _WORDINGS = 3
 
 
 def describe(split: str, scene: Scene, rng: np.random.Generator) -> Scene:
-  """Returns the scene without the attributes that are left unsaid.
+  """Returns the scene without the attributes that captions don't mention.
 
-  The axis of two things is always said, and so is the composition of color
-  and shape where the split's labels tell it.
+  The axis of two things is always mentioned, and so are the attributes that
+  the split's labels consist of, such as color and shape.
   """
   if len(scene.things) == 2:
     things = tuple(_keep(t, _SAID_OF_TWO, rng) for t in scene.things)
@@ -117,9 +117,9 @@ def classes(split: str) -> list[str] | None:
     return None
   names = []
   for values in itertools.product(*(scenes.ANSWERS[a] for a in asked)):
-    said = dict(zip(asked, values, strict=True))
-    place = said.pop("place", None)
-    noun = " ".join(_phrase(Thing(**said), None))
+    attributes = dict(zip(asked, values, strict=True))
+    place = attributes.pop("place", None)
+    noun = " ".join(_phrase(Thing(**attributes), None))
     names.append(f"{noun} {_PLACES[place][0]}" if place else noun)
   return names
 
@@ -136,8 +136,8 @@ def label(split: str, scene: Scene) -> int:
 def _keep(
   thing: Thing, often: dict[str, float], rng: np.random.Generator
 ) -> Thing:
-  kept = (k for k in vars(thing) if rng.random() < often[k])
-  return Thing(**{k: getattr(thing, k) for k in kept})
+  names = (k for k in vars(thing) if rng.random() < often[k])
+  return Thing(**{k: getattr(thing, k) for k in names})
 
 
 def _caption(description: Scene, rng: np.random.Generator) -> str:

@@ -1,4 +1,4 @@
-"""Which scenes there are, and which of them training never sees.
+"""Samples scenes, and defines which of them training never sees.
 
 A scene is one or two shapes. One in five compositions of color and shape,
 and more than one in five arrangements of two shapes, are held out of
@@ -27,7 +27,8 @@ POSITIONS = (
 )  # fmt: skip
 AXES = ("horizontal", "vertical")
 
-# What each split's labels tell of its scenes, which are single things.
+# The attributes that each split's labels consist of. Labeled scenes have one
+# thing.
 ASKED = {
   "train": (),
   "val": (),
@@ -54,7 +55,7 @@ _PAIRS = 0.2
 
 @dataclasses.dataclass(frozen=True)
 class Thing:
-  """One shape; in a description, None is what is not said."""
+  """One shape; in a description, None is an attribute that is not mentioned."""
 
   shape: str | None = None
   color: str | None = None
@@ -74,7 +75,7 @@ class Scene:
 
 
 def answer(scene: Scene, question: str) -> str | None:
-  """Returns what a key of ANSWERS is in a scene, of its first thing."""
+  """Returns the value of a key of ANSWERS in a scene, for its first thing."""
   return (
     scene.place if question == "place" else getattr(scene.things[0], question)
   )
@@ -103,7 +104,7 @@ def held_out_relation(scene: Scene) -> bool:
 def sample(split: str, index: int, rng: np.random.Generator) -> Scene:
   """Returns scene `index` of a split.
 
-  Where the labels tell one attribute, its values come in turn, so all are
+  If the labels consist of one attribute, its values come in turn, so all are
   equally frequent.
 
   Args:
@@ -119,13 +120,13 @@ def sample(split: str, index: int, rng: np.random.Generator) -> Scene:
   if not asked and rng.random() < _PAIRS:
     return _until(lambda: _two(rng), lambda s: not held_out_relation(s))
 
-  def wanted(scene: Scene) -> bool:
+  def fits(scene: Scene) -> bool:
     if held_out(scene.things[0]):
       return False
     values = ANSWERS[asked[0]] if len(asked) == 1 else ()
     return not values or answer(scene, asked[0]) == values[index % len(values)]
 
-  return _until(lambda: _one(rng), wanted)
+  return _until(lambda: _one(rng), fits)
 
 
 def _until(make: Callable[[], Scene], good: Callable[[Scene], bool]) -> Scene:

@@ -19,7 +19,7 @@ from big_contrastive.data.tokenizers import vocabulary
 from big_contrastive.data.tokenizers.vocabulary import Vocabulary
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
-# Their own rules for white space and for lower case are the reference.
+# Their own rules for white space and lower case are the reference.
 _AS_IS = ("sentencepiece", "json", "bert")
 
 
@@ -27,10 +27,10 @@ class Tokenizer:
   """Text to ids; many threads may share it, and it can be pickled.
 
   Attributes:
-    length, vocab_size: ids in a row, ids there are.
+    length, vocab_size: ids per row, number of different ids.
     pad_id: fills the row.
-    bos_id, eos_id: begin and end every text; None if they don't.
-    spec: keyword arguments of `build_tokenizer`, as JSON knows them.
+    bos_id, eos_id: begin and end every text; None if texts have none.
+    spec: keyword arguments of `build_tokenizer`, in JSON's types.
     blob: the vocabulary file's content; b"" for kind="bytes".
   """
 
@@ -98,24 +98,24 @@ def build_tokenizer(
   Args:
     kind: where the ids come from.
       "bytes": pad, EOS, BOS, then the bytes of UTF-8.
-      "bpe": byte-level, from a tokenizers JSON or trained on the captions, in
-        any order: hosts that each train it on the same ones get the same.
-      "sentencepiece": a .model file. As it is for SigLIP's c4_en and mc4;
-        SigLIP 2 (Gemma) and T5 take pad="pad", T5 also lower=False.
+      "bpe": byte-level, from a tokenizers JSON or trained on the captions. The
+        order of captions does not matter: all hosts get the same vocabulary.
+      "sentencepiece": a .model file. The defaults fit SigLIP's c4_en and mc4;
+        SigLIP 2 (Gemma) and T5 need pad="pad", T5 also lower=False.
       "bert": WordPiece's vocab.txt. LiT has eos=False.
       "clip_bpe": bpe_simple_vocab_16e6.txt.gz.
-      "json": any tokenizer.json, its own rules for white space included.
-    length: ids in a row.
+      "json": any tokenizer.json, with its own rules for white space.
+    length: ids per row.
     path, blob: the vocabulary file, or its content.
     vocab_size: the most ids a BPE may have (8192 if None and trained here);
-      otherwise the size that the vocabulary must turn out to have.
+      otherwise the size that the vocabulary must have.
     lower: whether to lower-case.
-    canonicalize: whether to drop punctuation and spare white space (SigLIP).
-      True makes "_" a space, as big_vision and OpenCLIP do. "transformers",
-      for a sentencepiece, is SiglipTokenizer's way: drops it, and white space
-      where a text begins, or an empty text, is a token.
-    repair: whether to mend broken Unicode and HTML as CLIP does, by ftfy and
-      html.unescape; None: for clip_bpe.
+    canonicalize: whether to drop punctuation and extra white space (SigLIP).
+      True turns "_" into a space, as big_vision and OpenCLIP do.
+      "transformers", for a sentencepiece, does as SiglipTokenizer: "_" is
+      dropped, and white space before a text, or an empty text, is a token.
+    repair: whether to fix broken Unicode and HTML as CLIP does, with ftfy and
+      html.unescape; None: for clip_bpe only.
     bos: whether a text begins with BOS; None: for bert, clip_bpe, and a json
       that says so.
     eos: whether a text ends with EOS, also when truncated ("sticky").
@@ -124,7 +124,7 @@ def build_tokenizer(
     captions: texts to train the BPE on, read only if there is no file.
 
   Raises:
-    UserError: naming the field, for a value or a file that won't do.
+    UserError: naming the field, for a value or a file that can't be used.
   """
   errors.choice("config.tokenizer.kind", kind, vocabulary.KINDS)
   repair = kind == "clip_bpe" if repair is None else repair
@@ -145,7 +145,7 @@ def build_tokenizer(
 
 
 def restore_tokenizer(spec: dict[str, Any], blob: bytes) -> Tokenizer:
-  """Returns the tokenizer that had this spec and blob: same text, same ids."""
+  """Returns the tokenizer of a spec and blob: same text, same ids."""
   return schema.call(
     build_tokenizer, {**spec, "blob": blob}, "config.tokenizer"
   )
@@ -154,7 +154,7 @@ def restore_tokenizer(spec: dict[str, Any], blob: bytes) -> Tokenizer:
 def clean(text: str, spec: dict[str, Any]) -> str:
   """Returns the text that a tokenizer with this spec encodes."""
   if not text.isascii():
-    # JSON can hold half a surrogate pair, which no vocabulary takes.
+    # JSON can contain half a surrogate pair, which no vocabulary accepts.
     text = text.encode("utf-8", "replace").decode("utf-8")
   if spec["repair"]:
     text = _repair(text)
@@ -179,7 +179,7 @@ def squeezes(spec: dict[str, Any]) -> bool:
 
 def _repair(text: str) -> str:
   if text.isascii() and text.isprintable() and "&" not in text:
-    return text  # ftfy would leave it as it is, which takes it longer.
+    return text  # ftfy would not change it, only take longer.
   return html.unescape(html.unescape(ftfy.fix_text(text)))
 
 
@@ -191,7 +191,7 @@ def _load(spec: dict[str, Any], blob: bytes, path: str | None) -> Vocabulary:
   file = vocabulary.KINDS[spec["kind"]][1]
   try:
     return vocabulary.load(blob, spec)
-  except Exception as e:  # Nothing narrower: the libraries raise just that.
+  except Exception as e:  # The libraries raise nothing narrower.
     field, value = ("path", path) if path else ("blob", f"{len(blob)} bytes")
     raise _error(field, value, file, f"Check the file ({e}).") from e
 
@@ -210,19 +210,20 @@ def _read(kind: str, path: str | None) -> bytes:
 
 
 def _settle(spec: dict[str, Any], vocab: Vocabulary) -> dict[str, int]:
-  """Returns vocab_size and pad as they are; raises where they can't be."""
-  size, given, pad = vocab.size, spec["vocab_size"], spec["pad"]
+  """Returns the final vocab_size and pad; raises if the spec does not fit."""
+  size, stated, pad = vocab.size, spec["vocab_size"], spec["pad"]
   exact = spec["kind"] != "bpe"
-  if given is not None and (size > given or (exact and size < given)):
-    raise _error("vocab_size", given, str(size), "Or leave it out.")
+  if stated is not None and (size > stated or (exact and size < stated)):
+    allowed = f"{size}, the vocabulary's size"
+    raise _error("vocab_size", stated, allowed, "Or leave it out.")
   for name in ("bos", "eos"):
     if spec[name] and getattr(vocab, name) is None:
       raise _error(name, True, "False", "The vocabulary has none.")
   if spec["length"] < (least := max(2, spec["bos"] + spec["eos"] + 1)):
-    allowed = f"at least {least}"
+    allowed = f"a whole number from {least} up"
     raise _error("length", spec["length"], allowed, "Make room for text.")
-  found = getattr(vocab, pad) if pad in ("pad", "eos") else pad
-  if not isinstance(found, int) or not 0 <= found < size:
+  pad_id = getattr(vocab, pad) if pad in ("pad", "eos") else pad
+  if not isinstance(pad_id, int) or not 0 <= pad_id < size:
     allowed = f'"pad" or "eos" if the vocabulary has it, or an id < {size}'
     raise _error("pad", pad, allowed, "Choose one of them.")
-  return dict(vocab_size=size, pad=found)
+  return dict(vocab_size=size, pad=pad_id)

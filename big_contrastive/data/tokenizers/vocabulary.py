@@ -11,25 +11,25 @@ from tokenizers.trainers import BpeTrainer
 
 from big_contrastive.config import errors
 
-# What PAD, EOS and BOS are called; the first ones are ours, ids 0, 1, 2.
+# Names of PAD, EOS and BOS; the first of each are ours, with ids 0, 1, 2.
 NAMES = (
   ("<pad>", "[PAD]"),
   ("<eos>", "</s>", "<|endoftext|>", "[SEP]"),
   ("<bos>", "<s>", "<|startoftext|>", "[CLS]"),
 )
-_CLIP_MERGES = 49408 - 2 * 256 - 2  # The file has more; CLIP has no more.
+_CLIP_MERGES = 49408 - 2 * 256 - 2  # The file has more than CLIP uses.
 _CLIP_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
 
 
 class Vocabulary(NamedTuple):
-  """Texts <-> ids without specials, and the specials it has.
+  """Texts <-> ids without special tokens, and the ids of those.
 
   Attributes:
     encode: cleaned texts -> their ids.
     decode: ids -> text.
-    size: the largest id and one more.
-    pad, eos, bos: ids, None where it has none.
-    starts: whether texts begin with BOS where nobody says.
+    size: the largest id plus one.
+    pad, eos, bos: ids, None if there is no such token.
+    starts: whether texts begin with BOS by default.
   """
 
   encode: Callable[[list[str]], list[Sequence[int]]]
@@ -42,19 +42,20 @@ class Vocabulary(NamedTuple):
 
 
 def train_bpe(captions: Iterable[str], vocab_size: int) -> bytes:
-  """Returns the JSON of a BPE.
+  """Trains a BPE and returns its JSON.
 
-  Words are counted and the most frequent pair merged, of equals the one with
-  the smaller ids: neither order nor threads nor hash seeds have a say.
+  The most frequent pair is merged, and of equally frequent ones that with the
+  smaller ids: order, threads and hash seeds don't affect the result.
   """
   special = [names[0] for names in NAMES]
   alphabet = pre_tokenizers.ByteLevel.alphabet()
   least, remedy = len(special) + len(alphabet) + 1, 'Or use kind="bytes".'
   if vocab_size < least:
     where = "config.tokenizer.vocab_size"
-    raise errors.UserError(where, vocab_size, f"at least {least}", remedy)
+    allowed = f"a whole number from {least} up"
+    raise errors.UserError(where, vocab_size, allowed, remedy)
   bpe = tokenizers.Tokenizer(models.BPE())
-  # With a space before it, a caption's first word has the id it has inside.
+  # With a space before it, a caption's first word has the same id as inside.
   bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
   bpe.decoder = decoders.ByteLevel()
   start = dict(special_tokens=special, initial_alphabet=alphabet)
@@ -86,7 +87,7 @@ def _json(blob: bytes, lower: bool) -> Vocabulary:
 
 
 def frame(tokenizer: tokenizers.Tokenizer) -> tuple[list[int], list[int]]:
-  """Returns the ids that a tokenizer puts before and behind a text."""
+  """Returns the ids that a tokenizer puts before and after a text."""
   tokenizer.no_padding()
   tokenizer.no_truncation()
   ids = tokenizer.encode("a").ids
@@ -112,7 +113,7 @@ def _sentencepiece(blob: bytes, lower: bool) -> Vocabulary:
 
 
 def _behind_unk(blob: bytes) -> Vocabulary:
-  """As SiglipTokenizer: no white space is dropped where a text begins."""
+  """As SiglipTokenizer: leading white space is not dropped."""
   plain, m = _sentencepiece(blob, True), processor(blob)
   unk = m.IdToPiece(m.unk_id())
   cut = len(m.encode(unk))
@@ -125,7 +126,7 @@ def _behind_unk(blob: bytes) -> Vocabulary:
 
 def bert(blob: bytes, lower: bool) -> tokenizers.Tokenizer:
   """Returns BERT's WordPiece of a vocab.txt."""
-  # Not splitlines(): exotic line ends may be tokens.
+  # Not splitlines(): unusual line separators may be tokens.
   lines = blob.decode().removesuffix("\n").split("\n")
   vocab = {line.rstrip("\r"): i for i, line in enumerate(lines)}
   if missing := {"[UNK]", "[CLS]", "[SEP]"} - vocab.keys():
@@ -144,7 +145,7 @@ def clip_tokens(blob: bytes) -> tuple[dict[str, int], list[tuple[str, str]]]:
   merges = [tuple(line.split()) for line in lines[:_CLIP_MERGES]]
   if "#version" not in header or any(len(m) != 2 for m in merges):
     raise ValueError("not a #version line, then two symbols a line")
-  # In the order of code points, which is also that of CLIP's table.
+  # In the order of code points, as in CLIP's table.
   symbols = sorted(pre_tokenizers.ByteLevel.alphabet())
   tokens = [*symbols, *(s + "</w>" for s in symbols), *map("".join, merges)]
   tokens += ["<|startoftext|>", "<|endoftext|>"]
@@ -174,7 +175,7 @@ def _clip_bpe(blob: bytes, lower: bool) -> Vocabulary:
 
 
 def special_ids(tokenizer: tokenizers.Tokenizer) -> tuple[int | None, ...]:
-  """Returns the ids of pad, EOS and BOS, None where it has none."""
+  """Returns the ids of pad, EOS and BOS, None for a missing one."""
   vocab = tokenizer.get_vocab()
   return tuple(
     next((vocab[name] for name in names if name in vocab), None)
@@ -185,13 +186,13 @@ def special_ids(tokenizer: tokenizers.Tokenizer) -> tuple[int | None, ...]:
 def _wrap(tokenizer: tokenizers.Tokenizer) -> Vocabulary:
   tokenizer.no_padding()
   tokenizer.no_truncation()
-  tokenizer.encode_special_tokens = True  # Spelt out, they are just text.
+  tokenizer.encode_special_tokens = True  # In a caption they are just text.
   vocab = tokenizer.get_vocab()
   if not vocab:
     raise ValueError("no tokens")
 
   def encode(texts: list[str]) -> list[Sequence[int]]:
-    if len(texts) == 1:  # Without the library's threads: others fork.
+    if len(texts) == 1:  # Starts no threads, which a fork would break.
       return [tokenizer.encode(texts[0], add_special_tokens=False).ids]
     batch = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
     return [encoding.ids for encoding in batch]
@@ -205,7 +206,7 @@ def _wrap(tokenizer: tokenizers.Tokenizer) -> Vocabulary:
 
 
 def load(blob: bytes, spec: dict[str, Any]) -> Vocabulary:
-  """Returns the vocabulary of a tokenizer's spec; raises what libraries do."""
+  """Returns the vocabulary of a spec; raises what the libraries raise."""
   if spec["canonicalize"] == "transformers" and spec["kind"] == "sentencepiece":
     return _behind_unk(blob)
   return KINDS[spec["kind"]][0](blob, spec["lower"])

@@ -1,4 +1,4 @@
-"""Encoded images to RGB: all that is decodable is, and the rest has a kind."""
+"""Decodes images to RGB; what can't be decoded is a BadRecord with a kind."""
 
 import contextlib
 import io
@@ -18,15 +18,15 @@ T = TypeVar("T")
 Image = PIL.Image.Image
 Spare = Callable[[tuple[int, int]], float]
 
-# 8,192 x 8,192, 200 MB in RGB; of what is decoded, so a larger JPEG passes
-# where a part of its size is enough.
+# 8,192 x 8,192, 200 MB in RGB; counts decoded pixels, so a larger JPEG passes
+# if it is decoded at a reduced size.
 MAX_PIXELS = 2**26
 _ORIENTATION = 0x0112  # A tag of EXIF and TIFF.
-# By PIL's names those that may tell one; to look for it takes time.
+# Entries of PIL's `info` that may hold an orientation; parsing takes time.
 _NOTES = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}
 
 PIL.Image.init()
-# Without the formats that run programs (EPS) or that nobody has in a data set.
+# Without formats that run programs (EPS) or don't occur in data sets.
 _WANTED = (
   "JPEG",
   "PNG",
@@ -55,27 +55,27 @@ def _endings() -> tuple[str, ...]:
   return (*first, *sorted(known - set(first)))
 
 
-# How names of files end that `decode` reads: small letters, without the dot,
-# the commonest first.
+# File endings that `decode` reads: lower case, without the dot, the most common
+# first.
 ENDINGS = _endings()
 
 
 def decode(data: bytes | np.ndarray, spare: Spare | None = None) -> Image:
-  """Returns an RGB image, upright, alpha laid on white.
+  """Returns an RGB image, upright, alpha composited on white.
 
-  Of an animation, an icon or a file of several pages it is the first frame,
-  the largest and the first page; of more than 8 bits, the upper ones. Color
-  profiles and gamma are not applied. For what has no agreed black and white
-  there is no right picture, so it is bad: floats, signed and 32-bit integers.
+  Takes the first frame of an animation, the largest picture of an icon, the
+  first page of several, and the upper 8 of more bits. Color profiles and gamma
+  are not applied. Floats, signed and 32-bit integers are bad records: their
+  black and white levels are not defined.
 
   Args:
     data: an encoded image, or uint8 [h, w], [h, w, 1], [h, w, 3], [h, w, 4].
-    spare: (width, height) of the whole -> how many times smaller its sides may
-      become. A JPEG is then decoded at 1/2, 3/8, 1/4 or 1/8 of them, which is
-      faster and, unlike skipping pixels, no aliasing. Called once.
+    spare: (width, height) of the image -> the factor by which its sides may
+      shrink. A JPEG is then decoded at 1/2, 3/8, 1/4 or 1/8 of its size, which
+      is faster and, unlike skipping pixels, does not alias. Called once.
 
   Raises:
-    BadRecord: for what is no image, with the decoder's reason.
+    BadRecord: for data that are not an image, with the decoder's reason.
   """
   with _reasons():
     if isinstance(data, np.ndarray):
@@ -99,8 +99,8 @@ def pixels(data: bytes | np.ndarray) -> np.ndarray:
     if (data := _array(data)).shape[-1] == 3 and data.ndim == 3:
       return data
   elif isinstance(data, bytes) and data.startswith(b"\xff\xd8\xff"):
-    # What may be turned, and all that the fast decoder doubts, is for PIL: it
-    # alone says what is bad, and why.
+    # PIL decodes what may be rotated and all that the fast decoder refuses: it
+    # decides what is bad, and why.
     with contextlib.suppress(ValueError):
       if 0 < jpeg.plain(data) <= MAX_PIXELS:
         return simplejpeg.decode_jpeg(data)
@@ -108,10 +108,10 @@ def pixels(data: bytes | np.ndarray) -> np.ndarray:
 
 
 def of_pil(picture: Image) -> np.ndarray:
-  """Returns decode's pixels of an image of PIL, uint8 [h, w, 3].
+  """Returns decode's pixels of a PIL image, uint8 [h, w, 3].
 
   Args:
-    picture: of any mode; it may note an orientation.
+    picture: of any mode; it may have an orientation.
 
   Raises:
     BadRecord: see decode.
@@ -146,15 +146,15 @@ def _array(data: np.ndarray) -> np.ndarray:
   good = data.dtype == np.uint8 and data.size > 0
   if not good or not (data.ndim == 2 or data.shape[2:] in ((1,), (3,), (4,))):
     allowed = "uint8 [h, w], [h, w, 1], [h, w, 3] or [h, w, 4], not empty"
-    said = f"no image: {data.dtype} {list(data.shape)}, not {allowed}"
-    raise BadRecord("type", said)
+    message = f"no image: {data.dtype} {list(data.shape)}, not {allowed}"
+    raise BadRecord("type", message)
   return data[..., 0] if data.shape[2:] == (1,) else data
 
 
 def _mended(function: Callable[[bytes], T], data: bytes) -> T:
-  """Returns function(data); of a PNG that PIL refuses, without its notes.
+  """Returns function(data); for a PNG that PIL refuses, without its notes.
 
-  PIL bounds the memory that notes may take, and is strict with broken ones.
+  PIL limits the memory that notes may take, and is strict with broken ones.
   """
   if not isinstance(data, bytes | bytearray | memoryview):
     raise BadRecord("type", f"no image: {type(data).__name__}, not bytes")
@@ -172,16 +172,16 @@ def _mended(function: Callable[[bytes], T], data: bytes) -> T:
 def _open(data: bytes) -> levels.Opened:
   image = PIL.Image.open(io.BytesIO(data), formats=_FORMATS)
   if image.format == "AVIF":
-    image.info.pop("xmp", None)  # How it is turned, its own boxes tell alone.
+    image.info.pop("xmp", None)  # Only its own boxes define the orientation.
   levels.check(image)
   return image
 
 
 def _upright(image: levels.Opened, data: bytes) -> tuple[int, int]:
-  """Width and height when turned, of an image that isn't loaded."""
+  """Width and height of an image that isn't loaded, after rotation."""
   if image.format == "PNG" and containers.noted(data):
-    return decode(data).size  # A note may be behind the pixels.
-  # PIL tells the turned size of a TIFF that has the tag.
+    return decode(data).size  # A note may follow the pixels.
+  # For a TIFF with the tag, PIL reports the rotated size.
   turned = image.format == "TIFF" and _ORIENTATION in image.tag_v2
   if _NOTES & image.info.keys() and not turned:
     with contextlib.suppress(Exception):
@@ -202,7 +202,7 @@ def _load(data: bytes, spare: Spare | None) -> Image:
   limited(*image.size)
   levels.load(image)
   if _NOTES & image.info.keys():
-    with contextlib.suppress(Exception):  # Garbage in EXIF: a good image.
+    with contextlib.suppress(Exception):  # The image is good, only EXIF is not.
       PIL.ImageOps.exif_transpose(image, in_place=True)
   if spare and not scalable:
     spare(image.size)
@@ -210,9 +210,9 @@ def _load(data: bytes, spare: Spare | None) -> Image:
 
 
 def _three_eighths(data: bytes, width: int, height: int) -> Image:
-  """Which PIL can't decode at; smaller parts than 1/2 save resizing.
+  """Decodes at 3/8 of the size, which PIL can't, and so saves resizing.
 
-  5/8 and 7/8 take longer than the whole.
+  5/8 and 7/8 would take longer than the full size.
   """
   w, h = limited(*(math.ceil(3 * side / 8) for side in (width, height)))
   pixels = simplejpeg.decode_jpeg(data, min_height=h, min_width=w)
@@ -220,18 +220,18 @@ def _three_eighths(data: bytes, width: int, height: int) -> Image:
 
 
 def limited(width: int, height: int) -> tuple[int, int]:
-  """Returns a size that is small enough; else raises BadRecord."""
-  said = f"no image: {width} x {height} pixels"
+  """Returns the size if it is small enough, else raises BadRecord."""
+  message = f"no image: {width} x {height} pixels"
   if width * height > MAX_PIXELS:
-    raise BadRecord("bomb", f"{said}, at most {MAX_PIXELS:,}")
+    raise BadRecord("bomb", f"{message}, at most {MAX_PIXELS:,}")
   if not width * height:
-    raise BadRecord("image", said)
+    raise BadRecord("image", message)
   return width, height
 
 
 @contextlib.contextmanager
 def _reasons():
-  """Makes a BadRecord of what decoders raise on broken bytes: all kinds."""
+  """Turns whatever decoders raise on broken bytes into a BadRecord."""
   try:
     yield
   except BadRecord:
@@ -244,7 +244,7 @@ def _reasons():
     )
     kind = "bomb" if isinstance(e, bombs) else "image"
     kind = "truncated" if "truncated" in str(e).lower() else kind
-    said = f"{type(e).__name__}: {e}"
-    if isinstance(e, PIL.UnidentifiedImageError):  # Tells a memory address.
-      said = "of no known format"
-    raise BadRecord(kind, f"no image: {said}") from e
+    message = f"{type(e).__name__}: {e}"
+    if isinstance(e, PIL.UnidentifiedImageError):  # Holds a memory address.
+      message = "of no known format"
+    raise BadRecord(kind, f"no image: {message}") from e

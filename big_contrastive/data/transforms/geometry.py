@@ -1,4 +1,4 @@
-"""Parts of images, drawn at random, before the image is decoded or after."""
+"""Boxes of crops, fixed or random, before or after an image is decoded."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -12,8 +12,8 @@ from big_contrastive.data.transforms.decode import decode
 Image = PIL.Image.Image
 Rng = Any  # np.random.Generator.
 
-# Pixels a side that are decoded for one that is needed: with 1.5, crops of
-# photos are those of a whole decoding at 44 dB; with 1, at 36 (see LOG.md).
+# Decoded pixels per needed pixel, along a side. Against crops of a full
+# decoding, crops of photos have 44 dB with 1.5, and 36 dB with 1 (see LOG.md).
 SPARE = 1.5
 
 
@@ -23,29 +23,31 @@ ROUNDING: dict[str, Callable[[float], int]] = {
 }
 
 
-def longer(whole: tuple[int, int], size: int, rounding: str) -> tuple[int, int]:
+def longer(
+  full_size: tuple[int, int], size: int, rounding: str
+) -> tuple[int, int]:
   """Returns the width and height of operations.resize_shortest."""
-  integer, least = ROUNDING[rounding], min(whole)
-  w, h = (max(size, integer(size * side / least)) for side in whole)
+  integer, least = ROUNDING[rounding], min(full_size)
+  w, h = (max(size, integer(size * side / least)) for side in full_size)
   return w, h
 
 
 def middle(
-  whole: tuple[int, int], size: tuple[int, int], rounding: str
+  full_size: tuple[int, int], size: tuple[int, int], rounding: str
 ) -> tuple[int, int]:
   """Returns left and top of a center crop; in the padding, they are < 0."""
-  integer, (width, height), (h, w) = ROUNDING[rounding], whole, size
+  integer, (width, height), (h, w) = ROUNDING[rounding], full_size, size
   return integer((width - w) / 2), integer((height - h) / 2)
 
 
 def part(
-  whole: tuple[int, int],
+  full_size: tuple[int, int],
   rng: Rng,
   area: Sequence[float],
   aspect: Sequence[float],
 ) -> tuple[int, ...]:
   """Returns the box of a random resized crop in an image of that size."""
-  width, height = whole
+  width, height = full_size
   for _ in range(10):
     pixels = width * height * rng.uniform(*area)
     ratio = math.exp(rng.uniform(*map(math.log, aspect)))
@@ -56,28 +58,28 @@ def part(
     ratio = min(max(width / height, aspect[0]), aspect[1])
     w = max(1, min(width, round(height * ratio)))
     h = max(1, min(height, round(width / ratio)))
-  return anywhere(whole, rng, w, h)
+  return anywhere(full_size, rng, w, h)
 
 
 def anywhere(
-  whole: tuple[int, int], rng: Rng, w: int, h: int
+  full_size: tuple[int, int], rng: Rng, w: int, h: int
 ) -> tuple[int, ...]:
-  """Returns a box of w x h pixels, all places being as likely."""
+  """Returns a box of w x h pixels, all positions being equally likely."""
   # A third of the time that rng.integers takes.
-  left = int(rng.random() * (whole[0] - w + 1))
-  top = int(rng.random() * (whole[1] - h + 1))
+  left = int(rng.random() * (full_size[0] - w + 1))
+  top = int(rng.random() * (full_size[1] - h + 1))
   return left, top, left + w, top + h
 
 
 def corner(
-  whole: tuple[int, int], rng: Rng, size: tuple[int, int], padding: int
+  full_size: tuple[int, int], rng: Rng, size: tuple[int, int], padding: int
 ) -> tuple[int, int]:
   """Returns left and top of a random crop; in the padding, they are < 0."""
   x, y = (
     max(padding, (part - side + 1) // 2)
-    for part, side in zip(size[::-1], whole, strict=True)
+    for part, side in zip(size[::-1], full_size, strict=True)
   )
-  padded = whole[0] + 2 * x, whole[1] + 2 * y
+  padded = full_size[0] + 2 * x, full_size[1] + 2 * y
   left, top, _, _ = anywhere(padded, rng, *size[::-1])
   return left - x, top - y
 
@@ -94,7 +96,7 @@ def cut(
 def at(
   pixels: np.ndarray, left: int, top: int, size: tuple[int, int]
 ) -> np.ndarray:
-  """Returns that part of uint8 [h, w, 3]; the edge is repeated outside."""
+  """Returns a box of uint8 [h, w, 3]; the edge is repeated outside."""
   (h, w), (height, width, _) = size, pixels.shape
   if min(left, top) >= 0 and left + w <= width and top + h <= height:
     return pixels[top : top + h, left : left + w]
@@ -104,32 +106,32 @@ def at(
 
 def of_resized(
   image: Image,
-  whole: tuple[int, int],
+  full_size: tuple[int, int],
   left: int,
   top: int,
   size: tuple[int, int],
   method: PIL.Image.Resampling,
 ) -> tuple[Image, int, int]:
-  """Returns a part of resize(whole, method), without making the whole.
+  """Returns a part of resize(full_size, method), without the rest.
 
   Args:
     image: any.
-    whole: width and height.
+    full_size: width and height after resizing.
     left, top, size: of the part; size is height and width.
     method: of resizing.
 
   Returns:
-    The part, but for what is outside of the whole; of that at least the next
-    pixel. And where the asked part begins in it, left and top.
+    The part, without what is outside of the image, but at least the nearest
+    pixel; and left and top of the requested part in it.
   """
   box, near, exact = [], [], []
   for start, side, full, old in zip(
-    (left, top), size[::-1], whole, image.size, strict=True
+    (left, top), size[::-1], full_size, image.size, strict=True
   ):
     first = min(max(start, 0), full - 1)
     last = max(min(start + side, full), first + 1)
-    # PIL has boxes of 32 bits, too few for thousands of pixels: cut before,
-    # but for what the widest filter, Lanczos, sees.
+    # PIL has boxes of 32-bit floats, too few for thousands of pixels: crop
+    # first, with the margin that the widest filter, Lanczos, needs.
     scale = old / full
     reach = 3 * max(1, scale) + 1
     low = max(0, math.floor(first * scale - reach))
@@ -140,9 +142,9 @@ def of_resized(
   part = image.crop(
     [place for ends in zip(*near, strict=True) for place in ends]
   )
-  # PIL goes along that side first along which fewer pixels are made of the
-  # whole; between the two it rounds.
-  across = whole[0] * image.height <= whole[1] * image.width
+  # PIL first resizes along the side after which fewer pixels remain, and rounds
+  # between the two passes.
+  across = full_size[0] * image.height <= full_size[1] * image.width
   for axis in (0, 1) if across else (1, 0):
     sides, within = list(part.size), [0.0, 0.0, *part.size]
     sides[axis] = box[axis][1] - box[axis][0]
@@ -162,24 +164,24 @@ def while_decoding(
 ) -> Image:
   """Returns what operations.random_resized_crop does, for the same rng.
 
-  The part is drawn before the image is decoded, which so may be smaller.
+  The box is drawn before the image is decoded, so it can be decoded smaller.
 
   Args:
     data: see decode.
-    rng: that draws the part.
+    rng: draws the box.
     size: height and width.
     method: of resizing.
     area, aspect: see operations.random_resized_crop.
   """
   h, w = size
-  whole, box = (1, 1), (0, 0, 1, 1)
+  full_size, box = (1, 1), (0, 0, 1, 1)
 
   def spare(full: tuple[int, int]) -> float:
-    nonlocal whole, box
-    whole, box = full, part(full, rng, area, aspect)
+    nonlocal full_size, box
+    full_size, box = full, part(full, rng, area, aspect)
     return min((box[2] - box[0]) / w, (box[3] - box[1]) / h) / SPARE
 
   image = decode(data, spare)
-  scales = [a / b for a, b in zip(image.size * 2, whole * 2, strict=True)]
+  scales = [a / b for a, b in zip(image.size * 2, full_size * 2, strict=True)]
   scaled = [side * scale for side, scale in zip(box, scales, strict=True)]
   return image.resize((w, h), method, scaled)

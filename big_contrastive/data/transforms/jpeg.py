@@ -1,18 +1,18 @@
-"""What the head of a JPEG says, read marker by marker (ITU T.81, annex B)."""
+"""Reads the header of a JPEG, marker by marker (ITU T.81, annex B)."""
 
-_START = 0xFF  # Of every marker.
+_START = 0xFF  # The first byte of every marker.
 _SOF0, _LAST = 0xC0, 0xFE  # The first and the last marker with a length.
-_DHT, _JPG, _DAC = 0xC4, 0xC8, 0xCC  # Among the frames, but none.
-_RST0, _EOI = 0xD0, 0xD9  # From the one to the other: no length.
+_DHT, _JPG, _DAC = 0xC4, 0xC8, 0xCC  # In the range of frames, but not frames.
+_RST0, _EOI = 0xD0, 0xD9  # Markers from the first to the second: no length.
 _SOS = 0xDA
 _APP1, _APP14 = 0xE1, 0xEE  # EXIF and XMP; Adobe's.
-_ADOBE = 14  # Bytes of Adobe's note at least.
+_ADOBE = 14  # The least number of bytes of Adobe's note.
 
 
 def plain(jpeg: bytes) -> int:
-  """Returns the pixels of a JPEG in gray or three colors without notes.
+  """Returns the number of pixels of a JPEG in gray or three colors.
 
-  0 for what may be turned (EXIF, XMP), or has other colors. It takes a
+  Returns 0 if it may be rotated (EXIF, XMP), or has other colors. It takes a
   twelfth of the time that PIL takes to open the image.
 
   Args:
@@ -21,7 +21,7 @@ def plain(jpeg: bytes) -> int:
   pixels, at = 0, 2
   while at + 9 < len(jpeg) and jpeg[at] == _START:
     marker, length = jpeg[at + 1], (jpeg[at + 2] << 8) + jpeg[at + 3]
-    if marker == _SOS:  # Behind it nobody looks for notes.
+    if marker == _SOS:  # No decoder looks for notes after it.
       return pixels
     if marker == _APP14 and length < _ADOBE:  # PIL refuses it.
       return 0

@@ -1,4 +1,4 @@
-"""From the samples that an image file stores to 8 bits of red, green, blue."""
+"""Converts the samples of an image file to 8 bits of red, green and blue."""
 
 import io
 import struct
@@ -21,7 +21,7 @@ _COLORS, _EXTRA, _FORMAT = 320, 338, 339
 
 
 def check(image: Opened) -> None:
-  """Raises BadRecord where nothing says what is black and what is white."""
+  """Raises BadRecord if black and white levels are undefined."""
   kind = _DOUBTFUL.get(image.mode, "")
   if image.format == "TIFF":
     if image.mode in ("LA", "La", "PA") and image.tag_v2.get(_PLANES) == 2:
@@ -29,14 +29,14 @@ def check(image: Opened) -> None:
     if 2 in image.tag_v2.get(_FORMAT, ()):
       kind = "signed integers"
   elif image.format == "PPM" and image.mode == "I":
-    kind = ""  # PIL scales what is white to 16 bits.
+    kind = ""  # PIL scales white to 16 bits.
   if kind:
-    wanted = "unsigned integers of 8 or 16 bits have"
-    raise BadRecord("image", f"no image: {kind} have no known white; {wanted}")
+    known = "unsigned integers of 8 or 16 bits have"
+    raise BadRecord("image", f"no image: {kind} have no known white; {known}")
 
 
 def load(image: Opened) -> None:
-  """Decodes an opened image, also where PIL alone would get it wrong."""
+  """Decodes an opened image, including cases that PIL gets wrong."""
   special = _SPECIAL.get(image.format)
   if special and image.tile and not image.tell():
     special(image)
@@ -52,13 +52,13 @@ def _file(image: Opened) -> bytes:
 
 
 def _png(image: Opened) -> None:
-  """The transparent color is stored with the bits of the file's samples."""
+  """Converts the transparent color, which has the bits of file samples."""
   key, raw = image.info.get("transparency"), image.tile[0].args
   if image.mode == "L" and key is not None:
     most = 2 ** int(raw[2:] or 8) - 1
     image.info["transparency"] = (key & most) * 255 // most
   elif raw == "RGB;16B" and key is not None:
-    # PIL keeps the upper bytes; both are needed to tell the color.
+    # PIL keeps only the upper bytes; both are needed to compare colors.
     lower = type(image)(io.BytesIO(_file(image)))
     lower.tile = [lower.tile[0]._replace(args="RGB;16L")]
     image.load()
@@ -69,13 +69,13 @@ def _png(image: Opened) -> None:
 
 
 def _tiff(image: Opened) -> None:
-  """PIL's own reader takes for packed what is not; libtiff knows better."""
+  """Uses libtiff where PIL's own reader would mistake the layout."""
   tags = image.tag_v2
   if tags.get(_PLANES) == 2 and len(tags.get(_BITS, (1,))) == 1:
     tags[_PLANES] = 1  # PIL takes the first letter of I;16 for the mode.
     image._setup()
   if not image.use_load_libtiff:
-    if tags.get(_PHOTOMETRIC) == 6:  # Mostly of fewer samples of color.
+    if tags.get(_PHOTOMETRIC) == 6:  # YCbCr, usually with subsampled color.
       image._mode = "RGB"
       _by_libtiff(image, "RGBX")
     elif tags.get(_PLANES) == 2:
@@ -83,12 +83,12 @@ def _tiff(image: Opened) -> None:
       raw = "RGBa" if alpha else image.mode
       _by_libtiff(image, raw + (";16N" if _bits(image) == 16 else ""))
   if image.mode in ("P", "PA") and max(tags[_COLORS]) < 256:
-    # Written by those who took the 16 bits of a color for 8, as libtiff sees.
+    # A writer stored 8-bit colors in the 16-bit field; libtiff detects this.
     image.palette = PIL.ImagePalette.raw("RGB;L", bytes(tags[_COLORS]))
 
 
 def _by_libtiff(image: Opened, raw: str) -> None:
-  """Has a TIFF that isn't compressed read by libtiff."""
+  """Makes libtiff read an uncompressed TIFF."""
   image.tile = [
     image.tile[0]._replace(
       codec_name="libtiff",
@@ -101,12 +101,12 @@ def _by_libtiff(image: Opened, raw: str) -> None:
 
 
 def _gif(image: Opened) -> None:
-  """What the first frame doesn't cover is the background, if there is one."""
+  """Fills what the first frame doesn't cover with the background, if any."""
   box = image.tile[0].extents
   if box == (0, 0, *image.size) or "transparency" in image.info:
     return
   at, palette = image.info.get("background"), image.global_palette
-  color = bytes([at] * 3) if at is not None else b""  # Of a palette of greys.
+  color = bytes([at] * 3) if at is not None else b""  # For a gray palette.
   if palette:
     color = bytes(palette.palette[3 * at : 3 * at + 3])
   image.load()
@@ -118,7 +118,7 @@ def _gif(image: Opened) -> None:
 
 
 def _bmp(image: Opened) -> None:
-  """PIL makes a gray palette a mode, whatever the bits of an index are."""
+  """Restores a gray palette, for which PIL ignores the bits per index."""
   data = _file(image)
   data = data[14:] if image.format == "BMP" else data
   bits = data[10] if data[0] == 12 else data[14]
@@ -133,7 +133,7 @@ def _bmp(image: Opened) -> None:
 
 
 def _jpeg_2000(image: Opened) -> None:
-  """PIL leaves out of a palette the colors that it has twice."""
+  """Restores a palette, from which PIL drops repeated colors."""
   if image.mode not in ("P", "PA"):
     return
   data, mode = _file(image), image.palette.mode
@@ -146,10 +146,10 @@ def _jpeg_2000(image: Opened) -> None:
 
 
 def _tga(image: Opened) -> None:
-  """Without bits for alpha, all of it being 0 means that there is none."""
-  told = _file(image)[17] & 15
+  """Ignores alpha that is 0 throughout, if the header gives it no bits."""
+  alpha_bits = _file(image)[17] & 15
   image.load()
-  if not told and image.has_transparency_data:
+  if not alpha_bits and image.has_transparency_data:
     image.im = image.im.convert("RGBA")
     image._mode = "RGBA"
     if not image.getextrema()[3][1]:
@@ -163,14 +163,14 @@ _SPECIAL = {
 
 
 def _bits(image: Opened) -> int:
-  """Of a sample."""
+  """Bits per sample."""
   if image.format == "TIFF":
     return max(image.tag_v2.get(_BITS, (1,)))
   return 16
 
 
 def rgb(image: Image) -> Image:
-  """Returns a loaded image in RGB, alpha laid on white."""
+  """Returns a loaded image in RGB, alpha composited on white."""
   if image.mode == "RGB" and "transparency" not in image.info:
     return image
   if image.mode.startswith("I"):

@@ -4,20 +4,21 @@ import math
 
 import numpy as np
 
-# How closely Siglip2ImageProcessor searches, which decides borderline sizes.
+# Range and precision of Siglip2ImageProcessor's search; borderline sizes depend
+# on them.
 _LEAST, _MOST, _CLOSE = 1e-6, 100.0, 1e-5
 
 
 def fit(size: tuple[int, int], patch: int, most: int) -> tuple[int, int]:
-  """Returns how many patches wide and high an image becomes.
+  """Returns the width and height of an image in patches, after resizing.
 
-  The largest scale at which whole patches that cover it are at most so many;
-  so the shape is kept up to a patch.
+  Takes the largest scale at which at most `most` patches cover the image, so
+  the shape is kept up to a patch.
 
   Args:
     size: width and height in pixels.
     patch: side of a patch.
-    most: patches.
+    most: the largest number of patches.
   """
 
   def covered(scale: float) -> tuple[int, int]:
@@ -40,7 +41,7 @@ def pack(pixels: np.ndarray, patch: int, most: int) -> np.ndarray:
   Args:
     pixels: uint8 [h, w, 3]; both sides are multiples of the patch's.
     patch: side of a patch.
-    most: patches; what is missing is zeros.
+    most: number of patches in the result; missing ones are zeros.
   """
   h, w = (side // patch for side in pixels.shape[:2])
   packed = np.zeros((most + 1, patch * patch, 3), np.uint8)

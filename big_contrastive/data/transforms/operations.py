@@ -60,8 +60,8 @@ def resize_shortest(
 ) -> Image:
   """Resizes so that the shorter side is `size`, antialiased.
 
-  The longer side is rounded: "down" by torchvision and transformers. What would
-  be too large is no image, unless a crop follows: see Pipeline.
+  The longer side is rounded: "down" by torchvision and transformers. A result
+  that is too large is a bad record, unless a crop follows: see Pipeline.
   """
   w, h = geometry.longer(image.size, size, rounding)
   return image.resize(limited(w, h), _resampling(method))
@@ -81,9 +81,9 @@ def center_crop(
 def random_crop(
   image: Image, rng: Rng, *, size: Size, padding: int = 0
 ) -> Image:
-  """Cuts the size out of anywhere; padding, also of small ones, is the edge."""
-  found = geometry.cut(np.asarray(image), rng, _pair(size), padding)
-  return PIL.Image.fromarray(found)
+  """Cuts the size out at a random position; padding repeats the edge."""
+  crop = geometry.cut(np.asarray(image), rng, _pair(size), padding)
+  return PIL.Image.fromarray(crop)
 
 
 def random_resized_crop(
@@ -95,10 +95,10 @@ def random_resized_crop(
   aspect: tuple | list = (3 / 4, 4 / 3),
   method: Method = "bicubic",
 ) -> Image:
-  """Cuts a part and resizes it, antialiased (arXiv:1409.4842, section 6).
+  """Cuts out a box and resizes it, antialiased (arXiv:1409.4842, section 6).
 
-  Its part of the area and its width / height are drawn between the bounds. If
-  ten draws don't fit, it is the largest part with an allowed width / height.
+  Its fraction of the area and its width / height are drawn between the bounds.
+  If ten draws don't fit, it is the largest box with an allowed width / height.
   """
   box = geometry.part(image.size, rng, area, aspect)
   return image.resize(_pair(size)[::-1], _resampling(method), box)
@@ -117,10 +117,10 @@ def naflex(
   most: int,
   method: Method = "bilinear",
 ) -> np.ndarray:
-  """Keeps the shape: resizes to at most so many patches, and cuts them out.
+  """Keeps the shape: resizes to at most `most` patches, and cuts them out.
 
-  The last operation, for config.model.image.max_patches = most (SigLIP 2's
-  NaFlex, arXiv:2502.14786): uint8 [most + 1, patch * patch, 3].
+  Must be the last operation, with config.model.image.max_patches = most
+  (SigLIP 2's NaFlex, arXiv:2502.14786): uint8 [most + 1, patch * patch, 3].
   """
   w, h = patches.fit(image.size, patch, most)
   resized = image.resize((w * patch, h * patch), _resampling(method))
@@ -148,8 +148,8 @@ def _framed(image: Image, left: int, top: int, size: tuple[int, int]) -> Image:
   return image.crop((left, top, left + size[1], top + size[0]))
 
 
-def _given(op: functools.partial) -> dict[str, Any]:
-  """All arguments of an operation, as PIL and NumPy take them."""
+def _arguments(op: functools.partial) -> dict[str, Any]:
+  """All arguments of an operation, converted for PIL and NumPy."""
   kwargs = (op.func.__kwdefaults__ or {}) | op.keywords
   for name, read in (("size", _pair), ("method", _resampling)):
     if name in kwargs:
@@ -160,19 +160,21 @@ def _given(op: functools.partial) -> dict[str, Any]:
 def _at_once(
   image: Image, rng: Rng, first: functools.partial, second: functools.partial
 ) -> Image | np.ndarray:
-  """resize_shortest and a crop; what is between them may be of any size."""
-  how, cut = _given(first), _given(second)
-  whole = geometry.longer(image.size, how["size"][0], how["rounding"])
-  if math.prod(whole) <= decoding.MAX_PIXELS:
+  """resize_shortest and a crop; the image between them may have any size."""
+  how, cut = _arguments(first), _arguments(second)
+  full_size = geometry.longer(image.size, how["size"][0], how["rounding"])
+  if math.prod(full_size) <= decoding.MAX_PIXELS:
     return second(first(image, rng), rng)
   random = second.func is random_crop
   place = (
-    geometry.corner(whole, rng, **cut)
+    geometry.corner(full_size, rng, **cut)
     if random
-    else geometry.middle(whole, **cut)
+    else geometry.middle(full_size, **cut)
   )
   size = cut["size"]
-  part, *place = geometry.of_resized(image, whole, *place, size, how["method"])
+  part, *place = geometry.of_resized(
+    image, full_size, *place, size, how["method"]
+  )
   if random:
     return geometry.at(np.asarray(part), *place, size)
   return _framed(part, *place, size)
@@ -204,12 +206,12 @@ class Pipeline:
 
   @functools.cached_property
   def _first(self) -> tuple[Callable, Ops, dict[str, Any]]:
-    """The first operation, the others, and all that the first is given."""
+    """The first operation, the others, and all arguments of the first."""
     first, *rest = self.ops
-    return first.func, rest, _given(first)
+    return first.func, rest, _arguments(first)
 
   def _decoded(self, data: Any, rng: Rng) -> tuple[Image | np.ndarray, Ops]:
-    """The image, as small as the first operation allows, and what is left."""
+    """The image, as small as the first operation allows, and the other ops."""
     first, rest, kwargs = self._first
     if self.scaled and first is random_crop:
       return geometry.cut(pixels(data), rng, **kwargs), rest
@@ -217,7 +219,7 @@ class Pipeline:
       return geometry.while_decoding(data, rng, **kwargs), rest
     if self.scaled and first in (resize, resize_shortest):
       side = geometry.SPARE * max(kwargs["size"])
-      return decode(data, lambda whole: min(whole) / side), self.ops
+      return decode(data, lambda full_size: min(full_size) / side), self.ops
     return decode(data), self.ops
 
 
@@ -228,7 +230,7 @@ def parse(ops: Sequence[Any], where: str, train: bool = True) -> Pipeline:
     ops: as in a config, or as JSON gives it back.
     where: the config field, for errors.
     train: False for evaluation, where nothing may be random. In training, a
-      JPEG is decoded at a part of its size if enough is left: see crops.
+      JPEG is decoded at a reduced size if that is enough: see geometry.
 
   Raises:
     UserError: for a name, an argument or a value that is not allowed, and for
@@ -243,18 +245,18 @@ def parse(ops: Sequence[Any], where: str, train: bool = True) -> Pipeline:
       if i + 1 < len(ops):
         allowed = "the last operation"
         raise errors.UserError(f"{where}[{i}]", "naflex", allowed, "Move it.")
-    elif given := kwargs.get("size"):
-      size = None if bound[-1].func is resize_shortest else _pair(given)
+    elif op_size := kwargs.get("size"):
+      size = None if bound[-1].func is resize_shortest else _pair(op_size)
   if size is None:
     allowed = "operations that make all images equally large"
     named = [op.func.__name__ for op in bound]
-    remedy = "Add a resize or a crop behind it."
+    remedy = "Add a resize or a crop at the end."
     raise errors.UserError(where, named, allowed, remedy)
   return Pipeline(tuple(bound), size, scaled=train)
 
 
 def _bind(op: Any, at: str, train: bool) -> functools.partial:
-  """The operation with its arguments, which are known and in range."""
+  """The operation with its arguments, whose names and ranges are checked."""
   op = (op, {}) if isinstance(op, str) else op
   pair = isinstance(op, tuple | list) and len(op) == 2
   if not pair or not isinstance(op[0], str) or not hasattr(op[1], "items"):
@@ -280,14 +282,14 @@ def _bind(op: Any, at: str, train: bool) -> functools.partial:
 
 
 def _wrong(key: str, value: Any, kwargs: dict[str, Any]) -> str:
-  """What is allowed, if the value is not."""
+  """The allowed values, if this one is not allowed; else ""."""
   if key not in _BOUNDS:
     lanczos = kwargs.get("method") == "lanczos"
     return "True with lanczos" if lanczos and value is False else ""
   low, high = _BOUNDS[key]
   numbers = list(value) if isinstance(value, tuple | list) else [value] * 2
-  whole = ("size", "padding", "patch", "most")
-  kinds = (int,) if key in whole else (int, float)
+  integers = ("size", "padding", "patch", "most")
+  kinds = (int,) if key in integers else (int, float)
   good = all(type(n) in kinds and low <= n <= high for n in numbers)
   good = good and len(numbers) == 2
   pair = "two numbers, ascending, " if key in ("area", "aspect") else ""

@@ -1,4 +1,4 @@
-"""The tables of the arrays in big_vision's .npz files.
+"""The mapping of the arrays in big_vision's .npz files.
 
 Names as in big_vision's models/vit.py, models/proj/image_text/naflex_vit.py and
 text_transformer.py, and models/proj/flaxformer/bert.py, whose parameters are
@@ -8,8 +8,8 @@ LiT's BERT: its names and shapes are those of flaxformer's
 testdata/model_param_shapes.json, its sizes those of architectures/bert/
 configs.py. vit_jax's models_lit.py, which reads the released LiT-*.npz, has the
 same modules, and the numbers of parameters in its models_test.py are those of
-the table. That the files have just these names follows from it; no file was
-looked at.
+the table. The names in the files are inferred from this; no file has been
+inspected.
 """
 
 from collections.abc import Iterable
@@ -26,7 +26,7 @@ def table(scanned: bool, bert: bool = False, naflex: bool = False) -> list[Row]:
   """Returns the rows of a file.
 
   Args:
-    scanned: whether blocks are stacked; those of BERT are numbered always.
+    scanned: whether blocks are stacked; those of BERT are always numbered.
     bert: whether the text tower is LiT's.
     naflex: whether images come as patches (naflex_vit.py).
   """
@@ -88,7 +88,7 @@ def _bert() -> list[Row]:
   attention, mlp = f"{layer}/attention_block", f"{layer}/mlp_block"
   for part in ("query", "key", "value"):
     ours, theirs = f"{block}/attention/{part}", f"{attention}/attention_layer"
-    # Heads side by side: their number is nowhere in the file.
+    # Heads are concatenated: their number is not in the file.
     rows += [
       Row((f"{ours}/kernel",), f"{theirs}/{part}/kernel", "heads_out"),
       Row((f"{ours}/bias",), f"{theirs}/{part}/bias", "flat"),

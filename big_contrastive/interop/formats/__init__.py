@@ -1,6 +1,6 @@
-"""Formats of models: a file in this folder reads and writes one.
+"""Formats of models: each file in this folder reads and writes one.
 
-What a format's files have in common with others is in the folders beside.
+Code for a format's configs and weights is in the folders beside this one.
 """
 
 import pathlib
@@ -14,8 +14,8 @@ class Format(Protocol):
   """A file of this folder.
 
   Attributes:
-    MAY_LACK: what a model in this format may be without: "text", its text
-      tower; "tokenizer" and "preprocessing", which no file of it holds.
+    MAY_LACK: what a model in this format may lack: "text", the text tower;
+      "tokenizer" and "preprocessing", which files of the format never contain.
     SUFFIX: of its file; "" for a directory.
   """
 
@@ -29,26 +29,26 @@ class Format(Protocol):
     """Returns the model at a path.
 
     Args:
-      path: where something is.
-      where: the flag or field that has it, for errors.
+      path: it exists.
+      where: the flag or field that holds it, for errors.
 
     Raises:
-      UserError: for files that are broken, or don't fit each other.
+      UserError: for files that are broken, or don't fit together.
     """
 
   def write(self, bundle: ModelBundle, path: pathlib.Path) -> None:
-    """Writes a model where nothing is yet.
+    """Writes a model to a path that doesn't exist yet.
 
     Raises:
-      UserError: for a model that the format can't hold.
+      UserError: for a model that the format can't store.
     """
 
 
 def names() -> list[str]:
-  """Returns the formats there are."""
+  """Returns the names of all formats."""
   return registry.names("interop.formats")
 
 
 def module(name: str, where: str = "--format") -> Format:
-  """Returns the format of that name, or that of a file "mine.py"."""
+  """Returns the format of that name, or the one in a file "mine.py"."""
   return registry.module("interop.formats", name, where)

@@ -1,7 +1,7 @@
-"""big_vision's .npz files: two towers, or an image tower alone.
+"""big_vision's .npz files: two towers, or only an image tower.
 
-The text tower is big_vision's own (SigLIP) or BERT (LiT). Names are below
-"params/" or not; blocks are numbered (encoderblock_0, ...) or stacked
+The text tower is big_vision's own (SigLIP) or BERT (LiT). Names may have the
+prefix "params/"; blocks are numbered (encoderblock_0, ...) or stacked
 (encoderblock, of its scan=True). A file says nothing about the tokenizer.
 """
 
@@ -25,15 +25,15 @@ from big_contrastive.models import build
 
 Arrays = dict[str, np.ndarray]
 
-# What flaxformer's BERT and big_vision's model of it give no choice in. The
-# gelu is JAX's default, tanh, as in Google's BERT and unlike transformers'.
+# Fixed in flaxformer's BERT and big_vision's model of it. The gelu is JAX's
+# default, tanh, as in Google's BERT and unlike transformers'.
 _BERT = {
   "norm": "post", "segments": 2, "pad_id": 0, "pool": "first",
   "causal": False, "eps": 1e-12, "activation": "gelu_tanh",
 }  # fmt: skip
-_HEAD_WIDTH, _MAX_PATCHES = 64, 256  # BERT's; no file says either.
+_HEAD_WIDTH, _MAX_PATCHES = 64, 256  # Of BERT, of NaFlex; in no file.
 
-# The names before 2022: a counter for all modules, not one for each kind.
+# Names before 2022: one counter for all modules, not one per kind.
 _OLD = {
   "MultiHeadDotProductAttention_1/": "MultiHeadDotProductAttention_0/",
   "LayerNorm_2/": "LayerNorm_1/",
@@ -51,7 +51,7 @@ def recognize(path: pathlib.Path) -> bool:
 
 
 def read(path: pathlib.Path, where: str = "path") -> ModelBundle:
-  """Returns the model of a file; of a ViT alone only its image tower.
+  """Returns the model of a file; for a file of a ViT, only the image tower.
 
   Raises:
     UserError: for a broken file, and tensors that are missing, unknown or
@@ -61,7 +61,7 @@ def read(path: pathlib.Path, where: str = "path") -> ModelBundle:
 
 
 def read_image_tower(path: pathlib.Path) -> ModelBundle:
-  """Returns the image tower alone, whatever else a file has."""
+  """Returns only the image tower, whatever else a file contains."""
   arrays = _load(path)
   return _model({k: v for k, v in arrays.items() if k[:4] == "img/"}, path)
 
@@ -78,22 +78,22 @@ def write(
   Args:
     model: towers as big_vision's are, a SigLIP's or a LiT's for instance.
     path: of the file.
-    scanned: stacked blocks, for models with scan=True.
-    prefix: before each name; None: "params/", nothing for a ViT alone and
-      for LiT, whose files have none.
+    scanned: whether to stack blocks, for models with scan=True.
+    prefix: of each name; None: "params/", but "" for a single ViT and for LiT,
+      whose files have none.
 
   Raises:
     UserError: for a tower that big_vision does not have.
   """
   sections.check_positions(model)
-  own = {"activation": "gelu_tanh", "eps": 1e-6}
+  shared = {"activation": "gelu_tanh", "eps": 1e-6}
   plain = {
     "pos": "learned", "pre_norm": False, "patch_bias": True, "cls_pos": False,
     "mean": [0.5] * 3, "std": [0.5] * 3,  # Not in the file.
   }  # fmt: skip
   image = build.defaults("image") | model.model["image"]
   stats = {k: list(image[k]) for k in ("mean", "std")}
-  sections.require("image", image | stats, plain | own)
+  sections.require("image", image | stats, plain | shared)
   _check_side(image)
   text = build.defaults("text") | model.model.get("text", {})
   if bert := text["norm"] == "post":
@@ -101,9 +101,9 @@ def write(
     heads = {"heads": size["width"] // _HEAD_WIDTH}
     sections.require("text", text | size, _BERT | heads)
   else:
-    # Others are not in the file, and would be read as "last".
+    # The file doesn't store the pool: any other would be read as "last".
     pools = {"pool": ("last", "map"), "causal": False}
-    sections.require("text", text, sections.PLAIN_TEXT | pools | own)
+    sections.require("text", text, sections.PLAIN_TEXT | pools | shared)
   flat = rules.flatten(model.params)
   rows = big_vision_weights.table(
     scanned, bert, image["max_patches"] is not None
@@ -118,7 +118,7 @@ def write(
 
 
 def _check_side(image: dict[str, Any]) -> None:
-  """Raises UserError for pixels past the last patch: files don't tell them."""
+  """Raises UserError for pixels past the last patch: files don't store them."""
   res, patch = image["res"], sections.patch(image)
   if res % patch and (res, patch) != (384, 14):
     allowed = f"a multiple of the patch side {patch} in this format"
@@ -127,29 +127,30 @@ def _check_side(image: dict[str, Any]) -> None:
 
 
 def _model(arrays: Arrays, path: pathlib.Path) -> ModelBundle:
-  """The model of arrays by their names of today."""
+  """The model of arrays with present names."""
   scanned = any("/encoderblock/" in k for k in arrays)
   model: dict[str, Any] = {"image": _image(arrays, path)}
   vocab_size = length = 1
-  whole = any(k.startswith("txt/") for k in arrays)
+  has_text = any(k.startswith("txt/") for k in arrays)
   if bert := any(k.startswith(f"{big_vision_weights.BERT}/") for k in arrays):
     name = big_vision_weights.BERT_TABLE.format
     vocab_size, _ = _shape(arrays, name("token"), 2, path)
     length, _ = _shape(arrays, name("position"), 2, path)
     model["text"] = _bert(arrays, path) | {"positions": length}
-  elif whole:
+  elif has_text:
     vocab_size, _ = _shape(arrays, "txt/Embed_0/embedding", 2, path)
     _, length, _ = _shape(arrays, "txt/pos_embedding", 3, path)
     model["text"] = _text(arrays, path)
   shapes = sections.shapes(model, vocab_size, length, bias="b" in arrays)
-  if not whole:
+  if not has_text:
     shapes = {k: v for k, v in shapes.items() if k.startswith("img/")}
   most = model["image"].get("max_patches")
   rows = big_vision_weights.table(scanned, bert, most is not None)
   flat = mapping.read(rows, arrays, shapes, str(path))
-  if whole:
+  if has_text:
     model["text"]["vocab_size"] = vocab_size
-  # TensorFlow's doesn't antialias; those that other formats can name all do.
+  # TensorFlow's resize doesn't antialias, but other formats can only name
+  # operations that do.
   ops: list = [
     ["resize", {"size": model["image"]["res"], "method": "bilinear"}]
   ]
@@ -173,7 +174,7 @@ def _image(arrays: Arrays, path: pathlib.Path) -> dict[str, Any]:
     section["max_patches"] = _MAX_PATCHES
   section["variant"] += f"/{patch}"
   section["res"] = side * patch
-  if (patch, side) == (14, 27):  # So400m/14 at 384, a multiple of 14 it isn't.
+  if (patch, side) == (14, 27):  # So400m/14 at 384, not a multiple of 14.
     section |= {"res": 384, "remainder": True}
   has_map = "img/MAPHead_0/probe" in arrays
   without = "tok" if "img/cls" in arrays else "gap"
@@ -214,7 +215,7 @@ def _project(arrays: Arrays, tower: str) -> dict[str, Any]:
 def _section(
   arrays: Arrays, encoder: str, path: pathlib.Path
 ) -> dict[str, Any]:
-  """Width, depth, mlp and heads as the first block has them."""
+  """Width, depth, mlp and heads, from the first block."""
   block, skip, depth = f"{encoder}/encoderblock_0", 0, 0
   while f"{encoder}/encoderblock_{depth}/LayerNorm_0/scale" in arrays:
     depth += 1
@@ -231,22 +232,22 @@ def _section(
 def _shape(
   arrays: Arrays, name: str, axes: int, path: pathlib.Path
 ) -> tuple[int, ...]:
-  found = arrays.get(name)
-  if found is None or found.ndim != axes:
-    given = "missing" if found is None else found.shape
+  array = arrays.get(name)
+  if array is None or array.ndim != axes:
+    actual = "missing" if array is None else array.shape
     allowed = f"an array of {axes} axes, as big_vision writes it"
     remedy = "Give a file with a ViT, or with two towers of big_vision's."
-    raise errors.UserError(f"{name} of {path}", given, allowed, remedy)
-  return found.shape
+    raise errors.UserError(f"{name} of {path}", actual, allowed, remedy)
+  return array.shape
 
 
 def _load(path: pathlib.Path) -> Arrays:
-  """The arrays by today's names; those of a ViT alone below img/."""
+  """The arrays with present names; those of a single ViT below img/."""
   allowed = "a complete .npz file of arrays"
   if not path.is_file():
     raise errors.UserError("weights", str(path), allowed, "No such file.")
   try:
-    # Opened here: np.load leaves a broken file open.
+    # Opened here, since np.load leaves a broken file open.
     with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
       arrays = {k: _number(file[k]) for k in file.files}
   except (
@@ -268,18 +269,18 @@ def _load(path: pathlib.Path) -> Arrays:
 
 
 def _number(array: np.ndarray) -> np.ndarray:
-  """The array; numpy stores bfloat16 as two bytes of no type."""
+  """The array; numpy stores bfloat16 as two untyped bytes."""
   return array.view(ml_dtypes.bfloat16) if array.dtype == "V2" else array
 
 
 def _left_out(path: pathlib.Path, names: Iterable[str]) -> None:
   if names := sorted(names):
-    said = "%s: %d arrays are left out, %s among them"
-    logging.warning(said, path, len(names), names[0])
+    message = "%s: %d arrays are left out, %s among them"
+    logging.warning(message, path, len(names), names[0])
 
 
 def _modern(arrays: Arrays, path: pathlib.Path) -> Arrays:
-  """Arrays of big_vision's earlier versions as its present one has them."""
+  """Converts arrays of earlier versions of big_vision to the present names."""
   if any("/MlpBlock_3/" in k for k in arrays):
     old = re.compile("|".join(map(re.escape, _OLD)))
     arrays = {old.sub(lambda m: _OLD[m[0]], k): v for k, v in arrays.items()}
@@ -287,12 +288,12 @@ def _modern(arrays: Arrays, path: pathlib.Path) -> Arrays:
     if (name := f"img/Transformer/{place}") in arrays:
       arrays["img/pos_embedding"] = arrays.pop(name)
   pos, cls = arrays.get("img/pos_embedding"), arrays.get("img/cls")
-  own = cls is not None and pos is not None and pos.ndim == 3
-  if own and math.isqrt(pos.shape[1]) ** 2 == pos.shape[1] - 1:
-    # The class token had a position: a constant, added to it once for all.
+  has_both = cls is not None and pos is not None and pos.ndim == 3
+  if has_both and math.isqrt(pos.shape[1]) ** 2 == pos.shape[1] - 1:
+    # The class token had a position, a constant: add it to the token.
     arrays |= {"img/cls": cls + pos[:, :1], "img/pos_embedding": pos[:, 1:]}
   if "txt/Encoder_0/pos_embedding" in arrays:
-    # Added twice by mistake, in some of the older files.
+    # Some older files have a second table, added by mistake.
     twice = arrays.pop("txt/Encoder_0/pos_embedding")
     arrays["txt/pos_embedding"] = arrays["txt/pos_embedding"] + twice
   return arrays

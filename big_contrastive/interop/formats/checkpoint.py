@@ -1,4 +1,4 @@
-"""Our own checkpoints, as a format of models like any other."""
+"""Our own checkpoints, as a model format like any other."""
 
 import pathlib
 
@@ -21,7 +21,7 @@ def recognize(path: pathlib.Path) -> bool:
 
 
 def read(path: pathlib.Path, where: str = "path") -> ModelBundle:
-  """Returns the newest sound model: the weights that its method exports."""
+  """Returns the newest intact model, with the weights that it exports."""
   directory = find.find(str(path), where)
   meta = checkpointer.read_meta(directory)
   params = checkpointer.read_exported(directory)
@@ -32,11 +32,11 @@ def read(path: pathlib.Path, where: str = "path") -> ModelBundle:
   )
   if not bundle.has_text:
     return bundle
-  own = {"vocab_size": bundle.text_sizes.vocab_size}
+  derived = {"vocab_size": bundle.text_sizes.vocab_size}
   if spec:
-    # What it said when it was trained; elsewhere the model says it.
-    own["eos_id"] = restore_tokenizer(spec, blob).eos_id
-  text = own | bundle.model["text"]
+    # The tokenizer's in training; other formats store it with the model.
+    derived["eos_id"] = restore_tokenizer(spec, blob).eos_id
+  text = derived | bundle.model["text"]
   model = bundle.model | {"text": text}
   return ModelBundle(model, params, spec, blob, config["eval_image"])
 
@@ -44,8 +44,8 @@ def read(path: pathlib.Path, where: str = "path") -> ModelBundle:
 def write(bundle: ModelBundle, path: pathlib.Path) -> None:
   """Writes a workdir with a checkpoint of step 0, without training state."""
   tokenizer = bundle.make_tokenizer() if bundle.tokenizer else None
-  wanted = rules.shapes(bundle.build(tokenizer).shapes)
-  rules.compare_shapes("the model", rules.shapes(bundle.params), wanted)
+  expected = rules.shapes(bundle.build(tokenizer).shapes)
+  rules.compare_shapes("the model", rules.shapes(bundle.params), expected)
   meta = {
     "config": {
       "model": schema.plain(bundle.model), "eval_image": bundle.image,

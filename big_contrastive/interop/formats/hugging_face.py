@@ -58,7 +58,7 @@ def _weights(path: pathlib.Path) -> dict[str, np.ndarray]:
   names = sorted(set(files.read_json(index).get("weight_map", {}).values()))
   merged: dict[str, np.ndarray] = {}
   for name in names:
-    # A name, not a path: it must not lead out of the directory.
+    # Only the file name, so that it can't lead out of the directory.
     merged |= files.read_safetensors(path / pathlib.Path(name).name)
   return merged
 
@@ -67,12 +67,12 @@ def write(model: ModelBundle, path: pathlib.Path) -> None:
   """Writes config.json, weights, and files of tokenizer and image processor.
 
   Args:
-    model: a SigLIP (pool "map", a bias), also one of images of any shape, or
-      a CLIP (class token, causal).
-    path: of the directory, which is made.
+    model: a SigLIP (pool "map", a bias), also for images of any shape, or a
+      CLIP (class token, causal).
+    path: of the directory, which is created.
 
   Raises:
-    UserError: for a model that neither of their classes is.
+    UserError: for a model that none of their classes implements.
   """
   sections.check_positions(model)
   image, text = (dict(model.model[k]) for k in ("image", "text"))

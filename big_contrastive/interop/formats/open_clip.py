@@ -1,4 +1,4 @@
-"""OpenCLIP directories: its own CLIP, and SigLIP with an image tower of timm.
+"""OpenCLIP directories: its own CLIP, and SigLIP with timm's image tower.
 
 A directory has open_clip_config.json and open_clip_model.safetensors, or
 another file of weights that OpenCLIP would find; OpenCLIP loads it as
@@ -40,20 +40,22 @@ def read(path: pathlib.Path, where: str = "path") -> ModelBundle:
   """Returns the model of a directory.
 
   Raises:
-    UserError: for towers that ours can't compute, tensors that don't fit the
+    UserError: for towers that ours don't implement, tensors that don't fit the
       config, a broken file.
   """
   config = files.read_json(path / _CONFIG)
-  own = config.get("model_cfg", {})
-  if not {"embed_dim", "vision_cfg", "text_cfg"} <= own.keys():
+  model_cfg = config.get("model_cfg", {})
+  if not {"embed_dim", "vision_cfg", "text_cfg"} <= model_cfg.keys():
     allowed = "embed_dim, vision_cfg and text_cfg"
-    remedy = "It is no pair of an image and a text tower."
-    raise errors.UserError(f"{path}: model_cfg", sorted(own), allowed, remedy)
+    remedy = "It is not a pair of an image and a text tower."
+    raise errors.UserError(
+      f"{path}: model_cfg", sorted(model_cfg), allowed, remedy
+    )
   stored = {
     k: v for k, v in _weights(path).items() if not k.endswith("attn_mask")
   }
   custom = any(k.startswith("text.") for k in stored)
-  model, rows, shapes = _plan(own, custom, "logit_bias" in stored)
+  model, rows, shapes = _plan(model_cfg, custom, "logit_bias" in stored)
   flat = mapping.read(rows, stored, shapes, str(path))
   model["text"]["vocab_size"], _ = shapes["txt/embed/embedding"]
   res = model["image"]["res"]
@@ -61,29 +63,31 @@ def read(path: pathlib.Path, where: str = "path") -> ModelBundle:
   return sections.assembled(model, flat, section, **fields)
 
 
-def names(own: dict[str, Any], custom: bool) -> mapping.Shapes:
+def names(model_cfg: dict[str, Any], custom: bool) -> mapping.Shapes:
   """Returns shapes of OpenCLIP's tensors by name; nothing is allocated.
 
   Args:
-    own: model_cfg.
+    model_cfg: of open_clip_config.json.
     custom: whether it is a CustomTextCLIP.
   """
-  _, rows, shapes = _plan(own, custom, own.get("init_logit_bias") is not None)
+  _, rows, shapes = _plan(
+    model_cfg, custom, model_cfg.get("init_logit_bias") is not None
+  )
   return mapping.names(rows, shapes)
 
 
 def _plan(
-  own: dict[str, Any], custom: bool, bias: bool
+  model_cfg: dict[str, Any], custom: bool, bias: bool
 ) -> tuple[dict[str, Any], list[mapping.Row], dict[str, tuple[int, ...]]]:
   """config.model, the table, and our parameters' shapes, of a model_cfg."""
-  open_clip_config.look(own)
-  vision, text = own["vision_cfg"], own["text_cfg"]
+  open_clip_config.look(model_cfg)
+  vision, text = model_cfg["vision_cfg"], model_cfg["text_cfg"]
   timm = bool(vision.get("timm_model_name"))
   model: dict[str, Any] = {
-    "image": open_clip_config.read_image_timm(own, vision)
+    "image": open_clip_config.read_image_timm(model_cfg, vision)
     if timm
-    else open_clip_config.read_image_native(own, vision),
-    "text": open_clip_config.read_text(own, text),
+    else open_clip_config.read_image_native(model_cfg, vision),
+    "text": open_clip_config.read_text(model_cfg, text),
   }
   rows = open_clip_weights.table(timm, custom, text.get("proj_bias", False))
   vocab, length = text.get("vocab_size", 49408), text.get("context_length", 77)
@@ -91,17 +95,17 @@ def _plan(
 
 
 def _weights(path: pathlib.Path) -> dict[str, np.ndarray]:
-  found = [
+  paths = [
     p
     for ending in ("safetensors", "pt", "pth", "bin")
     for p in sorted(path.glob(f"*.{ending}"))
   ]
-  if not found:
+  if not paths:
     raise errors.UserError(
       "weights", str(path), _WEIGHTS, "Is the download complete?"
     )
-  named = [p for p in found if p.name == _WEIGHTS]
-  chosen = (named or found)[0]
+  named = [p for p in paths if p.name == _WEIGHTS]
+  chosen = (named or paths)[0]
   if chosen.suffix == ".safetensors":
     return files.read_safetensors(chosen)
   return files.read_torch(chosen)
@@ -112,7 +116,7 @@ def write(model: ModelBundle, path: pathlib.Path) -> None:
 
   Args:
     model: a CLIP, or a SigLIP of a size that timm has.
-    path: of the directory, which is made.
+    path: of the directory, which is created.
 
   Raises:
     UserError: for a model that OpenCLIP can't build.
@@ -122,7 +126,7 @@ def write(model: ModelBundle, path: pathlib.Path) -> None:
   text = build.defaults("text") | model.model["text"]
   flat = rules.flatten(model.params)
   timm = image["pool"] == "map"
-  vision, own = (
+  vision, model_cfg = (
     open_clip_config.write_image_timm
     if timm
     else open_clip_config.write_image_native
@@ -131,37 +135,39 @@ def write(model: ModelBundle, path: pathlib.Path) -> None:
   if not timm:
     sections.require_projection("image", image)
   act = text["activation"]
-  if (act == "quick_gelu") != own.get("quick_gelu", False):
+  if (act == "quick_gelu") != model_cfg.get("quick_gelu", False):
     allowed = "the image tower's: quick_gelu is for both"
     raise errors.UserError(
       "config.model.text.activation", act, allowed, "OpenCLIP can't mix them."
     )
   if "b" in flat:
-    own["init_logit_bias"] = float(flat["b"])
-  own |= {
+    model_cfg["init_logit_bias"] = float(flat["b"])
+  model_cfg |= {
     "embed_dim": text["out_dim"] or flat["txt/pos"].shape[1],
     "vision_cfg": vision,
     "text_cfg": texts,
-    # Older versions of the plain class pool by argmax whatever is asked.
+    # Older versions of the plain class always pool by argmax.
     "custom_text": timm or text["pool"] != "argmax",
   }  # fmt: skip
-  rows = open_clip_weights.table(timm, own["custom_text"], text["out_bias"])
+  rows = open_clip_weights.table(
+    timm, model_cfg["custom_text"], text["out_bias"]
+  )
   arrays = mapping.write(rows, flat, "an OpenCLIP model")
   config = {
-    "model_cfg": own,
+    "model_cfg": model_cfg,
     "preprocess_cfg": processors.open_clip_processor(model),
   }
   path.mkdir(exist_ok=True)
   if not model.tokenizer:
-    # Files that are not there: else OpenCLIP would take CLIP's own.
-    own["text_cfg"]["hf_tokenizer_name"] = "."
+    # Points to missing files: otherwise OpenCLIP would take CLIP's own.
+    model_cfg["text_cfg"]["hf_tokenizer_name"] = "."
   elif _is_clips(model):  # It comes with OpenCLIP; others need the file.
     zipped = model.blob[:2] == b"\x1f\x8b"
     name = read_tokenizers.CLIP_FILE if zipped else "merges.txt"
     (path / name).write_bytes(model.blob)
   else:
     processors.write_tokenizer(model, path)
-    own["text_cfg"] |= {
+    model_cfg["text_cfg"] |= {
       "hf_tokenizer_name": ".",
       "tokenizer_kwargs": {"clean": _cleaning(model.tokenizer)},
     }
@@ -171,9 +177,11 @@ def write(model: ModelBundle, path: pathlib.Path) -> None:
 
 def _is_clips(model: ModelBundle) -> bool:
   """Whether it is CLIP's own vocabulary, which comes with OpenCLIP."""
-  words = restore_tokenizer(model.tokenizer, model.blob)
-  own = words.spec["kind"] == "clip_bpe" and words.vocab_size == 49408
-  return own and words.pad_id == 0
+  tokenizer = restore_tokenizer(model.tokenizer, model.blob)
+  is_same = (
+    tokenizer.spec["kind"] == "clip_bpe" and tokenizer.vocab_size == 49408
+  )
+  return is_same and tokenizer.pad_id == 0
 
 
 def _cleaning(spec: dict[str, Any]) -> str:

@@ -18,7 +18,7 @@ _ACTIVATIONS = {
 _CLASSES = {
   "siglip": "SiglipModel", "siglip2": "Siglip2Model", "clip": "CLIPModel",
 }  # fmt: skip
-# What transformers takes where config.json says nothing.
+# The defaults of transformers for fields that config.json lacks.
 _SIZE = {
   "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
   "num_attention_heads": 12,
@@ -46,10 +46,10 @@ _DEFAULTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     },
   ),
 }  # fmt: skip
-# Before it was corrected, EOS was told as 2, and is still taken for this: the
+# Older files wrongly have EOS = 2, and transformers still takes 2 to mean the
 # largest id of a text.
 _LARGEST = 2
-# Fields with another value change what is computed, or how weights are stored.
+# With another value these fields change the computation or stored weights.
 _PLAIN: dict[str, Any] = {
   "num_channels": 3, "vision_use_head": True, "quantization_config": None,
 }  # fmt: skip
@@ -58,8 +58,8 @@ _READ = {
   "text_config_dict", "projection_dim", "projection_size", "eos_token_id",
   *_PLAIN, *(k for pair in _DEFAULTS.values() for one in pair for k in one),
 }  # fmt: skip
-# Fields of all configs of transformers, and of these models', that change
-# nothing in what these models compute in evaluation.
+# Fields of transformers' configs that don't change what these models compute
+# in evaluation.
 _IDLE_NAMES = """
   _attn_implementation_autoset _commit_hash _name_or_path add_cross_attention
   architectures attention_dropout bad_words_ids begin_suppress_tokens
@@ -96,7 +96,7 @@ def describe(
     raise errors.UserError(f"{where}: model_type", family, allowed, remedy)
   _look(config, where)
   image, text = (
-    _whole(config, name, default)
+    _complete(config, name, default)
     for name, default in zip(("vision", "text"), _DEFAULTS[family], strict=True)
   )
   siglip = family != "clip"
@@ -107,12 +107,12 @@ def describe(
   return family, model, shapes
 
 
-def _whole(
+def _complete(
   config: dict[str, Any], name: str, default: dict[str, Any]
 ) -> dict[str, Any]:
-  """A tower's section, with what transformers takes where it says nothing."""
+  """A tower's section, completed with the defaults of transformers."""
   section = default | (config.get(f"{name}_config") or {})
-  # Of the first versions; where it is there, it rules.
+  # From the first versions; if it exists, it takes precedence.
   older = config.get(f"{name}_config_dict")
   return section | default | older if older else section
 
@@ -131,7 +131,7 @@ def _clip(
   width = config.get("projection_dim", 512)
   eos = text["eos_token_id"]
   if type(eos) is not int:
-    remedy = "transformers pools at no other."
+    remedy = "transformers pools at a single id."
     thing = "text_config.eos_token_id"
     raise errors.UserError(thing, eos, "one id", remedy)
   pool = {"pool": "eos", "eos_id": eos}
@@ -166,7 +166,10 @@ def _image(config: dict[str, Any]) -> dict[str, Any]:
   for key in ("image_size", "patch_size"):
     if not isinstance(config[key], int):
       raise errors.UserError(
-        f"vision_config.{key}", config[key], "a number: squares", "None other."
+        f"vision_config.{key}",
+        config[key],
+        "a whole number",
+        "Only squares are read.",
       )
   section, res, patch = (
     _section(config),
@@ -178,7 +181,7 @@ def _image(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _look(config: dict[str, Any], where: str) -> None:
-  """Raises UserError for what changes the computation; tells what may."""
+  """Raises UserError for fields that change results; logs unknown fields."""
   names = ["vision_config", "text_config"]
   names += [f"{name}_dict" for name in names]
   parts = {name: config.get(name) or {} for name in names}
@@ -197,8 +200,8 @@ def check(
   text: dict[str, Any],
   flat: dict[str, np.ndarray],
 ) -> None:
-  """Raises UserError for what their class computes otherwise."""
-  own = {
+  """Raises UserError for a model that their class would compute differently."""
+  required = {
     "siglip": (
       {"pool": "map", "pre_norm": False, "patch_bias": True, "out_dim": None},
       {"pool": "last", "causal": False, "out_bias": True},
@@ -211,21 +214,21 @@ def check(
       {"pool": ("eos", "argmax"), "causal": True, "out_bias": False},
     ),
   }  # fmt: skip
-  own["siglip2"] = own["siglip"]
-  for name, given, needed in zip(
-    ("image", "text"), (image, text), own[family], strict=True
+  required["siglip2"] = required["siglip"]
+  for name, fields, needed in zip(
+    ("image", "text"), (image, text), required[family], strict=True
   ):
     plain = {"pos": "learned"} if name == "image" else sections.PLAIN_TEXT
     needed |= plain
-    sections.require(name, build.defaults(name) | given, needed)
+    sections.require(name, build.defaults(name) | fields, needed)
   sections.require_projection("text", text)
   if family == "clip":
     sections.require_projection("image", image)
   if ("b" in flat) != (family != "clip"):
     allowed = f"{'None' if family == 'clip' else 'a number'} in this format"
-    given = float(flat["b"]) if "b" in flat else None
+    bias = float(flat["b"]) if "b" in flat else None
     thing = "config.model.bias"
-    raise errors.UserError(thing, given, allowed, sections.ANOTHER)
+    raise errors.UserError(thing, bias, allowed, sections.ANOTHER)
   if text.get("pool") == "eos" and text.get("eos_id") == _LARGEST:
     allowed = "another id: transformers takes 2 for 'the largest id of a text'"
     remedy = "Choose --format open_clip, which pools at any id."
@@ -238,24 +241,24 @@ def write(
   text: dict[str, Any],
   flat: dict[str, np.ndarray],
 ) -> dict[str, Any]:
-  vision, words = _sizes("image", image), _sizes("text", text)
+  vision, language = _sizes("image", image), _sizes("text", text)
   patch = sections.patch(image)
   vision |= {"image_size": image["res"], "patch_size": patch}
   if family == "siglip2":
     vision["num_patches"] = (vision.pop("image_size") // patch) ** 2
-  words["vocab_size"], _ = flat["txt/embed/embedding"].shape
-  words["max_position_embeddings"] = flat["txt/pos"].shape[0]
+  language["vocab_size"], _ = flat["txt/embed/embedding"].shape
+  language["max_position_embeddings"] = flat["txt/pos"].shape[0]
   width = text["out_dim"]
   config: dict[str, Any] = {
     "architectures": [_CLASSES[family]],
     "model_type": family,
     "vision_config": vision | {"model_type": f"{family}_vision_model"},
-    "text_config": words | {"model_type": f"{family}_text_model"},
+    "text_config": language | {"model_type": f"{family}_text_model"},
     "dtype": "float32",
   }
   if family != "clip":
     config["text_config"]["projection_size"] = width
-    # Unused, and transformers warns of its own defaults in small vocabularies.
+    # Unused; but transformers' defaults cause warnings in small vocabularies.
     unused = ("bos_token_id", "eos_token_id", "pad_token_id")
     config["text_config"] |= dict.fromkeys(unused)
     return config
@@ -267,13 +270,13 @@ def write(
 
 
 def _sizes(name: str, section: dict[str, Any]) -> dict[str, Any]:
-  given = build.defaults(name) | section
-  own = sections.sizes(section)
+  fields = build.defaults(name) | section
+  size = sections.sizes(section)
   return {
-    "hidden_size": own["width"],
-    "intermediate_size": own["mlp"],
-    "num_hidden_layers": own["depth"],
-    "num_attention_heads": own["heads"],
-    "hidden_act": _ACTIVATIONS[given["activation"]],
-    "layer_norm_eps": given["eps"],
+    "hidden_size": size["width"],
+    "intermediate_size": size["mlp"],
+    "num_hidden_layers": size["depth"],
+    "num_attention_heads": size["heads"],
+    "hidden_act": _ACTIVATIONS[fields["activation"]],
+    "layer_norm_eps": fields["eps"],
   }

@@ -1,4 +1,4 @@
-"""The tables of transformers' tensors: of Siglip-, Siglip2- and CLIPModel."""
+"""The mapping of tensors of SiglipModel, Siglip2Model and CLIPModel."""
 
 from big_contrastive.interop import mapping
 from big_contrastive.interop.mapping import Row
@@ -56,7 +56,7 @@ _SIGLIP = [
 ]
 TABLES = {
   "siglip": [_CONVOLUTION, *_SIGLIP],
-  # NaFlex: patches come cut out.
+  # NaFlex: images come as patches.
   "siglip2": [Row(("img/embed/kernel",), _PATCH, "linear"), *_SIGLIP],
   "clip": [
     _CONVOLUTION,

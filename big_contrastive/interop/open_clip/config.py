@@ -12,8 +12,8 @@ TIMM = re.compile(
   r"vit_(base|large|so400m|giantopt)_patch(\d+)_siglip_(\d+)(\.\w+)?"
 )
 SIZES = {"base": "B", "large": "L", "so400m": "So400m", "giantopt": "g-opt"}
-# Sizes, by patch side and resolution, to which timm gives exact gelu; the
-# others have tanh. big_vision, whose weights they are, has tanh everywhere.
+# Sizes, by patch side and resolution, for which timm uses exact gelu; the
+# others use tanh. big_vision, where the weights are from, always uses tanh.
 EXACT: dict[str, set[tuple[int, int]]] = {
   "base": {(16, 224), (16, 256), (16, 384), (16, 512)},
   "large": {(16, 256), (16, 384)},
@@ -26,7 +26,7 @@ TANH = {
   "so400m": {(16, 256), (16, 384), (16, 512)},
   "giantopt": {(16, 256), (16, 384)},
 }
-# Fields with another value change what the towers compute.
+# With another value these fields change what the towers compute.
 _IMAGE_PLAIN: dict[str, Any] = {
   "ls_init_value": None, "attentional_pool": False, "no_ln_pre": False,
   "pos_embed_type": "learnable", "final_ln_after_pool": False,
@@ -41,7 +41,7 @@ _TEXT_PLAIN: dict[str, Any] = {
   "scale_attn_inner": False, "scale_attn": False, "scale_fc": False,
   "hf_model_name": None, "tokenizer_mode": None,
 }  # fmt: skip
-# All others that there are: read here, or of training and the first values.
+# All other fields: read here, or about training and initialization.
 _KNOWN = {
   "model_cfg": """embed_dim vision_cfg text_cfg quick_gelu custom_text
     init_logit_scale init_logit_bias nonscalar_logit_scale""",
@@ -57,10 +57,10 @@ _KNOWN = {
 _POOLS = {"argmax": "argmax", "eos": "eos", "last": "last", "first": "first"}
 
 
-def look(own: dict[str, Any]) -> None:
-  """Raises UserError for what our towers don't compute; tells what may be."""
-  parts = {"model_cfg": own, "vision_cfg": own["vision_cfg"]}
-  parts["text_cfg"] = own["text_cfg"]
+def look(model_cfg: dict[str, Any]) -> None:
+  """Raises UserError for what our towers don't compute; logs unknown fields."""
+  parts = {"model_cfg": model_cfg, "vision_cfg": model_cfg["vision_cfg"]}
+  parts["text_cfg"] = model_cfg["text_cfg"]
   plain = {"vision_cfg": _IMAGE_PLAIN, "text_cfg": _TEXT_PLAIN, "model_cfg": {}}
   for name, part in parts.items():
     if not isinstance(part, dict):
@@ -72,8 +72,8 @@ def look(own: dict[str, Any]) -> None:
     sections.unknown(part, {*_KNOWN[name].split(), *plain[name]}, place)
 
 
-def _activation(own: dict[str, Any], section: dict[str, Any]) -> str:
-  if own.get("quick_gelu"):
+def _activation(model_cfg: dict[str, Any], section: dict[str, Any]) -> str:
+  if model_cfg.get("quick_gelu"):
     return "quick_gelu"
   approximate = (section.get("act_kwargs") or {}).get("approximate", "none")
   where = "act_kwargs.approximate"
@@ -86,7 +86,7 @@ def _eps(section: dict[str, Any]) -> float:
 
 
 def read_image_native(
-  own: dict[str, Any], cfg: dict[str, Any]
+  model_cfg: dict[str, Any], cfg: dict[str, Any]
 ) -> dict[str, Any]:
   width, patch = cfg.get("width", 768), cfg.get("patch_size", 16)
   depth, res = cfg.get("layers", 12), cfg.get("image_size", 224)
@@ -99,12 +99,14 @@ def read_image_native(
   return section | {
     "res": res, "remainder": bool(res % patch), "pool": "tok",
     "cls_pos": True, "pre_norm": True, "patch_bias": False,
-    "out_dim": own["embed_dim"], "eps": _eps(cfg),
-    "activation": _activation(own, cfg),
+    "out_dim": model_cfg["embed_dim"], "eps": _eps(cfg),
+    "activation": _activation(model_cfg, cfg),
   }  # fmt: skip
 
 
-def read_image_timm(own: dict[str, Any], cfg: dict[str, Any]) -> dict[str, Any]:
+def read_image_timm(
+  model_cfg: dict[str, Any], cfg: dict[str, Any]
+) -> dict[str, Any]:
   name = cfg["timm_model_name"]
   match = TIMM.fullmatch(name)
   head = cfg.get("timm_pool"), cfg.get("timm_proj")
@@ -125,26 +127,26 @@ def read_image_timm(own: dict[str, Any], cfg: dict[str, Any]) -> dict[str, Any]:
   }  # fmt: skip
 
 
-def read_text(own: dict[str, Any], cfg: dict[str, Any]) -> dict[str, Any]:
+def read_text(model_cfg: dict[str, Any], cfg: dict[str, Any]) -> dict[str, Any]:
   width, heads = cfg.get("width", 512), cfg.get("heads", 8)
   mlp = int(width * cfg.get("mlp_ratio", 4.0))
   where = "text_cfg.pool_type"
   pool = errors.choice(where, cfg.get("pool_type", "argmax"), _POOLS)
   eos = {"eos_id": cfg.get("eos_id", 2)} if pool == "eos" else {}
-  where, given = "text_cfg.proj_type", cfg.get("proj_type", "linear")
-  none = errors.choice(where, given, ("linear", "none")) == "none"
+  where, projection = "text_cfg.proj_type", cfg.get("proj_type", "linear")
+  none = errors.choice(where, projection, ("linear", "none")) == "none"
   return sections.size(width, cfg.get("layers", 12), mlp, heads) | eos | {
     "pool": pool, "causal": not cfg.get("no_causal_mask", False),
-    "out_dim": None if none else own["embed_dim"],
+    "out_dim": None if none else model_cfg["embed_dim"],
     "out_bias": cfg.get("proj_bias", False),
-    "eps": _eps(cfg), "activation": _activation(own, cfg),
+    "eps": _eps(cfg), "activation": _activation(model_cfg, cfg),
   }  # fmt: skip
 
 
 def write_image_native(
   image: dict[str, Any],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-  """vision_cfg, and what model_cfg has besides."""
+  """Returns vision_cfg, and further fields of model_cfg."""
   needed = {
     "pool": "tok", "cls_pos": True, "pos": "learned", "pre_norm": True,
     "patch_bias": False, "out_bias": False, "max_patches": None,
@@ -156,8 +158,10 @@ def write_image_native(
     "patch_size": sections.patch(image),
     "head_width": size["width"] // size["heads"],
   }
-  own = {"quick_gelu": True} if image["activation"] == "quick_gelu" else {}
-  return config, own
+  model_cfg = (
+    {"quick_gelu": True} if image["activation"] == "quick_gelu" else {}
+  )
+  return config, model_cfg
 
 
 def write_image_timm(
@@ -193,17 +197,17 @@ def write_image_timm(
 
 
 def _known(name: str, size: dict[str, int], variant: str) -> bool:
-  """Whether timm has it, in these sizes."""
+  """Whether timm has a model of this name with these sizes."""
   _, patch, res = TIMM.fullmatch(name).groups()[:3]  # type: ignore[union-attr]
-  own = sections.sizes({"variant": variant})
+  preset = sections.sizes({"variant": variant})
   key = next(k for k, v in SIZES.items() if v == variant)
   both = EXACT[key] | TANH[key]
-  return own == size and (int(patch), int(res)) in both
+  return preset == size and (int(patch), int(res)) in both
 
 
 def _shared(section: dict[str, Any], size: dict[str, int]) -> dict[str, Any]:
   """Fields that the image and the text tower share."""
-  # Half a unit more: their int(width * ratio) must not round down.
+  # Half a unit more, so that their int(width * ratio) doesn't round down.
   half = 0.5 if size["mlp"] % size["width"] else 0
   config: dict[str, Any] = {
     "width": size["width"],

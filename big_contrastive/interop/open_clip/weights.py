@@ -1,4 +1,4 @@
-"""The table of OpenCLIP's tensors: its own towers, and timm's for images."""
+"""The mapping of OpenCLIP's tensors: its own towers, and timm's for images."""
 
 from big_contrastive.interop import mapping
 from big_contrastive.interop.mapping import Row
@@ -79,7 +79,7 @@ def table(timm: bool, custom: bool, bias: bool) -> list[Row]:
   Args:
     timm: whether the image tower is timm's.
     custom: whether it is a CustomTextCLIP: text tensors begin with "text.".
-    bias: whether the text projection has a bias, and so is a layer.
+    bias: whether the text projection has a bias, and so is a linear layer.
   """
   text = _text_rows("text." if custom else "", bias)
   return [*(_timm_rows() if timm else _NATIVE), *text]

@@ -1,4 +1,4 @@
-"""Our tokenizers as those of the tokenizers library: text -> ids, framed."""
+"""Our tokenizers built with the tokenizers library: text -> framed ids."""
 
 import json
 from typing import Any
@@ -16,7 +16,7 @@ from tokenizers import (
 from big_contrastive.data.tokenizers import vocabulary
 from big_contrastive.data.tokenizers.tokenizer import Tokenizer, squeezes
 
-# transformers' own, of CLIPTokenizer.
+# The pattern of transformers' CLIPTokenizer.
 _CLIP_WORDS = (
   r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|"
   r"[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
@@ -25,13 +25,13 @@ _CLIP_WORDS = (
 _LOWERCASE = {"type": "Lowercase"}
 
 
-def build(words: Tokenizer) -> tokenizers.Tokenizer:
-  """Returns a tokenizer whose ids are those of words, padding left out.
+def build(ours: Tokenizer) -> tokenizers.Tokenizer:
+  """Returns a tokenizer with the ids of `ours`, without padding.
 
-  Not of kind "sentencepiece". It has no repairs by ftfy, and lower-cases a
-  final sigma to the ordinary one.
+  Not for kind "sentencepiece". It doesn't repair texts with ftfy, and
+  lower-cases a final sigma to the ordinary one.
   """
-  spec, blob = words.spec, words.blob
+  spec, blob = ours.spec, ours.blob
   kind, lower = spec["kind"], spec["lower"]
   if kind == "bytes":
     tokenizer = _bytes()
@@ -42,23 +42,23 @@ def build(words: Tokenizer) -> tokenizers.Tokenizer:
   else:
     tokenizer = tokenizers.Tokenizer.from_str(blob.decode())
   prepend(tokenizer, _cleaning(spec))
-  bos, eos = words.bos_id, words.eos_id
+  bos, eos = ours.bos_id, ours.eos_id
   set_frame(tokenizer, [bos] if bos is not None else [], eos)
   return tokenizer
 
 
 def prepend(tokenizer: tokenizers.Tokenizer, steps: list[Any]) -> None:
-  """Puts normalizers before the tokenizer's own."""
-  own = tokenizer.normalizer
+  """Inserts normalizers before the tokenizer's own."""
+  normalizer = tokenizer.normalizer
   if steps:
-    every = steps if own is None else [*steps, own]
+    every = steps if normalizer is None else [*steps, normalizer]
     tokenizer.normalizer = normalizers.Sequence(every)
 
 
 def set_frame(
   tokenizer: tokenizers.Tokenizer, head: list[int], eos: int | None
 ) -> None:
-  """Has a text begin with the ids of head and end with eos."""
+  """Makes texts begin with the ids of `head` and end with `eos`."""
   ids = [*head, *([] if eos is None else [eos])]
   names = [tokenizer.id_to_token(i) for i in ids]
   if vocabulary.frame(tokenizer) == (head, ids[len(head) :]):
@@ -70,7 +70,7 @@ def set_frame(
 
 
 def clip(vocab: dict[str, int], merges: list[Any]) -> tokenizers.Tokenizer:
-  """Returns transformers' CLIPTokenizer of its two files' content."""
+  """Returns transformers' CLIPTokenizer from the content of its two files."""
   bpe = models.BPE(
     vocab, merges, end_of_word_suffix="</w>", unk_token="<|endoftext|>"
   )
@@ -88,18 +88,18 @@ def clip(vocab: dict[str, int], merges: list[Any]) -> tokenizers.Tokenizer:
 
 
 def is_gemmas(tokenizer: tokenizers.Tokenizer, lowered: bool = False) -> bool:
-  """Whether it is Gemma's but for vocabulary and case.
+  """Whether it is Gemma's except for vocabulary and case.
 
-  These are the parts that transformers' Siglip2Tokenizer sets anew, whatever
+  It compares the parts that transformers' Siglip2Tokenizer overrides, whatever
   a tokenizer.json says.
 
   Args:
-    tokenizer: to look at.
-    lowered: whether it must lower-case texts first, too.
+    tokenizer: the tokenizer.
+    lowered: whether it must also lower-case texts first.
   """
-  whole = json.loads(tokenizer.to_str())
-  model, cut = whole["model"], whole["pre_tokenizer"]
-  cleaning = _normalizers(whole)
+  content = json.loads(tokenizer.to_str())
+  model, cut = content["model"], content["pre_tokenizer"]
+  cleaning = _normalizers(content)
   spaces = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
   return (
     model["type"] == "BPE"
@@ -114,23 +114,23 @@ def is_gemmas(tokenizer: tokenizers.Tokenizer, lowered: bool = False) -> bool:
 
 
 def _normalizers(part: dict[str, Any]) -> list[dict[str, Any]]:
-  """Those of a tokenizer.json, sequences in sequences laid out."""
-  own = part.get("normalizer", part)
-  if own is None:
+  """The normalizers of a tokenizer.json, nested sequences flattened."""
+  normalizer = part.get("normalizer", part)
+  if normalizer is None:
     return []
-  if own["type"] != "Sequence":
-    return [own]
-  return [x for each in own["normalizers"] for x in _normalizers(each)]
+  if normalizer["type"] != "Sequence":
+    return [normalizer]
+  return [x for each in normalizer["normalizers"] for x in _normalizers(each)]
 
 
 def clip_files(
   tokenizer: tokenizers.Tokenizer,
 ) -> tuple[dict[str, int], list[tuple[str, str]]] | None:
-  """Returns ids and merges, if it has CLIP's kind of BPE."""
+  """Returns ids and merges if it is a BPE like CLIP's, else None."""
   model = json.loads(tokenizer.to_str())["model"]
   ends = "<|startoftext|>", "<|endoftext|>"
-  words = model.get("end_of_word_suffix") == "</w>"
-  if not words or any(tokenizer.token_to_id(t) is None for t in ends):
+  is_clip = model.get("end_of_word_suffix") == "</w>"
+  if not is_clip or any(tokenizer.token_to_id(t) is None for t in ends):
     return None
   # Older files write a merge as one string.
   pairs = [m.split(" ") if isinstance(m, str) else m for m in model["merges"]]
@@ -138,7 +138,7 @@ def clip_files(
 
 
 def _cleaning(spec: dict[str, Any]) -> list[Any]:
-  """text.clean, as normalizers."""
+  """The normalizers that do the same as tokenizer.clean."""
   steps: list[Any] = []
   if spec["canonicalize"]:
     if spec["canonicalize"] != "transformers":
@@ -147,7 +147,7 @@ def _cleaning(spec: dict[str, Any]) -> list[Any]:
   if spec["lower"] and spec["kind"] != "bert":
     steps.append(normalizers.Lowercase())
   if squeezes(spec):
-    # Python's white space is Unicode's and four separators more.
+    # Python's white space is Unicode's plus four separators.
     spaces = Regex(r"[\s\x{1c}-\x{1f}]+")
     steps += [normalizers.Replace(spaces, " "), normalizers.Strip()]
   if spec["kind"] == "clip_bpe":
@@ -157,8 +157,8 @@ def _cleaning(spec: dict[str, Any]) -> list[Any]:
 
 def _bytes() -> tokenizers.Tokenizer:
   special = [names[0] for names in vocabulary.NAMES]
-  # ByteLevel writes a byte as the character that it prints as, or, where it
-  # prints as none, as the next one from 256 on.
+  # ByteLevel writes a printable byte as its own character, others as the next
+  # character from 256 on.
   plain = {*range(33, 127), *range(161, 173), *range(174, 256)}
   rest = iter(range(256, 512))
   letters = [chr(b if b in plain else next(rest)) for b in range(256)]

@@ -1,7 +1,7 @@
-"""Tokenizers of others: the files of their directories <-> spec and blob.
+"""Reads tokenizers of other projects: files in a directory -> spec and blob.
 
-What is read gives the ids that the other library gives, except that a text
-can't spell a special token: "</s>" in a caption is four characters here.
+They give the same ids as in the other library, except that a text can't spell a
+special token: "</s>" in a caption is four characters here.
 """
 
 import importlib.util
@@ -21,10 +21,10 @@ from big_contrastive.interop.tokenizers.write import write_hugging_face
 
 __all__ = ["read_hugging_face", "read_open_clip", "write_hugging_face"]
 
-Spec = dict[str, Any]  # Arguments of data.text.build, without path and blob.
+Spec = dict[str, Any]  # Arguments of build_tokenizer, without path and blob.
 
 CLIP_FILE = "bpe_simple_vocab_16e6.txt.gz"
-# What transformers takes where config.json leaves the length out.
+# The defaults of transformers if config.json lacks the length.
 _LENGTHS = {"clip": 77, "siglip": 64, "siglip2": 64}
 _LOWERED = ("GemmaTokenizer", "Siglip2Tokenizer")  # SigLIP 2 in lower case.
 
@@ -32,12 +32,12 @@ _LOWERED = ("GemmaTokenizer", "Siglip2Tokenizer")  # SigLIP 2 in lower case.
 def read_hugging_face(
   directory: str | pathlib.Path, length: int | None = None
 ) -> tuple[Spec, bytes]:
-  """Returns spec and blob, for restore_tokenizer, of transformers' directory.
+  """Returns spec and blob, for restore_tokenizer, of a transformers directory.
 
   Args:
     directory: with spiece.model (SigLIP), tokenizer.json (any), vocab.json
       and merges.txt (CLIP) or vocab.txt (BERT), and tokenizer_config.json.
-    length: ids in a row; None for what config.json says.
+    length: ids per row; None for the length in config.json.
 
   Raises:
     UserError: for a file that is missing or broken.
@@ -48,13 +48,13 @@ def read_hugging_face(
   kind = str(settings.get("tokenizer_class") or "").removesuffix("Fast")
   siglip = kind == "SiglipTokenizer"
   siglip |= not kind and config.get("model_type") == "siglip"
-  # Which file it is is said before the length is missed.
+  # A missing file is reported before a missing length.
   if siglip and (folder / "spiece.model").is_file():
     length = length or _length(folder, config, settings)
     return _read_siglip(folder, settings, length)
   if (folder / "tokenizer.json").is_file():
     tokenizer = _parse(folder / "tokenizer.json")
-    # Gemma's, whatever class its files name; others would not be read so.
+    # transformers reads it as Gemma's, whatever class its files name.
     gemmas = config.get("model_type") == "siglip2"
     gemmas = gemmas and fast_tokenizers.is_gemmas(tokenizer)
     if kind in _LOWERED or gemmas:
@@ -79,10 +79,10 @@ def read_open_clip(
   Args:
     text_cfg: of open_clip_config.json's model_cfg.
     directory: with the tokenizer's files, as transformers writes them; for
-      CLIP's own, its merges, if they can't be found in an installed open_clip.
+      CLIP's own, its merges, unless an installed open_clip has them.
 
   Returns:
-    Nothing, ({}, b""), where CLIP's merges can't be found, which is logged.
+    ({}, b"") if CLIP's merges can't be found, which is logged.
 
   Raises:
     UserError: for a file that is missing or broken, or an unknown cleaning.
@@ -103,10 +103,10 @@ def read_open_clip(
   if not name:
     merges = _merges(folder)
     if merges is None:
-      said = (
+      message = (
         "%s: no tokenizer, copy CLIP's %s, merges.txt or tokenizer.json there"
       )
-      logging.warning(said, folder, CLIP_FILE)
+      logging.warning(message, folder, CLIP_FILE)
       return {}, b""
     return _settled("clip_bpe", length, merges, **rules)
   spec, blob = read_hugging_face(folder, length)
@@ -128,7 +128,7 @@ def _of_json(
   settings: dict[str, Any],
   length: int,
 ) -> tuple[Spec, bytes]:
-  """What the tokenizer says, unless tokenizer_config.json says otherwise."""
+  """Spec and blob; tokenizer_config.json overrides the tokenizer's BOS, EOS."""
   try:
     head, tail = vocabulary.frame(tokenizer)
   except ValueError as e:
@@ -139,32 +139,32 @@ def _of_json(
   rules["eos"] = settings.get("add_eos_token", bool(tail))
   blob = tokenizer.to_str().encode()
   spec, _ = _settled("json", length, blob, **rules)
-  words = restore_tokenizer(spec, blob)
-  for said, ours in ((head, words.bos_id), (tail, words.eos_id)):
-    if said and ours is not None and said != [ours]:
+  ours = restore_tokenizer(spec, blob)
+  for ids, our_id in ((head, ours.bos_id), (tail, ours.eos_id)):
+    if ids and our_id is not None and ids != [our_id]:
       where = f"{folder / 'tokenizer.json'}: post_processor"
       remedy = "This tokenizer is of no model like CLIP or SigLIP."
-      raise errors.UserError(where, said, f"one token, {ours}", remedy)
+      raise errors.UserError(where, ids, f"one token, {our_id}", remedy)
   pad = settings.get("pad_token")
-  found = tokenizer.token_to_id(pad) if pad else words.eos_id
-  if found is None:
+  pad_id = tokenizer.token_to_id(pad) if pad else ours.eos_id
+  if pad_id is None:
     remedy = "Name one in tokenizer_config.json."
     allowed = "a token of tokenizer.json"
     raise errors.UserError(f"{folder}: pad_token", pad, allowed, remedy)
-  return _settled(blob=blob, **spec | {"pad": found})
+  return _settled(blob=blob, **spec | {"pad": pad_id})
 
 
 def _settled(
   kind: str, length: int, blob: bytes, **rules: Any
 ) -> tuple[Spec, bytes]:
-  """The whole spec, checked, and the blob."""
+  """The complete, checked spec, and the blob."""
   return restore_tokenizer(
     {"kind": kind, "length": length, **rules}, blob
   ).spec, blob
 
 
 def _settings(folder: pathlib.Path) -> dict[str, Any]:
-  """tokenizer_config.json, special tokens as plain strings."""
+  """tokenizer_config.json, with special tokens as plain strings."""
   settings = _optional(folder / "special_tokens_map.json")
   settings |= _optional(folder / "tokenizer_config.json")
   return {
@@ -206,7 +206,7 @@ def _pairs(path: pathlib.Path) -> list[Any]:
 
 
 def _merges(folder: pathlib.Path) -> bytes | None:
-  """CLIP's file of merges, or what is as good."""
+  """CLIP's file of merges, or its equivalent; None if there is none."""
   package = importlib.util.find_spec("open_clip")
   installed = pathlib.Path(package.origin or "").parent if package else folder
   for place in (folder, installed):

@@ -1,4 +1,4 @@
-"""Writes a tokenizer's files as transformers reads them."""
+"""Writes a tokenizer's files for transformers."""
 
 import json
 import pathlib
@@ -26,38 +26,38 @@ def write_hugging_face(
   With padding="max_length" and truncation=True, lengths are ours too.
 
   Args:
-    spec, blob: as tokenizer.restore_tokenizer takes them.
-    directory: made where there is none.
+    spec, blob: see tokenizer.restore_tokenizer.
+    directory: created if it doesn't exist.
     family: of the model beside it, config.json's model_type.
     padding_seen: whether that model's vectors depend on the padding.
 
   Returns:
-    What their classes do otherwise, for the user, a sentence each.
+    What their classes do differently, for the user, one sentence each.
 
   Raises:
-    UserError: for a SentencePiece that none of their classes takes, and for
-      padding that is seen and that they can't make.
+    UserError: for a SentencePiece model that none of their classes takes, and
+      for padding that the model sees and they can't produce.
   """
-  words, folder = restore_tokenizer(spec, blob), pathlib.Path(directory)
-  _check(words.spec)
+  ours, folder = restore_tokenizer(spec, blob), pathlib.Path(directory)
+  _check(ours.spec)
   if padding_seen:
-    _check_padding(words)
-  notes = _notes(words.spec)
+    _check_padding(ours)
+  notes = _notes(ours.spec)
   folder.mkdir(parents=True, exist_ok=True)
   write = _write_siglip if spec["kind"] == "sentencepiece" else _write_json
-  settings: dict[str, Any] = write(words, folder, notes)
+  settings: dict[str, Any] = write(ours, folder, notes)
   named = {k: v for k, v in settings.items() if k.endswith("_token")}
   _dump(folder / "special_tokens_map.json", named)
-  if family == "siglip2" and not _is_siglip_2s(words):
+  if family == "siglip2" and not _is_siglip_2s(ours):
     notes.append(
       "transformers takes Siglip2Tokenizer for every Siglip2Model, which is "
       "Gemma's in lower case and not this one: read it by "
       f"{settings['tokenizer_class']}.from_pretrained, not by AutoTokenizer."
     )
-  settings |= {"model_max_length": words.length, "padding_side": "right"}
+  settings |= {"model_max_length": ours.length, "padding_side": "right"}
   settings |= {"clean_up_tokenization_spaces": False}
   if family != "clip":
-    # A mask would hide padding, which these towers attend.
+    # A mask would hide padding, which these towers attend to.
     settings["model_input_names"] = ["input_ids"]
   _dump(folder / "tokenizer_config.json", settings)
   return notes
@@ -67,71 +67,71 @@ def _check(spec: dict[str, Any]) -> None:
   fits = spec["canonicalize"] and spec["eos"] and not spec["bos"]
   if spec["kind"] == "sentencepiece" and not fits:
     allowed = "canonicalize=True, bos=False, eos=True, as SiglipTokenizer has"
-    given = {k: spec[k] for k in ("canonicalize", "bos", "eos")}
+    fields = {k: spec[k] for k in ("canonicalize", "bos", "eos")}
     remedy = "Give the same vocabulary as a tokenizer.json, kind json."
-    raise errors.UserError("config.tokenizer", given, allowed, remedy)
+    raise errors.UserError("config.tokenizer", fields, allowed, remedy)
 
 
-def _check_padding(words: Tokenizer) -> None:
-  if words.spec["kind"] == "sentencepiece":
+def _check_padding(ours: Tokenizer) -> None:
+  if ours.spec["kind"] == "sentencepiece":
     return
-  if words.pad_id not in vocabulary.special_ids(fast_tokenizers.build(words)):
+  if ours.pad_id not in vocabulary.special_ids(fast_tokenizers.build(ours)):
     allowed = "a special token: transformers pads with no other, and this"
     allowed += " text tower sees padding"
     thing = "padding of the tokenizer"
-    raise errors.UserError(thing, words.pad_id, allowed, sections.ANOTHER)
+    raise errors.UserError(thing, ours.pad_id, allowed, sections.ANOTHER)
 
 
 def _notes(spec: dict[str, Any]) -> list[str]:
-  """Where their classes can't but do otherwise."""
-  notes, own = [], spec["kind"] == "sentencepiece"
+  """What their classes unavoidably do differently."""
+  notes, siglip = [], spec["kind"] == "sentencepiece"
   if spec["repair"]:
     notes.append("transformers mends neither HTML nor broken Unicode.")
-  if own and spec["canonicalize"] != "transformers":
+  if siglip and spec["canonicalize"] != "transformers":
     notes.append(
       'SiglipTokenizer drops "_", which is a space here, and makes a token of '
       "white space before a text, and of an empty one."
     )
-  if not own and spec["lower"] and spec["kind"] != "bert":
+  if not siglip and spec["lower"] and spec["kind"] != "bert":
     notes.append("transformers lower-cases a final sigma to the ordinary one.")
   return notes
 
 
-def _is_siglip_2s(words: Tokenizer) -> bool:
-  """Whether Siglip2Tokenizer, which keeps vocabulary and merges, is the same.
+def _is_siglip_2s(ours: Tokenizer) -> bool:
+  """Whether Siglip2Tokenizer, with the same vocabulary and merges, is the same.
 
-  Not whether it lower-cases a final sigma as we do.
+  Ignores that it may lower-case a final sigma differently.
   """
-  if words.spec["kind"] == "sentencepiece":
+  if ours.spec["kind"] == "sentencepiece":
     return False
-  built = fast_tokenizers.build(words)
+  built = fast_tokenizers.build(ours)
   return fast_tokenizers.is_gemmas(built, lowered=True)
 
 
 def _write_siglip(
-  words: Tokenizer, folder: pathlib.Path, notes: list[str]
+  ours: Tokenizer, folder: pathlib.Path, notes: list[str]
 ) -> dict[str, Any]:
-  """The model itself, for SiglipTokenizer; returns what is to be said of it."""
-  vocab = vocabulary.processor(words.blob)
-  (folder / "spiece.model").write_bytes(words.blob)
+  """Writes the model for SiglipTokenizer; returns its settings."""
+  vocab = vocabulary.processor(ours.blob)
+  (folder / "spiece.model").write_bytes(ours.blob)
   return {
     "tokenizer_class": "SiglipTokenizer",
-    "do_lower_case": words.spec["lower"],
-    "eos_token": vocab.IdToPiece(words.eos_id),
-    "pad_token": vocab.IdToPiece(words.pad_id),
+    "do_lower_case": ours.spec["lower"],
+    "eos_token": vocab.IdToPiece(ours.eos_id),
+    "pad_token": vocab.IdToPiece(ours.pad_id),
     "unk_token": vocab.IdToPiece(vocab.unk_id()),
   }
 
 
 def _write_json(
-  words: Tokenizer, folder: pathlib.Path, notes: list[str]
+  ours: Tokenizer, folder: pathlib.Path, notes: list[str]
 ) -> dict[str, Any]:
-  """A tokenizer.json, of CLIP two files more, for it has a class of its own."""
-  tokenizer = fast_tokenizers.build(words)
+  """Writes a tokenizer.json, and for CLIP the two files of its own class."""
+  tokenizer = fast_tokenizers.build(ours)
   files = fast_tokenizers.clip_files(tokenizer)
   settings = {"tokenizer_class": "PreTrainedTokenizerFast"}
-  both = words.bos_id is not None and words.eos_id is not None
-  if files and both and not words.spec["canonicalize"]:
+  both = ours.bos_id is not None and ours.eos_id is not None
+  if files and both and not ours.spec["canonicalize"]:
     settings["tokenizer_class"] = "CLIPTokenizer"
     vocab, merges = files
     tokenizer = fast_tokenizers.clip(vocab, merges)
@@ -139,11 +139,11 @@ def _write_json(
     lines = ["#version: 0.2", *map(" ".join, merges)]
     (folder / "merges.txt").write_text("\n".join(lines) + "\n")
   tokenizer.save(str(folder / "tokenizer.json"))
-  special = {"bos": words.bos_id, "eos": words.eos_id, "pad": words.pad_id}
+  special = {"bos": ours.bos_id, "eos": ours.eos_id, "pad": ours.pad_id}
   known = vocabulary.special_ids(tokenizer)
-  if words.pad_id not in known:
-    notes.append(f"transformers pads with EOS, not with {words.pad_id}.")
-    special["pad"] = words.eos_id
+  if ours.pad_id not in known:
+    notes.append(f"transformers pads with EOS, not with {ours.pad_id}.")
+    special["pad"] = ours.eos_id
   names = {
     f"{name}_token": tokenizer.id_to_token(i)
     for name, i in special.items()
