@@ -196,12 +196,12 @@ def _rows(section: dict[str, Any], name: str, least: int) -> int:
 def _check_ids(section: dict[str, Any], tokenizer: TextSizes) -> None:
   pad = section.get("pad_id")
   if pad is not None and pad != tokenizer.pad_id:
-    allowed = f"the tokenizer's, {tokenizer.pad_id}, or None"
+    allowed = f"the tokenizer's padding id, {tokenizer.pad_id}, or None"
     remedy = "Another token would be masked in place of the padding."
     raise errors.UserError(f"{_WHERE}.text.pad_id", pad, allowed, remedy)
   eos = section.get("eos_id")
   if section.get("pool") == "eos" and eos not in (None, tokenizer.eos_id):
-    allowed = f"the tokenizer's, {tokenizer.eos_id}"
+    allowed = f"the tokenizer's EOS id, {tokenizer.eos_id}"
     remedy = "No text would have the token that is pooled."
     raise errors.UserError(f"{_WHERE}.text.eos_id", eos, allowed, remedy)
 

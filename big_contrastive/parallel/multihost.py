@@ -42,10 +42,10 @@ def all_have(text: str) -> bool:
 class Requests:
   """Requests to save or to stop, besides the intervals in steps.
 
-  Clocks and signals reach each process at another moment. So after each step
-  the devices combine the requests of all processes, and the host reads them
-  one step later, with that step's metrics: no clocks are compared, and no
-  process waits for another.
+  Clocks differ between processes, and so do the moments of signals. So after
+  each step the devices combine the requests of all processes, and the host
+  reads them one step later, with that step's metrics: no clocks are compared,
+  and no process waits for another.
 
   JAX's own reached_preemption_sync_point handles SIGTERM only, once, and in
   place of our handler; SIGINT and minutes would still need this class.

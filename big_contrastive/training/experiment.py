@@ -35,7 +35,7 @@ class Experiment:
 
   Args:
     config: the user's, but plain and JSON-serializable.
-    placed: the compiled step and where its state lies.
+    placed: the compiled step and the shardings of its state.
     objective: see objectives/; it chooses the weights that are evaluated.
     load: parameters -> parameters with the weights of config.init.
     training: the loader of training batches.

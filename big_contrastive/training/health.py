@@ -20,7 +20,7 @@ class Limits:
   """What a run's metrics are checked against.
 
   Args:
-    objective: has its loss of guessing, and its own signs of mistakes.
+    objective: gives its loss of guessing, and its own signs of mistakes.
     warmup: steps after which the loss should have left that of guessing.
     skip_nonfinite: whether bad steps are skipped and counted.
   """
@@ -36,7 +36,7 @@ class Health:
   Args:
     limits: what they are checked against.
     names: what each entry of metrics["finite"] checks; the parameters are
-      checked besides.
+      checked, too.
     folder: where batches with bad numbers are kept.
     skipped: steps that were skipped before a resume.
   """

@@ -110,7 +110,7 @@ def _check_total(total: int, done: int) -> None:
 def check_data(
   experiment: Experiment, before: dict[str, Any], strict: bool
 ) -> None:
-  """Warns of data that differ from those before, or between processes.
+  """Warns of data that differ from `before`, or between processes.
 
   Args:
     experiment: with the current data.

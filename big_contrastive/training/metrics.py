@@ -88,7 +88,7 @@ class Writer:
 
 @contextlib.contextmanager
 def _naming(path: str) -> Iterator[None]:
-  """Adds the file's name to write errors, which a full disk leaves out."""
+  """Adds the file's name to write errors that lack it, as of a full disk."""
   try:
     yield
   except OSError as e:

@@ -165,10 +165,10 @@ class ImageTower(nnx.Module):
     first, pos = (pos[0], pos[1:]) if self.cls_pos else (0, pos)
     pos = jnp.broadcast_to(pos, (x.shape[0], *pos.shape))
     if keys is not None and self.keep < 1:
-      # Dropped before they are embedded: what isn't kept costs nothing.
-      kept = draw_patches(keys, x.shape[1], self.keep)[:, :, None]
-      x = jnp.take_along_axis(x, kept, axis=1)
-      pos = jnp.take_along_axis(pos, kept, axis=1)
+      # Patches are dropped before they are embedded, so they cost nothing.
+      indices = draw_patches(keys, x.shape[1], self.keep)[:, :, None]
+      x = jnp.take_along_axis(x, indices, axis=1)
+      pos = jnp.take_along_axis(pos, indices, axis=1)
     x = self.embed(x) + pos.astype(self.dtype)
     if self.pool == "tok":
       cls = (self.cls[...] + first).astype(x.dtype)
