@@ -90,7 +90,7 @@ def micro_batches(
   for size in (image, text):
     if size is not None and (size < 1 or batch_size % size or size % n):
       allowed = f"a divisor of batch_size = {batch_size} and a multiple of {n}"
-      remedy = f"{n} devices share each micro-batch. None is for none."
+      remedy = f"{n} devices share each one. None is for no micro-batches."
       raise errors.UserError(where, size, allowed, remedy)
   return batch_size // (image or batch_size), batch_size // (text or batch_size)
 
