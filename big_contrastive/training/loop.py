@@ -102,7 +102,7 @@ def _check_total(total: int, done: int) -> None:
     raise errors.UserError(
       "config.total",
       total,
-      f"at least the {done} steps of the newest checkpoint in this workdir",
+      f"at least {done}, the steps of the newest checkpoint in this workdir",
       "Raise it, or begin in another workdir.",
     )
 
