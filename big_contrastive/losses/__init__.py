@@ -1,6 +1,6 @@
-"""Pair losses: a file in this folder is one.
+"""Pair losses: each file in this folder is one.
 
-Plain functions, the same lines on one device and inside jax.shard_map.
+Plain functions that run unchanged on one device and inside jax.shard_map.
 """
 
 from collections.abc import Callable
@@ -34,20 +34,20 @@ class Loss(Protocol):
     Args:
       zimg, ztxt: [b, d] unit embeddings of this device's pairs.
       scale: exp of the log-temperature.
-      bias: of the logits; annotated `None` by a loss that is blind to it.
+      bias: of the logits; a loss that is blind to it annotates it `None`.
       ids: int32 [b]; pairs with equal ids are not each other's negatives.
       axis: mesh axis name(s) inside shard_map; None for one device.
-      tile: rows of logits alive at a time; None for the engine's choice.
+      tile: rows of logits in memory at a time; None for the default.
     """
 
 
 class PairLoss(NamedTuple):
-  """A file of this folder.
+  """The functions of a file in this folder.
 
   Attributes:
     loss: see Loss.
-    chance: pairs in a batch -> the loss of guessing; None where the file has
-      no function of that name.
+    chance: pairs in a batch -> the loss of guessing; None if the file has no
+      function of that name.
   """
 
   loss: Loss

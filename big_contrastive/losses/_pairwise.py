@@ -1,4 +1,4 @@
-"""What the pair losses share: one differentiation, done in the forward pass."""
+"""What the pair losses share: gradients computed in the forward pass."""
 
 import functools
 from collections.abc import Callable
@@ -11,24 +11,23 @@ import jax.numpy as jnp
 from big_contrastive.losses import _ring
 from big_contrastive.losses._ring import Axis
 
-# A gradient, or None where it is not asked for.
+# A gradient, or None where it is not needed.
 Partial = jax.Array | None
 
 
-class Wants(NamedTuple):
-  """Whose gradients are asked for."""
+class Needs(NamedTuple):
+  """Whose gradients are needed."""
 
   zimg: bool
   ztxt: bool
 
 
 class Terms(NamedTuple):
-  """What a sweep sees of this device's pairs.
+  """The arguments of a sweep over this device's pairs.
 
   zimg, ztxt: [b, d], float32 or bfloat16. scale, bias: float32 scalars. ids:
-  int32 [b], different for all pairs of the global batch but those that are no
-  negatives of each other. axis, tile: see `_ring.sweep`. wants: what
-  `gradients` computes.
+  int32 [b], equal only for pairs of the global batch that are not each other's
+  negatives. axis, tile: see `_ring.sweep`. needs: what `gradients` computes.
   """
 
   zimg: jax.Array
@@ -38,14 +37,14 @@ class Terms(NamedTuple):
   ids: jax.Array
   axis: Axis
   tile: int
-  wants: Wants = Wants(True, True)
+  needs: Needs = Needs(True, True)
 
 
 class Gradients(NamedTuple):
-  """Of the sum of this device's terms; all float32.
+  """Gradients of the sum of this device's terms; all float32.
 
-  zimg and ztxt are those with respect to scale * zimg and scale * ztxt; None
-  where they are not wanted.
+  zimg and ztxt are with respect to scale * zimg and scale * ztxt; None where
+  they are not needed.
   """
 
   zimg: Partial
@@ -58,8 +57,8 @@ class Sweep(NamedTuple):
 
   value: -> [b], one term per pair, whose mean over the global batch is the
     loss.
-  gradients: -> (the same [b], Gradients), at once.
-  live: arrays as large as a tile that either has at a time, for its side.
+  gradients: -> (the same [b], Gradients), in one call.
+  live: arrays of a tile's size that either holds at a time; see _ring.side.
   """
 
   value: Callable[[Terms], jax.Array]
@@ -79,7 +78,7 @@ def loss(
   tile: int | None,
 ) -> jax.Array:
   """Returns the mean over the global batch; see losses/ for the arguments."""
-  # Shapes that broadcast would give a loss too, of something else.
+  # Shapes that merely broadcast would give a wrong loss.
   chex.assert_rank((zimg, ztxt), 2)
   chex.assert_equal_shape((zimg, ztxt))
   b, d = zimg.shape
@@ -96,7 +95,7 @@ def loss(
 
 
 def cosines(zimg: jax.Array, ztxt: jax.Array) -> jax.Array:
-  """Returns [c, c] products, float32 whatever comes in."""
+  """Returns the products [c, c], float32 for any input dtype."""
   return jnp.einsum(
     "id,jd->ij", zimg, ztxt,
     precision="highest", preferred_element_type=jnp.float32,
@@ -108,11 +107,11 @@ def begin(x: Terms, pull: jax.Array) -> tuple[Partial, Partial]:
 
   Args:
     x: the terms.
-    pull: [b], the derivatives of the terms by the logits of their pairs.
+    pull: [b], the derivative of each term by the logit of its own pair.
   """
-  dzimg = pull[:, None] * x.ztxt.astype(jnp.float32) if x.wants.zimg else None
-  # The texts' travel, and begin with nothing: their pull waits for `end`.
-  dztxt = jnp.zeros(x.ztxt.shape[::-1], jnp.float32) if x.wants.ztxt else None
+  dzimg = pull[:, None] * x.ztxt.astype(jnp.float32) if x.needs.zimg else None
+  # The texts' gradients travel, and begin with zeros: `end` adds their pull.
+  dztxt = jnp.zeros(x.ztxt.shape[::-1], jnp.float32) if x.needs.ztxt else None
   return dzimg, dztxt
 
 
@@ -123,14 +122,14 @@ def pull_back(
   dzimg: Partial,
   dztxt: Partial,
 ) -> tuple[Partial, Partial]:
-  """Returns the gradients [c, d] and [d, c] with what a tile adds to them."""
+  """Adds a tile's share to the gradients [c, d] and [d, c]."""
   zimg, ztxt = zimg.astype(jnp.float32), ztxt.astype(jnp.float32)
   if dzimg is not None:
     dzimg += jnp.einsum("ij,jd->id", dlogits, ztxt, precision="highest")
   if dztxt is not None:
-    # Turned first, it is a product like the others; CPUs are slow at the other.
-    turned = jax.lax.optimization_barrier(zimg.T)
-    dztxt += jnp.einsum("di,ij->dj", turned, dlogits, precision="highest")
+    # Transposed first, it is a plain product; without that, CPUs are slow.
+    transposed = jax.lax.optimization_barrier(zimg.T)
+    dztxt += jnp.einsum("di,ij->dj", transposed, dlogits, precision="highest")
   return dzimg, dztxt
 
 
@@ -144,18 +143,18 @@ def end(
 
 
 def inner(zimg: jax.Array, ztxt: jax.Array) -> jax.Array:
-  """Returns [b]: the cosine of each pair, float32."""
+  """Returns the cosine of each pair, float32 [b]."""
   return jnp.sum(zimg.astype(jnp.float32) * ztxt.astype(jnp.float32), axis=-1)
 
 
 def add(a: Any, b: Any) -> Any:
-  """Merges sums."""
+  """Adds two pytrees of sums."""
   return jax.tree.map(jnp.add, a, b)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _local(plan, zimg, ztxt, scale, bias, ids):
-  """The mean of this device's terms."""
+  """Returns the mean of this device's terms."""
   sweep, axis, tile = plan
   return sweep.value(Terms(zimg, ztxt, scale, bias, ids, axis, tile)).mean()
 
@@ -163,28 +162,28 @@ def _local(plan, zimg, ztxt, scale, bias, ids):
 def _forward(plan, *operands):
   sweep, axis, tile = plan
   zimg, ztxt, scale, bias, ids = (x.value for x in operands)
-  # The scale's gradient needs that of one side.
+  # The scale's gradient needs the gradient of one side.
   texts = operands[1].perturbed
-  wants = Wants(zimg=operands[0].perturbed or not texts, ztxt=texts)
-  terms = Terms(zimg, ztxt, scale, bias, ids, axis, tile, wants)
+  needs = Needs(zimg=operands[0].perturbed or not texts, ztxt=texts)
+  terms = Terms(zimg, ztxt, scale, bias, ids, axis, tile, needs)
   values, grads = sweep.gradients(terms)
   b = zimg.shape[0]
-  # What moves the scale moves all scaled rows: no sum over tiles is needed.
-  side = (zimg, grads.zimg) if wants.zimg else (ztxt, grads.ztxt)
+  # The scale multiplies every row, so its gradient needs no sum over tiles.
+  side = (zimg, grads.zimg) if needs.zimg else (ztxt, grads.ztxt)
   dscale = jnp.vdot(side[0].astype(jnp.float32), side[1]) / b
   dzimg, dztxt = (
     g if g is None else g * (scale / b) for g in (grads.zimg, grads.ztxt)
   )
-  kept = _only_once((dzimg, dztxt, dscale, grads.bias / b))
-  # The gradients leave in the dtype of the embeddings.
+  residuals = _only_once((dzimg, dztxt, dscale, grads.bias / b))
+  # The gradients are returned in the dtype of the embeddings.
   like = [jnp.zeros((), x.dtype) for x in (zimg, ztxt)]
-  return values.mean(), (kept, like)
+  return values.mean(), (residuals, like)
 
 
-def _backward(plan, kept, cotangent):
-  # The same on all devices, for `_ring.mean` follows: so it may scale what
-  # other devices have added to this device's texts.
-  (dzimg, dztxt, dscale, dbias), like = kept
+def _backward(plan, residuals, cotangent):
+  # `_ring.mean` follows, so the cotangent is the same on all devices: it may
+  # scale what other devices have added to this device's texts.
+  (dzimg, dztxt, dscale, dbias), like = residuals
   dzimg, dztxt = (
     g if g is None else (g * cotangent).astype(x.dtype)
     for g, x in zip((dzimg, dztxt), like, strict=True)
@@ -192,7 +191,7 @@ def _backward(plan, kept, cotangent):
   return dzimg, dztxt, dscale * cotangent, dbias * cotangent, None
 
 
-# Symbolic zeros tell what is not asked for: the embeddings of a frozen tower.
+# Symbolic zeros mark gradients that are not needed: those of a frozen tower.
 _local.defvjp(_forward, _backward, symbolic_zeros=True)
 
 

@@ -16,8 +16,8 @@ import numpy as np
 
 Axis = str | tuple[str, ...] | None
 
-# The most rows of a tile, by backend. Larger tiles make larger products and
-# fewer trips to memory, and no difference beyond these.
+# The most rows of a tile, by backend. Larger tiles mean larger products and
+# fewer memory accesses; beyond these sizes they make no difference.
 TILE = {"cpu": 4096, "gpu": 4096, "tpu": 2048}
 
 
@@ -36,12 +36,12 @@ def side(b: int, d: int, live: int, backend: str | None = None) -> int:
 
   Args:
     b, d: pairs on this device, their width.
-    live: arrays of the size of a tile that are alive at a time.
-    backend: that it is compiled for; None for that of the mesh in use, of
-      JAX's default where there is none.
+    live: arrays of a tile's size in memory at a time.
+    backend: to compile for; None for that of the mesh in use, or JAX's default
+      if there is no mesh.
   """
-  most = TILE.get(backend or _backend(), 1024)
-  return min(most, max(1, math.isqrt(b * d // live)))
+  limit = TILE.get(backend or _backend(), 1024)
+  return min(limit, max(1, math.isqrt(b * d // live)))
 
 
 def _backend() -> str:
@@ -51,23 +51,23 @@ def _backend() -> str:
 
 
 def mean(value: jax.Array, axis: Axis) -> jax.Array:
-  """Returns the mean over the devices of a scalar."""
+  """Returns the mean of a scalar over the devices."""
   return value if axis is None else jax.lax.pmean(value, axis)
 
 
 def varying(tree: Any, axis: Axis) -> Any:
-  """Returns the arrays marked as different on each device.
+  """Returns the arrays, marked as different on each device.
 
-  What is the same everywhere and enters here gets its gradient summed over
-  the devices.
+  An array that was the same on every device gets its gradient summed over the
+  devices.
   """
   if axis is None:
     return tree
   axes = (axis,) if isinstance(axis, str) else axis
 
   def mark(x: jax.Array) -> jax.Array:
-    seen = jax.typeof(x).manual_axis_type.varying
-    missing = tuple(a for a in axes if a not in seen)
+    marked = jax.typeof(x).manual_axis_type.varying
+    missing = tuple(a for a in axes if a not in marked)
     return jax.lax.pcast(x, missing, to="varying") if missing else x
 
   return jax.tree.map(mark, tree)
@@ -89,15 +89,16 @@ def sweep(
 
   Args:
     tile: (negative, rows, columns, row_sums, column_sums) -> (row_sums,
-      column_sums), all of them slices of c pairs; negative is bool [c, c]:
-      what is False must not count. A row may come a second time with negative
-      False.
-    ids: int32 [b], of this device's pairs. Equal ids are no negatives.
+      column_sums), all of them slices of c pairs; negative is bool [c, c]: an
+      entry that is False must not count. A row may come a second time, with
+      negative False.
+    ids: int32 [b], of this device's pairs. Pairs with equal ids are not
+      negatives.
     rows: arrays [b, ...] that stay.
     columns: arrays [b, ...] that visit every device.
     row_sums: arrays [b, ...] that start at these values, and stay.
-    column_sums: arrays [..., b] that travel, as they are before any tile: what
-      `merge` takes for nothing.
+    column_sums: arrays [..., b] that travel. They start at these values, the
+      identity of `merge`.
     merge: (column_sums, column_sums) -> column_sums, from different devices.
     axis: mesh axis name(s) inside shard_map; None for one device.
     side: largest number of rows of a tile.
@@ -123,8 +124,8 @@ def sweep(
 
   def hop(state: Any, _: None) -> tuple[Any, None]:
     row_sums, visitor, waiting = state
-    # Both are under way while the block is computed: the chunk to the next
-    # device, and what the previous device summed for the chunk that is here.
+    # Both transfers overlap with the block: the chunk goes to the next device,
+    # and the previous device's sums for the chunk that is here arrive.
     following, arriving = send(visitor), send(waiting)
     row_sums, added = block(row_sums, visitor)
     return (row_sums, following, merge(arriving, added)), None
@@ -142,15 +143,15 @@ def _tiles(
   column_sums: Any,
   side: int,
 ) -> tuple[Any, Any]:
-  """Walks over the tiles of one block, all of one size."""
+  """Walks over the tiles of one block, all of the same size."""
   b = rows[0].shape[0]
   count = math.ceil(b / side)
   c = math.ceil(b / count)
   if count == 1:
     negative = rows[0][:, None] != columns[0][None, :]
     return tile(negative, rows[1], columns[1], row_sums, column_sums)
-  # The last tile begins early rather than reach beyond the block; what it
-  # has in common with the one before is masked. So nothing is padded.
+  # The last tile begins early instead of reaching beyond the block, and its
+  # overlap with the tile before is masked. So nothing is padded.
   new = np.arange(count, dtype=np.int32) * c
   places = np.stack([np.minimum(new, b - c), new], axis=1)
 

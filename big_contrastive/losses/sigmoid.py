@@ -37,8 +37,8 @@ def loss(
     bias: the learned bias, 0 when None.
     ids: two pairs with the same id are not each other's negatives: their
       terms are left out of the sum.
-    axis: mesh axis name(s) inside shard_map, None for the whole batch at once.
-    tile: rows of logits that are alive at a time; None for _ring.side's.
+    axis: mesh axis name(s) inside shard_map, None for one device.
+    tile: rows of logits in memory at a time; None for that of _ring.side.
   """
   return _pairwise.loss(
     SWEEP, zimg, ztxt,

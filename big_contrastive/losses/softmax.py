@@ -10,10 +10,10 @@ from big_contrastive.losses import _pairwise, _ring
 from big_contrastive.losses._pairwise import Gradients, Terms
 from big_contrastive.losses._ring import Axis
 
-# The logit of what is left out. Not -inf, whose differences are NaN.
+# The logit of entries that are left out. Not -inf, whose differences are NaN.
 LEFT_OUT = -1e30
 
-# A log-sum-exp under way: (running maximum, sum of exp(logit - maximum)).
+# A running log-sum-exp: (maximum, sum of exp(logit - maximum)).
 Lse = tuple[jax.Array, jax.Array]
 
 
@@ -45,8 +45,8 @@ def loss(
     bias: must be None: a softmax is blind to it.
     ids: two pairs with the same id are not each other's negatives: their
       logits are left out of both log-sum-exps.
-    axis: mesh axis name(s) inside shard_map, None for the whole batch at once.
-    tile: rows of logits that are alive at a time; None for _ring.side's.
+    axis: mesh axis name(s) inside shard_map, None for one device.
+    tile: rows of logits in memory at a time; None for that of _ring.side.
   """
   if bias is not None:
     raise ValueError("softmax takes no bias: adding one changes nothing.")
@@ -68,10 +68,10 @@ def _value(x: Terms) -> jax.Array:
 
 def _gradients(x: Terms) -> tuple[jax.Array, Gradients]:
   positive, rows, columns = _statistics(x)
-  # What is missing from a pair's own probabilities, with no 1 - p to cancel.
+  # 1 - p for a pair's own two probabilities p, without cancellation.
   missing = jax.nn.sigmoid(rows) + jax.nn.sigmoid(columns)
   pull = -missing / 2
-  # A whole log-sum-exp is positive + rest. Added up, it would be rounded as
+  # A full log-sum-exp is positive + rest. Their sum would be rounded as
   # coarsely as the largest logit, and so would every probability.
   row_rest, column_rest = jax.nn.softplus(rows), jax.nn.softplus(columns)
 
@@ -91,17 +91,17 @@ def _gradients(x: Terms) -> tuple[jax.Array, Gradients]:
     *_pairwise.begin(x, pull),
     merge=_pairwise.add, axis=x.axis, side=x.tile,
   )  # fmt: skip
-  blind = jnp.zeros_like(x.bias)
-  grads = _pairwise.end(x, pull, dzimg, dztxt, blind)
+  dbias = jnp.zeros_like(x.bias)
+  grads = _pairwise.end(x, pull, dzimg, dztxt, dbias)
   return _cross_entropy(rows, columns), grads
 
 
 def _statistics(x: Terms) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Logits [b] of the pairs; log-sum-exps of all others, less the pair's.
+  """Returns logits of pairs, and log-sum-exps of rows and columns, each [b].
 
-  Those of rows, [b], and of columns, [b]. The pair itself is not in them, and
-  its logit is taken off before the logarithm comes on: so a small loss under
-  large logits is no difference of large numbers.
+  The log-sum-exps leave out the pair itself, and its logit is subtracted
+  before the logarithm is added: so a small loss under large logits is not a
+  difference of large numbers.
   """
 
   def tile(negative, zimg, ztxt, rows, columns):
@@ -115,21 +115,23 @@ def _statistics(x: Terms) -> tuple[jax.Array, jax.Array, jax.Array]:
     tile, x.ids, x.zimg, x.ztxt, nothing, nothing,
     merge=_merge, axis=x.axis, side=x.tile,
   )  # fmt: skip
-  # Where all is left out, the sum counts exp(LEFT_OUT - LEFT_OUT): no matter,
-  # LEFT_OUT + log of any count is LEFT_OUT.
+  # Where all entries are left out, the sum counts exp(LEFT_OUT - LEFT_OUT). It
+  # does no harm: LEFT_OUT + log of any count is LEFT_OUT.
   return positive, *(
-    (most - positive) + jnp.log(total) for most, total in (rows, columns)
+    (maximum - positive) + jnp.log(total) for maximum, total in (rows, columns)
   )
 
 
 def _lse(logits: jax.Array, dim: int) -> Lse:
-  most = logits.max(axis=dim)
-  return most, jnp.exp(logits - jnp.expand_dims(most, dim)).sum(axis=dim)
+  maximum = logits.max(axis=dim)
+  return maximum, jnp.exp(logits - jnp.expand_dims(maximum, dim)).sum(axis=dim)
 
 
 def _merge(a: Lse, b: Lse) -> Lse:
-  most = jnp.maximum(a[0], b[0])
-  return most, a[1] * jnp.exp(a[0] - most) + b[1] * jnp.exp(b[0] - most)
+  maximum = jnp.maximum(a[0], b[0])
+  return maximum, a[1] * jnp.exp(a[0] - maximum) + b[1] * jnp.exp(
+    b[0] - maximum
+  )
 
 
 def _cross_entropy(rows: jax.Array, columns: jax.Array) -> jax.Array:

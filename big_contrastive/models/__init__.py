@@ -1,6 +1,6 @@
 """Models: named parts, built from config.model by build.py.
 
-The contracts of what a file in image/, text/ and heads/ holds.
+The contracts of the files in image/, text/ and heads/.
 """
 
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -9,12 +9,12 @@ import jax
 
 
 class Features(NamedTuple):
-  """What a tower sees in its input, before the last linear layer.
+  """A tower's features of its input, before the last linear layer.
 
   Attributes:
     tokens: [b, l, w], after the last norm; a class token is the first.
-    pooled: [b, w], one vector an input; not normalized.
-    mask: bool [b, l], which tokens are no padding; None where all are.
+    pooled: [b, w], one vector per input; not normalized.
+    mask: bool [b, l], True where a token is not padding; None for no padding.
   """
 
   tokens: jax.Array
@@ -34,7 +34,7 @@ class Tower(Protocol):
   Attributes:
     out_dim: width d of its vectors.
     takes: of an image tower, the shape of one input without channels: (h, w),
-      or with patches of any grid (patches, side, side).
+      or (patches, side, side) for NaFlex.
   """
 
   out_dim: int
@@ -45,7 +45,7 @@ class Tower(Protocol):
 
     Args:
       x: uint8 images [b, *takes, 3] or token ids [b, l].
-      keys: one per example, for what is drawn in training; None evaluates.
+      keys: one per example, for randomness in training; None evaluates.
     """
 
   def __call__(self, x: jax.Array, keys: Any = None) -> jax.Array:
@@ -60,8 +60,8 @@ class Head(Protocol):
   """A head: a file in models/heads/ whose `head` makes one.
 
   `head(width, **fields, dtype=, rngs=)` is an nnx.Module over vectors of that
-  width. It is a part of its own: config.model.heads = {"predictor": {"name":
-  "mlp", "on": "image", ...}} is the part "predictor".
+  width. It is a part of the model: config.model.heads = {"predictor": {"name":
+  "mlp", "on": "image", ...}} adds the part "predictor".
 
   Attributes:
     out_dim: width of its vectors.
@@ -70,4 +70,4 @@ class Head(Protocol):
   out_dim: int
 
   def __call__(self, x: jax.Array) -> jax.Array:
-    """Returns [..., out_dim] of vectors [..., width]."""
+    """Maps vectors [..., width] to [..., out_dim]."""

@@ -1,4 +1,4 @@
-"""Builds a model from the section config.model: the only place that does."""
+"""Builds a model from the section config.model; nothing else does."""
 
 import inspect
 import math
@@ -14,18 +14,18 @@ from big_contrastive.models.model import Model, split
 
 _WHERE = "config.model"
 _TOWERS = {"image": "vit", "text": "transformer"}  # The defaults.
-# Parts that a head must not be called.
-_TAKEN = ("img", "txt", "t", "b")
+# Parts whose names a head must not have.
+_RESERVED = ("img", "txt", "t", "b")
 
 
 @runtime_checkable
 class TextSizes(Protocol):
-  """What a text tower asks of a tokenizer.
+  """What a text tower needs to know of a tokenizer.
 
   Attributes:
-    length, vocab_size: ids in a row, ids there are.
-    pad_id: fills the row.
-    eos_id: ends every text; None if it doesn't.
+    length, vocab_size: ids per text, and distinct ids.
+    pad_id: the id that pads a text to its length.
+    eos_id: the id that ends every text; None without one.
   """
 
   length: int
@@ -35,7 +35,7 @@ class TextSizes(Protocol):
 
 
 class Built(NamedTuple):
-  """A model that can be made.
+  """A model's structure, and the function that creates the model.
 
   Attributes:
     make: key -> Model.
@@ -75,8 +75,7 @@ def build_model(
   Args:
     config: the section config.model, see `_sections`.
     tokenizer: sets the text tower's length, and its vocabulary, positions and
-      EOS where config.model.text does not state them; None without a text
-      tower.
+      EOS if config.model.text leaves them out; None without a text tower.
     pin: see sharding.pin.
 
   Raises:
@@ -90,23 +89,23 @@ def build_model(
   logit = {"t": sections["t"], "b": sections["bias"]}
 
   def make(key: jax.Array) -> Model:
-    own = shared | {"rngs": nnx.Rngs(key)}
-    towers = {"img": _tower("image", sections["image"], own)}
+    kwargs = shared | {"rngs": nnx.Rngs(key)}
+    towers = {"img": _tower("image", sections["image"], kwargs)}
     if text is not None:
       length = {"length": tokenizer.length}
-      towers["txt"] = _tower("text", text, own | length)
+      towers["txt"] = _tower("text", text, kwargs | length)
     return Model(
-      **towers, **logit, heads=_heads(sections["heads"], towers, own)
+      **towers, **logit, heads=_heads(sections["heads"], towers, kwargs)
     )
 
   abstract = nnx.eval_shape(lambda: make(jax.random.key(0)))
   if text is not None and abstract.img.out_dim != abstract.txt.out_dim:
-    wanted = abstract.img.out_dim
+    width = abstract.img.out_dim
     raise errors.UserError(
       f"{_WHERE}.text.out_dim",
       abstract.txt.out_dim,
-      f"the image tower's width, {wanted}",
-      f"Set {_WHERE}.text.out_dim = {wanted}.",
+      f"the image tower's width, {width}",
+      f"Set {_WHERE}.text.out_dim = {width}.",
     )
   return Built(make, abstract, *split(abstract))
 
@@ -114,52 +113,55 @@ def build_model(
 def defaults(
   kind: str, section: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-  """Returns what a tower takes for the fields that a section leaves out.
+  """Returns a tower's default values, by field.
 
   Args:
     kind: "image" or "text".
     section: config.model.image or .text, whose field `tower` chooses it.
   """
-  tower, _ = _chosen(kind, section or {})
-  taken = inspect.signature(tower.__init__).parameters.values()
-  return {p.name: p.default for p in taken if p.default is not p.empty}
+  tower, _ = _tower_class(kind, section or {})
+  parameters = inspect.signature(tower.__init__).parameters.values()
+  return {p.name: p.default for p in parameters if p.default is not p.empty}
 
 
-def _chosen(kind: str, section: dict[str, Any]) -> tuple[type, dict[str, Any]]:
-  """The class of a tower, and the fields that are its own."""
+def _tower_class(
+  kind: str, section: dict[str, Any]
+) -> tuple[type, dict[str, Any]]:
+  """Returns the class of a tower, and the section's other fields."""
   fields = dict(section)
   name = fields.pop("tower", _TOWERS[kind])
   where = f"{_WHERE}.{kind}.tower"
   return registry.module(f"models.{kind}", name, where).tower, fields
 
 
-def _tower(kind: str, section: dict[str, Any], given: dict[str, Any]) -> Any:
-  tower, fields = _chosen(kind, section)
-  return schema.call(tower, fields, f"{_WHERE}.{kind}", given)
+def _tower(kind: str, section: dict[str, Any], kwargs: dict[str, Any]) -> Any:
+  tower, fields = _tower_class(kind, section)
+  return schema.call(tower, fields, f"{_WHERE}.{kind}", kwargs)
 
 
 def _heads(
-  sections: dict[str, Any], towers: dict[str, Any], own: dict[str, Any]
+  sections: dict[str, Any], towers: dict[str, Any], kwargs: dict[str, Any]
 ) -> dict[str, Any]:
-  """Heads by name; each stands on a tower's vectors, or on a head before it."""
+  """Returns heads by name, each over a tower's or an earlier head's vectors."""
   widths = {
     name: towers[part].out_dim
     for name, part in (("image", "img"), ("text", "txt"))
     if part in towers
   }
   heads = {}
-  given = {k: own[k] for k in ("dtype", "rngs")}
+  kwargs = {k: kwargs[k] for k in ("dtype", "rngs")}
   for name, section in sections.items():
     where = f"{_WHERE}.heads.{name}"
     fields = schema.section(section, where)
-    if name in _TAKEN or not name.isidentifier() or hasattr(Model, name):
+    if name in _RESERVED or not name.isidentifier() or hasattr(Model, name):
       remedy = "Give the head another name."
-      raise errors.UserError(where, name, "a name of its own", remedy)
+      allowed = "an identifier that names no other part or method of the model"
+      raise errors.UserError(where, name, allowed, remedy)
     file = fields.pop("name", None)
-    on = errors.choice(f"{where}.on", fields.pop("on", "image"), widths)
+    base = errors.choice(f"{where}.on", fields.pop("on", "image"), widths)
     head = registry.module("models.heads", file, f"{where}.name").head
     heads[name] = schema.call(
-      head, fields, where, given | {"width": widths[on]}
+      head, fields, where, kwargs | {"width": widths[base]}
     )
     widths[name] = heads[name].out_dim
   return heads
@@ -168,7 +170,7 @@ def _heads(
 def _text_section(
   section: dict[str, Any], tokenizer: TextSizes | None
 ) -> dict[str, Any]:
-  """config.model.text, with what the tokenizer says."""
+  """Returns config.model.text, completed with the tokenizer's sizes."""
   if tokenizer is None:
     allowed = "a tokenizer, where the model has a text tower"
     remedy = f"Set it, or leave {_WHERE}.text out."
@@ -182,11 +184,11 @@ def _text_section(
 
 
 def _rows(section: dict[str, Any], name: str, least: int) -> int:
-  """Rows of a table of tokens: foreign ones are longer than is asked for."""
+  """Returns the rows of a table; published weights may have more than least."""
   rows = section.get(name)
   if rows is not None and rows < least:
     allowed = f"at least the tokenizer's {least}"
-    remedy = "Leave it out, or take the tokenizer that the weights had."
+    remedy = "Leave it out, or use the tokenizer of the weights."
     raise errors.UserError(f"{_WHERE}.text.{name}", rows, allowed, remedy)
   return rows or least
 
@@ -194,13 +196,13 @@ def _rows(section: dict[str, Any], name: str, least: int) -> int:
 def _check_ids(section: dict[str, Any], tokenizer: TextSizes) -> None:
   pad = section.get("pad_id")
   if pad is not None and pad != tokenizer.pad_id:
-    allowed = f"the tokenizer's, {tokenizer.pad_id}, or None"
+    allowed = f"the tokenizer's padding id, {tokenizer.pad_id}, or None"
     remedy = "Another token would be masked in place of the padding."
     raise errors.UserError(f"{_WHERE}.text.pad_id", pad, allowed, remedy)
   eos = section.get("eos_id")
   if section.get("pool") == "eos" and eos not in (None, tokenizer.eos_id):
-    allowed = f"the tokenizer's, {tokenizer.eos_id}"
-    remedy = "No text would have the token that is looked at."
+    allowed = f"the tokenizer's EOS id, {tokenizer.eos_id}"
+    remedy = "No text would have the token that is pooled."
     raise errors.UserError(f"{_WHERE}.text.eos_id", eos, allowed, remedy)
 
 
@@ -214,14 +216,14 @@ def _sections(
   dtype: Literal["float32", "bfloat16"] = "float32",
   remat: str | None = layers.REMAT,
 ) -> dict[str, Any]:
-  """The fields of config.model.
+  """Returns the fields of config.model, checked and with defaults.
 
   Args:
     image, text: the towers: `tower`, a file in models/image or models/text,
       and its fields; no text for images alone.
     heads: by name: `name`, a file in models/heads, `on`, whose vectors it
       takes ("image", "text" or a head before it), and its fields.
-    scale, bias: exp(t) and b at first; None for none.
+    scale, bias: initial exp(t) and b; None for none.
     dtype: compute dtype of all parts.
     remat: what blocks keep for the backward pass, see layers.Transformer; None
       for all.
@@ -231,7 +233,7 @@ def _sections(
   layers.remat_policy(remat or "none")
   if scale is not None and not 0 < scale < math.inf:
     remedy = "SigLIP begins with 10, CLIP with 1 / 0.07."
-    raise errors.UserError("scale", scale, "> 0", remedy)
+    raise errors.UserError("scale", scale, "a finite number above 0", remedy)
   return {
     "image": image, "text": text, "heads": heads or {},
     "t": None if scale is None else math.log(scale), "bias": bias,
@@ -243,9 +245,11 @@ def _check_sizes(section: dict[str, Any], tower: str) -> None:
   for key in ("res", "width", "depth", "mlp", "heads", "out_dim"):
     value = section.get(key)
     if isinstance(value, int) and value < 1:
+      allowed = "a whole number from 1 up"
       remedy = "Leave it out for that of the variant."
-      raise errors.UserError(f"{tower}.{key}", value, ">= 1", remedy)
+      raise errors.UserError(f"{tower}.{key}", value, allowed, remedy)
   dropout = section.get("dropout", 0)
   if isinstance(dropout, int | float) and not 0 <= dropout < 1:
+    allowed = "a number from 0 to below 1"
     remedy = "0 is off."
-    raise errors.UserError(f"{tower}.dropout", dropout, "0 to 1", remedy)
+    raise errors.UserError(f"{tower}.dropout", dropout, allowed, remedy)

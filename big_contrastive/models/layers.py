@@ -27,8 +27,9 @@ SIZES = {
   "G-opt": (1536, 48, 8192, 16),
 }
 
-# What the linear layers give, and nothing between them: for 3 % more FLOPs than
-# keeping all a ViT-S/16 step takes a third of the memory, on CPUs less time.
+# Keeps the outputs of linear layers and nothing between them: with 3 % more
+# FLOPs than keeping all, a ViT-S/16 step takes a third of the memory, and less
+# time on CPUs.
 REMAT = "dots_with_no_batch_dims_saveable"
 
 ACTIVATIONS: dict[str, Callable] = {
@@ -53,10 +54,10 @@ def size_of(name: str) -> dict[str, int]:
 
 
 def sized(variant: str, **changes: int | None) -> dict[str, int]:
-  """Returns a published size, with what is not None in place of its own.
+  """Returns a published size, with the changes that are not None.
 
   Raises:
-    UserError: where the width doesn't divide over the heads.
+    UserError: if the heads don't divide the width.
   """
   size = size_of(variant) | {k: v for k, v in changes.items() if v is not None}
   if size["width"] % size["heads"]:
@@ -68,8 +69,8 @@ def sized(variant: str, **changes: int | None) -> dict[str, int]:
 
 def remat_policy(name: str) -> Callable | None:
   """Returns the jax.checkpoint policy of that name, None for "none"."""
-  known = [p for p in dir(jax.checkpoint_policies) if p.endswith("able")]
-  errors.choice("remat", name, ["none", *known])
+  policies = [p for p in dir(jax.checkpoint_policies) if p.endswith("able")]
+  errors.choice("remat", name, ["none", *policies])
   return None if name == "none" else getattr(jax.checkpoint_policies, name)
 
 
@@ -116,24 +117,24 @@ def attend(
   causal: bool = False,
   mask: Mask = None,
 ) -> Float[Array, "b q h k"]:
-  """Returns softmax(query key^T / sqrt(k)) value, of each head.
+  """Returns softmax(query key^T / sqrt(k)) value, for each head.
 
-  Logits and softmax are float32, of any dtype. causal: a query sees the keys up
-  to its own place; mask: those that are True, bool [b, l].
+  Logits and softmax are float32 for any dtype. causal: a query sees the keys
+  up to its own place; mask: it sees those that are True, bool [b, l].
   """
-  # CPUs multiply twice as fast where heads come before rows, as they don't in
-  # jax.nn.dot_product_attention; compilers for TPUs choose layouts themselves.
+  # CPUs multiply twice as fast with heads before rows, which is not the order
+  # of jax.nn.dot_product_attention; TPU compilers choose layouts themselves.
   query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
   logits = jnp.einsum(
     "bhqk,bhlk->bhql", query, key, preferred_element_type=jnp.float32
   )
   logits *= query.shape[-1] ** -0.5
-  seen = jnp.ones((1, 1, 1, 1), bool)
+  visible = jnp.ones((1, 1, 1, 1), bool)
   if causal:
-    seen = jnp.tri(*logits.shape[2:], dtype=bool)[None, None]
+    visible = jnp.tri(*logits.shape[2:], dtype=bool)[None, None]
   if mask is not None:
-    seen &= mask[:, None, None, :]
-  logits = jnp.where(seen, logits, jnp.finfo(jnp.float32).min)
+    visible &= mask[:, None, None, :]
+  logits = jnp.where(visible, logits, jnp.finfo(jnp.float32).min)
   weights = jax.nn.softmax(logits).astype(value.dtype)
   y = jnp.einsum("bhql,bhlk->bhqk", weights, value)
   return jnp.swapaxes(y, 1, 2)
@@ -170,19 +171,19 @@ class Block(nnx.Module):
 class Transformer(nnx.Module):
   """Blocks stacked on a leading layer axis and scanned, then a layer norm.
 
-  Or before them: post-norm blocks (arXiv:1706.03762, BERT) end with a norm of
-  their own and want their input normalized.
+  With post-norm blocks (arXiv:1706.03762, BERT) that norm comes first: they
+  end with a norm of their own and expect normalized input.
 
   Args:
     width, depth, mlp, heads: the size, see `SIZES`.
     causal: whether a token sees only those before it.
     dropout: rate, on the output of attention and of the MLP.
     remat: what a block keeps for the backward pass: "none" keeps all, else
-      the name of a jax.checkpoint policy: `REMAT`; "nothing_saveable" has the
-      least memory and computes the forward pass twice.
-    pin: what ties activations to the mesh's batch axes; without it FSDP asks
-      for many times the memory (research/jax.md 3.3).
-    post_norm: whether norms follow the sums.
+      the name of a jax.checkpoint policy: `REMAT`; "nothing_saveable" takes
+      the least memory and computes the forward pass twice.
+    pin: splits activations over the mesh's batch axes; without it FSDP needs
+      many times the memory (research/jax.md 3.3).
+    post_norm: whether norms follow the residual sums.
   """
 
   def __init__(
@@ -198,7 +199,7 @@ class Transformer(nnx.Module):
     self.norm = nnx.LayerNorm(width, epsilon=eps, dtype=dtype, rngs=rngs)
     self.depth, self.causal, self.dropout = depth, causal, dropout
     self.width, self.mlp_width = width, mlp
-    remat_policy(remat)  # A wrong name is told before anything is compiled.
+    remat_policy(remat)  # Rejects a wrong name before anything is compiled.
     self.remat, self.pin, self.post_norm = remat, pin, post_norm
 
   def __call__(
@@ -227,10 +228,10 @@ class Transformer(nnx.Module):
 
 
 def dropout(x: Sequence, rate: float, keys: ExampleKeys, place) -> Sequence:
-  """Returns x with features dropped, by one key an example; None keeps all.
+  """Returns x with features dropped, by one key per example; None keeps all.
 
-  One key an example, not one a batch, so that the result doesn't depend on
-  how the batch is split into devices or micro-batches.
+  One key per example, not per batch, so that the result doesn't depend on how
+  the batch is split over devices or into micro-batches.
   """
   if keys is None or rate == 0:
     return x

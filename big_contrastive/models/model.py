@@ -1,4 +1,4 @@
-"""A model: named parts, of which any may be missing."""
+"""A model: named parts, any of which may be missing."""
 
 from typing import Any
 
@@ -13,13 +13,13 @@ from big_contrastive.models.layers import ExampleKeys
 
 
 class Model(nnx.Module):
-  """Named parts: "img" and "txt", the towers, "t" and "b", and heads.
+  """Named parts: the towers "img" and "txt", the logits' "t" and "b", heads.
 
   Logits of pairs are exp(t) cos + b.
 
   Args:
     img: see models.Tower.
-    txt: the same, of token ids; None for images alone.
+    txt: the same, over token ids; None for images alone.
     t: initial log-temperature; None for none.
     b: initial bias; None for none (softmax).
     heads: by name, see models.Head.
@@ -70,10 +70,10 @@ class Model(nnx.Module):
     )
 
   def flops(self, frozen: frozenset[str] = frozenset()) -> float:
-    """Returns model FLOPs of training on one example, a pair where it has text.
+    """Returns model FLOPs of training on one example, a pair if it has text.
 
-    Forward, and twice that for the backward of a tower that is trained;
-    pooling, heads and the loss are left out, recomputation is not counted.
+    The forward pass, and twice that for the backward pass of a trained tower.
+    Pooling, heads, the loss and recomputation are not counted.
 
     Args:
       frozen: parts that are only evaluated.

@@ -1,7 +1,7 @@
 """NaFlex (SigLIP 2, arXiv:2502.14786): images of any shape as patches.
 
-An image is what data/image.py's `naflex` makes of it: its patches, row by row,
-then padding, then a row that notes how many rows and columns there are.
+An image is packed by data/transforms/naflex.py: its patches, row by row, then
+padding, then a row that holds the numbers of rows and columns of patches.
 """
 
 import math
@@ -46,7 +46,7 @@ def positions(
 
 
 def _weights(at: jax.Array, size: jax.Array, side: int) -> jax.Array:
-  """Of `side` cells for place `at` of `size`, [b, n, side]; their sum is 1."""
+  """Weights of `side` cells for place `at` of `size`, [b, n, side]; sum 1."""
   scale = side / size[..., None]
   center = (at[..., None] + 0.5) * scale
   cells = (jnp.arange(side) + 0.5)[None, None]

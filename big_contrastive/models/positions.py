@@ -6,7 +6,7 @@ from big_contrastive.config import errors
 
 
 class Fixed:
-  """A constant table that is no parameter; equal if its content is."""
+  """A constant table, not a parameter; compares by content."""
 
   def __init__(self, array: np.ndarray):
     self.array = array

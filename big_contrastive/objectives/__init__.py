@@ -1,9 +1,9 @@
-"""Training methods: a file in this folder is one, and its `build` makes it.
+"""Training objectives: each file in this folder is one; `build` creates it.
 
   build(setting, **fields) -> Objective
 
 The fields are those of config.objective besides its name, checked by build's
-signature. What several methods share is in _base.py and _ema.py.
+signature. What several objectives share is in _base.py and _ema.py.
 """
 
 import dataclasses
@@ -22,12 +22,12 @@ Metrics = dict[str, jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-  """What a method is given besides its own fields.
+  """What an objective gets besides its own fields.
 
   Args:
     model: see models.build.
-    mesh: over whose batch axes the batch lies.
-    batch_size: examples of the global batch.
+    mesh: the batch is split over its batch axes.
+    batch_size: examples in the global batch.
     micro_batch: config.micro_batch, see sharding.micro_batches.
   """
 
@@ -39,13 +39,13 @@ class Setting:
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-  """A training method: the base of all, with defaults for what may be left out.
+  """The base of all objectives, with defaults for what they may leave out.
 
   All functions are pure, and run inside jax.jit. They give the same numbers
   for the same global batch on any mesh and with any micro-batch.
 
   Args:
-    setting: what it is given.
+    setting: see Setting.
     frozen: flat names of parameters that are not trained, see `freeze`.
   """
 
@@ -54,16 +54,16 @@ class Objective:
 
   @property
   def fields(self) -> tuple[str, ...]:
-    """The fields of a batch that it takes."""
+    """The fields of a batch that it reads."""
     return ("image",)
 
   @property
   def extra_rules(self) -> Rules:
-    """How the leaves of `extra` lie on the mesh: first-match rules over names.
+    """Rules that shard the leaves of `extra` by name; the first match counts.
 
-    "like" is as the parameter under whose name a leaf is kept, behind any
-    prefix ("teacher/img/pos" is as "img/pos"), and replicated where there is
-    none; otherwise as in config.shard.
+    "like" copies the sharding of the parameter whose name is a leaf's without
+    its prefix ("img/pos" for "teacher/img/pos"), and replicates if there is
+    none; other placements are those of config.shard.
     """
     return ((".*", "like"),)
 
@@ -72,11 +72,11 @@ class Objective:
     return self.setting.model.init(key)
 
   def init_extra(self, params: Params, key: jax.Array) -> dict[str, Any]:
-    """Returns what is carried besides parameters: a teacher, a queue, a center.
+    """Returns state besides the parameters: a teacher, a queue, a center.
 
     Args:
-      params: the first ones, after config.init has put weights into them.
-      key: for what is drawn.
+      params: the initial ones, with the weights of config.init.
+      key: for random values.
     """
     return {}
 
@@ -91,11 +91,11 @@ class Objective:
     """Returns the loss of a global batch, with metrics and the new `extra`.
 
     Args:
-      params, extra: as the step before left them.
+      params, extra: from the step before.
       batch: `fields` by name, [B, ...]: "image" uint8 [B, h, w, 3], "text"
         int32 [B, l], "id" int32 [B].
       rng: this step's key.
-      step: int32, from 0 on, for schedules inside the method.
+      step: int32, from 0 on, for schedules inside the objective.
 
     Returns:
       The loss, a scalar, and metrics, of which "loss" must be one.
@@ -105,9 +105,10 @@ class Objective:
   def after_update(
     self, params: Params, extra: dict[str, Any], step: jax.Array
   ) -> tuple[Params, dict[str, Any]]:
-    """Returns parameters and `extra` once more, after the optimizer.
+    """Changes parameters and `extra` after the optimizer's update.
 
-    Here a teacher follows, a temperature is clipped, prototypes become unit.
+    For instance, it updates a teacher, clips a temperature or normalizes
+    prototypes.
 
     Args:
       params: updated.
@@ -119,7 +120,7 @@ class Objective:
   def exported(self, params: Params, extra: dict[str, Any]) -> Params:
     """Returns the weights to evaluate, to load, and to convert.
 
-    It selects leaves of the two trees and computes nothing, so that a
+    It must select leaves of the two trees and compute nothing, so that a
     checkpoint holds them once.
     """
     return params
@@ -128,7 +129,7 @@ class Objective:
     """Returns the objective for these frozen parameters, by flat name.
 
     Raises:
-      UserError: where the method can't have them frozen.
+      UserError: if the objective cannot train with them frozen.
     """
     return dataclasses.replace(self, frozen=frozen)
 
@@ -139,18 +140,18 @@ class Objective:
 
   @property
   def micro_batches(self) -> tuple[int, ...]:
-    """In how many micro-batches each kind of input is embedded."""
+    """The number of micro-batches for each kind of input."""
     return (1,)
 
   @property
   def chance(self) -> float | None:
-    """The loss of guessing, None if it is not known."""
+    """The loss of guessing, None if unknown."""
     return None
 
   def signs(
     self, values: dict[str, float], batch: dict[str, Any]
   ) -> dict[str, str | None]:
-    """Returns what looks wrong in a step: a line by kind, None for nothing.
+    """Returns signs of mistakes in a step: a line by kind, None if fine.
 
     Args:
       values: metrics by name, as `__call__` gives them.

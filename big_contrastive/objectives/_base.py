@@ -1,4 +1,4 @@
-"""What methods share: keys by example, micro-batches, a loss over the mesh."""
+"""What objectives share: example keys, micro-batches, a loss over the mesh."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,7 @@ from big_contrastive.parallel import sharding
 
 
 def require(model: Built, *parts: str) -> None:
-  """Raises UserError for a part that a method needs and the model lacks."""
+  """Raises UserError for a part that is required and the model lacks."""
   fields = {"img": "image", "txt": "text", "t": "scale", "b": "bias"}
   for part in parts:
     if part not in model.parts:
@@ -26,8 +26,8 @@ def require(model: Built, *parts: str) -> None:
 def example_keys(rng: jax.Array, size: int, mesh: Mesh) -> jax.Array:
   """Returns one key per example of the global batch, [size].
 
-  By position in the batch, so that the same example draws the same numbers
-  on any number of devices and in any micro-batch.
+  A key depends on the position in the batch, so that an example draws the same
+  numbers on any number of devices and in any micro-batch.
   """
   keys = jax.vmap(lambda i: jax.random.fold_in(rng, i))(jnp.arange(size))
   return jax.lax.with_sharding_constraint(keys, sharding.batch(mesh))
@@ -38,9 +38,9 @@ def in_micro_batches(
 ) -> Callable[..., jax.Array]:
   """Returns `embed` over one micro-batch after the other.
 
-  All embeddings are kept, the activations of one micro-batch only: the
-  backward pass computes them again. Same embeddings, same gradients. The
-  inputs are [B, ...] and B is a multiple of count times the mesh's ring.
+  It keeps all embeddings, but the activations of one micro-batch only: the
+  backward pass recomputes them. Embeddings and gradients are the same. The
+  inputs are [B, ...], B a multiple of count times sharding.ring_size.
   """
   if count == 1:
     return embed
@@ -49,26 +49,26 @@ def in_micro_batches(
     return embed(*inputs)
 
   def every(*inputs: jax.Array) -> jax.Array:
-    cut = sharding.split_batch(inputs, count, mesh)
-    # Inside a loop XLA can't undo the recomputation by sharing.
-    embedded = jax.lax.map(jax.checkpoint(one, prevent_cse=False), cut)
-    return sharding.join_batch(embedded, mesh)
+    batches = sharding.split_batch(inputs, count, mesh)
+    # Inside a loop XLA can't undo the recomputation (by CSE).
+    embeddings = jax.lax.map(jax.checkpoint(one, prevent_cse=False), batches)
+    return sharding.join_batch(embeddings, mesh)
 
   return every
 
 
 def over_mesh(loss: Callable[..., jax.Array], mesh: Mesh) -> Callable:
-  """Returns (zimg, ztxt, scale, bias, ids) -> loss of the global batch."""
+  """Returns (zimg, ztxt, scale, bias, ids) -> the loss of the global batch."""
   axis = sharding.BATCH
 
   def local(zimg, ztxt, scale, bias, ids):
     value = loss(zimg, ztxt, scale=scale, bias=bias, ids=ids, axis=axis)
     if value is None or jnp.shape(value) != ():
       shape = "None" if value is None else f"of shape {jnp.shape(value)}"
-      remedy = "It is the mean over the pairs of all devices."
+      remedy = "Return the mean over the pairs of all devices."
       raise errors.UserError("the loss", shape, "a scalar", remedy)
     return value
 
-  rows, whole = PartitionSpec(axis), PartitionSpec()
-  specs = (rows, rows, whole, whole, rows)
-  return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=whole)
+  rows, replicated = PartitionSpec(axis), PartitionSpec()
+  specs = (rows, rows, replicated, replicated, rows)
+  return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=replicated)

@@ -1,4 +1,4 @@
-"""An exponential moving average of the parameters, beside any method."""
+"""An exponential moving average of the parameters, for any objective."""
 
 import dataclasses
 
@@ -9,14 +9,14 @@ from big_contrastive.objectives import Objective
 
 @dataclasses.dataclass(frozen=True)
 class Averaged(Objective):
-  """A method whose averaged weights are evaluated, saved for others, loaded.
+  """An objective whose averaged weights are evaluated, loaded and converted.
 
   After each update e = decay e + (1 - decay) p, float32, beginning with the
-  first parameters (Polyak and Juditsky, 1992). They lie on the mesh as the
-  parameters do, and cost as much memory; frozen ones are kept once.
+  initial parameters (Polyak and Juditsky, 1992). The average is sharded as the
+  parameters are, and takes as much memory; frozen ones are stored once.
 
   Args:
-    inner: the method.
+    inner: the objective.
     decay: of an update, from 0 to below 1: 0.999 averages about the last
       thousand steps.
   """
@@ -84,12 +84,13 @@ def _without_ema(extra):
 
 
 def averaged(inner: Objective, decay: float) -> Averaged:
-  """Returns the method with a moving average of what it trains.
+  """Returns the objective with a moving average of the parameters it trains.
 
   Raises:
     UserError: for a decay that is not from 0 to below 1.
   """
   if not 0 <= decay < 1:
+    allowed = "a number from 0 to below 1"
     remedy = "0.999 is usual; None is off."
-    raise errors.UserError("config.ema", decay, "from 0 to below 1", remedy)
+    raise errors.UserError("config.ema", decay, allowed, remedy)
   return Averaged(inner.setting, inner=inner, decay=decay)

@@ -23,9 +23,11 @@ class Pairs(Objective):
   Args:
     loss: a pair loss with its arguments, see losses.Loss.
     counts: micro-batches of ("img", "txt").
-    mask_ids: whether pairs with equal batch["id"] are no negatives.
-    t_max: largest log-temperature, kept by `after_update`; None for no limit.
-    guess: the loss of guessing, if it is known.
+    mask_ids: whether pairs with equal batch["id"] are not each other's
+      negatives.
+    t_max: largest log-temperature, to which `after_update` clips; None for no
+      limit.
+    guess: the loss of guessing, None if unknown.
   """
 
   loss: losses.Loss = None
@@ -42,13 +44,13 @@ class Pairs(Objective):
     frozen = setting.model.frozen_parts(self.frozen)
     keys: dict[str, jax.Array | None] = {"img": None, "txt": None}
     for i, tower in enumerate(keys):
-      if tower not in frozen:  # Else it is only evaluated: no dropout.
+      if tower not in frozen:  # A frozen one is only evaluated: no dropout.
         tower_rng = jax.random.fold_in(rng, i)
         size = batch["id"].shape[0]
         keys[tower] = _base.example_keys(tower_rng, size, mesh)
-    of_images, of_texts = self.counts
-    embed_image = _base.in_micro_batches(model.embed_image, of_images, mesh)
-    embed_text = _base.in_micro_batches(model.embed_text, of_texts, mesh)
+    image_count, text_count = self.counts
+    embed_image = _base.in_micro_batches(model.embed_image, image_count, mesh)
+    embed_text = _base.in_micro_batches(model.embed_text, text_count, mesh)
     zimg = embed_image(batch["image"], keys["img"])
     ztxt = embed_text(batch["text"], keys["txt"])
     scale = jnp.exp(params["t"])
@@ -100,7 +102,7 @@ class Pairs(Objective):
     )
 
   def _duplicates(self, batch: dict[str, np.ndarray]) -> str | None:
-    """Captions that are negatives of each other though they are the same."""
+    """Warns of equal captions that are negatives of each other."""
     text = np.ascontiguousarray(batch["text"])
     rows = text.view(np.dtype((np.void, text[0].nbytes))).ravel()
     distinct = len(np.unique(rows))
@@ -121,7 +123,7 @@ class Pairs(Objective):
 def logit_means(
   zimg: jax.Array, ztxt: jax.Array, scale: jax.Array, bias: jax.Array | None
 ) -> dict[str, jax.Array]:
-  """Returns the mean logit of pairs and of all others.
+  """Returns the mean logit of pairs, and that of all other combinations.
 
   The mean over all B x B logits is the logit of the mean embeddings, so this
   costs O(B d).
@@ -129,8 +131,8 @@ def logit_means(
   size = zimg.shape[0]
   bias = 0.0 if bias is None else bias
   positive = scale * jnp.sum(zimg * ztxt, axis=-1).mean() + bias
-  every = scale * jnp.vdot(zimg.mean(axis=0), ztxt.mean(axis=0)) + bias
-  negative = (size * every - positive) / max(1, size - 1)
+  mean = scale * jnp.vdot(zimg.mean(axis=0), ztxt.mean(axis=0)) + bias
+  negative = (size * mean - positive) / max(1, size - 1)
   return {"logit_positive": positive, "logit_negative": negative}
 
 
@@ -142,22 +144,24 @@ def build(
   scale_max: float | None = None,
   tile: int | None = None,
 ) -> Pairs:
-  """Returns the objective that config.objective asks for.
+  """Returns the objective that config.objective describes.
 
   Args:
     setting: see objectives.Setting.
     loss: a file in losses/, or the path of one elsewhere.
     mask_ids: whether pairs with the same id are not each other's negatives.
     scale_max: largest exp(t): 100 in CLIP.
-    tile: rows of logits alive at a time on a device; None for _ring.side's.
+    tile: rows of logits in memory at a time on a device; None for that of
+      _ring.side.
   """
   _base.require(setting.model, "img", "txt", "t")
   if tile is not None and tile < 1:
-    raise errors.UserError(
-      "tile", tile, ">= 1", "Leave it out for the default."
-    )
+    allowed = "a whole number from 1 up"
+    remedy = "Leave it out for the default."
+    raise errors.UserError("tile", tile, allowed, remedy)
   if scale_max is not None and not 0 < scale_max < math.inf:
-    raise errors.UserError("scale_max", scale_max, "> 0", "CLIP has 100.")
+    allowed = "a finite number above 0"
+    raise errors.UserError("scale_max", scale_max, allowed, "CLIP has 100.")
   function, chance = losses.pair_loss(loss, "config.objective.loss")
   blind = schema.hints(function).get("bias") is types.NoneType
   if blind and "b" in setting.model.parts:

@@ -1,4 +1,4 @@
-"""Where parameters, and what belongs to them, lie on the mesh."""
+"""Shardings of parameters, and of the state that belongs to them."""
 
 import re
 from typing import Any
@@ -16,7 +16,7 @@ from big_contrastive.config.rules import (
 )
 from big_contrastive.parallel.sharding import replicated
 
-# The rules when none are given; without fsdp devices they replicate.
+# The default rules; without fsdp devices they replicate.
 EVERYTHING = ((".*", "fsdp"),)
 
 
@@ -24,9 +24,9 @@ def params(shard: Rules, abstract: dict[str, Any], mesh: Mesh) -> Any:
   """Returns a NamedSharding for each parameter, by `config.shard` rules.
 
   Args:
-    shard: (pattern, placement): "replicate"; "fsdp": the largest axis that
-      divides is split over fsdp; or a list with one entry an axis, each None
-      or a mesh axis: [None, None, "tensor", None].
+    shard: (pattern, placement) rules. A placement is "replicate"; "fsdp",
+      which splits the largest axis that divides over fsdp; or a list with one
+      entry per axis, None or a mesh axis: [None, None, "tensor", None].
     abstract: nested dict of shapes.
     mesh: from `make_mesh`.
   """
@@ -49,13 +49,14 @@ def _spec(
     return _fsdp(shape, mesh, int(stacked(name)))
   fits = isinstance(placement, list | tuple) and len(placement) == len(shape)
   if not fits or any(a is not None and a not in mesh.shape for a in placement):
-    allowed = f'"replicate", "fsdp" or {len(shape)} of None and mesh axes'
+    entries = f"{len(shape)} entries, each None or a mesh axis"
+    allowed = f'"replicate", "fsdp" or {entries}'
     remedy = f"The parameter {name} has the shape {shape}."
     raise errors.UserError("config.shard", placement, allowed, remedy)
   for axis, length in zip(placement, shape, strict=True):
     if axis is not None and length % mesh.shape[axis]:
-      allowed = f"an axis that divides {length}"
-      remedy = f"Of {name} {shape}; {axis} has {mesh.shape[axis]} devices."
+      allowed = f"a mesh axis whose number of devices divides {length}"
+      remedy = f"{axis} has {mesh.shape[axis]}; {name} has the shape {shape}."
       raise errors.UserError("config.shard", placement, allowed, remedy)
   return PartitionSpec(*placement)
 
@@ -73,8 +74,8 @@ def _fsdp(shape: tuple[int, ...], mesh: Mesh, first: int) -> PartitionSpec:
 def like(shardings: dict[str, Any], abstract: Any, mesh: Mesh) -> Any:
   """Returns shardings for an optimizer state over a flat dict of parameters.
 
-  A leaf that is kept under a parameter's name takes the parameter's sharding
-  where that fits its rank; everything else is replicated.
+  A leaf stored under a parameter's name takes that parameter's sharding where
+  its rank and its sizes allow; everything else is replicated.
 
   Args:
     shardings: by flat parameter name.
@@ -84,12 +85,12 @@ def like(shardings: dict[str, Any], abstract: Any, mesh: Mesh) -> Any:
 
   def place(path: tuple, leaf: Any) -> NamedSharding:
     names = [k.key for k in path if isinstance(k, jax.tree_util.DictKey)]
-    found = shardings.get(names[-1]) if names else None
-    if found is None or len(found.spec) > leaf.ndim:
+    sharding = shardings.get(names[-1]) if names else None
+    if sharding is None or len(sharding.spec) > leaf.ndim:
       return replicated(mesh)
-    sizes = zip(found.spec, leaf.shape, strict=False)
+    sizes = zip(sharding.spec, leaf.shape, strict=False)
     fits = all(a is None or size % mesh.shape[a] == 0 for a, size in sizes)
-    return found if fits else replicated(mesh)
+    return sharding if fits else replicated(mesh)
 
   return jax.tree_util.tree_map_with_path(place, abstract)
 
@@ -97,12 +98,12 @@ def like(shardings: dict[str, Any], abstract: Any, mesh: Mesh) -> Any:
 def extra(
   rules: Rules, shardings: dict[str, Any], abstract: dict[str, Any], mesh: Mesh
 ) -> Any:
-  """Returns a NamedSharding for each leaf that a method carries.
+  """Returns a NamedSharding for each leaf of an objective's `extra`.
 
   Args:
-    rules: (pattern, placement) over flat names, the first that matches: "like"
-      for that of the parameter whose name the leaf's name ends with, if there
-      is one of as many axes; else as in `params`.
+    rules: (pattern, placement) over flat names; the first match counts. "like"
+      copies the parameter whose name the leaf's name ends with, if there is
+      one with as many axes; other placements are those of `params`.
     shardings: of the parameters, by flat name.
     abstract: nested dict of shapes.
     mesh: from `make_mesh`.
@@ -110,14 +111,14 @@ def extra(
 
   def place(path: tuple, leaf: Any) -> NamedSharding:
     name = jax.tree_util.keystr(path, simple=True, separator="/")
-    chosen = next((p for rule, p in rules if re.fullmatch(rule, name)), None)
-    if chosen != "like":
-      spec = _spec(chosen or "replicate", leaf.shape, mesh, name)
+    placement = next((p for rule, p in rules if re.fullmatch(rule, name)), None)
+    if placement != "like":
+      spec = _spec(placement or "replicate", leaf.shape, mesh, name)
       return NamedSharding(mesh, spec)
-    pieces = name.split("/")
-    ends = ("/".join(pieces[i:]) for i in range(len(pieces)))
-    same = next((shardings[end] for end in ends if end in shardings), None)
-    fits = same is not None and len(same.spec) <= leaf.ndim
-    return same if fits else replicated(mesh)
+    keys = name.split("/")
+    ends = ("/".join(keys[i:]) for i in range(len(keys)))
+    sharding = next((shardings[end] for end in ends if end in shardings), None)
+    fits = sharding is not None and len(sharding.spec) <= leaf.ndim
+    return sharding if fits else replicated(mesh)
 
   return jax.tree_util.tree_map_with_path(place, abstract)

@@ -1,4 +1,4 @@
-"""The mesh, and what lies where on it."""
+"""The device mesh, and how a batch is split over it."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -41,7 +41,7 @@ def make_mesh(
 
 
 def ring_size(mesh: Mesh) -> int:
-  """Returns over how many devices the batch is split."""
+  """Returns the number of devices that the batch is split over."""
   return math.prod(mesh.shape[a] for a in BATCH)
 
 
@@ -51,14 +51,14 @@ def batch(mesh: Mesh) -> NamedSharding:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """Returns the sharding of what every device holds whole."""
+  """Returns the sharding of arrays that every device holds in full."""
   return NamedSharding(mesh, PartitionSpec())
 
 
 def pin(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
-  """Returns what ties an activation's leading axis to the batch axes."""
-  where = batch(mesh)
-  return lambda x: jax.lax.with_sharding_constraint(x, where)
+  """Returns a function that splits an activation over the batch axes."""
+  sharding = batch(mesh)
+  return lambda x: jax.lax.with_sharding_constraint(x, sharding)
 
 
 def check_batch(size: int, mesh: Mesh, where: str) -> None:
@@ -77,7 +77,8 @@ def micro_batches(
   """Returns the number of micro-batches of the image and of the text tower.
 
   Args:
-    micro_batch: config.micro_batch: pairs, None for all; or a dict of the two.
+    micro_batch: config.micro_batch: pairs in each, None for the full batch; or
+      a dict with "image" and "text".
     batch_size: of the global batch.
     mesh: from `make_mesh`.
   """
@@ -88,8 +89,8 @@ def micro_batches(
   n = ring_size(mesh)
   for size in (image, text):
     if size is not None and (size < 1 or batch_size % size or size % n):
-      allowed = f"a divisor of batch_size = {batch_size}, a multiple of {n}"
-      remedy = f"{n} devices share each micro-batch. None is no micro-batches."
+      allowed = f"a divisor of batch_size = {batch_size} and a multiple of {n}"
+      remedy = f"{n} devices share each one. None is for no micro-batches."
       raise errors.UserError(where, size, allowed, remedy)
   return batch_size // (image or batch_size), batch_size // (text or batch_size)
 
@@ -111,15 +112,15 @@ def to_global(local: Any, size: int, mesh: Mesh) -> Any:
   """Returns global arrays on the mesh from this process's rows.
 
   Args:
-    local: pytree of arrays [rows, ...], rows as `local_rows(size)` says.
+    local: pytree of arrays [rows, ...], the rows of `local_rows(size, mesh)`.
     size: rows of the global batch.
     mesh: from `make_mesh`.
   """
-  where = batch(mesh)
+  sharding = batch(mesh)
 
   def place(x: np.ndarray) -> jax.Array:
     shape = (size, *x.shape[1:])
-    return jax.make_array_from_process_local_data(where, x, shape)
+    return jax.make_array_from_process_local_data(sharding, x, shape)
 
   return jax.tree.map(place, local)
 
@@ -131,34 +132,34 @@ def sum_over_processes(counts: np.ndarray) -> np.ndarray:
   return multihost_utils.process_allgather(counts).sum(0)
 
 
-def split_batch(batch_: Any, parts: int, mesh: Mesh) -> Any:
-  """Returns arrays [B, ...] as [parts, B / parts, ...], nothing moved.
+def split_batch(batch_: Any, count: int, mesh: Mesh) -> Any:
+  """Returns arrays [B, ...] as [count, B / count, ...], without moving data.
 
-  Each device's rows are cut into `parts`, so each part lies on all devices;
-  its rows are not neighbors in the batch.
+  Each device splits its own rows, so each micro-batch lies on all devices; its
+  rows are not neighbors in the batch.
   """
 
   def cut(x: jax.Array) -> jax.Array:
-    return x.reshape(parts, x.shape[0] // parts, *x.shape[1:])
+    return x.reshape(count, x.shape[0] // count, *x.shape[1:])
 
-  where = PartitionSpec(BATCH), PartitionSpec(None, BATCH)
-  return _locally(cut, mesh, *where)(batch_)
+  specs = PartitionSpec(BATCH), PartitionSpec(None, BATCH)
+  return _locally(cut, mesh, *specs)(batch_)
 
 
-def join_batch(parts: Any, mesh: Mesh) -> Any:
-  """Returns arrays [parts, B / parts, ...] as [B, ...]: undoes split_batch."""
+def join_batch(batches: Any, mesh: Mesh) -> Any:
+  """Returns arrays [count, B / count, ...] as [B, ...]: undoes split_batch."""
 
   def join(x: jax.Array) -> jax.Array:
     return x.reshape(-1, *x.shape[2:])
 
-  where = PartitionSpec(None, BATCH), PartitionSpec(BATCH)
-  return _locally(join, mesh, *where)(parts)
+  specs = PartitionSpec(None, BATCH), PartitionSpec(BATCH)
+  return _locally(join, mesh, *specs)(batches)
 
 
 def _locally(
-  f: Callable, mesh: Mesh, came: PartitionSpec, goes: PartitionSpec
+  f: Callable, mesh: Mesh, in_spec: PartitionSpec, out_spec: PartitionSpec
 ) -> Callable[[Any], Any]:
   def on_tree(arrays: Any) -> Any:
     return jax.tree.map(f, arrays)
 
-  return jax.shard_map(on_tree, mesh=mesh, in_specs=came, out_specs=goes)
+  return jax.shard_map(on_tree, mesh=mesh, in_specs=in_spec, out_specs=out_spec)

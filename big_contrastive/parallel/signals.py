@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: who hears them, and how they end a command."""
+"""SIGTERM and SIGINT: who handles them, and how they end a command."""
 
 import contextlib
 import os
@@ -17,28 +17,29 @@ CODES = {
 }
 Handler = Callable[[int, types.FrameType | None], object]
 
-_PATIENCE = 5.0  # Seconds that the main thread may go on, in C.
+_PATIENCE = 5.0  # Seconds to wait for a main thread that is busy in C code.
 
-# Done with the line and the exit code before `end_at_once` ends the process.
+# Called with a message and the exit code, the last added first, before
+# `end_at_once` ends the process.
 last: list[Callable[[str, int], object]] = []
 
 _parked = threading.Event()
 
 
 def say(line: str) -> None:
-  """Writes a line to standard error at any moment, amid a print, too."""
+  """Writes a line to standard error, safely even in the middle of a print."""
   with contextlib.suppress(OSError):  # Nobody reads it any more.
     os.write(2, f"{line}\n".encode())
 
 
 @contextlib.contextmanager
 def unheard() -> Iterator[None]:
-  """Threads and processes that begin in it never hear SIGTERM and SIGINT.
+  """Shields threads and processes that start inside it from both signals.
 
-  Not for a moment: they are born with them blocked. What is sent to a whole
-  process group is for the parent of these processes to hear.
+  They start with SIGTERM and SIGINT blocked, so there is no gap. Signals to a
+  process group are left to the parent of these processes.
   """
-  # Who starts it blocks and unblocks them himself.
+  # First, because starting the tracker ends with both signals unblocked.
   resource_tracker.ensure_running()
   before = signal.pthread_sigmask(signal.SIG_BLOCK, CODES)
   try:
@@ -47,21 +48,21 @@ def unheard() -> Iterator[None]:
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def handle(by: Handler | signal.Handlers) -> None:
-  """Has both handled so, save one that this process was told to ignore."""
+def handle(handler: Handler | signal.Handlers) -> None:
+  """Sets the handler of both signals, but keeps a signal ignored if it is."""
   for number in CODES:
     if signal.getsignal(number) is not signal.SIG_IGN:
-      signal.signal(number, by)
+      signal.signal(number, handler)
 
 
 @contextlib.contextmanager
-def handled(by: Handler) -> Iterator[None]:
-  """Does so until the end."""
+def handled(handler: Handler) -> Iterator[None]:
+  """Sets the handler as `handle` does, and restores the old ones at exit."""
   if threading.current_thread() is not threading.main_thread():
-    yield  # In some notebooks; Python allows it in the main thread only.
+    yield  # As in some notebooks: only the main thread may set handlers.
     return
   before = {number: signal.getsignal(number) for number in CODES}
-  handle(by)
+  handle(handler)
   try:
     yield
   finally:
@@ -70,54 +71,54 @@ def handled(by: Handler) -> Iterator[None]:
 
 
 def end_at_once() -> None:
-  """Has them end this process from now on, whatever it does: a command's.
+  """Lets both signals end this process from now on, whatever it is doing.
 
-  It has nothing to save yet, or nothing at all. A thread ends it, not the
-  main one: that may be compiling, or waiting for other processes; and an
-  exception from a handler can come where Python drops it.
+  For a command that has nothing to save, or nothing yet. A helper thread ends
+  the process: the main thread may be compiling or waiting for other
+  processes, and Python may drop an exception that a handler raises.
   """
   read, write = os.pipe()
   os.set_blocking(write, False)
-  threading.Thread(target=_hear, args=(read,), daemon=True).start()
+  threading.Thread(target=_wait_for_signal, args=(read,), daemon=True).start()
   signal.set_wakeup_fd(write, warn_on_full_buffer=False)
   handle(_park)
 
 
 @contextlib.contextmanager
-def removing(do: Callable[..., object]) -> Iterator[None]:
-  """Has `do` remove what is half written, should they end this process."""
-  last.append(do)
+def removing(cleanup: Callable[..., object]) -> Iterator[None]:
+  """Calls `cleanup` on half-written output if a signal ends this process."""
+  last.append(cleanup)
   try:
     yield
   finally:
-    last.remove(do)
+    last.remove(cleanup)
 
 
 def end_no_more() -> None:
-  """What is done is done: after `end_at_once`, they are ignored."""
+  """Undoes `end_at_once` once the work is done: both signals are ignored."""
   for number in CODES:
     if signal.getsignal(number) is _park:
       signal.signal(number, signal.SIG_IGN)
 
 
 def _park(number: int, frame: types.FrameType | None) -> None:
-  """Keeps the main thread from doing anything more."""
+  """Keeps the main thread from doing anything further."""
   _parked.set()
   while True:
     time.sleep(1)
 
 
-def _hear(read: int) -> None:
+def _wait_for_signal(read: int) -> None:
   while True:
     number = signal.Signals(os.read(read, 1)[0])
-    if signal.getsignal(number) is _park:  # Else another handler hears it.
+    if signal.getsignal(number) is _park:  # Else another handler has it.
       _parked.wait(_PATIENCE)
       _end(f"stopped by {number.name}", CODES[number])
 
 
 def _end(line: str, code: int) -> None:
   say(f"error: {line}: nothing is half done. Give the same command again.")
-  for do in last[::-1]:
+  for callback in last[::-1]:
     with contextlib.suppress(Exception):
-      do(line, code)
+      callback(line, code)
   os._exit(code)

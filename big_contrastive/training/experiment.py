@@ -1,4 +1,4 @@
-"""What the loop runs."""
+"""The experiment that the loop runs."""
 
 import dataclasses
 from collections.abc import Callable
@@ -15,9 +15,9 @@ from big_contrastive.training.state import State
 
 @dataclasses.dataclass(frozen=True)
 class Intervals:
-  """When the loop does what, in steps; 0 for only at the end.
+  """The loop's intervals in steps; 0 means only at the end.
 
-  It saves after save_minutes since the last save, too; 0 for never.
+  It also saves save_minutes after the last save; 0 means never.
   """
 
   total: int
@@ -34,19 +34,19 @@ class Experiment:
   """What `loop.fit` runs.
 
   Args:
-    config: as it was given, but plain and JSON-serializable.
-    placed: the compiled step and where its state lies.
-    objective: the method, which knows whose weights are evaluated.
+    config: the user's, but plain and JSON-serializable.
+    placed: the compiled step and the shardings of its state.
+    objective: see objectives/; it chooses the weights that are evaluated.
     load: parameters -> parameters with the weights of config.init.
-    training: batches.
-    embedder: towers for the evaluators.
+    training: the loader of training batches.
+    embedder: embeds images and texts for the evaluators.
     evaluators: run functions by name.
     tokenizer: of the text tower; None without one.
     intervals: when to log, evaluate, save and stop.
-    limits: what the figures are held against.
-    batch_size: pairs a step.
+    limits: what the metrics are checked against.
+    batch_size: pairs per step.
     flops: model FLOPs of training on one pair.
-    table: one line a parameter.
+    table: one line per parameter.
   """
 
   config: dict[str, Any]
@@ -64,7 +64,7 @@ class Experiment:
   table: str
 
   def first(self) -> State:
-    """Returns the state to begin with, config.init's weights in it."""
+    """Returns the initial state, with config.init's weights."""
     state = self.placed.init()
     params = self.load(state.params)
     if params is state.params:
@@ -81,10 +81,10 @@ class Experiment:
     return self.objective.exported(state.params, state.extra)
 
   def meta(self, done: int) -> dict[str, Any]:
-    """Returns what a checkpoint holds besides arrays, as JSON.
+    """Returns a checkpoint's metadata, JSON-serializable.
 
     Args:
-      done: steps.
+      done: steps so far.
     """
     examples = done * self.batch_size
     meta = {

@@ -1,10 +1,10 @@
-"""Images a second, and how much of the hardware that is (MFU)."""
+"""Images per second, and model FLOPs utilization (MFU)."""
 
 import time
 
 import jax
 
-# Dense bfloat16 FLOP/s of one device, as its maker states them.
+# Dense bfloat16 FLOP/s of one device, as its vendor states them.
 PEAK_FLOPS = {
   "TPU v3": 123e12 / 2,
   "TPU v4": 275e12,
@@ -20,17 +20,17 @@ PEAK_FLOPS = {
 
 
 def peak_flops(device_kind: str) -> float | None:
-  """Returns a device's peak FLOP/s in bfloat16, None if it isn't known."""
-  known = [name for name in PEAK_FLOPS if device_kind.startswith(name)]
-  return PEAK_FLOPS[max(known, key=len)] if known else None
+  """Returns a device's peak FLOP/s in bfloat16, None if unknown."""
+  names = [name for name in PEAK_FLOPS if device_kind.startswith(name)]
+  return PEAK_FLOPS[max(names, key=len)] if names else None
 
 
 class Speed:
-  """Images a second and MFU since the last reading, pauses left out.
+  """Images per second and MFU since the last reading, without pauses.
 
   Args:
-    batch_size: images a step, over all devices.
-    flops: model FLOPs of training on one pair, from TwoTower.flops.
+    batch_size: images per step, over all devices.
+    flops: model FLOPs of training on one example, from Objective.flops.
   """
 
   def __init__(self, batch_size: int, flops: float):
@@ -42,7 +42,7 @@ class Speed:
     self._steps += 1
 
   def restart(self) -> None:
-    """Forgets what came before: after a compilation or a pause."""
+    """Starts a new reading, after a compilation or a pause."""
     self._began, self._steps = time.monotonic(), 0
 
   def read(self) -> dict[str, float]:

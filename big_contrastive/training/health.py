@@ -1,4 +1,4 @@
-"""Numbers that are not finite, and figures that usually mean a mistake."""
+"""Stops on numbers that are not finite; warns of what is usually a mistake."""
 
 import dataclasses
 import json
@@ -11,16 +11,16 @@ import numpy as np
 from big_contrastive.config import errors, finite
 from big_contrastive.objectives import Objective
 
-# A run whose every step is skipped learns nothing, and should not last.
+# A run that skips every step learns nothing, and should end.
 _SKIPPED_IN_A_ROW = 20
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-  """What a run's figures are held against.
+  """What a run's metrics are checked against.
 
   Args:
-    objective: knows its loss of guessing, and what else looks wrong.
+    objective: gives its loss of guessing, and its own signs of mistakes.
     warmup: steps after which the loss should have left that of guessing.
     skip_nonfinite: whether bad steps are skipped and counted.
   """
@@ -31,12 +31,12 @@ class Limits:
 
 
 class Health:
-  """Watches the figures of a run.
+  """Watches the metrics of a run.
 
   Args:
-    limits: what they are held against.
-    names: what each entry of metrics["finite"] is about; the parameters are
-      looked at besides.
+    limits: what they are checked against.
+    names: what each entry of metrics["finite"] checks; the parameters are
+      checked, too.
     folder: where batches with bad numbers are kept.
     skipped: steps that were skipped before a resume.
   """
@@ -48,73 +48,75 @@ class Health:
     self.names = [*names, "the parameters"]
     self.skipped, self._in_a_row = skipped, 0
     self._losses: list[float] = []
-    self._told: set[str] = set()
+    self._warned: set[str] = set()
 
   def check(
     self,
     step: int,
-    fine: np.ndarray,
+    is_finite: np.ndarray,
     param_norm: float,
     batch: dict[str, np.ndarray],
   ) -> str | None:
-    """Returns a line where a step was skipped, None where all is finite.
+    """Returns a line if the step was skipped, None if all is finite.
 
     Args:
       step: its number.
-      fine: bool [n], as `names` has it.
-      param_norm: of the parameters before the step: a NaN that no example and
-        no update touches is seen nowhere else.
+      is_finite: bool [n], in the order of `names`.
+      param_norm: norm of the parameters before the step. Only it shows a NaN
+        that no example and no update touches.
       batch: this process's rows, and "position", int [b], of each in the data.
 
     Raises:
-      RunError: where a number is not finite and steps are not to be skipped.
+      RunError: if a number is not finite and the step must not be skipped.
     """
-    fine = np.append(fine, np.isfinite(param_norm))
-    if fine.all():
+    is_finite = np.append(is_finite, np.isfinite(param_norm))
+    if is_finite.all():
       self._in_a_row = 0
       return None
-    wrong = [n for n, ok in zip(self.names, fine, strict=True) if not ok]
+    wrong = [n for n, ok in zip(self.names, is_finite, strict=True) if not ok]
     self.skipped += 1
     self._in_a_row += 1
-    told = f"step {step}: not finite: {finite.listed(wrong)}."
-    go_on = self._in_a_row < _SKIPPED_IN_A_ROW
-    if self.limits.skip_nonfinite and go_on:
-      return f"{told} Skipped; {self.skipped} steps in all."
+    message = f"step {step}: not finite: {finite.listed(wrong)}."
+    may_skip = self._in_a_row < _SKIPPED_IN_A_ROW
+    if self.limits.skip_nonfinite and may_skip:
+      return f"{message} Skipped; {self.skipped} steps in all."
     if self.limits.skip_nonfinite:
-      told += f" That is {_SKIPPED_IN_A_ROW} skipped steps in a row."
-    kept = self._keep(step, wrong, batch)
+      message += f" That is {_SKIPPED_IN_A_ROW} skipped steps in a row."
+    path = self._save_batch(step, wrong, batch)
     raise errors.RunError(
-      f"{told} The batch is in {kept}; checkpoints are of steps before. Lower "
-      "the learning rate, look at these examples, or set "
+      f"{message} The batch is in {path}; checkpoints are of steps before. "
+      "Lower the learning rate, look at these examples, or set "
       "config.skip_nonfinite.",
       errors.BAD_NUMBERS,
     )
 
-  def _keep(self, step: int, wrong: list[str], batch: dict[str, Any]) -> str:
-    """Writes what it takes to look at the step again."""
+  def _save_batch(
+    self, step: int, wrong: list[str], batch: dict[str, Any]
+  ) -> str:
+    """Writes the step's batch, so that it can be examined; returns the path."""
     self.folder.mkdir(parents=True, exist_ok=True)
     name = f"step_{step}_process_{jax.process_index()}"
     np.savez(self.folder / f"{name}.npz", **batch)
-    what = {
+    about = {
       "step": step,
       "not_finite": wrong,
       "ids": batch["id"].tolist(),
       "positions": batch["position"].tolist(),
     }
-    (self.folder / f"{name}.json").write_text(json.dumps(what) + "\n")
+    (self.folder / f"{name}.json").write_text(json.dumps(about) + "\n")
     return str(self.folder / f"{name}.npz")
 
   def warnings(
     self, step: int, values: dict[str, float], batch: dict[str, np.ndarray]
   ) -> list[str]:
-    """Returns a line for each thing that looks wrong; each once in a run."""
-    own = {k.removeprefix("train/"): v for k, v in values.items()}
-    found = {
-      "chance": self._chance(step, own["loss"]),
-      **self.limits.objective.signs(own, batch),
+    """Returns a line for each sign of a mistake, each once in a run."""
+    metrics = {k.removeprefix("train/"): v for k, v in values.items()}
+    signs = {
+      "chance": self._chance(step, metrics["loss"]),
+      **self.limits.objective.signs(metrics, batch),
     }
-    new = {k: v for k, v in found.items() if v and k not in self._told}
-    self._told |= new.keys()
+    new = {k: v for k, v in signs.items() if v and k not in self._warned}
+    self._warned |= new.keys()
     return [f"warning: step {step}: {line}" for line in new.values()]
 
   def _chance(self, step: int, loss: float) -> str | None:

@@ -1,4 +1,4 @@
-"""What one run tells, and when it saves."""
+"""What the loop calls between steps: evaluation, saving, metrics, stopping."""
 
 import contextlib
 import json
@@ -21,7 +21,7 @@ from big_contrastive.training.state import State
 
 
 class Begin(NamedTuple):
-  """Where a run begins, or goes on."""
+  """Where a run begins or resumes."""
 
   step: int
   evaluated: bool = True  # The evaluation that is due at this step is over.
@@ -29,25 +29,25 @@ class Begin(NamedTuple):
 
 
 def _due(done: int, every: int, last: bool) -> bool:
-  """Whether it is time: at each multiple, and once at the end."""
+  """Returns whether an action is due: at each multiple, and at the end."""
   return last or (every > 0 and done > 0 and done % every == 0)
 
 
 class _Stopped(Exception):
-  """A signal came in an evaluation."""
+  """A signal came during an evaluation."""
 
 
 class _Pending(NamedTuple):
-  """A step whose metrics are still to be read."""
+  """A step whose metrics have not been read yet."""
 
   step: int
   values: dict[str, jax.Array]
   batch: dict[str, np.ndarray]
-  requests: Any  # Of all processes, behind this step.
+  requests: Any  # Of all processes, after this step.
 
 
 class Run:
-  """What one run tells, and when it saves: metrics, progress, speed."""
+  """One run's evaluations, checkpoints, metrics, progress and speed."""
 
   def __init__(
     self, experiment: Experiment, workdir: pathlib.Path, begin: Begin
@@ -76,15 +76,15 @@ class Run:
   def place(
     self, local: dict[str, np.ndarray]
   ) -> tuple[dict[str, np.ndarray], dict[str, jax.Array]]:
-    """Returns this process's rows and the global batch; any thread may."""
+    """Returns this process's rows and the global batch; thread-safe."""
     mesh, size = self.experiment.placed.mesh, self.experiment.batch_size
     return local, sharding.to_global(local, size, mesh)
 
   def between(self, done: int, state: State, checkpoints: Checkpoints) -> None:
-    """Evaluates and saves what is due after so many steps.
+    """Evaluates and saves, each if it is due after `done` steps.
 
     Raises:
-      RunError: when it has saved because it is to stop.
+      RunError: after saving, if the run was asked to stop.
     """
     checkpoints.check()
     if jax.process_count() == 1:
@@ -92,7 +92,7 @@ class Run:
     begin, last = self.begin, done == self.every.total
     stop = bool(self.requested[multihost.STOP]) and not last
     here = done == begin.step
-    if here:  # It's saved already, or nothing is done.
+    if here:  # The state is saved already, or nothing is done yet.
       self._saved()
     evaluate = _due(done, self.every.eval_every, last)
     evaluate = evaluate and (not here or not begin.evaluated)
@@ -111,7 +111,7 @@ class Run:
     checkpoints: Checkpoints,
     evaluated: bool,
   ) -> None:
-    """Saves a state that was seen to be finite."""
+    """Saves the state, once its last step is known to be finite."""
     self.settle()
     self.writer.sync()
     run = {"evaluated": evaluated, "skipped": self.health.skipped}
@@ -124,39 +124,40 @@ class Run:
     self.requested[multihost.SAVE] = 0
 
   def stop(self, done: int, checkpoints: Checkpoints) -> None:
-    """Raises RunError, once what was saved is on disk."""
+    """Raises RunError, once the checkpoint is on disk."""
     began = time.monotonic()
     checkpoints.wait()
-    # Launchers end all when one ends: first process 0 has it on disk.
+    # A launcher ends all processes when one ends: so wait for process 0.
     multihost.on_any(False)
-    took = time.monotonic() - began
-    kept = f"saved at step {done}, in {took:.1f} s" if done else "at step 0"
-    heard = self.requests.heard
+    seconds = time.monotonic() - began
+    where = f"saved at step {done}, in {seconds:.1f} s" if done else "at step 0"
+    number = self.requests.heard
     raise errors.RunError(
-      f"stopped by {heard.name}: {kept}. The same command goes on from there.",
-      signals.CODES[heard],
+      f"stopped by {number.name}: {where}. The same command goes on from "
+      "there.",
+      signals.CODES[number],
     )
 
   def log(
     self, done: int, values: dict[str, jax.Array], local: dict[str, np.ndarray]
   ) -> None:
-    """Takes a step's metrics, and reads those of the step before."""
+    """Queues a step's metrics, and reads those of the step before."""
     before, requests = self.pending, self.requests.of_all()
     self.pending = _Pending(done, values, local, requests)
     if before:
       self._read(before)
 
   def settle(self) -> None:
-    """Reads the last step's metrics, which waits for it."""
+    """Waits for the last step, and reads its metrics."""
     before, self.pending = self.pending, None
     if before:
       self._read(before)
 
   def _read(self, at: _Pending) -> None:
-    """Looks whether a step was sound, and writes its metrics if due."""
+    """Checks that a step is finite, and writes its metrics if due."""
     values = dict(at.values)
-    looked_at = values.pop("finite"), values["param_norm"]
-    (finite, norm), requests = jax.device_get((looked_at, at.requests))
+    checks = values.pop("finite"), values["param_norm"]
+    (finite, norm), requests = jax.device_get((checks, at.requests))
     self.speed.step()
     if at.step == self.begin.step + 1:
       self.speed.restart()  # The first step's time is the compiler's.
@@ -167,30 +168,31 @@ class Run:
     skipped = self.health.check(at.step, finite, norm, batch)
     if skipped:
       self.progress.say(skipped)
-    # Not by where the run went on: a resumed run writes the same lines.
-    ends = at.step in (1, self.every.total)
-    if ends or at.step % self.every.log_every == 0:
+    # Whatever step it resumed from, a run writes the same lines.
+    at_end = at.step in (1, self.every.total)
+    if at_end or at.step % self.every.log_every == 0:
       self._write(at, values)
 
   def _write(self, at: _Pending, values: dict[str, jax.Array]) -> None:
-    read = {f"train/{k}": float(v) for k, v in jax.device_get(values).items()}
+    host = jax.device_get(values)
+    scalars = {f"train/{k}": float(v) for k, v in host.items()}
     if self.experiment.limits.skip_nonfinite:
-      read["train/skipped"] = float(self.health.skipped)
-    for line in self.health.warnings(at.step, read, at.batch):
+      scalars["train/skipped"] = float(self.health.skipped)
+    for line in self.health.warnings(at.step, scalars, at.batch):
       self.progress.say(line)
-    read |= self.speed.read()
+    scalars |= self.speed.read()
     bad = self.experiment.training.counts(at.step)
-    read |= {f"data/bad/{kind}": float(n) for kind, n in bad.items()}
-    read["data/bad_records"] = float(sum(bad.values()))
-    self._tell(at.step, read)
-    shown = ("train/loss", "perf/images_per_s", "perf/mfu")
-    self.progress.show(at.step, {k: read[k] for k in shown if k in read})
+    scalars |= {f"data/bad/{kind}": float(n) for kind, n in bad.items()}
+    scalars["data/bad_records"] = float(sum(bad.values()))
+    self._record(at.step, scalars)
+    names = ("train/loss", "perf/images_per_s", "perf/mfu")
+    self.progress.show(at.step, {k: scalars[k] for k in names if k in scalars})
 
   def evaluate(self, done: int, state: State) -> bool:
-    """Runs all evaluators; returns False where a signal cuts them short.
+    """Runs all evaluators; returns False if a signal cuts them short.
 
     Raises:
-      RunError: where a figure, or an embedding, is not finite.
+      RunError: if a metric or an embedding is not finite.
     """
     self.settle()
     embedder = self.experiment.embedder
@@ -208,14 +210,14 @@ class Run:
             lambda texts: embedder.texts(params, texts, check),
           )
           values = {f"eval/{name}/{key}": value for key, value in results}
-        self._tell(done, values)
+        self._record(done, values)
         self.progress.say(f"step {done}  {_line(name, values)}")
     except _Stopped:
       return False
     self.speed.restart()
     return True
 
-  def _tell(self, done: int, values: dict[str, Any]) -> None:
+  def _record(self, done: int, values: dict[str, Any]) -> None:
     self.writer.write(done, values)
     self.latest |= values
 
@@ -223,17 +225,17 @@ class Run:
     self.writer.close()
 
   def summarize(self, done: int) -> None:
-    """Prints what came out, on one screen."""
+    """Prints the results, on one screen."""
     self.progress.close()
     pairs = done * self.experiment.batch_size
     say = self.progress.say
     loss = self.latest.get("train/loss")
     say(f"\nfinished {done} steps of {pairs:,} pairs in all, loss {loss}")
     for name in self.experiment.evaluators:
-      begin = f"eval/{name}/"
-      found = {k: v for k, v in self.latest.items() if k.startswith(begin)}
-      say(_line(name, found))
-      for key, value in found.items():
+      prefix = f"eval/{name}/"
+      results = {k: v for k, v in self.latest.items() if k.startswith(prefix)}
+      say(_line(name, results))
+      for key, value in results.items():
         if isinstance(value, PIL.Image.Image):
           say(f"{'':34}{self.writer.picture_path(key)}")
     say(f"everything else is in {self.writer.workdir}")
@@ -241,7 +243,7 @@ class Run:
 
 @contextlib.contextmanager
 def _of_step(done: int, name: str) -> Iterator[None]:
-  """Says in an error when it was, and what is left."""
+  """Adds to an error of bad numbers its step, evaluator and remedy."""
   try:
     yield
   except errors.RunError as e:
@@ -255,7 +257,7 @@ def _of_step(done: int, name: str) -> Iterator[None]:
 
 
 def _line(name: str, values: dict[str, Any]) -> str:
-  """One evaluator's figures on one line."""
+  """Returns one evaluator's metrics on one line."""
   figures = [
     f"{key.rpartition('/')[2]} {value:.4f}"
     for key, value in values.items()

@@ -26,30 +26,30 @@ def fit(
 ) -> dict[str, Any]:
   """Trains to the end, from the newest checkpoint in workdir if there is one.
 
-  In each turn the order is: evaluate, save, next batch, step. So a checkpoint
-  and the position in the data agree. A step's metrics are read one step
-  later, when the device is busy with the next: the host never makes it wait.
+  Each iteration evaluates, saves, takes the next batch and runs the step, so a
+  checkpoint and the position in the data agree. A step's metrics are read one
+  step later, while the device runs the next: it never waits for the host.
 
-  SIGTERM or SIGINT has it end the step that is running, or the next, or the
-  batch of an evaluation, save, and stop.
+  On SIGTERM or SIGINT the loop finishes the step that is running, or the next
+  one, or the current batch of an evaluation; then it saves and stops.
 
   Args:
     experiment: from experiment.build.
     workdir: for checkpoints/, metrics.jsonl, tensorboard/, pictures/.
-    strict_data: whether it is an error, and not a warning, that the data are
-      not those that the run began with, or not the same for all processes.
+    strict_data: whether data that are not those that the run began with, or
+      not the same on all processes, are an error instead of a warning.
 
   Returns:
     The last metrics by name, those of the last evaluation included.
 
   Raises:
-    UserError: where the workdir is in use, of another experiment, or full.
+    UserError: if the workdir is in use, has another experiment, or is full.
     RunError: for numbers that are not finite, and after a signal.
   """
   workdir, every = pathlib.Path(workdir), experiment.intervals
   with contextlib.ExitStack() as stack:
     stack.enter_context(workdir_lock.held(workdir))
-    # Whatever ends the run, a checkpoint that is being written is finished.
+    # However the run ends, a checkpoint that is being written is finished.
     checkpoints = Checkpoints(
       workdir, keep=every.keep, keep_every=every.keep_every
     )
@@ -64,7 +64,7 @@ def fit(
     for done in range(begin.step, every.total):
       run.between(done, state, checkpoints)
       local, batch = next(batches)
-      # Workers may have been long in starting; compiling may be longer.
+      # Starting workers may have taken long; compiling may take longer.
       if done == begin.step and run.requests.stop():
         run.stop(done, checkpoints)
       state, values = experiment.placed.update(state, batch)
@@ -79,18 +79,18 @@ def fit(
 def _begin(
   experiment: Experiment, checkpoints: Checkpoints, strict_data: bool
 ) -> tuple[State, Begin]:
-  """The state to begin with, and its step."""
+  """Returns the state to begin with, and its step."""
   newest = checkpoints.newest()
   if newest is None:
     check_data(experiment, {}, strict_data)
     return experiment.first(), Begin(0)
   directory = checkpoints.folder / str(newest)
-  # First: other captions make other shapes, too.
+  # Before the arrays: other captions mean other shapes, too.
   meta = checkpointer.read_meta(directory)
   check_resume(experiment, meta, checkpointer.read_blob(directory))
   check_data(experiment, meta.get("data", {}), strict_data)
-  wanted = experiment.placed.abstract.items()
-  items, meta, _ = checkpoints.restore(newest, wanted)
+  abstract = experiment.placed.abstract.items()
+  items, meta, _ = checkpoints.restore(newest, abstract)
   experiment.training.restore(meta["position"]["bad"])
   if jax.process_index() == 0:
     logging.warning("resumed from step %d", newest)
@@ -102,7 +102,7 @@ def _check_total(total: int, done: int) -> None:
     raise errors.UserError(
       "config.total",
       total,
-      f"at least {done} steps, which the newest checkpoint here has",
+      f"at least {done}, the steps of the newest checkpoint in this workdir",
       "Raise it, or begin in another workdir.",
     )
 
@@ -110,34 +110,36 @@ def _check_total(total: int, done: int) -> None:
 def check_data(
   experiment: Experiment, before: dict[str, Any], strict: bool
 ) -> None:
-  """Tells where the data are not those of `before`, or of all processes.
+  """Warns of data that differ from `before`, or between processes.
 
   Args:
-    experiment: with the data of now.
+    experiment: with the current data.
     before: from fingerprint.fingerprint; {} for none.
-    strict: whether that is a UserError.
+    strict: whether to raise a UserError instead.
   """
   now = experiment.training.data
-  told = fingerprint.changed(before, now)
+  difference = fingerprint.changed(before, now)
   if not multihost.all_have(json.dumps(now)):
-    told = "other records for some processes than for process 0"
-  if multihost.on_any(told is not None):
-    told = told or "other records for another process"
+    difference = "other records for some processes than for process 0"
+  if multihost.on_any(difference is not None):
+    difference = difference or "other records for another process"
     if strict:
       remedy = "Put them back, or go on without --strict_data."
       allowed = "the records that the run began with, the same everywhere"
-      raise errors.UserError("config.source", told, allowed, remedy)
+      raise errors.UserError("config.source", difference, allowed, remedy)
     if jax.process_index() == 0:
-      logging.warning("config.source: %s. --strict_data refuses that.", told)
+      logging.warning(
+        "config.source: %s. --strict_data refuses that.", difference
+      )
 
 
 def check_resume(
   experiment: Experiment, meta: dict[str, Any], blob: bytes
 ) -> None:
-  """Raises UserError where going on would be another experiment.
+  """Raises UserError where resuming would change the experiment.
 
   Args:
-    experiment: as the config says now.
+    experiment: of the current config.
     meta: of the checkpoint.
     blob: its tokenizer's vocabulary file.
   """
@@ -146,7 +148,7 @@ def check_resume(
       "config.tokenizer",
       "another vocabulary",
       "that of the checkpoint in this workdir",
-      "Were the captions changed that it was trained on? Put them back, set "
+      "Did the captions change that it was trained on? Put them back, set "
       'it to {"kind": "checkpoint", "path": WORKDIR}, or begin in another.',
     )
   now = experiment.meta(0)
@@ -168,6 +170,6 @@ def check_resume(
   }
   for name, (before, after) in changes.items():
     if before != after:
-      allowed = f"{before!r}, as the checkpoint in this workdir has it"
+      allowed = f"{before!r}, as in the checkpoint in this workdir"
       remedy = "Change it back, or begin in another workdir."
       raise errors.UserError(name, after, allowed, remedy)

@@ -1,4 +1,4 @@
-"""Where figures go: metrics.jsonl, TensorBoard, the terminal; and MFU."""
+"""Writes metrics to metrics.jsonl and TensorBoard, and pictures to files."""
 
 import contextlib
 import json
@@ -22,13 +22,13 @@ class Writer:
   Pictures become PNG files in the folder pictures/. Only process 0 writes.
 
   Args:
-    workdir: where.
-    step: the run begins or goes on here: lines of later steps, left by a
-      run that was killed after its last checkpoint, are removed.
+    workdir: the run's folder.
+    step: where the run begins or resumes. Lines of later steps, left by a run
+      that was killed after its last checkpoint, are removed.
     evaluated: whether the evaluation of that step is over; if not, its lines
       are removed as well.
 
-  `latest` has the last value of each name in the lines that stay.
+  `latest` has the last value of each name in the lines that remain.
   """
 
   def __init__(self, workdir: pathlib.Path, step: int, evaluated: bool = True):
@@ -81,14 +81,14 @@ class Writer:
 
   def close(self) -> None:
     if self._lines is not None:
-      with _naming(self._lines.name):  # It tries again what didn't fit.
+      with _naming(self._lines.name):  # It retries a failed write.
         self._lines.close()
       self._board.close()
 
 
 @contextlib.contextmanager
 def _naming(path: str) -> Iterator[None]:
-  """Gives errors of writing, a full disk's, the name that they lack."""
+  """Adds the file's name to write errors that lack it, as of a full disk."""
   try:
     yield
   except OSError as e:
@@ -99,8 +99,8 @@ def _naming(path: str) -> Iterator[None]:
 def _drop_after(
   path: pathlib.Path, step: int, evaluated: bool
 ) -> list[dict[str, Any]]:
-  """Keeps a metrics file's lines up to a step, and no torn one."""
-  kept = []
+  """Drops later and torn lines of a metrics file; returns the others."""
+  rows = []
   for line in path.read_text().splitlines() if path.exists() else []:
     try:
       row = json.loads(line)
@@ -109,6 +109,6 @@ def _drop_after(
       continue
     undone = not evaluated and any(name[:5] == "eval/" for name in row)
     if row["step"] < step or (row["step"] == step and not undone):
-      kept.append(row)
-  atomic.replace(path, "".join(json.dumps(row) + "\n" for row in kept))
-  return kept
+      rows.append(row)
+  atomic.replace(path, "".join(json.dumps(row) + "\n" for row in rows))
+  return rows

@@ -19,7 +19,7 @@ def adamw(
   eps: float = 1e-8,
   mu_dtype: Literal["float32", "bfloat16"] = "float32",
 ) -> optax.GradientTransformation:
-  """Returns Adam's direction (arXiv:1711.05101); decay is added in `build`."""
+  """Returns AdamW (arXiv:1711.05101) without decay, which `build` adds."""
   _within(b1=b1, b2=b2)
   _within(math.inf, eps=eps)
   return optax.scale_by_adam(b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype)
@@ -38,8 +38,8 @@ def adafactor(
 
   Second moments factored into rows and columns, no relative step size, b2
   capped so that it forgets, momentum in bfloat16: half the memory of Adam's
-  first moment and next to none for the second. Of parameters that are stacked,
-  each layer's is treated as if it were alone.
+  first moment and next to none for the second. Each layer of stacked
+  parameters is treated as a parameter of its own.
   """
 
   _within(b1=b1)
@@ -53,39 +53,39 @@ def adafactor(
   return optax.chain(_factored_rms(b2, eps), _clip_rms(clip_rms), momentum)
 
 
-# The smallest axis that is worth a row or a column of its own.
-_LEAST = 32
+# Moments are factored if both axes of the matrix have this many entries.
+_MIN_FACTORED = 32
 
 
 def _factored_rms(b2: Schedule, eps: float) -> optax.GradientTransformation:
-  """Returns what divides by roots of factored second moments.
+  """Divides gradients by the square root of factored second moments.
 
-  optax.scale_by_factored_rms takes the axis of the layers for one of a matrix.
-  The state is as there: rows and columns, or the whole, and [1] for none.
+  optax.scale_by_factored_rms takes the layer axis for an axis of the matrix.
+  The state has its form: rows and columns, or the full moment; [1] if unused.
 
   Args:
-    b2: of the steps before this.
+    b2: steps so far -> decay of the second moments.
     eps: added to squares.
   """
 
   def init(params):
-    none = {k: jnp.zeros((1,), p.dtype) for k, p in params.items()}
-    row, column, whole = dict(none), dict(none), dict(none)
+    unused = {k: jnp.zeros((1,), p.dtype) for k, p in params.items()}
+    row, column, full = dict(unused), dict(unused), dict(unused)
     for name, p in params.items():
       if axes := _matrix(name, p.shape):
         row[name], column[name] = (jnp.zeros_like(p.sum(i)) for i in axes)
       else:
-        whole[name] = jnp.zeros_like(p)
-    return optax.FactoredState(jnp.zeros((), jnp.int32), row, column, whole)
+        full[name] = jnp.zeros_like(p)
+    return optax.FactoredState(jnp.zeros((), jnp.int32), row, column, full)
 
   def update(grads, state, params=None):
-    count, row, column, whole = state[0], *map(dict, state[1:])
-    old, scaled = b2(count), {}
+    count, row, column, full = state[0], *map(dict, state[1:])
+    decay, scaled = b2(count), {}
     for name, g in grads.items():
       square = jnp.square(g) + eps
       if axes := _matrix(name, g.shape):
         for mean, axis in zip((row, column), axes, strict=True):
-          mean[name] = old * mean[name] + (1 - old) * square.mean(axis)
+          mean[name] = decay * mean[name] + (1 - decay) * square.mean(axis)
         r, c = (
           jnp.expand_dims(mean[name], axis)
           for mean, axis in zip((row, column), axes, strict=True)
@@ -93,30 +93,30 @@ def _factored_rms(b2: Schedule, eps: float) -> optax.GradientTransformation:
         r = r / r.mean(axes[1], keepdims=True)
         scaled[name] = g * r**-0.5 * c**-0.5
       else:
-        whole[name] = old * whole[name] + (1 - old) * square
-        scaled[name] = g * whole[name] ** -0.5
+        full[name] = decay * full[name] + (1 - decay) * square
+        scaled[name] = g * full[name] ** -0.5
     count = optax.safe_increment(count)
-    return scaled, optax.FactoredState(count, row, column, whole)
+    return scaled, optax.FactoredState(count, row, column, full)
 
   return optax.GradientTransformation(init, update)
 
 
 def _matrix(name: str, shape: tuple[int, ...]) -> tuple[int, int] | None:
-  """The largest and the next axis of each layer's, None for small ones."""
+  """Returns the two largest axes of a layer, the largest first, or None."""
   first = int(rules.stacked(name))
   axes = first + np.argsort(shape[first:])
-  if len(axes) < 2 or shape[axes[-2]] < _LEAST:
+  if len(axes) < 2 or shape[axes[-2]] < _MIN_FACTORED:
     return None
   return int(axes[-1]), int(axes[-2])
 
 
-def _clip_rms(largest: float) -> optax.GradientTransformation:
-  """Returns what scales each layer's updates to at most that RMS."""
+def _clip_rms(limit: float) -> optax.GradientTransformation:
+  """Scales each layer's updates down to at most this RMS."""
 
   def clip(name: str, u: jax.Array) -> jax.Array:
     axes = tuple(range(int(rules.stacked(name)), u.ndim))
     rms = jnp.sqrt(jnp.mean(jnp.square(u), axes, keepdims=True))
-    return u / jnp.maximum(1.0, rms / largest)
+    return u / jnp.maximum(1.0, rms / limit)
 
   return optax.stateless(
     lambda updates, _: {k: clip(k, u) for k, u in updates.items()}
@@ -124,11 +124,13 @@ def _clip_rms(largest: float) -> optax.GradientTransformation:
 
 
 def _within(end: float = 1.0, **values: float) -> None:
-  """Raises UserError for what is not from 0 to just below `end`."""
+  """Raises UserError for values that are not from 0 to just below `end`."""
   for name, value in values.items():
     if not 0 <= value < end:
       allowed = (
-        "a finite number >= 0" if end == math.inf else "from 0 to below 1"
+        "a finite number from 0 up"
+        if end == math.inf
+        else "a number from 0 to below 1"
       )
       where = f"config.optimizer.{name}"
       raise errors.UserError(where, value, allowed, "Leave it out.")
@@ -146,7 +148,7 @@ def build(
   lr_mult: dict[str, float],
   clip: float | None,
 ) -> optax.GradientTransformation:
-  """Returns the whole optimizer over a flat dict of trained parameters.
+  """Returns the full optimizer over a flat dict of trained parameters.
 
   Each step: p -= rate * lr_mult * (direction + weight_decay * decay * p).
   That is AdamW's decay as PyTorch has it: it scales with the learning rate.
@@ -163,12 +165,13 @@ def build(
 
   _within(math.inf, weight_decay=weight_decay)
   if clip is not None and not 0 < clip < math.inf:
-    remedy = "None is for no clipping."
-    raise errors.UserError("config.optimizer.clip", clip, "> 0", remedy)
+    allowed, remedy = "a finite number above 0", "None is for no clipping."
+    raise errors.UserError("config.optimizer.clip", clip, allowed, remedy)
   for where, factors in (("decay", decay), ("lr_mult", lr_mult)):
     for name, value in factors.items():
       if type(value) not in (int, float) or not 0 <= value < math.inf:
-        allowed, remedy = "factors >= 0", f"The rule of {name} says it."
+        allowed = "finite factors from 0 up"
+        remedy = f"Change the rule that matches {name}."
         raise errors.UserError(f"config.{where}", value, allowed, remedy)
 
   def add_decay(updates, params):
@@ -190,9 +193,9 @@ def build(
 
 
 def skipped(before: Any, after: Any) -> Any:
-  """Returns `build`'s state behind a step that changed nothing.
+  """Returns `build`'s state after a step that was skipped.
 
-  Only the schedule goes on: it is about the steps of the run.
+  Only the schedule advances: it counts the steps of the run.
   """
 
   def is_schedule(state: Any) -> bool:

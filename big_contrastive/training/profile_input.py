@@ -1,4 +1,4 @@
-"""Whether the input or the device holds a run back, and by how much."""
+"""Measures whether the input or the device is a run's bottleneck."""
 
 import time
 from typing import Any
@@ -10,21 +10,21 @@ from big_contrastive.training.experiment import Experiment
 
 
 def measure(experiment: Experiment, steps: int = 20) -> dict[str, float]:
-  """Returns batches a second of the input alone and of the device alone.
+  """Returns batches per second of the input alone and of the device alone.
 
-  The input makes batches that nobody waits for; the device trains on the same
-  batch again and again. Both are warmed up before. Nothing is saved.
+  The input makes batches that no step uses; the device trains on the same
+  batch again and again. Both are warmed up first. Nothing is saved.
 
   Args:
     experiment: from experiment.build.
-    steps: how many of each are timed.
+    steps: timed batches, and timed training steps.
   """
   mesh, size = experiment.placed.mesh, experiment.batch_size
 
   def put(local: dict[str, Any]) -> dict[str, jax.Array]:
     return sharding.to_global(local, size, mesh)
 
-  # What is made ahead while nobody asks must not count.
+  # Batches that were prefetched before the clock started must not count.
   warm = 2 + experiment.training.ahead
   batches = experiment.training.batches(0, 2 * warm + steps, put)
   batch = [next(batches) for _ in range(warm)][-1]
@@ -32,7 +32,7 @@ def measure(experiment: Experiment, steps: int = 20) -> dict[str, float]:
   for _ in range(steps):
     batch = next(batches)
   jax.block_until_ready(batch)
-  made = steps / (time.perf_counter() - began)
+  input_rate = steps / (time.perf_counter() - began)
   batches.close()  # Its threads stop, too.
   state = experiment.placed.init()
   for _ in range(2):  # The first one compiles.
@@ -42,8 +42,8 @@ def measure(experiment: Experiment, steps: int = 20) -> dict[str, float]:
   for _ in range(steps):
     state, values = experiment.placed.update(state, batch)
   jax.block_until_ready((state, values))
-  trained = steps / (time.perf_counter() - began)
-  return {"input": made, "device": trained}
+  device_rate = steps / (time.perf_counter() - began)
+  return {"input": input_rate, "device": device_rate}
 
 
 def verdict(rates: dict[str, float], batch_size: int) -> str:
@@ -59,13 +59,13 @@ def verdict(rates: dict[str, float], batch_size: int) -> str:
   ]
   ratio = rates["input"] / rates["device"]
   if ratio < 1:
-    waits = f"the device would wait {1 - ratio:.0%} of the time"
+    waiting = f"the device would wait {1 - ratio:.0%} of the time"
     remedy = (
       "Raise config.loading.threads or .workers, use smaller files or "
       "cheaper preprocessing."
     )
     return "\n".join(
-      [*lines, f"The input is the bottleneck: {waits}. {remedy}"]
+      [*lines, f"The input is the bottleneck: {waiting}. {remedy}"]
     )
-  said = f"the input could feed {ratio:.1f} times as fast a one"
-  return "\n".join([*lines, f"The device is the bottleneck: {said}."])
+  reserve = f"the input could feed {ratio:.1f} times as fast a one"
+  return "\n".join([*lines, f"The device is the bottleneck: {reserve}."])

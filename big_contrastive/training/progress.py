@@ -1,4 +1,4 @@
-"""How far a run is, on the terminal."""
+"""Shows the progress of a run on the terminal."""
 
 import sys
 import time
@@ -8,7 +8,7 @@ import tqdm
 
 
 class Progress:
-  """A bar on a terminal, plain lines in a log; by process 0 alone.
+  """A bar on a terminal, plain lines in a log; only process 0 writes.
 
   Args:
     total: steps of the run.
@@ -25,7 +25,7 @@ class Progress:
       )
 
   def show(self, step: int, values: dict[str, float]) -> None:
-    """Shows how far the run is, and some figures."""
+    """Shows the progress of the run, and some metrics."""
     figures = "  ".join(f"{k} {v:.4g}" for k, v in values.items())
     if self._bar is not None:
       self._bar.set_postfix_str(figures, refresh=False)
@@ -40,11 +40,11 @@ class Progress:
       print(line, file=sys.stderr, flush=True)
 
   def say(self, text: str) -> None:
-    """Prints a line of its own."""
+    """Prints text on a line of its own."""
     if not self._quiet:
       tqdm.tqdm.write(text, file=sys.stderr)
 
   def close(self) -> None:
-    """Leaves the bar as it is; what comes after begins a new line."""
+    """Leaves the bar as it is; later output begins on a new line."""
     if self._bar is not None:
       self._bar.close()

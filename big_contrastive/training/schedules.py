@@ -44,8 +44,9 @@ def schedule(
     )
 
   if not 0 <= end <= 1:
+    allowed = "a number from 0 to 1"
     remedy = "It is a fraction of the highest rate."
-    raise errors.UserError("config.schedule.end", end, "from 0 to 1", remedy)
+    raise errors.UserError("config.schedule.end", end, allowed, remedy)
 
   def rate(step: Any) -> jax.Array:
     step = jnp.asarray(step, jnp.float32)

@@ -1,4 +1,4 @@
-"""What training changes, and what a checkpoint keeps of it."""
+"""The training state, and its items in a checkpoint."""
 
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ class State(NamedTuple):
   extra: dict[str, Any]
 
   def items(self) -> dict[str, Any]:
-    """Returns it as the items of a checkpoint; an empty `extra` is none."""
+    """Returns the items of a checkpoint; an empty `extra` is left out."""
     items = {
       "params": self.params,
       "training": {"step": self.step, "opt": self.opt},
@@ -29,20 +29,20 @@ class State(NamedTuple):
 
 
 def from_items(items: dict[str, Any]) -> State:
-  """Returns the state that gave these items."""
+  """Returns the state with these items: the inverse of State.items."""
   extra = items.get("extra", {})
   return State(params=items["params"], extra=extra, **items["training"])
 
 
 def exported(objective: Objective, state: State) -> dict[str, str] | None:
-  """Returns which leaf of a checkpoint each exported parameter is.
+  """Returns the name of the checkpoint's leaf for each exported parameter.
 
   Args:
     objective: whose `exported` selects leaves.
     state: arrays or shapes; only the names count.
 
   Returns:
-    {"img/pos": "extra/ema/img/pos", ...}, or None where it is the parameters.
+    {"img/pos": "extra/ema/img/pos", ...}, or None if all are in params.
   """
 
   def named(item: str, tree: Any) -> Any:
@@ -51,16 +51,16 @@ def exported(objective: Objective, state: State) -> dict[str, str] | None:
     )
 
   params, extra = named("params", state.params), named("extra", state.extra)
-  known = set(jax.tree.leaves((params, extra)))
-  chosen = rules.flatten(objective.exported(params, extra))
-  if computed := sorted(k for k, v in chosen.items() if v not in known):
+  leaves = set(jax.tree.leaves((params, extra)))
+  sources = rules.flatten(objective.exported(params, extra))
+  if computed := sorted(k for k, v in sources.items() if v not in leaves):
     expected = "leaves of params and extra, selected and not computed"
     remedy = "Keep what is to be exported in extra."
     thing = "what the objective's `exported` returns"
     raise errors.UserError(thing, computed[:4], expected, remedy)
-  if all(source == f"params/{name}" for name, source in chosen.items()):
+  if all(source == f"params/{name}" for name, source in sources.items()):
     return None
-  return chosen
+  return sources
 
 
 def _name(path: tuple) -> str:

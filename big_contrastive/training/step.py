@@ -20,16 +20,16 @@ Metrics = dict[str, jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-  """How the state begins and what one step does to it.
+  """The initial state, and the update of one step.
 
   Args:
     objective: see objectives/.
     tx: optimizer over a flat dict of the trained parameters.
     rate: step -> learning rate, for the metrics.
-    trained: flat names of what is trained; the rest stays as it is.
+    trained: flat names of the trained parameters; the others stay as they are.
     seed: of the initialization and of every step.
     skip_nonfinite: whether a step whose loss, gradients or updates are not
-      finite changes nothing but its number.
+      finite changes nothing but the step number.
   """
 
   objective: Objective
@@ -40,10 +40,10 @@ class Step:
   skip_nonfinite: bool = False
 
   def checked(self) -> list[str]:
-    """Returns what each entry of metrics["finite"] is about."""
+    """Returns what each entry of metrics["finite"] checks."""
     grads = [f"the gradient of {name}" for name in sorted(self.trained)]
-    whole = ["the loss", "the update", "the gradients' norm"]
-    return [*whole, *grads]
+    totals = ["the loss", "the update", "the gradients' norm"]
+    return [*totals, *grads]
 
   def init(self) -> State:
     """Returns the first state."""
@@ -53,8 +53,8 @@ class Step:
     return State(jnp.zeros((), jnp.int32), params, opt, extra)
 
   def init_extra(self, params: dict[str, Any]) -> dict[str, Any]:
-    """Returns the state's `extra` for these first parameters."""
-    # Apart from the keys of the steps, which are small numbers.
+    """Returns the state's `extra` for these initial parameters."""
+    # Never the key of a step: those fold in small numbers.
     key = jax.random.fold_in(jax.random.key(self.seed), 2**32 - 1)
     return self.objective.init_extra(params, key)
 
@@ -82,11 +82,11 @@ class Step:
       optax.tree.norm(grads[name], squared=True) for name in sorted(grads)
     ]
     update_norm = optax.tree.norm(updates)
-    # Sums of squares overflow long before what they are sums of. That of the
-    # parameters is for the host to look at: here it takes 0.6 GiB of a v5e.
+    # A sum of squares overflows long before its terms do. The host checks the
+    # norm of the parameters: checked here, it takes 0.6 GiB of a v5e.
     total = sum(squares)
-    looked_at = [metrics["loss"], update_norm, total, *squares]
-    finite = jnp.isfinite(jnp.stack(looked_at))
+    checks = [metrics["loss"], update_norm, total, *squares]
+    finite = jnp.isfinite(jnp.stack(checks))
     metrics |= {
       "learning_rate": self.rate(state.step),
       "grad_norm": jnp.sqrt(total),
@@ -94,16 +94,16 @@ class Step:
       "update_norm": update_norm,
       "finite": finite,
     }
-    after = State(state.step + 1, params, opt, extra)
+    new = State(state.step + 1, params, opt, extra)
     if self.skip_nonfinite:
-      waited = optimizers.skipped(state.opt, opt)
-      same = state._replace(step=after.step, opt=waited)
-      fine = finite.all()
-      after = jax.tree.map(lambda a, b: jnp.where(fine, a, b), after, same)
-    return after, metrics
+      old_opt = optimizers.skipped(state.opt, opt)
+      old = state._replace(step=new.step, opt=old_opt)
+      all_finite = finite.all()
+      new = jax.tree.map(lambda a, b: jnp.where(all_finite, a, b), new, old)
+    return new, metrics
 
   def _split(self, params: dict[str, Any]) -> tuple[dict, dict]:
-    """Flat dicts of what is trained and what is frozen."""
+    """Returns flat dicts of the trained and of the frozen parameters."""
     flat = rules.flatten(params)
     trained = {k: v for k, v in flat.items() if k in self.trained}
     return trained, {k: v for k, v in flat.items() if k not in self.trained}
@@ -113,12 +113,12 @@ class Step:
 class Placed:
   """A Step compiled for a mesh, with its state sharded by rules.
 
-  Nothing unsharded is ever made: `init` runs under the same shardings.
+  No array is ever created unsharded: `init` has the same shardings.
   """
 
   mesh: Mesh
   abstract: State  # Shapes, dtypes and shardings.
-  checked: list[str]  # What metrics["finite"] is about.
+  checked: list[str]  # What each entry of metrics["finite"] checks.
   init: Callable[[], State]
   init_extra: Callable[[dict[str, Any]], dict[str, Any]]
   update: jax.stages.Wrapped  # (state, batch) -> (state, metrics).
@@ -128,32 +128,32 @@ def place(step: Step, mesh: Mesh, shard: rules.Rules) -> Placed:
   """Returns the step jitted, with shardings and donation.
 
   Args:
-    step: what is to be done.
+    step: the step to compile.
     mesh: from sharding.make_mesh.
     shard: config.shard, see placement.params.
   """
   abstract = jax.eval_shape(step.init)
-  whole = sharding.replicated(mesh)
+  replicated = sharding.replicated(mesh)
   params = placement.params(shard, abstract.params, mesh)
   opt = placement.like(rules.flatten(params), abstract.opt, mesh)
   extra = placement.extra(
     step.objective.extra_rules, rules.flatten(params), abstract.extra, mesh
   )
-  where = State(whole, params, opt, extra)
+  shardings = State(replicated, params, opt, extra)
 
-  def with_sharding(leaf: Any, at: NamedSharding) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at)
+  def with_sharding(leaf: Any, where: NamedSharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
 
   return Placed(
     mesh=mesh,
-    abstract=jax.tree.map(with_sharding, abstract, where),
+    abstract=jax.tree.map(with_sharding, abstract, shardings),
     checked=step.checked(),
-    init=jax.jit(step.init, out_shardings=where),
+    init=jax.jit(step.init, out_shardings=shardings),
     init_extra=jax.jit(step.init_extra, out_shardings=extra),
     update=jax.jit(
       step.update,
-      in_shardings=(where, sharding.batch(mesh)),
-      out_shardings=(where, whole),
+      in_shardings=(shardings, sharding.batch(mesh)),
+      out_shardings=(shardings, replicated),
       donate_argnums=0,
     ),
   )

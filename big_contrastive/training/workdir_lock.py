@@ -1,8 +1,8 @@
 """One run at a time in a workdir.
 
-The file .lock in it is locked by the kernel for as long as its run lives, and
-says whose it is. Between machines whose shared disk does not pass locks on,
-the file is alive while its time changes: a run touches it every few seconds.
+The kernel locks the file .lock in it while its run lives; the file names the
+owner. Some shared disks do not pass locks on to other machines, so a run also
+touches the file every few seconds: while its time changes, the run lives.
 """
 
 import contextlib
@@ -31,8 +31,8 @@ def held(workdir: pathlib.Path) -> Iterator[None]:
   """Holds the lock of a workdir; process 0 does so for all.
 
   Raises:
-    UserError: on all processes, where another run that is alive holds it, or
-      nothing can be written there.
+    UserError: on all processes, if another live run holds the lock or the
+      workdir cannot be written to.
   """
   path, error = workdir / _FILE, None
   with contextlib.ExitStack() as stack:
@@ -63,7 +63,7 @@ def _open(path: pathlib.Path) -> IO[str]:
 
 @contextlib.contextmanager
 def _alive(file: IO[str], path: pathlib.Path) -> Iterator[None]:
-  """Touches the file until the end, and leaves it empty: nobody's."""
+  """Touches the file until exit, then empties it: it has no owner."""
   ended = threading.Event()
   touching = threading.Thread(target=_touch, args=(path, ended), daemon=True)
   touching.start()
@@ -72,18 +72,18 @@ def _alive(file: IO[str], path: pathlib.Path) -> Iterator[None]:
   finally:
     ended.set()
     touching.join()
-    file.truncate(0)  # To remove it would be a race with the next run.
+    file.truncate(0)  # Removing it would race with the next run.
 
 
 def _take(file: IO[str], path: pathlib.Path) -> None:
   before = _owner(file)
   try:
-    # Not flock: a forked loader would hold that one on after our death.
+    # Not flock: a forked loader would hold that lock after our death.
     fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except BlockingIOError:
     raise _in_use(path, before) from None
   except OSError:
-    pass  # A file system without locks: the file's time has to do.
+    pass  # The file system has no locks: the file's time must do.
   elsewhere = before.get("host") not in (None, socket.gethostname())
   if elsewhere and _changes(path):
     raise _in_use(path, before)
@@ -103,7 +103,7 @@ def _owner(file: IO[str]) -> dict[str, Any]:
 
 
 def _changes(path: pathlib.Path) -> bool:
-  """Whether somebody touches the file; compares no clocks."""
+  """Returns whether another run touches the file; compares no clocks."""
   seen, until = path.stat().st_mtime_ns, time.monotonic() + _PATIENCE
   while time.monotonic() < until:
     time.sleep(0.2)

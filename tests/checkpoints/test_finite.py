@@ -226,7 +226,7 @@ def watching(embedder, evaluators):
   told = []
   watched = object.__new__(hooks.Run)
   watched.settle = lambda: None
-  watched._tell = lambda done, values: told.append(values)
+  watched._record = lambda done, values: told.append(values)
   watched.progress = types.SimpleNamespace(say=lambda line: None)
   watched.requests = types.SimpleNamespace(stop=lambda: False)
   watched.experiment = types.SimpleNamespace(

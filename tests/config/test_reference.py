@@ -31,7 +31,8 @@ SIGNATURES = {
   "source.mixture[i]": (data_build._part, {"where", "opener"}),
   "tokenizer": (tokenizer.build_tokenizer, {"captions", "blob"}),
   "loading": (
-    loader.Training, {"examples", "batch_size", "rows", "seed", "gather"}
+    loader.Training,
+    {"examples", "batch_size", "rows", "seed", "gather", "reuse"},
   ),
   "model": (build._sections, set()),
   "model.image": (vit.ImageTower, {"dtype", "remat", "pin", "rngs"}),

@@ -148,7 +148,7 @@ WRONG = {
     SIGLIP, ["--config.schedule.peak=5.0"], "config.schedule.peak = 5.0"
   ),
   "clip that turns gradients round": (
-    SIGLIP, ["--config.optimizer.clip=-1.0"], "optimizer.clip = -1.0.*> 0"
+    SIGLIP, ["--config.optimizer.clip=-1.0"], "optimizer.clip = -1.0.*above 0"
   ),
   "decay that grows": (
     SIGLIP, ["--config.optimizer.weight_decay=-1.0"], "weight_decay = -1.0"

@@ -114,7 +114,7 @@ def test_a_block_is_read_by_few_of_the_workers(made):
   """Not by all: each would read the whole source, of any size."""
   source = build_source(made["parquet"], "x")
   data = stream(source, batch=64, workers=4)
-  chunks = data._chunks(0, 40)
+  chunks = data._chunks(0, 40, reuse=False)
   per_batch = chunks.per_batch
   assert per_batch == 4  # Grain deals parts out in turn: a worker's is one.
   readers = collections.defaultdict(set)

@@ -351,7 +351,7 @@ def test_formats_without_bert_refuse_it(format, file, words, tmp_path):
 def test_another_padding_than_the_tokenizers_is_told(file, words):
   model = model_files.read(file)
   model.model["text"]["pad_id"] = 3
-  with pytest.raises(errors.UserError, match="text.pad_id = 3.*tokenizer's, 0"):
+  with pytest.raises(errors.UserError, match="text.pad_id = 3.*padding id, 0"):
     build_model(model.model, build_tokenizer(**words))
   with pytest.raises(errors.UserError, match="positions = 12.*at least .* 13"):
     section = {**model.model, "text": model.model["text"] | {"pad_id": 0}}

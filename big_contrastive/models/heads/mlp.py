@@ -17,10 +17,10 @@ class Mlp(nnx.Module):
   """Vectors [b, width] to [b, out_dim], float32.
 
   Args:
-    width: of the vectors that come in.
-    out_dim: of those that go out.
+    width: of the input vectors.
+    out_dim: width of the output vectors.
     hidden: width between layers; None for `width`.
-    depth: linear layers, one or more.
+    depth: number of linear layers, one or more.
     activation: between them.
     bias: whether the last layer has one.
     dtype: compute dtype; parameters are float32 always.
@@ -39,7 +39,8 @@ class Mlp(nnx.Module):
     rngs: nnx.Rngs,
   ):
     if depth < 1:
-      raise errors.UserError("depth", depth, ">= 1", "SimCLR has 2.")
+      allowed = "a whole number from 1 up"
+      raise errors.UserError("depth", depth, allowed, "SimCLR has 2.")
     self.out_dim = out_dim
     self.depth = depth
     widths = [width, *[hidden or width] * (depth - 1), out_dim]

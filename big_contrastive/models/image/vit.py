@@ -20,20 +20,20 @@ class ImageTower(nnx.Module):
     variant: size and patch side in pixels, such as "B/16" or "So400m/14".
     res: image side in pixels; a multiple of the patch side.
     out_dim: width of a last linear layer; None for none (SigLIP).
-    out_bias: whether that layer has a bias (LiT has, CLIP not).
+    out_bias: whether that layer has a bias (it does in LiT, not in CLIP).
     pool: "map" attention pooling, "gap" mean of the patches, "tok" a class
       token.
     pos: positions: "learned", or fixed "sincos2d" (arXiv:2104.02057).
     cls_pos: whether the class token has a learned position too, the first
       (CLIP); big_vision's ViTs have none.
-    remainder: whether res may be no multiple of the patch side: the pixels
-      past the last whole patch are not seen (So400m/14 at 384).
-    max_patches: for images of any shape (NaFlex): the most patches of one,
-      as data/image.py's `naflex` makes them. Then res is that of the table of
-      positions, which is resized for each image.
-    keep: fraction of the patches that training sees (FLIP, arXiv:2212.00794);
-      drawn anew for each example and step, all of them in evaluation.
-    width, depth, mlp, heads: in place of the variant's own.
+    remainder: whether res need not be a multiple of the patch side: pixels
+      past the last whole patch are ignored (So400m/14 at 384).
+    max_patches: for images of any shape (NaFlex): the most patches of one
+      image, packed by data/transforms/naflex.py. Then res is that of the
+      position table, which is resized for each image.
+    keep: fraction of the patches that training sees (FLIP, arXiv:2212.00794),
+      drawn anew for each example and step; evaluation sees all.
+    width, depth, mlp, heads: override those of the variant.
     mean, std: per channel, of pixel values scaled to [0, 1].
     patch_bias, pre_norm: CLIP has no bias on patches and a norm before the
       blocks.
@@ -77,8 +77,9 @@ class ImageTower(nnx.Module):
       remedy = "It is the position of the class token."
       raise errors.UserError("cls_pos", True, allowed, remedy)
     if not 0 < keep <= 1:
+      allowed = "a number above 0, at most 1"
       remedy = "FLIP keeps 0.5 or 0.25; 1 is off."
-      raise errors.UserError("keep", keep, "0 < keep <= 1", remedy)
+      raise errors.UserError("keep", keep, allowed, remedy)
     if max_patches is not None:
       _check_naflex(max_patches, pool=pool, pos=pos, keep=keep)
     w, self.side, self.res = size["width"], res // self.patch, res
@@ -120,7 +121,7 @@ class ImageTower(nnx.Module):
       image: uint8 pixels, normalized here, or floats normalized already;
         [b, *self.takes, 3], or with max_patches what the operation `naflex`
         packs (data/transforms/naflex.py).
-      keys: one per example, for patches to keep and dropout; None evaluates.
+      keys: one per example, to draw patches and dropout; None evaluates.
     """
     x, mask = self._tokens(image, keys)
     x = self.pre_norm(x) if self.has_pre_norm else x
@@ -143,7 +144,7 @@ class ImageTower(nnx.Module):
 
   @property
   def takes(self) -> tuple[int, ...]:
-    """Height and width of images; of patches, their number and two sides."""
+    """One input's shape: (h, w), or (patches, side, side) for NaFlex."""
     if self.max_patches is None:
       return self.res, self.res
     return self.max_patches, self.patch, self.patch
@@ -156,7 +157,7 @@ class ImageTower(nnx.Module):
     return embed + self.encoder.flops(patches + (self.pool == "tok"))
 
   def _tokens(self, image, keys):
-    """Patches, some dropped, as vectors with positions; which are real."""
+    """Returns patch vectors with positions, some dropped, and their mask."""
     if self.max_patches is not None:
       return self._any_shape(image)
     x = patchify(self._normalize(image), self.patch)
@@ -164,10 +165,10 @@ class ImageTower(nnx.Module):
     first, pos = (pos[0], pos[1:]) if self.cls_pos else (0, pos)
     pos = jnp.broadcast_to(pos, (x.shape[0], *pos.shape))
     if keys is not None and self.keep < 1:
-      # Dropped before they are embedded: what isn't kept costs nothing.
-      kept = draw_patches(keys, x.shape[1], self.keep)[:, :, None]
-      x = jnp.take_along_axis(x, kept, axis=1)
-      pos = jnp.take_along_axis(pos, kept, axis=1)
+      # Patches are dropped before they are embedded, so they cost nothing.
+      indices = draw_patches(keys, x.shape[1], self.keep)[:, :, None]
+      x = jnp.take_along_axis(x, indices, axis=1)
+      pos = jnp.take_along_axis(pos, indices, axis=1)
     x = self.embed(x) + pos.astype(self.dtype)
     if self.pool == "tok":
       cls = (self.cls[...] + first).astype(x.dtype)
@@ -194,12 +195,13 @@ class ImageTower(nnx.Module):
 def parse_variant(
   variant: str, res: int, remainder: bool = False
 ) -> tuple[str, int]:
-  """Returns "B" and 16 of "B/16", the patch side checked against res."""
+  """Returns "B" and 16 for "B/16"; checks the patch side against res."""
   where = "variant"
   name, _, patch = variant.partition("/")
   if not patch.isdigit() or not int(patch):
-    remedy = 'Write the patch side behind the size: "B/16".'
-    raise errors.UserError(where, variant, "SIZE/PATCH", remedy)
+    allowed = "a size and a patch side in pixels"
+    remedy = 'Write the patch side after the size: "B/16".'
+    raise errors.UserError(where, variant, allowed, remedy)
   if res % int(patch) and not remainder:
     near = max(1, round(res / int(patch))) * int(patch)
     raise errors.UserError(
@@ -211,16 +213,17 @@ def parse_variant(
   return name, int(patch)
 
 
-def _check_naflex(max_patches: int, **given: object) -> None:
-  """Raises UserError for what is not defined where patches are padded."""
+def _check_naflex(max_patches: int, **fields: object) -> None:
+  """Raises UserError for fields that padded patches don't support."""
   if max_patches < 1:
+    allowed = "a whole number from 1 up, or None"
     remedy = "SigLIP 2 has 256 to 1024; None is for images of one size."
-    raise errors.UserError("max_patches", max_patches, ">= 1, or None", remedy)
-  for name, only in {"pool": "map", "pos": "learned", "keep": 1.0}.items():
-    if given[name] != only:
-      allowed = f"{only!r} with max_patches"
+    raise errors.UserError("max_patches", max_patches, allowed, remedy)
+  for name, value in {"pool": "map", "pos": "learned", "keep": 1.0}.items():
+    if fields[name] != value:
+      allowed = f"{value!r} with max_patches"
       remedy = "Set max_patches = None, for images of one size."
-      raise errors.UserError(name, given[name], allowed, remedy)
+      raise errors.UserError(name, fields[name], allowed, remedy)
 
 
 def patchify(
@@ -228,7 +231,7 @@ def patchify(
 ) -> Float[Array, "b l p"]:
   """Returns [b, patches, patch * patch * c], row by row, pixel by pixel.
 
-  Pixels past the last whole patch are left out.
+  Pixels past the last whole patch are ignored.
   """
   b, h, w, c = image.shape
   h, w = h // patch * patch, w // patch * patch
@@ -238,7 +241,7 @@ def patchify(
 
 
 def kept_patches(patches: int, keep: float) -> int:
-  """Returns how many patches a fraction of them is, at least one."""
+  """Returns the number of patches in a fraction of them, at least one."""
   return max(1, round(patches * keep))
 
 

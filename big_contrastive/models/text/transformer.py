@@ -19,27 +19,27 @@ _NEVER_PADDING = ("first", "eos", "argmax")
 class TextTower(nnx.Module):
   """Token ids to vectors.
 
-  As it is, that of SigLIP and CLIP: padding is attended (SigLIP) or lies
-  behind the pooled token (CLIP). BERT (arXiv:1810.04805), LiT's text tower,
-  is norm="post", segments=2, pad_id=0, eps=1e-12 and pool="first".
+  SigLIP and CLIP need no mask: padding is attended (SigLIP) or follows the
+  pooled token (CLIP). BERT (arXiv:1810.04805), LiT's text tower, is
+  norm="post", segments=2, pad_id=0, eps=1e-12 and pool="first".
 
   Args:
     variant: a size such as "B", see transformer.SIZES.
     vocab_size, length: of the tokenizer.
     eos_id: of the tokenizer; needed for pool="eos".
     out_dim: width of the last linear layer; None for none.
-    out_bias: whether that layer has a bias (SigLIP has, CLIP not).
+    out_bias: whether that layer has a bias (it does in SigLIP, not in CLIP).
     pool: "last" token (SigLIP), "eos" the first EOS (CLIP), "first" (BERT),
       "mean", "map" attention pooling, or "argmax", the first of the largest
       ids (OpenAI's CLIP, where that is EOS).
     causal: whether a token sees only those before it (CLIP).
-    norm: "pre", of what enters attention and MLP, or "post", of the sums.
-    segments: rows of BERT's segment embedding, of which the first is added to
-      every token; 0 for none. The others are kept as they are.
-    pad_id: the tokenizer's padding, if no token may attend it.
-    positions: rows of the table of positions; None for length. BERT's has
-      512, of which LiT's texts take 16.
-    width, depth, mlp, heads: in place of the variant's own.
+    norm: "pre", before attention and MLP, or "post", after the residual sums.
+    segments: rows of BERT's segment embedding; 0 for none. The first is added
+      to every token; the others are stored but not used.
+    pad_id: the tokenizer's padding id, if no token may attend to it.
+    positions: rows of the position table; None for length. BERT's has 512, of
+      which LiT's texts use 16.
+    width, depth, mlp, heads: override those of the variant.
     eps, activation, dropout, remat: see transformer.Transformer.
     dtype: compute dtype; parameters are float32 always.
   """
