@@ -139,7 +139,7 @@ def _recipe(
 ) -> tuple[step.Step, str]:
   """The step, not yet placed, and a table of its parameters."""
   method = parts.objective(config.objective, setting, config.ema)
-  shapes = jax.eval_shape(method.init, jax.random.key(0))
+  shapes = jax.eval_shape(method.init, jax.eval_shape(jax.random.key, 0))
   names = list(rules.flatten(shapes))
   frozen = rules.match(config.freeze, names, "config.freeze")
   trained = frozenset(k for k in names if not frozen[k])
