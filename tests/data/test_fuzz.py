@@ -32,7 +32,7 @@ def fuzz(folder, first, count):
   next_case = first + len(cases)
   assert not run.returncode, f"case {next_case}: {run.stderr[-3000:]}"
   *cases, memory = cases
-  assert len(cases) == count and memory["grown_mb"] < 1000
+  assert len(cases) == count and memory["grown_mb"] < 100
   return cases
 
 

@@ -155,3 +155,11 @@ def test_a_process_0_that_is_silent_ends_the_others(three, monkeypatch, capsys):
   assert code == errors.PROCESS_DIED == 4
   assert "process 0 of 3 is silent" in line and "newest checkpoint" in line
   assert line in capsys.readouterr().err
+
+
+def test_jax_still_has_the_door_to_the_key_value_store():
+  """No public name leads there (jax 0.10.2)."""
+  client = heartbeat.distributed.global_state.client
+  assert client is None  # Of one process; else it has these:
+  methods = vars(heartbeat.distributed._jax.DistributedRuntimeClient)
+  assert {"key_value_set", "key_value_dir_get"} <= methods.keys()
