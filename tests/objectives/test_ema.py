@@ -40,6 +40,7 @@ def test_it_is_the_average_of_the_parameters_after_each_update(mesh):
     np.testing.assert_array_equal(x, plain[-1][name], err_msg=name)
 
 
+@pytest.mark.slow
 def test_it_is_the_same_on_eight_devices_and_sharded(mesh):
   *_, one = states(mesh(1), ema=DECAY)
   for over in (mesh(8), mesh(2, 4)):
@@ -60,6 +61,7 @@ def test_frozen_parameters_are_kept_once(mesh):
   )
 
 
+@pytest.mark.slow
 def test_sharded_it_takes_its_part_of_the_memory_alone(mesh):
   """Bytes of arguments of the compiled step, on one of four fsdp devices."""
   over = mesh(1, 4)

@@ -49,7 +49,13 @@ def params(workdir):
   return checkpointer.read_exported(find.find(str(workdir), "x"))
 
 
-@pytest.mark.parametrize("name", ["siglip", "clip", "lit", "flip", "demo"])
+SLOW = [
+  pytest.param(name, marks=pytest.mark.slow)
+  for name in ("clip", "lit", "flip", "demo")
+]
+
+
+@pytest.mark.parametrize("name", ["siglip", *SLOW])
 def test_killed_and_resumed_is_uninterrupted_bit_for_bit(name, tmp_path):
   config = tiny.load(name, "smoke")
   whole, broken = tmp_path / "whole", tmp_path / "broken"
@@ -191,6 +197,7 @@ def test_another_optimizer_does_not_take_the_state_of_the_first(
   assert lines(tmp_path) == before and find.find(str(tmp_path), "x")
 
 
+@pytest.mark.slow
 def test_when_and_how_often_it_saves_changes_no_figure(tmp_path, monkeypatch):
   """By minutes, by steps, stopped by SIGTERM where an evaluation is due."""
   flags = ["--config.total=8", "--config.log_every=3", "--config.eval_every=4"]
@@ -257,6 +264,7 @@ def test_sigterm_in_an_evaluation_saves_and_the_evaluation_is_repeated(
   assert lines(tmp_path / "cut") == lines(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_numbers_that_are_not_finite_stop_the_run_or_are_skipped(tmp_path):
   """By a bias that the first update throws to infinity."""
   flags = ["--config.evals={}", "--config.save_every=1", "--config.total=4"]

@@ -28,7 +28,9 @@ def assert_same_training(a, b, rtol=2e-5, atol=2e-6):
     )
 
 
-@pytest.mark.parametrize("loss", ["sigmoid", "softmax"])
+@pytest.mark.parametrize(
+  "loss", [pytest.param("sigmoid", marks=pytest.mark.slow), "softmax"]
+)
 def test_training_on_eight_devices_is_training_on_one(loss, mesh):
   """Masked patches and dropout included: drawn by example, not by device."""
   one = train(mesh(1), loss=loss)
@@ -119,7 +121,12 @@ def gradients(mesh, **kwargs):
 @pytest.mark.parametrize(
   ("loss", "frozen", "micro_batches"),
   [
-    ("sigmoid", (), [(1, (8, 8)), (1, (2, 16)), (2, (8, 2))]),
+    pytest.param(
+      "sigmoid",
+      (),
+      [(1, (8, 8)), (1, (2, 16)), (2, (8, 2))],
+      marks=pytest.mark.slow,
+    ),
     ("softmax", (), [(2, (2, 8))]),
     ("sigmoid", ("img",), [(1, (2, 8))]),
     ("softmax", ("txt",), [(2, (8, 2))]),
