@@ -20,7 +20,7 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from big_contrastive.checkpoints import checksums, find
+from big_contrastive.checkpoints import checksums, compare, find
 from big_contrastive.config import errors, finite, rules
 from big_contrastive.parallel import multihost
 
@@ -102,9 +102,10 @@ class Checkpoints:
     items = items | {"tokenizer": tokenizer}
     path = self.folder / f"{step}.saving"
     try:
-      writing = ocp.save_checkpointables_async(
-        path, items, custom_metadata=meta
-      )
+      with _context():
+        writing = ocp.save_checkpointables_async(
+          path, items, custom_metadata=meta
+        )
     except (OSError, ValueError) as e:
       raise self._not_written(step, e) from e
     self._saving = step, self._thread.submit(self._finish, step, writing)
@@ -182,12 +183,22 @@ class Checkpoints:
       RunError: if it contains values that are not finite.
     """
     directory = self.folder / str(step)
-    check_shapes(directory, abstract["params"])
-    _check_items(directory, abstract)
+    compare.params(directory, abstract["params"])
+    compare.items(directory, abstract)
     loaded = ocp.load_checkpointables(directory, abstract)
     remedy = "Move it away: the run goes on from the one before."
     finite.arrays(loaded, f"checkpoint {directory}", remedy)
     return loaded, read_meta(directory), read_blob(directory)
+
+
+def _context() -> ocp.Context:
+  """Of saves. Replicas share the writing of large arrays only.
+
+  Each shape that they share is a program to compile.
+  """
+  context = ocp.Context()
+  context.array.saving.min_slice_bytes_for_replica_parallel = 2**16
+  return context
 
 
 def _replace(folder: pathlib.Path, suffix: str) -> None:
@@ -207,48 +218,6 @@ def _check_json(meta: dict[str, Any]) -> None:
     raise errors.UserError("metadata", str(e), allowed, remedy) from e
 
 
-def _check_items(directory: pathlib.Path, abstract: dict[str, Any]) -> None:
-  """Raises UserError if the run stores other things than the checkpoint.
-
-  Orbax would say so too, but only while it reads, and in its own words.
-  """
-  metadata = ocp.checkpointables_metadata(directory).metadata
-  stored = set(metadata) - {"tokenizer"}
-  if stored != abstract.keys():
-    raise errors.UserError(
-      "config.objective and config.ema",
-      f"a method that carries {sorted(abstract)}",
-      f"the one that {directory} was trained with, {sorted(stored)}",
-      "Change them back, or begin in another workdir with config.init.",
-    )
-  fields = {
-    "training": "config.optimizer and config.freeze",
-    "extra": "config.objective and config.ema",
-  }
-  for item in fields.keys() & stored:
-    before, now = _shapes(metadata[item]), _shapes(abstract[item])
-    differ = sorted(k for k in before | now if before.get(k) != now.get(k))
-    if differ:
-      name = differ[0]
-      raise errors.UserError(
-        fields[item],
-        "another state than the checkpoint's",
-        f"those that {directory} was trained with",
-        "Change them back, or begin in another workdir with config.init (as "
-        "also from an Adafactor of 32 layers or more that did not yet treat "
-        f"each alone). The first of {len(differ)} differences: {item}/{name} "
-        f"{before.get(name, 'missing')} for {now.get(name, 'nothing')}.",
-      )
-
-
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-  """Returns the shape of each leaf by its path."""
-  return {
-    jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-  }
-
-
 def read_meta(directory: pathlib.Path) -> dict[str, Any]:
   """Returns the config, tokenizer, preprocessing and data position."""
   return ocp.checkpointables_metadata(directory).custom_metadata
@@ -263,7 +232,7 @@ def read_params(
   directory: pathlib.Path, abstract: dict[str, Any]
 ) -> dict[str, Any]:
   """Returns only the parameters, with abstract's shardings."""
-  check_shapes(directory, abstract)
+  compare.params(directory, abstract)
   loaded = ocp.load_checkpointables(directory, {"params": abstract})
   return loaded["params"]
 
@@ -288,10 +257,3 @@ def _read_host(directory: pathlib.Path, item: str) -> dict[str, Any]:
   stored = ocp.checkpointables_metadata(directory).metadata[item]
   abstract = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), stored)
   return ocp.load_checkpointables(directory, {item: abstract})[item]
-
-
-def check_shapes(directory: pathlib.Path, abstract: dict[str, Any]) -> None:
-  """Raises UserError if a checkpoint's parameters don't fit the model."""
-  stored = ocp.checkpointables_metadata(directory).metadata["params"]
-  stored, expected = rules.shapes(dict(stored)), rules.shapes(abstract)
-  rules.compare_shapes(str(directory), stored, expected)

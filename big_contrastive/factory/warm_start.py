@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from big_contrastive.checkpoints import checkpointer, find
+from big_contrastive.checkpoints import checkpointer, compare, find
 from big_contrastive.config import errors, finite, schema
 from big_contrastive.interop import model_files, resample
 from big_contrastive.interop.bundle import ModelBundle
@@ -157,7 +157,7 @@ def _reader(
     finite.arrays(bundle.params, f"config.init.img = {path!r}", finite.ANOTHER)
   elif name == "all":
     directory = find.find(path, f"config.init.{name}")
-    checkpointer.check_shapes(directory, abstract)
+    compare.params(directory, abstract)
     return lambda: _read_all(directory, abstract)
   else:
     bundle = read(path, f"config.init.{name}")

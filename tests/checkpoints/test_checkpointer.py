@@ -14,7 +14,7 @@ import optax
 import pytest
 
 import tiny
-from big_contrastive.checkpoints import checkpointer, find
+from big_contrastive.checkpoints import checkpointer, compare, find
 from big_contrastive.config import errors, rules
 from big_contrastive.training import optimizers, step
 from big_contrastive.training.state import State, from_items
@@ -103,10 +103,10 @@ def test_another_shape_is_named(mesh, tmp_path):
   wide = jax.ShapeDtypeStruct((16, 64), np.float32)
   other = rules.unflatten(flat | {"img/pos": wide})
   with pytest.raises(errors.UserError, match=r"img/pos .*\(16, 32\)"):
-    checkpointer.check_shapes(found, other)
+    compare.params(found, other)
   fewer = rules.unflatten({k: v for k, v in flat.items() if k != "b"})
   with pytest.raises(errors.UserError, match=r"'b \(\) for no such parameter"):
-    checkpointer.check_shapes(found, fewer)
+    compare.params(found, fewer)
 
 
 def damage(folder, how):

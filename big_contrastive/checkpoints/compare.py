@@ -1,0 +1,58 @@
+"""Whether a checkpoint fits what a run would restore from it."""
+
+import pathlib
+from typing import Any
+
+import jax
+from orbax.checkpoint import v1 as ocp
+
+from big_contrastive.config import errors, rules
+
+
+def params(directory: pathlib.Path, abstract: dict[str, Any]) -> None:
+  """Raises UserError if a checkpoint's parameters don't fit the model."""
+  stored = ocp.checkpointables_metadata(directory).metadata["params"]
+  stored, expected = rules.shapes(dict(stored)), rules.shapes(abstract)
+  rules.compare_shapes(str(directory), stored, expected)
+
+
+def items(directory: pathlib.Path, abstract: dict[str, Any]) -> None:
+  """Raises UserError if the run stores other things than the checkpoint.
+
+  Orbax would say so too, but only while it reads, and in its own words.
+  """
+  metadata = ocp.checkpointables_metadata(directory).metadata
+  stored = set(metadata) - {"tokenizer"}
+  if stored != abstract.keys():
+    raise errors.UserError(
+      "config.objective and config.ema",
+      f"a method that carries {sorted(abstract)}",
+      f"the one that {directory} was trained with, {sorted(stored)}",
+      "Change them back, or begin in another workdir with config.init.",
+    )
+  fields = {
+    "training": "config.optimizer and config.freeze",
+    "extra": "config.objective and config.ema",
+  }
+  for item in fields.keys() & stored:
+    before, now = _shapes(metadata[item]), _shapes(abstract[item])
+    differ = sorted(k for k in before | now if before.get(k) != now.get(k))
+    if differ:
+      name = differ[0]
+      raise errors.UserError(
+        fields[item],
+        "another state than the checkpoint's",
+        f"those that {directory} was trained with",
+        "Change them back, or begin in another workdir with config.init (as "
+        "also from an Adafactor of 32 layers or more that did not yet treat "
+        f"each alone). The first of {len(differ)} differences: {item}/{name} "
+        f"{before.get(name, 'missing')} for {now.get(name, 'nothing')}.",
+      )
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+  """Returns the shape of each leaf by its path."""
+  return {
+    jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+  }
