@@ -15,10 +15,10 @@ import pytest
 import killing
 
 # By number of processes, whose steps take longer the more they are: enough
-# for the kills, of which the last is before step 50 per kill.
+# for the kills, of which each comes at most 25 steps after the one before.
 FLAGS = {
-  1: ["--config.total=240", "--config.eval_every=80"],
-  2: ["--config.total=120", "--config.eval_every=40"],
+  1: ["--config.total=120", "--config.eval_every=40"],
+  2: ["--config.total=60", "--config.eval_every=20"],
 }
 
 
