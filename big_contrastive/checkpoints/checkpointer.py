@@ -183,7 +183,6 @@ class Checkpoints:
       RunError: if it contains values that are not finite.
     """
     directory = self.folder / str(step)
-    compare.params(directory, abstract["params"])
     compare.items(directory, abstract)
     loaded = ocp.load_checkpointables(directory, abstract)
     remedy = "Move it away: the run goes on from the one before."

@@ -12,16 +12,18 @@ from big_contrastive.config import errors, rules
 def params(directory: pathlib.Path, abstract: dict[str, Any]) -> None:
   """Raises UserError if a checkpoint's parameters don't fit the model."""
   stored = ocp.checkpointables_metadata(directory).metadata["params"]
-  stored, expected = rules.shapes(dict(stored)), rules.shapes(abstract)
-  rules.compare_shapes(str(directory), stored, expected)
+  rules.compare_shapes(str(directory), _shapes(stored), _shapes(abstract))
 
 
 def items(directory: pathlib.Path, abstract: dict[str, Any]) -> None:
   """Raises UserError if the run stores other things than the checkpoint.
 
+  Parameters are compared first, as in `params`.
   Orbax would say so too, but only while it reads, and in its own words.
   """
   metadata = ocp.checkpointables_metadata(directory).metadata
+  before, now = _shapes(metadata["params"]), _shapes(abstract["params"])
+  rules.compare_shapes(str(directory), before, now)
   stored = set(metadata) - {"tokenizer"}
   if stored != abstract.keys():
     raise errors.UserError(

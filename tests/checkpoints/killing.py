@@ -127,10 +127,8 @@ def kill_once(run, workdir, number, sent, rng):
     wait_until(run, lambda: workers(run) != [run.pid])
   if number % 3 == 0:
     # But not so late, on a fast machine, that nothing is left to kill.
-    until, most = (
-      time.monotonic() + rng.uniform(0, 12),
-      last(workdir) + 5 * SAVE_EVERY,
-    )
+    until = time.monotonic() + rng.uniform(0, 12)
+    most = last(workdir) + 5 * SAVE_EVERY
     wait_until(run, lambda: time.monotonic() > until or last(workdir) > most)
   else:
     wait_until(run, lambda: begun(workdir, since))
