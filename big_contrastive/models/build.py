@@ -42,16 +42,28 @@ class Built(NamedTuple):
     abstract: the Model, with shapes for arrays.
     graph: its structure.
     shapes: its parameters, a nested dict of shapes.
+    statistics: its running statistics, a nested dict of shapes; mostly empty.
   """
 
   make: Callable[[jax.Array], Model]
   abstract: Model
   graph: nnx.GraphDef
   shapes: dict[str, Any]
+  statistics: dict[str, Any]
 
   def init(self, key: jax.Array) -> dict[str, Any]:
     """Returns new parameters, a nested dict."""
     return split(self.make(key))[1]
+
+  def init_statistics(self) -> dict[str, Any]:
+    """Returns new running statistics, a nested dict."""
+    return split(self.make(jax.random.key(0)))[2] if self.statistics else {}
+
+  @property
+  def variables(self) -> dict[str, Any]:
+    """The shapes of parameters and running statistics, a nested dict."""
+    flat = rules.flatten(self.shapes) | rules.flatten(self.statistics)
+    return rules.unflatten(flat)
 
   @property
   def parts(self) -> frozenset[str]:

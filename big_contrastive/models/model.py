@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 
+from big_contrastive.config import rules
 from big_contrastive.models import Features
 from big_contrastive.models.layers import ExampleKeys
+from big_contrastive.models.norms import Statistic
 
 
 class Model(nnx.Module):
@@ -92,12 +94,31 @@ def unit(x: Float[Array, "b d"]) -> Float[Array, "b d"]:
   return x * jax.lax.rsqrt(jnp.maximum(square, 1e-12))
 
 
-def split(model: Model) -> tuple[nnx.GraphDef, dict[str, Any]]:
-  """Returns the structure and the parameters, a plain nested dict."""
-  graph, state = nnx.split(model)
-  return graph, nnx.to_pure_dict(state)
+def split(
+  model: Model,
+) -> tuple[nnx.GraphDef, dict[str, Any], dict[str, Any]]:
+  """Returns the structure, the parameters and the running statistics.
+
+  Parameters and statistics are plain nested dicts; see norms.Statistic.
+  """
+  graph, params, statistics = nnx.split(model, nnx.Param, Statistic)
+  return graph, nnx.to_pure_dict(params), nnx.to_pure_dict(statistics)
 
 
-def merge(graph: nnx.GraphDef, params: dict[str, Any]) -> Model:
-  """Returns the model with these parameters: the inverse of `split`."""
-  return nnx.merge(graph, nnx.State(params))
+def merge(
+  graph: nnx.GraphDef,
+  params: dict[str, Any],
+  statistics: dict[str, Any] | None = None,
+) -> Model:
+  """Returns the model with these variables: the inverse of `split`.
+
+  Args:
+    graph: the structure.
+    params: the parameters; or all variables, as Objective.exported gives them.
+    statistics: the running statistics, where params has none.
+  """
+  variables = params
+  if statistics:
+    flat = rules.flatten(params) | rules.flatten(statistics)
+    variables = rules.unflatten(flat)
+  return nnx.merge(graph, nnx.State(variables))
