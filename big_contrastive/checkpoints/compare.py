@@ -9,10 +9,24 @@ from orbax.checkpoint import v1 as ocp
 from big_contrastive.config import errors, rules
 
 
-def params(directory: pathlib.Path, abstract: dict[str, Any]) -> None:
-  """Raises UserError if a checkpoint's parameters don't fit the model."""
-  stored = ocp.checkpointables_metadata(directory).metadata["params"]
-  rules.compare_shapes(str(directory), _shapes(stored), _shapes(abstract))
+def params(
+  directory: pathlib.Path,
+  abstract: dict[str, Any],
+  exported: dict[str, str] | None = None,
+) -> None:
+  """Raises UserError if a checkpoint's weights don't fit the model.
+
+  Args:
+    directory: the checkpoint; its weights are what its method exports.
+    abstract: shapes of the model's variables.
+    exported: the entry of that name in its metadata, see read_exported.
+  """
+  metadata = ocp.checkpointables_metadata(directory).metadata
+  stored = _shapes(metadata["params"])
+  if exported:
+    shapes = _shapes({k: v for k, v in metadata.items() if k != "tokenizer"})
+    stored = {name: shapes[source] for name, source in exported.items()}
+  rules.compare_shapes(str(directory), stored, _shapes(abstract))
 
 
 def items(directory: pathlib.Path, abstract: dict[str, Any]) -> None:

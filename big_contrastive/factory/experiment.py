@@ -102,7 +102,7 @@ def _build(
   if config.tokenizer is not None and config.model.get("text") is not None:
     tokenizer = reading.tokenizer(config.tokenizer, data, blob)
   model = build_model(config.model, tokenizer, sharding.pin(mesh))
-  setting = Setting(model, mesh, size, config.micro_batch)
+  setting = Setting(model, mesh, size, config.micro_batch, unit["total"])
   recipe, table = _recipe(config, setting, unit)
   placed, method = step.place(recipe, mesh, config.shard), recipe.objective
   training = _training(config, data, model.abstract, tokenizer, mesh)
@@ -114,7 +114,7 @@ def _build(
     objective=method,
     load=reading.weights(
       start or config.init or {},
-      placed.abstract.params,
+      placed.abstract.variables,
       config.model,
       config.init,
     ),

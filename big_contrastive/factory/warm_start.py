@@ -157,7 +157,8 @@ def _reader(
     finite.arrays(bundle.params, f"config.init.img = {path!r}", finite.ANOTHER)
   elif name == "all":
     directory = find.find(path, f"config.init.{name}")
-    compare.params(directory, abstract)
+    exported = checkpointer.read_meta(directory).get("exported")
+    compare.params(directory, abstract, exported)
     return lambda: _read_all(directory, abstract)
   else:
     bundle = read(path, f"config.init.{name}")

@@ -30,8 +30,9 @@ class ModelBundle:
 
   Args:
     model: the section config.model, as models.build takes it.
-    params: nested, numpy arrays under our names (img, txt, t, b, heads); those
-      of other projects are float32; a file may have only an image tower, img.
+    params: parameters and running statistics, nested, numpy arrays under our
+      names (img, txt, t, b, heads); those of other projects are float32; a file
+      may have only an image tower, img.
     tokenizer: its spec, for restore_tokenizer; {} if the source has none.
     blob: the vocabulary file's content, b"" if there is none.
     image: evaluation preprocessing, as config.eval_image; [] if the source has

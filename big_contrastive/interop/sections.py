@@ -119,7 +119,7 @@ def plain(section: dict[str, Any], needed: dict[str, Any], place: str) -> None:
 def shapes(
   model: dict[str, Any], vocab_size: int, length: int, bias: bool
 ) -> dict[str, tuple[int, ...]]:
-  """Returns our parameters' shapes by flat name; nothing is allocated.
+  """Returns our variables' shapes by flat name; nothing is allocated.
 
   Args:
     model: the section config.model; without text for only an image tower.
@@ -128,13 +128,13 @@ def shapes(
   """
   logit = {"scale": 1.0, "bias": 0.0 if bias else None}
   if "text" not in model:
-    return rules.shapes(build_model(model | logit).shapes)
+    return rules.shapes(build_model(model | logit).variables)
   text = model["text"] | {"vocab_size": vocab_size, "positions": length}
   text_sizes = TextSizes(
     length, vocab_size, text.get("pad_id"), text.get("eos_id")
   )
   built = build_model(model | logit | {"text": text}, text_sizes)
-  return rules.shapes(built.shapes)
+  return rules.shapes(built.variables)
 
 
 def sized(ops: list, takes: tuple[int, ...], where: str) -> list:

@@ -10,7 +10,7 @@ import jax
 
 from big_contrastive.config import errors, registry, rules, schema
 from big_contrastive.models import layers
-from big_contrastive.models.model import Model, split
+from big_contrastive.models.model import Model, split, variables
 
 _WHERE = "config.model"
 _TOWERS = {"image": "vit", "text": "transformer"}  # The defaults.
@@ -62,8 +62,7 @@ class Built(NamedTuple):
   @property
   def variables(self) -> dict[str, Any]:
     """The shapes of parameters and running statistics, a nested dict."""
-    flat = rules.flatten(self.shapes) | rules.flatten(self.statistics)
-    return rules.unflatten(flat)
+    return variables(self.shapes, self.statistics)
 
   @property
   def parts(self) -> frozenset[str]:

@@ -105,6 +105,15 @@ def split(
   return graph, nnx.to_pure_dict(params), nnx.to_pure_dict(statistics)
 
 
+def variables(
+  params: dict[str, Any], statistics: dict[str, Any] | None
+) -> dict[str, Any]:
+  """Returns parameters and running statistics in one nested dict."""
+  if not statistics:
+    return params
+  return rules.unflatten(rules.flatten(params) | rules.flatten(statistics))
+
+
 def merge(
   graph: nnx.GraphDef,
   params: dict[str, Any],
@@ -114,11 +123,7 @@ def merge(
 
   Args:
     graph: the structure.
-    params: the parameters; or all variables, as Objective.exported gives them.
+    params: the parameters; or all variables.
     statistics: the running statistics, where params has none.
   """
-  variables = params
-  if statistics:
-    flat = rules.flatten(params) | rules.flatten(statistics)
-    variables = rules.unflatten(flat)
-  return nnx.merge(graph, nnx.State(variables))
+  return nnx.merge(graph, nnx.State(variables(params, statistics)))

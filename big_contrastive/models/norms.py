@@ -67,17 +67,19 @@ class BatchNorm(nnx.Module):
         self._update(mean, var, x.size // x.shape[-1] // len(mean))
       mean, var = of_example(mean), of_example(var)
     else:
-      mean, var = self.mean[...], self.var[...]
+      mean, var = self.mean[...][None], self.var[...][None]
     gain = jax.lax.rsqrt(var + self.eps)
-    gain = gain if self.scale is None else gain * self.scale[...]
-    y = (x - mean) * gain
-    y = y if self.bias is None else y + self.bias[...]
+    if self.scale is not None:
+      gain *= self.scale[...][None]
+    y = (x - _like(mean, x)) * _like(gain, x)
+    if self.bias is not None:
+      y += _like(self.bias[...][None], x)
     return y.astype(self.dtype)
 
   def _statistics(self, x: jax.Array) -> tuple[jax.Array, jax.Array, Callable]:
     """Returns means and variances [groups, w], and a function of them.
 
-    That function gives each example those of its group, to broadcast with x.
+    That function gives each example those of its group: [b or 1, w].
     """
     axes = tuple(range(1, x.ndim - 1))
     size = x.shape[0] if self.group is None else self.group
@@ -86,9 +88,9 @@ class BatchNorm(nnx.Module):
       text = f"{x.shape[0]} examples; expected a multiple of group = {size}."
       raise ValueError(text)
     if count == 1:
-      mean = x.mean((0, *axes))
-      var = jnp.square(x - mean).mean((0, *axes))
-      return mean[None], var[None], lambda v: v[0]
+      mean = x.mean((0, *axes))[None]
+      var = jnp.square(x - _like(mean, x)).mean((0, *axes))
+      return mean, var[None], lambda v: v
     # Products with a membership matrix, where a reshape of the batch into
     # groups would move examples between devices.
     member = jnp.repeat(jnp.eye(count), size, axis=0)
@@ -98,14 +100,29 @@ class BatchNorm(nnx.Module):
       return jnp.matmul(member.T, v.mean(axes), precision=exact) / size
 
     def of_example(v: jax.Array) -> jax.Array:
-      v = jnp.matmul(member, v, precision=exact)
-      return jnp.expand_dims(v, axes)
+      return jnp.matmul(member, v, precision=exact)
 
     mean = of_group(x)
-    return mean, of_group(jnp.square(x - of_example(mean))), of_example
+    var = of_group(jnp.square(x - _like(of_example(mean), x)))
+    return mean, var, of_example
 
   def _update(self, mean: jax.Array, var: jax.Array, count: int) -> None:
     mean, var = jax.lax.stop_gradient((mean.mean(0), var.mean(0)))
     unbiased = var * (count / max(1, count - 1))
     self.mean[...] = self.decay * self.mean[...] + (1 - self.decay) * mean
     self.var[...] = self.decay * self.var[...] + (1 - self.decay) * unbiased
+
+
+def _like(v: jax.Array, x: jax.Array) -> jax.Array:
+  """Returns [b or 1, w] as [b or 1, 1, ..., w], with as many axes as x."""
+  return jnp.expand_dims(v, tuple(range(1, x.ndim - 1)))
+
+
+def groups(module: nnx.Module) -> set[int | None]:
+  """Returns the groups that the batch norms of a module normalize over.
+
+  Empty for a module without any; None stands for the global batch.
+  """
+  return {
+    m.group for _, m in nnx.iter_graph(module) if isinstance(m, BatchNorm)
+  }

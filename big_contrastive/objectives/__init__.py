@@ -3,7 +3,7 @@
   build(setting, **fields) -> Objective
 
 The fields are those of config.objective besides its name, checked by build's
-signature. What several objectives share is in _base.py and _ema.py.
+signature. What several objectives share is in the files with an underscore.
 """
 
 import dataclasses
@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from big_contrastive.config.rules import Rules
 from big_contrastive.models.build import Built
+from big_contrastive.models.model import variables
 
 Params = dict[str, Any]
 Batch = dict[str, jax.Array]
@@ -29,12 +30,16 @@ class Setting:
     mesh: the batch is split over its batch axes.
     batch_size: examples in the global batch.
     micro_batch: config.micro_batch, see sharding.micro_batches.
+    total: steps of the run, for schedules inside the objective.
+    views: how many of each view of an image a batch has, see config.views.
   """
 
   model: Built
   mesh: Mesh
   batch_size: int
   micro_batch: int | dict[str, Any] | None = None
+  total: int = 1
+  views: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,11 +79,15 @@ class Objective:
   def init_extra(self, params: Params, key: jax.Array) -> dict[str, Any]:
     """Returns state besides the parameters: a teacher, a queue, a center.
 
+    The model's running statistics are always extra["statistics"], if it has
+    any: an objective adds its own state to what this base returns.
+
     Args:
       params: the initial ones, with the weights of config.init.
       key: for random values.
     """
-    return {}
+    statistics = self.setting.model.init_statistics()
+    return {"statistics": statistics} if statistics else {}
 
   def __call__(
     self,
@@ -93,7 +102,8 @@ class Objective:
     Args:
       params, extra: from the step before.
       batch: `fields` by name, [B, ...]: "image" uint8 [B, h, w, 3], "text"
-        int32 [B, l], "id" int32 [B].
+        int32 [B, l], "id" int32 [B]; a view of config.views, by its name,
+        uint8 [B, count, h, w, 3].
       rng: this step's key.
       step: int32, from 0 on, for schedules inside the objective.
 
@@ -118,12 +128,12 @@ class Objective:
     return params, extra
 
   def exported(self, params: Params, extra: dict[str, Any]) -> Params:
-    """Returns the weights to evaluate, to load, and to convert.
+    """Returns the model's variables to evaluate, to load, and to convert.
 
-    It must select leaves of the two trees and compute nothing, so that a
-    checkpoint holds them once.
+    Parameters and running statistics. It must select leaves of the two trees
+    and compute nothing, so that a checkpoint holds them once.
     """
-    return params
+    return variables(params, extra.get("statistics"))
 
   def freeze(self, frozen: frozenset[str]) -> "Objective":
     """Returns the objective for these frozen parameters, by flat name.

@@ -1,13 +1,18 @@
 """What objectives share: example keys, micro-batches, a loss over the mesh."""
 
+import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
 from big_contrastive.config import errors
+from big_contrastive.models import model as models
+from big_contrastive.models import norms
 from big_contrastive.models.build import Built
+from big_contrastive.objectives import Params, Setting
 from big_contrastive.parallel import sharding
 
 
@@ -33,28 +38,88 @@ def example_keys(rng: jax.Array, size: int, mesh: Mesh) -> jax.Array:
   return jax.lax.with_sharding_constraint(keys, sharding.batch(mesh))
 
 
-def in_micro_batches(
-  embed: Callable[..., jax.Array], count: int, mesh: Mesh
-) -> Callable[..., jax.Array]:
-  """Returns `embed` over one micro-batch after the other.
+@dataclasses.dataclass
+class Applied:
+  """A model in a step: it embeds, and keeps its new running statistics.
 
-  It keeps all embeddings, but the activations of one micro-batch only: the
-  backward pass recomputes them. Embeddings and gradients are the same. The
-  inputs are [B, ...], B a multiple of count times sharding.ring_size.
+  Args:
+    setting: of the objective.
+    params: of the model.
+    statistics: its running statistics; those after the last `embed`.
   """
-  if count == 1:
-    return embed
 
-  def one(inputs: tuple[jax.Array, ...]) -> jax.Array:
-    return embed(*inputs)
+  setting: Setting
+  params: Params
+  statistics: dict[str, Any]
 
-  def every(*inputs: jax.Array) -> jax.Array:
+  def embed(
+    self, function: Callable[..., jax.Array], *inputs: Any, count: int = 1
+  ) -> jax.Array:
+    """Returns function(model, *inputs), one micro-batch after the other.
+
+    It keeps all embeddings, but the activations of one micro-batch only: the
+    backward pass recomputes them. Embeddings, gradients and statistics are the
+    same.
+
+    Args:
+      function: (model, *inputs) -> embeddings [b, d] of a micro-batch, such as
+        Model.embed_image.
+      inputs: arrays [B, ...], or None; B is a multiple of count times
+        sharding.ring_size.
+      count: number of micro-batches.
+    """
+    graph, mesh = self.setting.model.graph, self.setting.mesh
+
+    def one(inputs: tuple) -> tuple[jax.Array, dict[str, Any]]:
+      model = models.merge(graph, self.params, self.statistics)
+      embeddings = function(model, *inputs)
+      return embeddings, models.split(model)[2]
+
+    if count == 1:
+      embeddings, self.statistics = one(inputs)
+      return embeddings
     batches = sharding.split_batch(inputs, count, mesh)
     # Inside a loop XLA can't undo the recomputation (by CSE).
-    embeddings = jax.lax.map(jax.checkpoint(one, prevent_cse=False), batches)
+    one = jax.checkpoint(one, prevent_cse=False)
+    embeddings, statistics = jax.lax.map(one, batches)
+    # New statistics are linear in those of a batch: their mean is exact.
+    self.statistics = jax.tree.map(lambda x: x.mean(axis=0), statistics)
     return sharding.join_batch(embeddings, mesh)
 
-  return every
+  def extra(self, extra: dict[str, Any]) -> dict[str, Any]:
+    """Returns `extra` with the statistics."""
+    if "statistics" not in extra:
+      return extra
+    return extra | {"statistics": self.statistics}
+
+
+def check_norms(
+  setting: Setting, tower: str, count: int, views: int = 1
+) -> None:
+  """Raises UserError where micro-batches would change batch normalization.
+
+  Args:
+    setting: of the objective.
+    tower: the part "img" or "txt".
+    count: its number of micro-batches.
+    views: examples of the tower for one of the batch.
+  """
+  groups = norms.groups(getattr(setting.model.abstract, tower))
+  if count == 1 or not groups:
+    return
+  rows, n = setting.batch_size * views, sharding.ring_size(setting.mesh)
+  size = rows // count // n
+  for group in groups:
+    if group is None or size % group:
+      where = {"img": "image", "txt": "text"}[tower]
+      parts = f"a divisor of {size}, a device's share of a micro-batch"
+      raise errors.UserError(
+        f"config.model.{where}.norm_group",
+        errors.Null() if group is None else group,
+        f"{parts}, where config.micro_batch is set",
+        "Batch normalization over the batch needs all of it at once: set "
+        "config.micro_batch = None, or normalize in groups.",
+      )
 
 
 def over_mesh(loss: Callable[..., jax.Array], mesh: Mesh) -> Callable:

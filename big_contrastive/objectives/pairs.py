@@ -11,7 +11,7 @@ import numpy as np
 
 from big_contrastive import losses
 from big_contrastive.config import errors, schema
-from big_contrastive.models import model as models
+from big_contrastive.models.model import Model
 from big_contrastive.objectives import Objective, Setting, _base
 from big_contrastive.parallel import sharding
 
@@ -40,7 +40,7 @@ class Pairs(Objective):
 
   def __call__(self, params, extra, batch, rng, step):
     setting, mesh = self.setting, self.setting.mesh
-    model = models.merge(setting.model.graph, params)
+    model = _base.Applied(setting, params, extra.get("statistics", {}))
     frozen = setting.model.frozen_parts(self.frozen)
     keys: dict[str, jax.Array | None] = {"img": None, "txt": None}
     for i, tower in enumerate(keys):
@@ -49,17 +49,19 @@ class Pairs(Objective):
         size = batch["id"].shape[0]
         keys[tower] = _base.example_keys(tower_rng, size, mesh)
     image_count, text_count = self.counts
-    embed_image = _base.in_micro_batches(model.embed_image, image_count, mesh)
-    embed_text = _base.in_micro_batches(model.embed_text, text_count, mesh)
-    zimg = embed_image(batch["image"], keys["img"])
-    ztxt = embed_text(batch["text"], keys["txt"])
+    zimg = model.embed(
+      Model.embed_image, batch["image"], keys["img"], count=image_count
+    )
+    ztxt = model.embed(
+      Model.embed_text, batch["text"], keys["txt"], count=text_count
+    )
     scale = jnp.exp(params["t"])
     bias = params.get("b")
     ids = batch["id"] if self.mask_ids else None
     loss = _base.over_mesh(self.loss, mesh)(zimg, ztxt, scale, bias, ids)
     metrics = {"loss": loss, **logit_means(zimg, ztxt, scale, bias)}
     metrics |= {k: params[k] for k in ("t", "b") if k in params}
-    return loss, (metrics, extra)
+    return loss, (metrics, model.extra(extra))
 
   def after_update(self, params, extra, step):
     """Clips t, as CLIP does after each update."""
@@ -68,11 +70,15 @@ class Pairs(Objective):
     return params, extra
 
   def freeze(self, frozen):
-    tower = self.setting.model.abstract.img
-    if "img" in self.setting.model.frozen_parts(frozen) and tower.keep < 1:
+    parts = self.setting.model.frozen_parts(frozen)
+    for tower, count in zip(("img", "txt"), self.counts, strict=True):
+      if tower not in parts:
+        _base.check_norms(self.setting, tower, count)
+    keep = getattr(self.setting.model.abstract.img, "keep", 1)
+    if "img" in parts and keep < 1:
       raise errors.UserError(
         "config.model.image.keep",
-        tower.keep,
+        keep,
         "1 where the image tower is frozen, and so only evaluated",
         "Unfreeze the tower or set keep = 1.",
       )

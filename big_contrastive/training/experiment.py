@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+from big_contrastive.config import rules
 from big_contrastive.data.loader import training as training_loader
 from big_contrastive.data.tokenizers.tokenizer import Tokenizer
 from big_contrastive.evals import Evaluator
@@ -37,7 +38,7 @@ class Experiment:
     config: the user's, but plain and JSON-serializable.
     placed: the compiled step and the shardings of its state.
     objective: see objectives/; it chooses the weights that are evaluated.
-    load: parameters -> parameters with the weights of config.init.
+    load: the model's variables -> the same with the weights of config.init.
     training: the loader of training batches.
     embedder: embeds images and texts for the evaluators.
     evaluators: run functions by name.
@@ -66,10 +67,17 @@ class Experiment:
   def first(self) -> State:
     """Returns the initial state, with config.init's weights."""
     state = self.placed.init()
-    params = self.load(state.params)
-    if params is state.params:
+    before = state.variables
+    loaded = self.load(before)
+    if loaded is before:
       return state
-    return state._replace(params=params, extra=self.placed.init_extra(params))
+    flat, statistics = rules.flatten(loaded), state.extra.get("statistics", {})
+    normed = {k: flat.pop(k) for k in rules.flatten(statistics)}
+    params = rules.unflatten(flat)
+    extra = self.placed.init_extra(params)
+    if normed:
+      extra |= {"statistics": rules.unflatten(normed)}
+    return state._replace(params=params, extra=extra)
 
   @property
   def blob(self) -> bytes:

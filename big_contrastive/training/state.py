@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 
 from big_contrastive.config import errors, rules
+from big_contrastive.models.model import variables
 from big_contrastive.objectives import Objective
 
 
@@ -18,6 +19,11 @@ class State(NamedTuple):
   params: dict[str, Any]
   opt: Any
   extra: dict[str, Any]
+
+  @property
+  def variables(self) -> dict[str, Any]:
+    """The model's parameters and running statistics, a nested dict."""
+    return variables(self.params, self.extra.get("statistics"))
 
   def items(self) -> dict[str, Any]:
     """Returns the items of a checkpoint; an empty `extra` is left out."""

@@ -44,7 +44,7 @@ def read(path: pathlib.Path, where: str = "path") -> ModelBundle:
 def write(bundle: ModelBundle, path: pathlib.Path) -> None:
   """Writes a workdir with a checkpoint of step 0, without training state."""
   tokenizer = bundle.make_tokenizer() if bundle.tokenizer else None
-  expected = rules.shapes(bundle.build(tokenizer).shapes)
+  expected = rules.shapes(bundle.build(tokenizer).variables)
   rules.compare_shapes("the model", rules.shapes(bundle.params), expected)
   meta = {
     "config": {
