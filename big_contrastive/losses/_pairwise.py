@@ -174,7 +174,7 @@ def _forward(plan, *operands):
   dzimg, dztxt = (
     g if g is None else g * (scale / b) for g in (grads.zimg, grads.ztxt)
   )
-  residuals = _only_once((dzimg, dztxt, dscale, grads.bias / b))
+  residuals = only_once((dzimg, dztxt, dscale, grads.bias / b))
   # The gradients are returned in the dtype of the embeddings.
   like = [jnp.zeros((), x.dtype) for x in (zimg, ztxt)]
   return values.mean(), (residuals, like)
@@ -196,14 +196,15 @@ _local.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
 @jax.custom_jvp
-def _only_once(tree: Any) -> Any:
+def only_once(tree: Any) -> Any:
+  """Returns the tree; raises NotImplementedError where it is differentiated."""
   return tree
 
 
-@_only_once.defjvp
+@only_once.defjvp
 def _refuse(primals: Any, tangents: Any) -> Any:
   raise NotImplementedError(
-    "A pair loss can be differentiated once: its gradients are computed with "
+    "This loss can be differentiated once: its gradients are computed with "
     "its value, and not kept in a form that has gradients. For second "
     "derivatives write the loss densely, on a small batch."
   )

@@ -1,14 +1,15 @@
-"""Every tile of the B x B matrix of pairs, each on one device, none kept.
+"""Every tile of a matrix of logits, each on one device, none kept.
 
-A device keeps its b = B/n rows. The columns, in n chunks, go round the ring of
-devices; at each hop a device walks over the tiles of its block. Sums over
-columns stay with the rows, sums over rows travel with the chunk and come home.
+A device keeps its rows, b = B/n of them. The columns, in n chunks, go round the
+ring of devices; at each hop a device walks over the tiles of its block. Sums
+over columns stay with the rows, sums over rows travel with the chunk and come
+home.
 Memory is O(b d), time is that of the B x b products. The only ppermute.
 """
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -84,39 +85,41 @@ def sweep(
   merge: Callable[[Any, Any], Any],
   axis: Axis,
   side: int,
+  column_ids: jax.Array | None = None,
 ) -> tuple[Any, Any]:
   """Shows each tile of the global matrix of pairs to `tile`, once.
 
+  The matrix need not be square: a device has b rows and k columns.
+
   Args:
     tile: (negative, rows, columns, row_sums, column_sums) -> (row_sums,
-      column_sums), all of them slices of c pairs; negative is bool [c, c]: an
-      entry that is False must not count. A row may come a second time, with
-      negative False.
-    ids: int32 [b], of this device's pairs. Pairs with equal ids are not
-      negatives.
+      column_sums), all of them slices of c rows and of c columns; negative is
+      bool [c, c]: an entry that is False must not count. A row may come a
+      second time, with negative False.
+    ids: int32 [b], of this device's rows. Rows and columns with equal ids are
+      not negatives.
     rows: arrays [b, ...] that stay.
-    columns: arrays [b, ...] that visit every device.
+    columns: arrays [k, ...] that visit every device.
     row_sums: arrays [b, ...] that start at these values, and stay.
-    column_sums: arrays [..., b] that travel. They start at these values, the
+    column_sums: arrays [..., k] that travel. They start at these values, the
       identity of `merge`.
     merge: (column_sums, column_sums) -> column_sums, from different devices.
     axis: mesh axis name(s) inside shard_map; None for one device.
-    side: largest number of rows of a tile.
+    side: largest number of rows, and of columns, of a tile.
+    column_ids: int32 [k], of this device's columns; None for those of its rows.
 
   Returns:
-    row_sums and column_sums over all B columns and B rows.
+    row_sums and column_sums over all columns and rows.
   """
+  column_ids = ids if column_ids is None else column_ids
 
   def block(row_sums: Any, visitor: Any) -> tuple[Any, Any]:
-    their_ids, columns = visitor
-    return _tiles(
-      tile, (ids, rows), (their_ids, columns), row_sums, column_sums, side
-    )
+    return _tiles(tile, (ids, rows), visitor, row_sums, column_sums, side)
 
   row_sums, column_sums = varying((row_sums, column_sums), axis)
   n = size(axis)
   if n == 1:
-    return block(row_sums, (ids, columns))
+    return block(row_sums, (column_ids, columns))
 
   def send(tree: Any) -> Any:
     to_next = [(i, (i + 1) % n) for i in range(n)]
@@ -130,7 +133,7 @@ def sweep(
     row_sums, added = block(row_sums, visitor)
     return (row_sums, following, merge(arriving, added)), None
 
-  state = (row_sums, (ids, columns), column_sums)
+  state = (row_sums, (column_ids, columns), column_sums)
   (row_sums, _, waiting), _ = jax.lax.scan(hop, state, length=n)
   return row_sums, send(waiting)
 
@@ -144,20 +147,15 @@ def _tiles(
   side: int,
 ) -> tuple[Any, Any]:
   """Walks over the tiles of one block, all of the same size."""
-  b = rows[0].shape[0]
-  count = math.ceil(b / side)
-  c = math.ceil(b / count)
-  if count == 1:
+  down = _spread(rows[0].shape[0], side)
+  across = _spread(columns[0].shape[0], side)
+  if len(down.places) == len(across.places) == 1:
     negative = rows[0][:, None] != columns[0][None, :]
     return tile(negative, rows[1], columns[1], row_sums, column_sums)
-  # The last tile begins early instead of reaching beyond the block, and its
-  # overlap with the tile before is masked. So nothing is padded.
-  new = np.arange(count, dtype=np.int32) * c
-  places = np.stack([np.minimum(new, b - c), new], axis=1)
 
-  def cut(tree: Any, start: jax.Array, dim: int = 0) -> Any:
+  def cut(tree: Any, start: jax.Array, size: int, dim: int = 0) -> Any:
     def slice_(x: jax.Array) -> jax.Array:
-      return jax.lax.dynamic_slice_in_dim(x, start, c, dim % x.ndim)
+      return jax.lax.dynamic_slice_in_dim(x, start, size, dim % x.ndim)
 
     return jax.tree.map(slice_, tree)
 
@@ -170,23 +168,46 @@ def _tiles(
   def row_of_tiles(sums: Any, place: jax.Array) -> tuple[Any, None]:
     row_sums, column_sums = sums
     i, new_i = place
-    row_ids, row = cut(rows, i)
+    row_ids, row = cut(rows, i, down.size)
 
     def one(sums: Any, place: jax.Array) -> tuple[Any, None]:
       row_sum, column_sums = sums
       j, new_j = place
-      column_ids, column = cut(columns, j)
+      column_ids, column = cut(columns, j, across.size)
       negative = row_ids[:, None] != column_ids[None, :]
-      if count * c != b:
-        at = jnp.arange(c)
-        negative &= (i + at >= new_i)[:, None] & (j + at >= new_j)[None, :]
+      if down.overlaps or across.overlaps:
+        at_i, at_j = jnp.arange(down.size), jnp.arange(across.size)
+        negative &= (i + at_i >= new_i)[:, None] & (j + at_j >= new_j)[None, :]
       row_sum, column_sum = tile(
-        negative, row, column, row_sum, cut(column_sums, j, -1)
+        negative, row, column, row_sum, cut(column_sums, j, across.size, -1)
       )
       return (row_sum, paste(column_sums, column_sum, j, -1)), None
 
-    inside = (cut(row_sums, i), column_sums)
-    (row_sum, column_sums), _ = jax.lax.scan(one, inside, places)
+    inside = (cut(row_sums, i, down.size), column_sums)
+    (row_sum, column_sums), _ = jax.lax.scan(one, inside, across.places)
     return (paste(row_sums, row_sum, i), column_sums), None
 
-  return jax.lax.scan(row_of_tiles, (row_sums, column_sums), places)[0]
+  return jax.lax.scan(row_of_tiles, (row_sums, column_sums), down.places)[0]
+
+
+class _Tiles(NamedTuple):
+  """How one side of a block is cut into tiles.
+
+  size: rows of each. places: int32 [tiles, 2], where each begins, and which of
+  its rows is the first that no tile before it has.
+  """
+
+  size: int
+  places: np.ndarray
+  overlaps: bool
+
+
+def _spread(b: int, side: int) -> _Tiles:
+  """Returns tiles of at most `side` of b rows."""
+  count = math.ceil(b / side)
+  c = math.ceil(b / count)
+  # The last tile begins early instead of reaching beyond the block, and its
+  # overlap with the tile before is masked. So nothing is padded.
+  new = np.arange(count, dtype=np.int32) * c
+  places = np.stack([np.minimum(new, b - c), new], axis=1)
+  return _Tiles(c, places, count * c != b)

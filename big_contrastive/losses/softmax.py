@@ -6,15 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from big_contrastive.losses import _pairwise, _ring
+from big_contrastive.losses import _lse, _pairwise, _ring
 from big_contrastive.losses._pairwise import Gradients, Terms
 from big_contrastive.losses._ring import Axis
-
-# The logit of entries that are left out. Not -inf, whose differences are NaN.
-LEFT_OUT = -1e30
-
-# A running log-sum-exp: (maximum, sum of exp(logit - maximum)).
-Lse = tuple[jax.Array, jax.Array]
 
 
 def loss(
@@ -99,39 +93,22 @@ def _gradients(x: Terms) -> tuple[jax.Array, Gradients]:
 def _statistics(x: Terms) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Returns logits of pairs, and log-sum-exps of rows and columns, each [b].
 
-  The log-sum-exps leave out the pair itself, and its logit is subtracted
-  before the logarithm is added: so a small loss under large logits is not a
-  difference of large numbers.
+  The log-sum-exps leave out the pair itself, and its logit is subtracted.
   """
 
   def tile(negative, zimg, ztxt, rows, columns):
     logits = x.scale * _pairwise.cosines(zimg, ztxt)
-    logits = jnp.where(negative, logits, LEFT_OUT)
-    return _merge(rows, _lse(logits, 1)), _merge(columns, _lse(logits, 0))
+    logits = jnp.where(negative, logits, _lse.LEFT_OUT)
+    rows = _lse.merge(rows, _lse.of(logits, 1))
+    return rows, _lse.merge(columns, _lse.of(logits, 0))
 
   positive = x.scale * _pairwise.inner(x.zimg, x.ztxt)
-  nothing = (jnp.full_like(positive, LEFT_OUT), jnp.zeros_like(positive))
+  nothing = _lse.nothing(positive)
   rows, columns = _ring.sweep(
     tile, x.ids, x.zimg, x.ztxt, nothing, nothing,
-    merge=_merge, axis=x.axis, side=x.tile,
+    merge=_lse.merge, axis=x.axis, side=x.tile,
   )  # fmt: skip
-  # Where all entries are left out, the sum counts exp(LEFT_OUT - LEFT_OUT). It
-  # does no harm: LEFT_OUT + log of any count is LEFT_OUT.
-  return positive, *(
-    (maximum - positive) + jnp.log(total) for maximum, total in (rows, columns)
-  )
-
-
-def _lse(logits: jax.Array, dim: int) -> Lse:
-  maximum = logits.max(axis=dim)
-  return maximum, jnp.exp(logits - jnp.expand_dims(maximum, dim)).sum(axis=dim)
-
-
-def _merge(a: Lse, b: Lse) -> Lse:
-  maximum = jnp.maximum(a[0], b[0])
-  return maximum, a[1] * jnp.exp(a[0] - maximum) + b[1] * jnp.exp(
-    b[0] - maximum
-  )
+  return positive, _lse.minus(rows, positive), _lse.minus(columns, positive)
 
 
 def _cross_entropy(rows: jax.Array, columns: jax.Array) -> jax.Array:

@@ -87,7 +87,7 @@ class Model(nnx.Module):
     )
 
 
-def unit(x: Float[Array, "b d"]) -> Float[Array, "b d"]:
+def unit(x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
   """Returns x over its norm, float32; the gradient is finite at zero too."""
   x = x.astype(jnp.float32)
   square = jnp.sum(x * x, axis=-1, keepdims=True)

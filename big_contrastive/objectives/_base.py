@@ -1,6 +1,7 @@
 """What objectives share: example keys, micro-batches, a loss over the mesh."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -120,6 +121,41 @@ def check_norms(
         "Batch normalization over the batch needs all of it at once: set "
         "config.micro_batch = None, or normalize in groups.",
       )
+
+
+def on_ring(
+  loss: Callable[..., jax.Array],
+  mesh: Mesh,
+  specs: dict[int, PartitionSpec] | None = None,
+) -> Callable[..., jax.Array]:
+  """Returns (arrays) -> the loss of the global batch.
+
+  Args:
+    loss: (arrays of one device, axis) -> the same mean on all devices.
+    mesh: its batch axes are the ring.
+    specs: of the arrays, by position, that are not sharded by their first axis.
+  """
+  axis = sharding.BATCH
+
+  def run(*arrays: jax.Array) -> jax.Array:
+    rows = [PartitionSpec(axis)] * len(arrays)
+    for i, spec in (specs or {}).items():
+      rows[i] = spec
+    local = functools.partial(loss, axis=axis)
+    return jax.shard_map(
+      local, mesh=mesh, in_specs=tuple(rows), out_specs=PartitionSpec()
+    )(*arrays)
+
+  return run
+
+
+def check_tile(tile: int | None) -> int | None:
+  """Returns the rows of a tile, or raises UserError."""
+  if tile is not None and tile < 1:
+    allowed = "a whole number from 1 up"
+    remedy = "Leave it out for the default."
+    raise errors.UserError("tile", tile, allowed, remedy)
+  return tile
 
 
 def over_mesh(loss: Callable[..., jax.Array], mesh: Mesh) -> Callable:

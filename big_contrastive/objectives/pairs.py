@@ -161,10 +161,7 @@ def build(
       _ring.side.
   """
   _base.require(setting.model, "img", "txt", "t")
-  if tile is not None and tile < 1:
-    allowed = "a whole number from 1 up"
-    remedy = "Leave it out for the default."
-    raise errors.UserError("tile", tile, allowed, remedy)
+  _base.check_tile(tile)
   if scale_max is not None and not 0 < scale_max < math.inf:
     allowed = "a finite number above 0"
     raise errors.UserError("scale_max", scale_max, allowed, "CLIP has 100.")

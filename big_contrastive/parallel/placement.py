@@ -1,5 +1,6 @@
 """Shardings of parameters, and of the state that belongs to them."""
 
+import math
 import re
 from typing import Any
 
@@ -26,7 +27,7 @@ def params(shard: Rules, abstract: dict[str, Any], mesh: Mesh) -> Any:
   Args:
     shard: (pattern, placement) rules. A placement is "replicate"; "fsdp",
       which splits the largest axis that divides over fsdp; or a list with one
-      entry per axis, None or a mesh axis: [None, None, "tensor", None].
+      entry per axis, None, a mesh axis or a tuple of them: [None, "tensor"].
     abstract: nested dict of shapes.
     mesh: from `make_mesh`.
   """
@@ -48,17 +49,24 @@ def _spec(
   if placement == "fsdp":
     return _fsdp(shape, mesh, int(stacked(name)))
   fits = isinstance(placement, list | tuple) and len(placement) == len(shape)
-  if not fits or any(a is not None and a not in mesh.shape for a in placement):
+  axes = [_axes(a) for a in placement] if fits else []
+  if not fits or any(a not in mesh.shape for of in axes for a in of):
     entries = f"{len(shape)} entries, each None or a mesh axis"
     allowed = f'"replicate", "fsdp" or {entries}'
     remedy = f"The parameter {name} has the shape {shape}."
     raise errors.UserError("config.shard", placement, allowed, remedy)
   for axis, length in zip(placement, shape, strict=True):
-    if axis is not None and length % mesh.shape[axis]:
+    devices = math.prod(mesh.shape[a] for a in _axes(axis))
+    if length % devices:
       allowed = f"a mesh axis whose number of devices divides {length}"
-      remedy = f"{axis} has {mesh.shape[axis]}; {name} has the shape {shape}."
+      remedy = f"{axis} has {devices}; {name} has the shape {shape}."
       raise errors.UserError("config.shard", placement, allowed, remedy)
   return PartitionSpec(*placement)
+
+
+def _axes(entry: Any) -> tuple[str, ...]:
+  """Returns the mesh axes of one entry of a placement."""
+  return entry if isinstance(entry, tuple) else (entry,) if entry else ()
 
 
 def _fsdp(shape: tuple[int, ...], mesh: Mesh, first: int) -> PartitionSpec:

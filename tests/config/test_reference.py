@@ -16,9 +16,17 @@ from big_contrastive.data.loader import training as loader
 from big_contrastive.data.tokenizers import tokenizer, vocabulary
 from big_contrastive.factory import cli, warm_start
 from big_contrastive.models import build
+from big_contrastive.models.heads import mlp
 from big_contrastive.models.image import vit
 from big_contrastive.models.text import transformer
-from big_contrastive.objectives import pairs
+from big_contrastive.objectives import (
+  byol,
+  moco,
+  moco_v3,
+  pairs,
+  simclr,
+  simsiam,
+)
 from big_contrastive.parallel import sharding
 from big_contrastive.training import optimizers, schedules
 
@@ -39,9 +47,13 @@ SIGNATURES = {
   "model.text": (
     transformer.TextTower, {"length", "dtype", "remat", "pin", "rngs"}
   ),
-  "objective with name = pairs": (
-    pairs.build, {"setting"}
-  ),
+  "objective with name = pairs": (pairs.build, {"setting"}),
+  "objective with name = simclr": (simclr.build, {"setting"}),
+  "objective with name = moco": (moco.build, {"setting"}),
+  "objective with name = moco_v3": (moco_v3.build, {"setting"}),
+  "objective with name = byol": (byol.build, {"setting"}),
+  "objective with name = simsiam": (simsiam.build, {"setting"}),
+  "model.heads.NAME with name = mlp": (mlp.Mlp, {"width", "dtype", "rngs"}),
   "optimizer with name = adamw": (optimizers.adamw, set()),
   "optimizer with name = adafactor": (optimizers.adafactor, set()),
   "schedule": (schedules.schedule, {"peak", "total"}),

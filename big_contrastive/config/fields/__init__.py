@@ -4,7 +4,13 @@ One dataclass a section. `python -m big_contrastive.train --fields` prints
 them, and docs/config.md is made from them.
 """
 
-from big_contrastive.config.fields import data, model, run, training
+from big_contrastive.config.fields import (
+  data,
+  model,
+  run,
+  self_supervised,
+  training,
+)
 from big_contrastive.config.fields.run import Config as Config
 
 # By name in a config: config.model.image; the top level is "". After " with "
@@ -21,9 +27,15 @@ SECTIONS: dict[str, type] = {
   "model.image": model.Image,
   "model.text": model.Text,
   "model.heads.NAME": model.Head,
+  "model.heads.NAME with name = mlp": model.Mlp,
   "init": training.Init,
   "objective": training.Objective,
   "objective with name = pairs": training.Pairs,
+  "objective with name = simclr": self_supervised.SimCLR,
+  "objective with name = moco": self_supervised.MoCo,
+  "objective with name = moco_v3": self_supervised.MoCoV3,
+  "objective with name = byol": self_supervised.BYOL,
+  "objective with name = simsiam": self_supervised.SimSiam,
   "optimizer": training.Optimizer,
   "optimizer with name = adamw": training.AdamW,
   "optimizer with name = adafactor": training.Adafactor,

@@ -1,6 +1,8 @@
 """A projection or prediction head: linear layers with an activation between.
 
-SimCLR's (arXiv:2002.05709, section 4.2) has two layers and a ReLU.
+With the fields that its arguments name it is the head of MoCo v1 to v3
+(arXiv:1911.05722, 2003.04297, 2104.02057), SimCLR (2002.05709), SimCLR v2
+(2006.10029), BYOL (2006.07733) and SimSiam (2011.10566).
 """
 
 from typing import Literal
@@ -11,10 +13,16 @@ from jaxtyping import Array, Float
 
 from big_contrastive.config import errors
 from big_contrastive.models import layers
+from big_contrastive.models.norms import BatchNorm
+
+LastNorm = Literal["batch", "scale", "plain"]
 
 
 class Mlp(nnx.Module):
   """Vectors [b, width] to [b, out_dim], float32.
+
+  Batch norms normalize by the batch that they get, in evaluation too, and keep
+  no running statistics: such a head serves training alone.
 
   Args:
     width: of the input vectors.
@@ -23,6 +31,10 @@ class Mlp(nnx.Module):
     depth: number of linear layers, one or more.
     activation: between them.
     bias: whether the last layer has one.
+    hidden_bias: whether the layers before it have one.
+    norm: whether a batch norm follows each layer but the last.
+    last_norm: a batch norm after the last layer: "batch" with scale and bias,
+      "scale" without bias, "plain" without either; None for none.
     dtype: compute dtype; parameters are float32 always.
   """
 
@@ -35,27 +47,42 @@ class Mlp(nnx.Module):
     depth: int = 2,
     activation: Literal["relu", "gelu_tanh", "gelu", "quick_gelu"] = "relu",
     bias: bool = True,
+    hidden_bias: bool = True,
+    norm: bool = False,
+    last_norm: LastNorm | None = None,
     dtype: Literal["float32", "bfloat16"] = "float32",
     rngs: nnx.Rngs,
   ):
     if depth < 1:
       allowed = "a whole number from 1 up"
       raise errors.UserError("depth", depth, allowed, "SimCLR has 2.")
-    self.out_dim = out_dim
-    self.depth = depth
+    self.out_dim, self.depth, self.norm = out_dim, depth, norm
     widths = [width, *[hidden or width] * (depth - 1), out_dim]
-    for i, (inner, outer) in enumerate(zip(widths, widths[1:])):
-      last = i == depth - 1
+    for i, (inner, outer) in enumerate(zip(widths, widths[1:]), 1):
+      use_bias = bias if i == depth else hidden_bias
       linear = nnx.Linear(
-        inner, outer, use_bias=bias or not last, dtype=dtype, rngs=rngs
+        inner, outer, use_bias=use_bias, dtype=dtype, rngs=rngs
       )
-      setattr(self, f"fc{i + 1}", linear)
+      setattr(self, f"fc{i}", linear)
+      if norm and i < depth:
+        setattr(self, f"norm{i}", BatchNorm(outer, running=False, dtype=dtype))
+    if last_norm is not None:
+      has = {"scale": last_norm != "plain", "bias": last_norm == "batch"}
+      self.last_norm = BatchNorm(out_dim, **has, running=False)
+    else:
+      self.last_norm = None
     self.activation = layers.ACTIVATIONS[activation]
 
   def __call__(self, x: Float[Array, "b w"]) -> Float[Array, "b d"]:
     for i in range(1, self.depth):
-      x = self.activation(getattr(self, f"fc{i}")(x))
-    return getattr(self, f"fc{self.depth}")(x).astype(jnp.float32)
+      x = getattr(self, f"fc{i}")(x)
+      if self.norm:
+        x = getattr(self, f"norm{i}")(x, train=True)
+      x = self.activation(x)
+    x = getattr(self, f"fc{self.depth}")(x)
+    if self.last_norm is not None:
+      x = self.last_norm(x, train=True)
+    return x.astype(jnp.float32)
 
 
 head = Mlp

@@ -1,0 +1,41 @@
+"""InfoNCE against a queue of keys, as in MoCo (1911.05722, 2003.04297)."""
+
+import chex
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from big_contrastive.losses import _lookup, _pairwise
+from big_contrastive.losses._ring import Axis
+
+
+def loss(
+  q: Float[Array, "b d"],
+  k: Float[Array, "b d"],
+  queue: Float[Array, "n d"],
+  *,
+  scale: Float[Array, ""],
+  axis: Axis = None,
+  tile: int | None = None,
+) -> Float[Array, ""]:
+  """Returns the mean over queries of CE(scale [q_i k_i, q_i queue^T], 0).
+
+  Keys and queue are constants: only the queries have a gradient. The queue may
+  lie on the devices in parts: the queries go round, with what they have summed.
+  Memory is O((b + K / n) d), time 4 K b d flops a device for value and
+  gradient.
+
+  Args:
+    q, k: [b, d] unit vectors of this device's images, float32 or bfloat16; the
+      key of query i is k[i].
+    queue: [K / n, d] unit vectors, this device's part of the K keys.
+    scale: 1 / temperature.
+    axis: mesh axis name(s) inside shard_map, None for one device.
+    tile: rows of logits in memory at a time; None for that of _ring.side.
+  """
+  chex.assert_equal_shape((q, k))
+  q = q.astype(jnp.float32)  # Both parts of its gradient are summed in that.
+  positive = scale * _pairwise.inner(q, jax.lax.stop_gradient(k))
+  return _lookup.cross_entropy(
+    q, positive, queue, scale=scale, axis=axis, tile=tile
+  )

@@ -1,0 +1,159 @@
+"""What the objectives over two views of an image share."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from big_contrastive.config import errors
+from big_contrastive.models.model import Model, unit
+from big_contrastive.objectives import Objective, Setting, _base
+from big_contrastive.parallel import sharding
+
+# Below this fraction of what directions at random have, embeddings are one.
+_COLLAPSED = 0.05
+
+
+@dataclasses.dataclass(frozen=True)
+class TwoViews(Objective):
+  """An objective over two views of each image, without text.
+
+  Args:
+    heads: parts of the model that follow the image tower, in order.
+    count: number of micro-batches of a view.
+  """
+
+  heads: tuple[str, ...] = ("projector",)
+  count: int = 1
+
+  @property
+  def fields(self) -> tuple[str, ...]:
+    return tuple(self.setting.views)
+
+  def images(self, batch: dict[str, jax.Array]) -> list[jax.Array]:
+    """Returns the views, each uint8 [B, h, w, 3], in the order of the config.
+
+    There are two.
+    """
+    views = self.setting.views
+    return [batch[name][:, i] for name in views for i in range(views[name])]
+
+  def keys(self, rng: jax.Array, size: int) -> jax.Array | None:
+    """Returns a key per example; None for a frozen tower: it is evaluated."""
+    if "img" in self.setting.model.frozen_parts(self.frozen):
+      return None
+    return _base.example_keys(rng, size, self.setting.mesh)
+
+  def embed(
+    self,
+    model: _base.Applied,
+    image: jax.Array,
+    keys: jax.Array | None,
+    heads: Sequence[str],
+  ) -> jax.Array:
+    """Returns the vectors [B, d] of one view, float32, not normalized.
+
+    The tower may run in micro-batches; the heads, and so their batch norms,
+    see the batch as a whole.
+    """
+    x = model.embed(_tower, image, keys, count=self.count)
+    for name in heads:
+      x = model.embed(lambda m, x, name=name: getattr(m, name)(x), x)
+    return x
+
+  def freeze(self, frozen):
+    if "img" not in self.setting.model.frozen_parts(frozen):
+      _base.check_norms(self.setting, "img", self.count, self.at_once)
+    return super().freeze(frozen)
+
+  @property
+  def at_once(self) -> int:
+    """Views of an example that run through the tower as one batch."""
+    return 1
+
+  @property
+  def micro_batches(self) -> tuple[int, ...]:
+    return (self.count,)
+
+  def flops(self) -> float:
+    return 2 * super().flops()
+
+  def signs(self, values, batch):
+    width = getattr(self.setting.model.abstract, self.heads[0]).out_dim
+    healthy = width**-0.5
+    line = (
+      f"the embeddings are nearly all the same: their standard deviation is "
+      f"{values['embedding_std']:.2g}, of directions at random "
+      f"{healthy:.2g}. Lower the learning rate, and look at the heads' norms."
+    )
+    collapsed = values["embedding_std"] < _COLLAPSED * healthy
+    return {"collapse": line if collapsed else None}
+
+
+def _tower(model: Model, image: jax.Array, keys: Any) -> jax.Array:
+  return model.img(image, keys)
+
+
+def metrics(
+  loss: jax.Array, first: jax.Array, second: jax.Array
+) -> dict[str, jax.Array]:
+  """Returns what is logged of a step.
+
+  "alignment" is the mean squared distance of an image's two unit embeddings,
+  "embedding_std" the mean over features of the standard deviation of unit
+  embeddings, d**-0.5 for directions at random and 0 for a collapse.
+
+  Args:
+    loss: of the batch.
+    first, second: [B, d] embeddings of the two views; any scale.
+  """
+  z1, z2 = jax.lax.stop_gradient((unit(first), unit(second)))
+  return {
+    "loss": loss,
+    "alignment": jnp.square(z1 - z2).sum(axis=-1).mean(),
+    "embedding_std": z1.std(axis=0).mean(),
+  }
+
+
+def cosine(a: jax.Array, b: jax.Array) -> jax.Array:
+  """Returns the mean cosine of rows of a and b, [B, d]."""
+  return (unit(a) * unit(b)).sum(axis=-1).mean()
+
+
+def check(setting: Setting, *heads: str) -> int:
+  """Returns the number of micro-batches of a view.
+
+  Raises:
+    UserError: unless there are two views, and the model has the heads, each on
+      the one before it.
+  """
+  _base.require(setting.model, *heads)
+  if sum(setting.views.values()) != 2:
+    raise errors.UserError(
+      "config.views",
+      dict(setting.views) or None,
+      "two views of an image in all",
+      'For two alike: {"view": {"ops": [...], "count": 2}}.',
+    )
+  if "txt" in setting.model.parts:
+    allowed = "no text tower: the objective reads images alone"
+    raise errors.UserError("config.model.text", "set", allowed, "Leave it out.")
+  count, _ = sharding.micro_batches(
+    setting.micro_batch, setting.batch_size, setting.mesh
+  )
+  return count
+
+
+def check_temperature(value: float) -> float:
+  """Returns 1 / temperature.
+
+  Raises:
+    UserError: unless it is a number above 0.
+  """
+  if not 0 < value < float("inf"):
+    remedy = "SimCLR and MoCo have 0.07 to 0.5, MoCo v3 up to 1."
+    allowed = "a finite number above 0"
+    raise errors.UserError("temperature", value, allowed, remedy)
+  return 1 / value

@@ -1,0 +1,242 @@
+"""Losses between views against independent float64 formulas, on any mesh."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from benchmarks import hlo
+from big_contrastive.config import registry
+from big_contrastive.objectives import _base
+from big_contrastive.parallel import sharding
+
+LOSSES = registry.names("losses.instance")
+QUEUE = 48  # Keys; divisible by all numbers of devices.
+MIB = 2**20
+
+
+def embeddings(count, size, d=24, seed=0):
+  r = np.random.default_rng(seed)
+  z = r.normal(size=(count, size, d))
+  return (z / np.linalg.norm(z, axis=-1, keepdims=True)).astype(np.float32)
+
+
+def cross_entropy(logits, target):
+  """Mean over rows, and its gradient by the logits."""
+  logits = logits - logits.max(axis=1, keepdims=True)
+  lse = np.log(np.exp(logits).sum(axis=1))
+  p = np.exp(logits - lse[:, None])
+  rows = np.arange(len(logits))
+  value = (lse - logits[rows, target]).mean()
+  p[rows, target] -= 1
+  return value, p / len(logits)
+
+
+def dense_nt_xent(z1, z2, scale):
+  z = np.concatenate([z1, z2])
+  logits = scale * z @ z.T
+  np.fill_diagonal(logits, -np.inf)
+  target = np.roll(np.arange(len(z)), len(z1))
+  value, d = cross_entropy(logits, target)
+  dz = scale * (d + d.T) @ z
+  return value, dz[: len(z1)], dz[len(z1) :], (d * (z @ z.T)).sum()
+
+
+def dense_info_nce(q, k, scale):
+  value, d = cross_entropy(scale * q @ k.T, np.arange(len(q)))
+  return value, scale * d @ k, 0 * k, (d * (q @ k.T)).sum()
+
+
+def dense_queue(q, k, queue, scale):
+  cosines = np.concatenate([(q * k).sum(1)[:, None], q @ queue.T], axis=1)
+  value, d = cross_entropy(scale * cosines, np.zeros(len(q), int))
+  dq = scale * (d[:, :1] * k + d[:, 1:] @ queue)
+  return value, dq, 0 * k, (d * cosines).sum()
+
+
+DENSE = {
+  "nt_xent": dense_nt_xent, "info_nce": dense_info_nce, "queue": dense_queue,
+}  # fmt: skip
+
+
+def test_every_loss_has_a_formula_to_be_held_against():
+  assert set(DENSE) == set(LOSSES)
+
+
+def on_mesh(name, mesh, tile=None):
+  """(z1, z2, others, scale) -> the loss; others: the queue, if it takes one."""
+  loss = functools.partial(
+    registry.module("losses.instance", name, "").loss, tile=tile
+  )
+
+  def run(z1, z2, others, scale):
+    def local(*arrays, axis):
+      *arrays, scale = arrays
+      return loss(*arrays, scale=scale, axis=axis)
+
+    specs = {2 + len(others): PartitionSpec()}
+    return _base.on_ring(local, mesh, specs)(z1, z2, *others, scale)
+
+  return run
+
+
+@functools.cache
+def compiled(name, mesh, tile=None):
+  run = on_mesh(name, mesh, tile)
+  return jax.jit(jax.value_and_grad(run, argnums=(0, 1, 3)))
+
+
+def inputs(name, size, seed=0, queue=QUEUE):
+  z1, z2 = embeddings(2, size, seed=seed)
+  others = tuple(embeddings(1, queue, seed=7)) if name == "queue" else ()
+  return z1, z2, others
+
+
+def check(name, mesh, size, scale, tile=None):
+  z1, z2, others = inputs(name, size)
+  value, grads = compiled(name, mesh, tile)(z1, z2, others, jnp.float32(scale))
+  exact = [np.asarray(x, np.float64) for x in (z1, z2, *others)]
+  expected, *rest = DENSE[name](*exact, scale)
+  loose = 10 if scale > 100 else 1  # Logits are rounded as they are large.
+  np.testing.assert_allclose(value, expected, rtol=1e-6 * loose, atol=1e-15)
+  for grad, of in zip(grads, rest, strict=True):
+    limit = 1e-5 * loose * max(np.abs(of).max(), 1e-8 * scale)
+    np.testing.assert_allclose(grad, of, rtol=0, atol=limit)
+
+
+@pytest.mark.parametrize("scale", [1.0, 14.3, 100.0, 1000.0])
+@pytest.mark.parametrize("name", LOSSES)
+def test_it_is_the_formula_at_any_scale(name, scale, mesh):
+  check(name, mesh(1), 24, scale)
+
+
+@pytest.mark.parametrize("devices", [2, 3, 8])
+@pytest.mark.parametrize("name", LOSSES)
+def test_it_is_the_formula_on_any_number_of_devices(name, devices, mesh):
+  check(name, mesh(devices), 24, 14.3)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("name", LOSSES)
+def test_small_batches(name, size, mesh):
+  check(name, mesh(1), size, 10.0)
+
+
+@pytest.mark.parametrize(("devices", "tile"), [(1, 7), (2, 5), (3, 3)])
+@pytest.mark.parametrize("name", LOSSES)
+def test_tiles_need_not_divide_the_batch(name, devices, tile, mesh):
+  check(name, mesh(devices), 24, 14.3, tile)
+
+
+def test_one_image_has_nothing_to_learn_from(mesh):
+  for name in ("nt_xent", "info_nce"):
+    z1, z2, _ = inputs(name, 1)
+    value, grads = compiled(name, mesh(1))(z1, z2, (), jnp.float32(10))
+    assert value == 0 and all((g == 0).all() for g in grads)
+
+
+def test_nt_xent_knows_no_order(mesh):
+  """Of images, nor of an image's views."""
+  z1, z2, _ = inputs("nt_xent", 24)
+  run, scale = compiled("nt_xent", mesh(2)), jnp.float32(5)
+  value, (d1, d2, _) = run(z1, z2, (), scale)
+  swapped, (e2, e1, _) = run(z2, z1, (), scale)
+  np.testing.assert_allclose(swapped, value, rtol=1e-6)
+  np.testing.assert_allclose((e1, e2), (d1, d2), atol=1e-7)
+  order = np.random.default_rng(0).permutation(24)
+  mixed, (f1, f2, _) = run(z1[order], z2[order], (), scale)
+  np.testing.assert_allclose(mixed, value, rtol=1e-6)
+  np.testing.assert_allclose((f1, f2), (d1[order], d2[order]), atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["info_nce", "queue"])
+def test_keys_and_queue_are_constants(name, mesh):
+  z1, z2, others = inputs(name, 24)
+  run = on_mesh(name, mesh(2))
+  dk, dothers = jax.grad(run, argnums=(1, 2))(z1, z2, others, jnp.float32(9))
+  assert not dk.any() and not any(x.any() for x in dothers)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_bfloat16_is_read_but_not_summed_in(name, mesh):
+  z1, z2, others = inputs(name, 24)
+  low = [jnp.asarray(z, jnp.bfloat16) for z in (z1, z2)]
+  run, scale = compiled(name, mesh(2)), jnp.float32(10)
+  value, grads = run(*low, others, scale)
+  back = [np.asarray(z, np.float32) for z in low]
+  expected, exact = run(*back, others, scale)
+  np.testing.assert_allclose(value, expected, rtol=1e-6)
+  for a, b in zip(grads[:2], exact[:2], strict=True):
+    assert a.dtype == jnp.bfloat16
+    np.testing.assert_allclose(
+      np.asarray(a, np.float32), b, rtol=1e-2, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_it_can_be_differentiated_once(name, mesh):
+  z1, z2, others = inputs(name, 4)
+  run = on_mesh(name, mesh(1))
+  first = jax.grad(lambda z: run(z, z2, others, jnp.float32(3)))
+  with pytest.raises(NotImplementedError, match="once"):
+    jax.grad(lambda z: first(z).sum())(z1)
+
+
+# --- Laws of memory and FLOPs, from compiled plans. ---
+
+
+@functools.cache
+def plan(name, mesh, size, d=128, queue=65536):
+  """Value and gradients of a global batch, compiled for one device."""
+  shapes = [(size, d), (queue, d)] if name == "queue" else [(size, d)]
+  rows = sharding.batch(mesh)
+  z, *others = (
+    jax.ShapeDtypeStruct(shape, jnp.float32, sharding=rows) for shape in shapes
+  )
+  scale = jax.ShapeDtypeStruct((), jnp.float32)
+  grads = (0, 1) if name == "nt_xent" else 0
+  value = jax.value_and_grad(on_mesh(name, mesh), grads)
+  lowered = jax.jit(value).lower(z, z, tuple(others), scale)
+  return lowered.compile({"xla_backend_optimization_level": 3})
+
+
+def temporary(*args, **kwargs) -> float:
+  """MiB a device beside arguments and results."""
+  return plan(*args, **kwargs).memory_analysis().temp_size_in_bytes / MIB
+
+
+@pytest.mark.parametrize(
+  ("name", "size"), [("nt_xent", 32768), ("info_nce", 65536)]
+)
+def test_65536_views_on_eight_devices(name, size, mesh):
+  """A device's rows of the matrix alone would be 2,048 MiB."""
+  assert temporary(name, mesh(8), size) <= 40
+
+
+@pytest.mark.parametrize("name", ["nt_xent", "info_nce"])
+def test_memory_of_a_device_does_not_grow_with_devices(name, mesh):
+  two, eight = (temporary(name, mesh(n), 4096 * n) for n in (2, 8))
+  assert eight <= 1.1 * two
+
+
+def test_a_queue_takes_memory_linear_in_queries_and_keys(mesh):
+  """Dense logits of 4,096 queries would be 1,024 MiB on one device."""
+  of = {b: temporary("queue", mesh(1), b) for b in (32, 1024, 4096)}
+  assert of[32] <= 40
+  assert of[4096] - of[1024] <= 6 * 3072 * 128 * 4 / MIB + 16
+  assert temporary("queue", mesh(8), 4096) <= 24
+
+
+@pytest.mark.parametrize(
+  ("name", "each"), [("nt_xent", 24), ("info_nce", 4), ("queue", 4)]
+)
+def test_flops_of_a_device(name, each, mesh):
+  """6 (2B)(2b) d for NT-Xent, 4 B b d against keys, 4 b K d a queue."""
+  size, d, queue = 8192, 128, 16384
+  counted = hlo.dot_flops(plan(name, mesh(8), size, d, queue).as_text())
+  columns = queue if name == "queue" else size
+  exact = each * columns * (size // 8) * d
+  assert exact <= counted <= 1.05 * exact
