@@ -176,7 +176,7 @@ def compile_evaluation(
 
 
 def _example(built: Experiment) -> dict[str, Any]:
-  """One "image", "text" and "id", as a step takes them."""
+  """The fields of one example, as a step takes them."""
   example = built.training.examples(0, np.random.default_rng(0))
   return {k: v for k, v in example.items() if k not in ("bad", "index")}
 

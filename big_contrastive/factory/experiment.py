@@ -18,8 +18,8 @@ from big_contrastive.data.loader import examples
 from big_contrastive.data.loader import training as training_loader
 from big_contrastive.data.source import Source
 from big_contrastive.data.tokenizers.tokenizer import Tokenizer
-from big_contrastive.data.transforms import operations
-from big_contrastive.factory import evaluators, parts, warm_start
+from big_contrastive.data.transforms import operations, views
+from big_contrastive.factory import evaluators, inputs, parts, warm_start
 from big_contrastive.factory.reading import Reading
 from big_contrastive.inference import embedder
 from big_contrastive.interop.bundle import ModelBundle
@@ -102,10 +102,16 @@ def _build(
   if config.tokenizer is not None and config.model.get("text") is not None:
     tokenizer = reading.tokenizer(config.tokenizer, data, blob)
   model = build_model(config.model, tokenizer, sharding.pin(mesh))
-  setting = Setting(model, mesh, size, config.micro_batch, unit["total"])
+  seen = views.parse(config.views, "config.views")
+  setting = Setting(
+    model, mesh, size, config.micro_batch, unit["total"],
+    {name: view.count for name, view in seen.items()},
+  )  # fmt: skip
   recipe, table = _recipe(config, setting, unit)
   placed, method = step.place(recipe, mesh, config.shard), recipe.objective
-  training = _training(config, data, model.abstract, tokenizer, mesh)
+  training = _training(
+    config, data, seen, method.fields, model.abstract, tokenizer, mesh
+  )
   eval_ops = _ops(config.eval_image, "eval_image", model.abstract)
   at_once = size // max(method.micro_batches)  # Also in evaluation.
   return Experiment(
@@ -160,17 +166,23 @@ def _recipe(
 def _training(
   config: Config,
   data: Source,
+  seen: dict[str, views.View],
+  reads: Sequence[str],
   model: Model,
   tokenizer: Tokenizer | None,
   mesh: Mesh,
 ) -> training_loader.Training:
-  ops = _ops(config.train_image, "train_image", model)
-  for place, pipeline in source_operations(data, "config.source"):
+  own = dict(source_operations(data, "config.source"))
+  inputs.check(config, seen, own, reads, tokenizer is not None)
+  ops = None
+  if config.train_image is not None:
+    ops = _ops(config.train_image, "train_image", model)
+  for place, pipeline in own.items():
     _check_size(pipeline, place, model)
   where = "config.loading"
   fields = schema.section(config.loading or {}, where)
   extra = {
-    "examples": examples.Examples(data, ops, tokenizer),
+    "examples": examples.Examples(data, ops, tokenizer, seen, set(reads)),
     "batch_size": config.batch_size,
     "rows": sharding.local_rows(config.batch_size, mesh),
     "seed": config.seed,

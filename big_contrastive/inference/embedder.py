@@ -231,15 +231,16 @@ class Embedder:
     Args:
       params: of the model: shapes and shardings.
       beside: other arrays on the devices at the time: shapes and shardings.
-      example: one "image", and one "text" if the model has a text tower.
+      example: one "text" if the model has a text tower.
     """
+    image = self._image(np.zeros((32, 32, 3), np.uint8), None)
 
     def batch(x: Any) -> jax.ShapeDtypeStruct:
       shape, where = (self.batch_size, *x.shape), sharding.batch(self._mesh)
       return jax.ShapeDtypeStruct(shape, x.dtype, sharding=where)
 
     one = np.int32(0)
-    images = {"image": example["image"], "label": one, "id": one}
+    images = {"image": image, "label": one, "id": one}
     inputs = {"images": (self._embed_image, images)}
     if "text" in example:
       inputs["texts"] = (self._embed_text, example["text"])

@@ -4,7 +4,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from big_contrastive.data.transforms import operations
+from big_contrastive.data.transforms import geometry, operations
 from making import NOISE, RNG, by_pil, encoded, gradient, run, smooth
 
 
@@ -148,6 +148,36 @@ def test_random_resized_crop_of_a_strip_has_an_allowed_aspect(monkeypatch):
     left, top, right, bottom = boxes[-1]
     assert 0 <= left < right <= size[0] and 0 <= top < bottom <= size[1]
     assert (right - left, bottom - top) == part
+
+
+def test_as_torchvision_a_strip_is_cut_in_the_middle():
+  for size, box in (
+    ((500, 10), (243, 0, 256, 10)), ((10, 500), (0, 243, 10, 256)),
+    ((1, 700), (0, 349, 1, 350)),
+  ):  # fmt: skip
+    found = {
+      geometry.part(size, RNG(s), (0.5, 1), (3 / 4, 4 / 3), central=True)
+      for s in range(20)
+    }
+    assert found == {box}
+  kwargs = {"size": 8, "area": (0.5, 1), "as_torchvision": True}
+  strip = gradient(10, 250)
+  want = PIL.Image.fromarray(strip[:, 118:131]).resize((8, 8), 3)
+  for seed in range(3):
+    found = run(("random_resized_crop", kwargs), data=strip, seed=seed)
+    np.testing.assert_array_equal(found, want)
+
+
+def test_as_torchvision_no_pixel_beside_the_box_counts():
+  """A constant box in noise stays constant; also one that is not whole."""
+  picture = NOISE.copy()
+  picture[10:30, 20:45] = 77
+  image, how = PIL.Image.fromarray(picture), PIL.Image.Resampling.BICUBIC
+  for box in ((20, 10, 45, 30), (20.5, 10.25, 44.1, 29.9)):
+    inside = geometry.resized(image, box, (7, 9), how, inside=True)
+    assert inside.size == (9, 7) and (np.asarray(inside) == 77).all()
+    beside = geometry.resized(image, box, (7, 9), how, inside=False)
+    assert np.ptp(np.asarray(beside)) > 0
 
 
 def test_the_whole_area_and_aspect_one_is_a_plain_resize():

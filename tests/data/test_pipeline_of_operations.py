@@ -211,6 +211,32 @@ WRONG = {
   ),
   "jitter": ([R, ("color_jitter", {"contrast": -1})], True, "contrast = -1"),
   "hue": ([R, ("color_jitter", {"hue": 0.6})], True, "hue = 0.6.*0 to 0.5"),
+  "strength": (
+    [R, ("color_jitter", {"brightness": 11})], True, "brightness = 11.*0 to 10"
+  ),
+  "order": (
+    [R, ("color_jitter", {"order": "given"})], True, r"'given'.*'fixed'"
+  ),
+  "sigma upside down": (
+    [R, ("gaussian_blur", {"sigma": (2, 1)})], True, r"sigma = .*ascending"
+  ),
+  "sigma of one number": (
+    [R, ("gaussian_blur", {"sigma": 2.0})], True, "sigma = 2.0"
+  ),
+  "sigma 0": ([R, ("gaussian_blur", {"sigma": (0, 1)})], True, "from 0.01"),
+  "even kernel": (
+    [R, ("gaussian_blur", {"kernel": 22})], True, "kernel = 22.*odd"
+  ),
+  "wide kernel": (
+    [R, ("gaussian_blur", {"kernel": 257})], True, "kernel = 257.*to 255"
+  ),
+  "threshold": ([R, ("solarize", {"threshold": 300})], True, "= 300.*0 to 256"),
+  "threshold of the range": (
+    [R, ("solarize", {"threshold": 0.5})], True, "threshold = 0.5"
+  ),
+  "blur in evaluation": (
+    [R, "gaussian_blur"], False, r"ops\[1\] = 'gaussian_blur'.*Evaluation"
+  ),
   "not a pair": ([R, ("flip_lr", 0.5)], True, r"ops\[1\] = .*\(name, arg"),
   "number": ([3], True, r"ops\[0\] = 3"),
   "no size fixed": (["flip_lr"], True, r"ops = \['flip_lr'\].*a resize"),

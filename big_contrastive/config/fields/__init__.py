@@ -21,6 +21,7 @@ SECTIONS: dict[str, type] = {
   "source.filter": data.Filter,
   "source with a mixture": data.Mixture,
   "source.mixture[i]": data.MixturePart,
+  "views.NAME": data.View,
   "tokenizer": data.Tokenizer,
   "loading": data.Loading,
   "model": model.Model,

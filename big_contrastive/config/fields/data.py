@@ -89,6 +89,25 @@ class MixturePart:
 
 
 @dataclasses.dataclass(kw_only=True)
+class View:
+  """Views of each training image; its name is of your choice.
+
+  In a batch, they are uint8 [B, count, height, width, 3] under that name. Their
+  randomness depends on the seed, the position in the stream, the name and the
+  number within the count: other views, and train_image, change nothing in it.
+  """
+
+  ops: list | tuple = field(
+    doc="Preprocessing, as in train_image; views may have different sizes.",
+    why="Each method has its own: configs/augmentations.py.",
+  )
+  count: int = field(
+    1, doc="How many views are made so.", unit="views",
+    why="A pair whose views are drawn alike is one view with count 2.",
+  )  # fmt: skip
+
+
+@dataclasses.dataclass(kw_only=True)
 class Tokenizer:
   """Turns a caption into a row of token ids.
 

@@ -18,15 +18,22 @@ class Config:
     doc="Where the training examples come from: a section, or a string such "
     'as "wds:shards/{000..127}.tar,caption=json:text".',
   )
-  train_image: list = field(
+  train_image: list | None = field(
+    None,
     doc="Preprocessing of training images: operations of "
     "data/transforms/operations.py in order, each a name or (name, "
-    "arguments). The last must yield the size that the image tower takes.",
+    "arguments). The last must yield the size that the image tower takes. "
+    "None: batches have views alone.",
     why="The papers differ too much for a default: SigLIP squashes images, "
     "CLIP crops them.",
   )
   eval_image: list = field(
     doc="The same for evaluation and inference; nothing in it may be random.",
+  )
+  views: dict | None = field(
+    None,
+    doc="Several views of each training image, by a name of your choice; each "
+    "is a section. An image is decoded once for all of them.",
   )
   tokenizer: dict | None = field(
     None,

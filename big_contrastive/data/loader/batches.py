@@ -9,26 +9,9 @@ from typing import Any
 import numpy as np
 
 from big_contrastive.data.loader import buffers, shuffle
+from big_contrastive.data.loader.draws import DRAWS
 from big_contrastive.data.loader.examples import Examples
 from big_contrastive.data.source import Batch
-
-
-class _Draws(threading.local):
-  """A thread's random generator, reseeded for each example."""
-
-  def __init__(self):
-    self._rng = np.random.Generator(np.random.Philox(key=0))
-    self._state: Any = self._rng.bit_generator.state
-
-  def at(self, seed: int, position: int) -> np.random.Generator:
-    """Returns the generator of a position, valid until the next call."""
-    # A new generator takes six times as long.
-    self._state["state"]["key"][:] = seed, position
-    self._rng.bit_generator.state = self._state
-    return self._rng
-
-
-_DRAWS = _Draws()
 
 
 class Chunks:
@@ -101,7 +84,8 @@ class Chunks:
     taken, seed = self._taken(step), self.seed % 2**64
     first, last = (c * len(taken) // self.per_batch for c in (chunk, chunk + 1))
     for number, row, position in taken[first:last]:
-      yield row, self.examples(number, _DRAWS.at(seed, position))
+      at = seed, position
+      yield row, self.examples(number, DRAWS.at(*at), at)
 
   def _taken(self, step: int) -> list[tuple[int, int, int]]:
     """The records of a step, ascending, with their rows and positions."""

@@ -1,15 +1,19 @@
 """Turns a record into an example: reads, decodes, augments, tokenizes."""
 
 import dataclasses
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
 
 from big_contrastive.config import errors
 from big_contrastive.data import bad_records
+from big_contrastive.data.loader.draws import DRAWS
 from big_contrastive.data.source import Batch, Source
 from big_contrastive.data.tokenizers.tokenizer import Tokenizer
+from big_contrastive.data.transforms.pipeline import Pipeline, together
+from big_contrastive.data.transforms.views import View
 
 # A record that can't be read is replaced by the next one; this many in a row
 # mean that the data set is not what the config says.
@@ -25,28 +29,42 @@ class Examples:
   Args:
     source: random access to records.
     image: from operations.parse: (bytes or uint8, rng) -> uint8 [h, w, 3]. In
-      a mixture, each source may have its own: source.preprocess(index).
+      a mixture, each source may have its own: source.preprocess(index). None
+      for no "image".
     tokenizer: str -> int32 [l]; None for only images.
+    views: by name, from views.parse.
+    fields: of examples, besides "bad" and "index"; None for all there can be.
   """
 
   source: Source
-  image: Callable[[Any, np.random.Generator | None], np.ndarray]
+  image: Callable[[Any, np.random.Generator | None], np.ndarray] | None
   tokenizer: Tokenizer | None = None
+  views: Mapping[str, View] = dataclasses.field(default_factory=dict)
+  fields: Collection[str] | None = None
 
-  def __call__(self, index: int, rng: np.random.Generator) -> Batch:
-    """Returns "image", "id", "text" if there is a tokenizer, "bad", "index".
+  def __call__(
+    self, index: int, rng: np.random.Generator, at: tuple[int, int] = (0, 0)
+  ) -> Batch:
+    """Returns "image", "id", "text" and views, and "bad" and "index".
 
-    "bad" int8 [_TRIES] has the kinds, plus 1, of the bad records from number
-    "index" on that were replaced. Of several captions one is drawn.
+    A view is uint8 [count, h, w, 3]. "bad" int8 [_TRIES] has the kinds, plus 1,
+    of the bad records from number "index" on that were replaced. Of several
+    captions one is drawn.
+
+    Args:
+      index: of the record.
+      rng: draws for "image", and then the caption.
+      at: seed and position in the stream. A view's randomness is a function of
+        these and of its name, also in a record that replaces another.
     """
-    kinds, at = _GOOD, int(index)
+    kinds, number = _GOOD, int(index)
     for tries in range(_TRIES):
       try:
-        example = self._example(at, rng)
+        example = self._example(number, rng, at)
       except (OSError, ValueError, SyntaxError) as e:
         kinds = kinds.copy()
         kinds[tries] = 1 + bad_records.KINDS.index(bad_records.kind(e))
-        at = self.source.after(at)
+        number = self.source.after(number)
         continue
       example["bad"], example["index"] = kinds, np.int64(index)
       return example
@@ -58,23 +76,46 @@ class Examples:
       f"The first: {self.why(index)}.",
     )
 
-  def _example(self, index: int, rng: np.random.Generator) -> Batch:
+  def _example(
+    self, index: int, rng: np.random.Generator, at: tuple[int, int]
+  ) -> Batch:
     record = self.source[index]
-    preprocess = self.source.preprocess(index) or self.image
-    image = preprocess(record["image"], rng)
-    if self.tokenizer is None:
-      return {"image": image, "id": np.int32(record["id"])}
-    caption = _caption(record.get("text", ()), rng)
-    return {
-      "image": image,
-      "text": self.tokenizer(caption),
-      "id": np.int32(record["id"]),
-    }
+    example = self._images(index, record["image"], rng, at)
+    if self.tokenizer is not None and self._has("text"):
+      example["text"] = self.tokenizer(_caption(record.get("text", ()), rng))
+    if self._has("id"):
+      example["id"] = np.int32(record["id"])
+    return example
+
+  def _images(
+    self, index: int, data: Any, rng: np.random.Generator, at: tuple[int, int]
+  ) -> Batch:
+    """Returns "image" and the views; what are Pipelines share a decoding."""
+    images, jobs = {}, {}
+    if self.image is not None and self._has("image"):
+      own = self.source.preprocess(index) or self.image
+      if self.views and isinstance(own, Pipeline):
+        jobs["image"] = [(own, rng)]
+      else:
+        images["image"] = own(data, rng)
+    places = itertools.count(1)
+    for name, view in self.views.items():
+      draws = [DRAWS.at(*at, block, next(places)) for block in view.blocks]
+      jobs[name] = [(view.pipeline, view_rng) for view_rng in draws]
+    if jobs:
+      made = iter(together(data, [*itertools.chain(*jobs.values())]))
+      several = {k: [next(made) for _ in of] for k, of in jobs.items()}
+      for name, of in several.items():
+        images[name] = of[0] if name == "image" else np.stack(of)
+    return images
+
+  def _has(self, field: str) -> bool:
+    return self.fields is None or field in self.fields
 
   def why(self, index: int) -> str:
     """Returns what is wrong with a bad record, by reading it again."""
     try:
-      self._example(index, np.random.default_rng(0))
+      self._example(index, np.random.default_rng(0), (0, 0))
     except (OSError, ValueError, SyntaxError) as e:
       return " ".join(str(e).split())[:200]
     return "it could be read now"

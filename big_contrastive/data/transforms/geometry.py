@@ -7,8 +7,6 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
-from big_contrastive.data.transforms.decode import decode
-
 Image = PIL.Image.Image
 Rng = Any  # np.random.Generator.
 
@@ -26,7 +24,7 @@ ROUNDING: dict[str, Callable[[float], int]] = {
 def longer(
   full_size: tuple[int, int], size: int, rounding: str
 ) -> tuple[int, int]:
-  """Returns the width and height of operations.resize_shortest."""
+  """Returns the width and height of crops.resize_shortest."""
   integer, least = ROUNDING[rounding], min(full_size)
   w, h = (max(size, integer(size * side / least)) for side in full_size)
   return w, h
@@ -45,8 +43,16 @@ def part(
   rng: Rng,
   area: Sequence[float],
   aspect: Sequence[float],
+  central: bool = False,
 ) -> tuple[int, ...]:
-  """Returns the box of a random resized crop in an image of that size."""
+  """Returns the box of a random resized crop in an image of that size.
+
+  Args:
+    full_size: width and height.
+    rng: draws the box.
+    area, aspect: see crops.random_resized_crop.
+    central: whether the box is in the middle if ten draws don't fit.
+  """
   width, height = full_size
   for _ in range(10):
     pixels = width * height * rng.uniform(*area)
@@ -58,6 +64,9 @@ def part(
     ratio = min(max(width / height, aspect[0]), aspect[1])
     w = max(1, min(width, round(height * ratio)))
     h = max(1, min(height, round(width / ratio)))
+    if central:
+      left, top = (width - w) // 2, (height - h) // 2
+      return left, top, left + w, top + h
   return anywhere(full_size, rng, w, h)
 
 
@@ -153,35 +162,75 @@ def of_resized(
   return part, left - box[0][0], top - box[1][0]
 
 
-def while_decoding(
-  data: bytes | np.ndarray,
-  rng: Rng,
+def resized(
+  image: Image,
+  box: Sequence[float],
   size: tuple[int, int],
   method: PIL.Image.Resampling,
   *,
-  area: Sequence[float],
-  aspect: Sequence[float],
+  inside: bool,
 ) -> Image:
-  """Returns what operations.random_resized_crop does, for the same rng.
-
-  The box is drawn before the image is decoded, so it can be decoded smaller.
+  """Returns a box of an image, resized.
 
   Args:
-    data: see decode.
+    image: any.
+    box: left, top, right and bottom; may be fractions.
+    size: height and width.
+    method: of resizing.
+    inside: whether pixels outside the box, up to whole ones, don't count.
+  """
+  if inside:
+    left, top = (math.floor(side) for side in box[:2])
+    right, bottom = (math.ceil(side) for side in box[2:])
+    right, bottom = min(right, image.width), min(bottom, image.height)
+    image = image.crop((left, top, right, bottom))
+    places = zip(box, (left, top) * 2, image.size * 2, strict=True)
+    box = tuple(min(side - start, most) for side, start, most in places)
+  return image.resize(size[::-1], method, box)
+
+
+class RandomResizedCrop:
+  """What crops.random_resized_crop does, for the same rng.
+
+  The box is drawn before the image is decoded, so it can be decoded smaller:
+  first `spare`, then `of`.
+
+  Args:
     rng: draws the box.
     size: height and width.
     method: of resizing.
-    area, aspect: see operations.random_resized_crop.
+    area, aspect, as_torchvision: see crops.random_resized_crop.
   """
-  h, w = size
-  full_size, box = (1, 1), (0, 0, 1, 1)
 
-  def spare(full: tuple[int, int]) -> float:
-    nonlocal full_size, box
-    full_size, box = full, part(full, rng, area, aspect)
-    return min((box[2] - box[0]) / w, (box[3] - box[1]) / h) / SPARE
+  def __init__(
+    self,
+    rng: Rng,
+    size: tuple[int, int],
+    method: PIL.Image.Resampling,
+    *,
+    area: Sequence[float],
+    aspect: Sequence[float],
+    as_torchvision: bool,
+  ):
+    self._rng, self._size, self._method = rng, size, method
+    self._bounds, self._as_torchvision = (area, aspect), as_torchvision
 
-  image = decode(data, spare)
-  scales = [a / b for a, b in zip(image.size * 2, full_size * 2, strict=True)]
-  scaled = [side * scale for side, scale in zip(box, scales, strict=True)]
-  return image.resize((w, h), method, scaled)
+  def spare(self, full_size: tuple[int, int]) -> float:
+    """Draws the box; returns the factor by which sides may shrink.
+
+    Args:
+      full_size: width and height of the image.
+    """
+    box = part(full_size, self._rng, *self._bounds, self._as_torchvision)
+    self._full_size, self._box = full_size, box
+    (h, w), (left, top, right, bottom) = self._size, box
+    return min((right - left) / w, (bottom - top) / h) / SPARE
+
+  def of(self, image: Image) -> Image:
+    """Returns the crop of the image, which may have been decoded smaller."""
+    scales = [
+      a / b for a, b in zip(image.size * 2, self._full_size * 2, strict=True)
+    ]
+    scaled = [a * b for a, b in zip(self._box, scales, strict=True)]
+    how = self._size, self._method
+    return resized(image, scaled, *how, inside=self._as_torchvision)
