@@ -177,6 +177,8 @@ def _training(
   ops = None
   if config.train_image is not None:
     ops = _ops(config.train_image, "train_image", model)
+  for name, view in seen.items():
+    _check_size(view.pipeline, f"config.views.{name}.ops", model)
   for place, pipeline in own.items():
     _check_size(pipeline, place, model)
   where = "config.loading"

@@ -100,9 +100,10 @@ class Health:
     about = {
       "step": step,
       "not_finite": wrong,
-      "ids": batch["id"].tolist(),
       "positions": batch["position"].tolist(),
     }
+    if "id" in batch:
+      about["ids"] = batch["id"].tolist()
     (self.folder / f"{name}.json").write_text(json.dumps(about) + "\n")
     return str(self.folder / f"{name}.npz")
 
@@ -130,6 +131,6 @@ class Health:
       return None
     return (
       f"the loss, {mean:.3f} after warm-up, is that of guessing "
-      f"({chance:.3f}). Usually captions stand beside the wrong "
-      "images, or the learning rate is far too high or too low."
+      f"({chance:.3f}). Usually the learning rate is far too high or too low; "
+      "or captions stand beside the wrong images."
     )

@@ -1,5 +1,7 @@
 """Towers: shapes, sizes, pooling, masking, precision."""
 
+import math
+
 import flax.nnx as nnx
 import jax
 import jax.numpy as jnp
@@ -7,7 +9,7 @@ import numpy as np
 import pytest
 
 from big_contrastive.config import errors, rules
-from big_contrastive.models import layers
+from big_contrastive.models import layers, positions
 from big_contrastive.models.image import vit
 from big_contrastive.models.model import Model, split, unit
 from big_contrastive.models.text import transformer
@@ -64,7 +66,30 @@ def test_every_published_size_builds(size):
   assert tower.encoder.blocks.mlp.fc1.kernel.shape == (depth, width, mlp)
 
 
-@pytest.mark.parametrize("pos", ["learned", "sincos2d"])
+def moco_v3_table(side, width):
+  """As the code of MoCo v3 computes it, position by position."""
+  table = np.zeros((side * side, width))
+  for i in range(side * side):
+    for k in range(width // 4):
+      frequency = 10_000 ** (-k / (width // 4))
+      for j, place in enumerate((i // side, i % side)):
+        at = 2 * j * (width // 4) + k
+        table[i, at] = math.sin(place * frequency)
+        table[i, at + width // 4] = math.cos(place * frequency)
+  return table
+
+
+def test_the_published_tables_of_positions():
+  moco = positions.sincos2d(5, 24, "sincos2d_moco")
+  np.testing.assert_allclose(moco, moco_v3_table(5, 24), atol=1e-6)
+  mae = positions.sincos2d(5, 24, "sincos2d_mae")
+  halves = np.concatenate([moco[:, 12:], moco[:, :12]], axis=1)
+  np.testing.assert_array_equal(mae, halves)
+  ours = positions.sincos2d(5, 24)
+  assert np.abs(ours - mae).max() > 0.01
+
+
+@pytest.mark.parametrize("pos", ["learned", "sincos2d", "sincos2d_moco"])
 @pytest.mark.parametrize("pool", ["map", "gap", "tok"])
 def test_image_tower_gives_one_vector_an_image(pool, pos):
   tower = image_tower(pool=pool, pos=pos, out_dim=12)

@@ -138,10 +138,11 @@ class Image:
     why="map is SigLIP's; tok is CLIP's and the ViT paper's.",
     paper="Scaling ViT, arXiv:2106.04560",
   )
-  pos: Literal["learned", "sincos2d"] = field(
+  pos: Literal["learned", "sincos2d", "sincos2d_moco", "sincos2d_mae"] = field(
     "learned",
-    doc='Position embeddings: "learned", or fixed sines and cosines.',
-    why="sincos2d is FLIP's.",
+    doc='Position embeddings: "learned", or fixed sines and cosines, of which '
+    "there are three published tables.",
+    why="sincos2d is big_vision's and FLIP's, sincos2d_moco that of MoCo v3.",
     paper="MoCo v3, arXiv:2104.02057",
   )
   cls_pos: bool = field(

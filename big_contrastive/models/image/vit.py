@@ -23,7 +23,7 @@ class ImageTower(nnx.Module):
     out_bias: whether that layer has a bias (it does in LiT, not in CLIP).
     pool: "map" attention pooling, "gap" mean of the patches, "tok" a class
       token.
-    pos: positions: "learned", or fixed "sincos2d" (arXiv:2104.02057).
+    pos: positions: "learned", or a fixed table, see positions.sincos2d.
     cls_pos: whether the class token has a learned position too, the first
       (CLIP); big_vision's ViTs have none.
     remainder: whether res need not be a multiple of the patch side: pixels
@@ -49,7 +49,7 @@ class ImageTower(nnx.Module):
     out_dim: int | None = None,
     out_bias: bool = False,
     pool: Literal["map", "gap", "tok"] = "map",
-    pos: Literal["learned", "sincos2d"] = "learned",
+    pos: Literal["learned"] | positions.Table = "learned",
     cls_pos: bool = False,
     remainder: bool = False,
     max_patches: int | None = None,
@@ -97,7 +97,8 @@ class ImageTower(nnx.Module):
     if pos == "learned":
       self.pos = nnx.Param(normal(rngs.params(), (length, w)))
     else:
-      self.fixed_pos = positions.Fixed(positions.sincos2d(self.side, w))
+      table = positions.sincos2d(self.side, w, pos)
+      self.fixed_pos = positions.Fixed(table)
     if pool == "tok":
       self.cls = nnx.Param(jnp.zeros((w,)))
     if pre_norm:
