@@ -5,7 +5,7 @@ import pathlib
 from typing import Any
 
 
-def is_source(value: str) -> bool:
+def issource(value: str) -> bool:
   """Returns whether a value is SOURCE:..., SOURCE a file of data/sources."""
   name, colon, _ = value.partition(":")
   package = pathlib.Path(importlib.util.find_spec("big_contrastive").origin)
@@ -19,16 +19,17 @@ def use_data(config: Any, data: str, eval_data: str) -> None:
   Of a TFDS name the split "train"; for eval_data, of which retrieval is
   evaluated, "validation".
   """
-  config.source = _source(data or "pairs", "train")
+  config.source = source(data or "pairs", "train")
   if eval_data:
-    config.evals = retrieval(_source(eval_data, "validation"))
+    config.evals = retrieval(source(eval_data, "validation"))
 
 
-def retrieval(source: Any) -> dict[str, Any]:
+def retrieval(pairs: Any) -> dict[str, Any]:
   """Returns config.evals of the user's own pairs."""
-  return {"own": {"task": "retrieval", "source": source}}
+  return {"own": {"task": "retrieval", "source": pairs}}
 
 
-def _source(value: str, split: str) -> dict[str, Any] | str:
+def source(value: str, split: str) -> dict[str, Any] | str:
+  """Returns a source string, or the split of a TFDS name."""
   tfds = {"name": "tfds", "dataset": value, "split": split}
-  return value if is_source(value) else tfds
+  return value if issource(value) else tfds

@@ -1,0 +1,56 @@
+"""BYOL: predicts a teacher's projection of the other view, without labels.
+
+  python -m big_contrastive.train --workdir runs/byol \\
+    --config configs/byol.py:data=folder:photos,eval_data=folder:labeled
+
+arXiv:2006.07733. Arguments: tower (resnet50, resnet50x2, S/16, ...), res (224),
+batch (4096), epochs (300), data and eval_data (TFDS names or sources: see
+siglip.py; eval_data with labels, for k-NN), small (resnet18 at 32 pixels, batch
+512), smoke.
+Numbers: the official code, at d8df415; of small, a guess.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import augmentations, common, self_supervised
+
+
+def get_config(argument: str | None = None) -> ConfigDict:
+  """Returns the config; see the file's docstring for the argument."""
+  small = "small" in (argument or "").split(",")
+  defaults = dict(self_supervised.ARGUMENTS, batch=4096, epochs=300)
+  if small:
+    defaults |= {"tower": "resnet18", "res": 32, "batch": 512}
+  arg = common.parse(argument, **defaults)
+  config = self_supervised.begin(arg)
+  size = 32 if arg.smoke else arg.res
+  if arg.small:
+    views = [augmentations.small(size)] * 2
+  else:
+    views = augmentations.byol(size)
+  config.views = {
+    name: {"ops": ops}
+    for name, ops in zip(("first", "second"), views, strict=True)
+  }
+  # Hidden layers have a bias, which the norm after them takes away.
+  head = {
+    "name": "mlp", "hidden": 4096, "out_dim": 256, "norm": True, "bias": False
+  }  # fmt: skip
+  config.model.heads = {
+    "projector": head, "predictor": head | {"on": "projector"},
+  }  # fmt: skip
+  # By epochs, up to: lr for a batch of 256, momentum, decay.
+  recipes = {
+    40: (0.45, 0.97, 1e-6), 100: (0.45, 0.99, 1e-6), 300: (0.3, 0.99, 1e-6),
+  }  # fmt: skip
+  longest = (0.2, 0.996, 1.5e-6)
+  fits = (of for limit, of in recipes.items() if arg.epochs <= limit)
+  lr, momentum, decay = next(fits, longest)
+  config.objective = {"name": "byol", "momentum": momentum}
+  config.optimizer = {
+    "name": "lars", "lr": lr * config.batch_size / 256, "weight_decay": decay
+  }  # fmt: skip
+  config.schedule = {
+    "decay": "cosine", "warmup": "10 epochs", "warmup_includes": "start"
+  }  # fmt: skip
+  return self_supervised.finish(config, arg)

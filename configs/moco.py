@@ -1,0 +1,60 @@
+"""MoCo v1 and v2: a teacher's keys in a queue, without labels.
+
+  python -m big_contrastive.train --workdir runs/moco \\
+    --config configs/moco.py:data=folder:photos,eval_data=folder:labeled
+
+arXiv:1911.05722, and 2003.04297 (version=2, the default). Arguments: version
+(1, 2), tower (resnet50, resnet18, S/16, ...), res (224), batch (256), epochs
+(200), data and eval_data (TFDS names or sources: see siglip.py; eval_data with
+labels, for k-NN), small (the authors' notebook for CIFAR-10: resnet18 at 32
+pixels, batch 512, 200 epochs, both views as queries), smoke.
+Numbers: the official code, at 132aea9.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import augmentations, common, self_supervised
+
+
+def get_config(argument: str | None = None) -> ConfigDict:
+  """Returns the config; see the file's docstring for the argument."""
+  small = "small" in (argument or "").split(",")
+  defaults = dict(self_supervised.ARGUMENTS, version=2, batch=256, epochs=200)
+  if small:
+    defaults |= {"tower": "resnet18", "res": 32, "batch": 512}
+  arg = common.parse(argument, **defaults)
+  config = self_supervised.begin(arg)
+  first = arg.version == 1
+  ops = augmentations.instdisc if first else augmentations.moco_v2
+  ops = augmentations.small if arg.small else ops
+  config.views = {
+    "view": {"ops": ops(32 if arg.smoke else arg.res), "count": 2}
+  }
+  if config.model.image.get("tower") == "resnet":
+    # Eight devices normalize each their own part of the batch.
+    config.model.image.norm_group = arg.batch // 8
+    config.model.image.zero_gain = False
+  linear = {"name": "mlp", "out_dim": 128, "depth": 1}
+  config.model.heads = {
+    "projector": linear if first or arg.small else linear | {"depth": 2}
+  }
+  config.objective = {
+    "name": "moco", "temperature": 0.07 if first else 0.2, "queue": 65_536
+  }  # fmt: skip
+  config.optimizer = {
+    "name": "sgd", "lr": 0.03 * config.batch_size / 256, "weight_decay": 1e-4
+  }  # fmt: skip
+  config.decay = [(".*", 1.0)]
+  if first:
+    milestones = [f"{arg.epochs * part // 5} epochs" for part in (3, 4)]
+    config.schedule = {"decay": "steps", "milestones": milestones}
+  else:
+    config.schedule = {"decay": "cosine", "every": "1 epochs"}
+  if arg.small:
+    config.objective.update(
+      temperature=0.1, queue=4096, momentum=0.99, symmetric=True
+    )
+    config.optimizer.weight_decay = 5e-4
+  if arg.smoke:
+    config.objective.queue = 64
+  return self_supervised.finish(config, arg)
