@@ -130,7 +130,8 @@ def load(
     missing.rows([])
   mesh = sharding.make_mesh()
   built = bundle.build(text, sharding.pin(mesh))
-  ops = operations.parse(bundle.image or _resized(bundle), where, train=False)
+  how = bundle.image or _resized(built.abstract.img.takes)
+  ops = operations.parse(how, where, train=False)
   n = sharding.ring_size(mesh)
   size = -(-batch_size // n) * n
   params = jax.device_put(bundle.params, sharding.replicated(mesh))
@@ -157,9 +158,9 @@ def _tokenizer(
   return schema.call(build_tokenizer, section, "tokenizer")
 
 
-def _resized(bundle: ModelBundle) -> list:
+def _resized(takes: tuple[int, ...]) -> list:
   """Preprocessing for formats that store none: big_vision's usual one."""
-  return [("resize", {"size": bundle.model["image"]["res"]})]
+  return [("resize", {"size": list(takes)})]
 
 
 class _Records(Source):
