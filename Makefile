@@ -47,7 +47,8 @@ $(VENV)-peers/.installed: setup.py $(wildcard requirements-*.lock)
 	$(VENV)-peers/bin/$(PIP) install --no-deps -e .
 	@touch $@
 
-PEERS := tests/interop tests/test_convert.py tests/models/test_naflex.py
+PEERS := tests/interop tests/test_convert.py tests/models/test_naflex.py \
+	tests/models/test_batch_norm.py
 
 test-peers: $(VENV)-peers/.installed  ## against other projects' libraries
 	$(VENV)-peers/bin/python -m pytest $(SPREAD) $(PEERS)

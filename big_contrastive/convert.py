@@ -2,11 +2,11 @@
 
   python -m big_contrastive.convert --from runs/demo --to exported
 
-Reads and writes our checkpoints, Hugging Face directories, OpenCLIP directories
-and big_vision .npz files. As a check, random images and texts are embedded by
-the source, by the result, and by transformers or OpenCLIP where they are
-installed. DST appears only if all of them agree. A warning names what DST
-lacks: a tokenizer, a text tower or preprocessing.
+Reads and writes our checkpoints, Hugging Face directories, OpenCLIP
+directories, big_vision .npz files and torchvision's ResNets. As a check, random
+images and texts are embedded by the source, by the result, and by transformers
+or OpenCLIP where they are installed. DST appears only if all of them agree. A
+warning names what DST lacks: a tokenizer, a text tower or preprocessing.
 """
 
 if __name__ == "__main__":  # Before what takes seconds to import.
@@ -65,7 +65,8 @@ def convert(
     source: its file or directory.
     target: a path that does not exist yet, or an empty directory.
     format: of the target, one of interop/formats/; None: big_vision for
-      *.npz, else checkpoint from other projects and hugging_face from ours.
+      *.npz, torchvision for *.safetensors, else checkpoint from other projects
+      and hugging_face from ours.
     from_format: of the source; None detects it from the files.
     tokenizer: like config.tokenizer, in place of the source's.
     tolerance: the largest difference allowed.

@@ -19,6 +19,7 @@ from big_contrastive.interop import model_files
 from big_contrastive.interop.bundle import ModelBundle
 from big_contrastive.interop.formats import torchvision as format
 from big_contrastive.models import build
+from big_contrastive.models.image import resnet
 from big_contrastive.models.model import merge
 
 OPS = [["resize", {"size": 32}]]
@@ -96,6 +97,7 @@ def test_a_state_dict_comes_back_bit_for_bit(side, tmp_path, caplog):
     np.testing.assert_array_equal(again[name], value, err_msg=name)
 
 
+@pytest.mark.slow
 def test_convert_goes_to_ours_and_back(tmp_path):
   file = save(tmp_path / "a.safetensors", stored(side=3))
   there, back = tmp_path / "ours", tmp_path / "b.safetensors"
@@ -225,9 +227,9 @@ def torchvision(depth, seed=0):
   """Its ResNet with random weights and running statistics, in evaluation."""
   torch = peers.torch()
   pytest.importorskip("torchvision")
-  from torchvision.models import resnet
+  from torchvision import models
 
-  theirs = getattr(resnet, f"resnet{depth}")(weights=None)
+  theirs = getattr(models, f"resnet{depth}")(weights=None)
   g = torch.Generator().manual_seed(seed)
   with torch.no_grad():
     for name, x in theirs.state_dict().items():
@@ -259,12 +261,11 @@ def test_features_are_torchvisions(depth, suffix, tmp_path):
   assert model.model["image"]["depth"] == depth
   r = np.random.default_rng(0)
   images = r.integers(0, 256, (2, 70, 70, 3)).astype(np.uint8)
-  mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
   grids = []
   theirs.layer4.register_forward_hook(lambda *args: grids.append(args[-1]))
   theirs.fc = torch.nn.Identity()
   with torch.no_grad():
-    pooled = theirs(peers.pixels(images, mean, std)).numpy()
+    pooled = theirs(peers.pixels(images, resnet.MEAN, resnet.STD)).numpy()
   tokens = grids[0].permute(0, 2, 3, 1).reshape(2, -1, pooled.shape[1]).numpy()
   tower = merge(model.build().graph, jax.tree.map(jnp.asarray, model.params))
   found = jax.jit(lambda x: tower.features(x))(jnp.asarray(images))
@@ -279,10 +280,10 @@ def test_every_depth_has_the_names_and_shapes_of_torchvision(depth):
   peers.torch()
   pytest.importorskip("torchvision")
   import torch
-  from torchvision.models import resnet
+  from torchvision import models
 
   with torch.device("meta"):
-    theirs = getattr(resnet, f"resnet{depth}")(weights=None).state_dict()
+    theirs = getattr(models, f"resnet{depth}")(weights=None).state_dict()
   section = {"tower": "resnet", "depth": depth, "res": 32, "out_dim": 1000}
   model = {"image": section | {"out_bias": True}}
   shapes = rules.shapes(build.build_model(model).variables)
@@ -291,20 +292,22 @@ def test_every_depth_has_the_names_and_shapes_of_torchvision(depth):
   assert names == format.mapping.without_counters(expected)
 
 
-def test_torchvision_takes_ours(tmp_path):
+@pytest.mark.slow
+@pytest.mark.parametrize("out_dim", [None, 1000])
+def test_torchvision_takes_ours(out_dim, tmp_path):
   theirs = torchvision(18)
   import safetensors.torch
-
-  path = tmp_path / "a.safetensors"
-  model = filled(stem="imagenet", out_dim=1000)
-  model_files.write(model, path, "torchvision")
-  theirs.load_state_dict(safetensors.torch.load_file(path))
-  images, _ = peers.inputs(32, 9, 9)
-  mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
   import torch
 
+  path = tmp_path / "a.safetensors"
+  model = filled(stem="imagenet", out_dim=out_dim)
+  model_files.write(model, path, "torchvision")
+  if out_dim is None:
+    theirs.fc = torch.nn.Identity()
+  theirs.load_state_dict(safetensors.torch.load_file(path))
+  images, _ = peers.inputs(32, 9, 9)
   with torch.no_grad():
-    z = theirs(peers.pixels(images, mean, std)).numpy()
+    z = theirs(peers.pixels(images, resnet.MEAN, resnet.STD)).numpy()
   z /= np.linalg.norm(z, axis=1, keepdims=True)
   found = big_contrastive.load(path).encode_image(list(images))
   np.testing.assert_allclose(found, z, atol=1e-5)

@@ -59,7 +59,7 @@ def run(variables, x, train, **fields):
     (50, 1, 25_557_032 - 2_049_000),
     (101, 1, 44_549_160 - 2_049_000),
     (152, 1, 60_192_808 - 2_049_000),
-    # In millions, of SimCLR's table 6: 94 and 375.
+    # SimCLR says 94 and 375 million.
     (50, 2, 93_907_072),
     (50, 4, 375_378_176),
   ],
@@ -233,7 +233,7 @@ def test_compute_is_bfloat16_by_config(variables):
   ("depth", "macs"), [(18, 1.814e9), (50, 4.089e9), (101, 7.801e9)]
 )
 def test_flops_are_the_published_ones(depth, macs):
-  """fvcore's of torchvision's, which have fc: 0.5 and 2 million more."""
+  """Those in torchvision, `_ops`; its fc has 0.5 or 2 million of them."""
   assert abs(abstract(depth, 224).img.flops(train=False) / 2 / macs - 1) < 1e-3
 
 

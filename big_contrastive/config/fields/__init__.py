@@ -4,7 +4,7 @@ One dataclass a section. `python -m big_contrastive.train --fields` prints
 them, and docs/config.md is made from them.
 """
 
-from big_contrastive.config.fields import data, model, run, training
+from big_contrastive.config.fields import data, model, resnet, run, training
 from big_contrastive.config.fields.run import Config as Config
 
 # By name in a config: config.model.image; the top level is "". After " with "
@@ -19,6 +19,7 @@ SECTIONS: dict[str, type] = {
   "loading": data.Loading,
   "model": model.Model,
   "model.image": model.Image,
+  "model.image with tower = resnet": resnet.ResNet,
   "model.text": model.Text,
   "model.heads.NAME": model.Head,
   "init": training.Init,
