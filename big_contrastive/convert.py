@@ -2,11 +2,11 @@
 
   python -m big_contrastive.convert --from runs/demo --to exported
 
-Reads and writes our checkpoints, Hugging Face directories, OpenCLIP directories
-and big_vision .npz files. As a check, random images and texts are embedded by
-the source, by the result, and by transformers or OpenCLIP where they are
-installed. DST appears only if all of them agree. A warning names what DST
-lacks: a tokenizer, a text tower or preprocessing.
+Reads and writes our checkpoints, Hugging Face directories, OpenCLIP
+directories, big_vision .npz files and torchvision's ResNets. As a check, random
+images and texts are embedded by the source, by the result, and by transformers
+or OpenCLIP where they are installed. DST appears only if all of them agree. A
+warning names what DST lacks: a tokenizer, a text tower or preprocessing.
 """
 
 if __name__ == "__main__":  # Before what takes seconds to import.
@@ -65,7 +65,8 @@ def convert(
     source: its file or directory.
     target: a path that does not exist yet, or an empty directory.
     format: of the target, one of interop/formats/; None: big_vision for
-      *.npz, else checkpoint from other projects and hugging_face from ours.
+      *.npz, torchvision for *.safetensors, else checkpoint from other projects
+      and hugging_face from ours.
     from_format: of the source; None detects it from the files.
     tokenizer: like config.tokenizer, in place of the source's.
     tolerance: the largest difference allowed.
@@ -152,9 +153,13 @@ def _default(path: pathlib.Path, from_format: str | None) -> str:
 def _inputs(model: ModelBundle) -> tuple[np.ndarray, np.ndarray | None]:
   """Random uint8 images, and ids of random texts."""
   r = np.random.default_rng(0)
-  res = model.model["image"]["res"]
-  images = r.integers(0, 256, (_PAIRS, res, res, 3)).astype(np.uint8)
-  if model.model["image"].get("max_patches") is not None:
+  section = model.model["image"]
+  if section.get("max_patches") is None:
+    takes = model.build().abstract.img.takes
+    images = r.integers(0, 256, (_PAIRS, *takes, 3)).astype(np.uint8)
+  else:
+    res = section["res"]
+    images = r.integers(0, 256, (_PAIRS, res, res, 3)).astype(np.uint8)
     prepare = operations.parse(model.image, "image", train=False)
     images = np.stack(
       [prepare(x[: (i + 1) * res // 4]) for i, x in enumerate(images)]
@@ -208,7 +213,8 @@ def _arguments(model: ModelBundle, images: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _normalized(model: ModelBundle, images: np.ndarray) -> np.ndarray:
-  settings = defaults("image") | model.model["image"]
+  image = model.model["image"]
+  settings = defaults("image", image) | image
   mean, std = np.float32(settings["mean"]), np.float32(settings["std"])
   return ((images / np.float32(255) - mean) / std).astype(np.float32)
 

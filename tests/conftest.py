@@ -39,6 +39,7 @@ _hook = jaxtyping.install_import_hook(
     "big_contrastive.models.layers",
     "big_contrastive.models.model",
     "big_contrastive.models.naflex",
+    "big_contrastive.models.norms",
   ],
   "beartype.beartype",
 )

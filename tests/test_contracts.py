@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import test_convert
 import test_foreign_configs
+import test_torchvision
 
 import tiny
 from big_contrastive import losses
@@ -185,6 +186,8 @@ def test_a_format_recognizes_what_it_writes_and_reads_it(name, tmp_path):
   model = test_convert.model()
   if name == "open_clip":  # Which has SigLIPs of timm's sizes alone.
     model = test_foreign_configs.clip()
+  if name == "torchvision":
+    model = test_torchvision.filled(stem="cifar")
   path = tmp_path / f"model{module.SUFFIX}"
   assert set(module.MAY_LACK) <= {"text", "tokenizer", "preprocessing"}
   model_files.write(model, path, name)

@@ -235,10 +235,11 @@ def _ops(ops: list, name: str, abstract: Model) -> Callable:
 def _check_size(ops: operations.Pipeline, where: str, abstract: Model) -> None:
   tower = abstract.img
   if tuple(ops.size) != tower.takes:
-    allowed = f"images of {tower.res} x {tower.res}, as config.model.image asks"
+    first, *sides = tower.takes
+    allowed = f"images of {first} x {sides[0]}, as config.model.image asks"
     remedy = "Change the last resize or crop."
-    if tower.max_patches is not None:
-      how = {"patch": tower.patch, "most": tower.max_patches}
+    if len(sides) > 1:
+      how = {"patch": sides[0], "most": first}
       allowed = f'("naflex", {how}) at the end'
       remedy = "config.model.image has max_patches."
     raise errors.UserError(where, ops.size, allowed, remedy)

@@ -186,11 +186,10 @@ def _warn(
 ) -> None:
   """Warns of fields with which a tower was trained and config.model differs."""
   section = {"img": "image", "txt": "text"}[name]
-  usual = build.defaults(section)
-  for field in sorted(_COMPUTES & usual.keys()):
-    their_value, our_value = (
-      m.get(section, {}).get(field, usual[field]) for m in (theirs, ours)
-    )
+  towers = [m.get(section, {}) for m in (theirs, ours)]
+  before, now = (build.defaults(section, tower) | tower for tower in towers)
+  for field in sorted(_COMPUTES & before.keys() & now.keys()):
+    their_value, our_value = before[field], now[field]
     if schema.plain(their_value) != schema.plain(our_value):
       message = "config.model.%s.%s is %r; %s was trained with %r"
       logging.warning(message, section, field, our_value, path, their_value)

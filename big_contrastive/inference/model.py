@@ -3,8 +3,8 @@
   model = big_contrastive.load("runs/demo")
   model.logits(pictures, ["a red circle", "two blue squares"])
 
-The path is a checkpoint of ours, a Hugging Face or OpenCLIP directory, or a
-big_vision .npz.
+The path is a checkpoint of ours, a Hugging Face or OpenCLIP directory, a
+big_vision .npz, or a torchvision ResNet.
 """
 
 import dataclasses
@@ -108,7 +108,7 @@ def load(
 
   Args:
     path: a workdir or a checkpoint in it, a Hugging Face or OpenCLIP
-      directory, or a big_vision .npz.
+      directory, a big_vision .npz, or a torchvision ResNet.
     tokenizer: like config.tokenizer, for a model without its own. Without a
       tokenizer, or without a text tower, a model embeds only images.
     batch_size: pictures or texts at a time, rounded up to a multiple of the
@@ -130,7 +130,8 @@ def load(
     missing.rows([])
   mesh = sharding.make_mesh()
   built = bundle.build(text, sharding.pin(mesh))
-  ops = operations.parse(bundle.image or _resized(bundle), where, train=False)
+  how = bundle.image or _resized(built.abstract.img.takes)
+  ops = operations.parse(how, where, train=False)
   n = sharding.ring_size(mesh)
   size = -(-batch_size // n) * n
   params = jax.device_put(bundle.params, sharding.replicated(mesh))
@@ -157,9 +158,9 @@ def _tokenizer(
   return schema.call(build_tokenizer, section, "tokenizer")
 
 
-def _resized(bundle: ModelBundle) -> list:
+def _resized(takes: tuple[int, ...]) -> list:
   """Preprocessing for formats that store none: big_vision's usual one."""
-  return [("resize", {"size": bundle.model["image"]["res"]})]
+  return [("resize", {"size": list(takes)})]
 
 
 class _Records(Source):

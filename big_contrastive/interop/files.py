@@ -42,13 +42,23 @@ def read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def write_safetensors(
-  arrays: dict[str, np.ndarray], path: pathlib.Path
+  arrays: dict[str, np.ndarray],
+  path: pathlib.Path,
+  metadata: dict[str, str] | None = None,
 ) -> None:
-  """Writes tensors with the metadata that PyTorch's readers expect."""
+  """Writes tensors with the metadata that PyTorch's readers expect.
+
+  Args:
+    arrays: by name.
+    path: of the file.
+    metadata: more of it.
+  """
   contiguous = {
-    k: np.ascontiguousarray(v) if v.ndim else v for k, v in arrays.items()
+    k: np.ascontiguousarray(v) if v.ndim else np.asarray(v)
+    for k, v in arrays.items()
   }
-  safetensors.numpy.save_file(contiguous, path, metadata={"format": "pt"})
+  about = {"format": "pt"} | (metadata or {})
+  safetensors.numpy.save_file(contiguous, path, metadata=about)
 
 
 def read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:

@@ -15,7 +15,8 @@ from big_contrastive.interop import formats
 from big_contrastive.interop.bundle import ModelBundle
 
 _HERE = (
-  "a checkpoint, a Hugging Face or OpenCLIP directory, or a big_vision .npz"
+  "a checkpoint, a Hugging Face or OpenCLIP directory, a big_vision .npz, or a "
+  "torchvision ResNet's .safetensors or .pth"
 )
 
 
@@ -35,7 +36,8 @@ def read(
 
   Args:
     path: a workdir or a checkpoint of ours, a Hugging Face or OpenCLIP
-      directory, a big_vision .npz, or anything else that interop/formats reads.
+      directory, a big_vision .npz, a torchvision ResNet, or anything else that
+      interop/formats reads.
     format: its name; None detects it from the files.
     where: the path's name in errors.
 

@@ -6,9 +6,11 @@ from typing import Literal
 import flax.nnx as nnx
 import jax
 import jax.numpy as jnp
+from jax.extend.core import primitives
 from jaxtyping import Array, Bool, Float, Key
 
 from big_contrastive.config import errors
+from big_contrastive.models import norms
 
 # width, depth, mlp width, heads: Scaling ViT (arXiv:2106.04560) table 2, the
 # ViT paper (arXiv:2010.11929) and So400m (arXiv:2305.13035).
@@ -68,10 +70,27 @@ def sized(variant: str, **changes: int | None) -> dict[str, int]:
 
 
 def remat_policy(name: str) -> Callable | None:
-  """Returns the jax.checkpoint policy of that name, None for "none"."""
+  """Returns the jax.checkpoint policy of that name, None for "none".
+
+  A convolution counts as a linear layer. The statistics of a batch, which are
+  small, are kept in any case.
+  """
   policies = [p for p in dir(jax.checkpoint_policies) if p.endswith("able")]
   errors.choice("remat", name, ["none", *policies])
-  return None if name == "none" else getattr(jax.checkpoint_policies, name)
+  if name == "none":
+    return None
+  policy = getattr(jax.checkpoint_policies, name)
+  named = jax.checkpoint_policies.save_only_these_names(norms.SAVED)
+  linear = {"dimension_numbers": (((), ()), ((), ()))}  # No batch dimensions.
+
+  def keeps(primitive, *args, **params):
+    if named(primitive, *args, **params):
+      return True
+    if primitive is primitives.conv_general_dilated_p:
+      primitive, params = primitives.dot_general_p, linear
+    return policy(primitive, *args, **params)
+
+  return keeps
 
 
 class Mlp(nnx.Module):

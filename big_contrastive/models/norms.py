@@ -1,12 +1,18 @@
 """Batch normalization (arXiv:1502.03167), the same on any number of devices."""
 
-from collections.abc import Callable
+import functools
 from typing import Any
 
 import flax.nnx as nnx
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
+
+from big_contrastive.config import errors
+
+# The name that policies of jax.checkpoint know means and variances by.
+SAVED = "batch_statistics"
 
 
 class Statistic(nnx.Variable):
@@ -49,6 +55,10 @@ class BatchNorm(nnx.Module):
     eps: float = 1e-5,
     dtype: Any = jnp.float32,
   ):
+    if group is not None and group < 1:
+      allowed = "a whole number from 1 up, or None"
+      remedy = "None is for statistics of all of the batch."
+      raise errors.UserError("norm_group", group, allowed, remedy)
     first = jnp.zeros if zero else jnp.ones
     self.scale = nnx.Param(first(width)) if scale else None
     self.bias = nnx.Param(jnp.zeros(width)) if bias else None
@@ -59,62 +69,107 @@ class BatchNorm(nnx.Module):
   def __call__(
     self, x: Float[Array, "b *n w"], train: bool
   ) -> Float[Array, "b *n w"]:
-    """Returns the normalized batch; training replaces the statistics."""
-    x = x.astype(jnp.float32)
+    """Returns the normalized batch; training replaces the statistics.
+
+    Raises:
+      UserError: for a batch that is no multiple of the group.
+    """
+    width = x.shape[-1]
+    scale = jnp.ones(width) if self.scale is None else self.scale[...]
+    bias = jnp.zeros(width) if self.bias is None else self.bias[...]
     if train or self.mean is None:
-      mean, var, of_example = self._statistics(x)
+      count = self._groups(x.shape[0])
+      y, mean, var = _normalized(x, scale, bias, count, self.eps)
       if self.mean is not None:
-        self._update(mean, var, x.size // x.shape[-1] // len(mean))
-      mean, var = of_example(mean), of_example(var)
+        self._update(mean, var, x.size // width // count)
     else:
       mean, var = self.mean[...][None], self.var[...][None]
-    gain = jax.lax.rsqrt(var + self.eps)
-    if self.scale is not None:
-      gain *= self.scale[...][None]
-    y = (x - _like(mean, x)) * _like(gain, x)
-    if self.bias is not None:
-      y += _like(self.bias[...][None], x)
+      gain = jax.lax.rsqrt(var + self.eps) * scale[None]
+      y = x.astype(jnp.float32) - _of_examples(mean, x)
+      y = y * _of_examples(gain, x) + _of_examples(bias[None], x)
     return y.astype(self.dtype)
 
-  def _statistics(self, x: jax.Array) -> tuple[jax.Array, jax.Array, Callable]:
-    """Returns means and variances [groups, w], and a function of them.
-
-    That function gives each example those of its group: [b or 1, w].
-    """
-    axes = tuple(range(1, x.ndim - 1))
-    size = x.shape[0] if self.group is None else self.group
-    count, rest = divmod(x.shape[0], size)
-    if rest or not count:
-      text = f"{x.shape[0]} examples; expected a multiple of group = {size}."
-      raise ValueError(text)
-    if count == 1:
-      mean = x.mean((0, *axes))[None]
-      var = jnp.square(x - _like(mean, x)).mean((0, *axes))
-      return mean, var[None], lambda v: v
-    # Products with a membership matrix, where a reshape of the batch into
-    # groups would move examples between devices.
-    member = jnp.repeat(jnp.eye(count), size, axis=0)
-    exact = jax.lax.Precision.HIGHEST
-
-    def of_group(v: jax.Array) -> jax.Array:
-      return jnp.matmul(member.T, v.mean(axes), precision=exact) / size
-
-    def of_example(v: jax.Array) -> jax.Array:
-      return jnp.matmul(member, v, precision=exact)
-
-    mean = of_group(x)
-    var = of_group(jnp.square(x - _like(of_example(mean), x)))
-    return mean, var, of_example
+  def _groups(self, size: int) -> int:
+    """Returns the number of groups in a batch of that size."""
+    if self.group is None:
+      return 1
+    if size % self.group:
+      allowed = f"a divisor of {size}, the examples of a batch"
+      remedy = "None is for statistics of all of the batch."
+      raise errors.UserError("norm_group", self.group, allowed, remedy)
+    return size // self.group
 
   def _update(self, mean: jax.Array, var: jax.Array, count: int) -> None:
+    """Replaces the running statistics; count: elements of a group."""
     mean, var = jax.lax.stop_gradient((mean.mean(0), var.mean(0)))
     unbiased = var * (count / max(1, count - 1))
     self.mean[...] = self.decay * self.mean[...] + (1 - self.decay) * mean
     self.var[...] = self.decay * self.var[...] + (1 - self.decay) * unbiased
 
 
-def _like(v: jax.Array, x: jax.Array) -> jax.Array:
-  """Returns [b or 1, w] as [b or 1, 1, ..., w], with as many axes as x."""
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _normalized(
+  x: jax.Array, scale: jax.Array, bias: jax.Array, count: int, eps: float
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Returns the normalized batch, float32, and means and variances.
+
+  Those are [count, w], of as many groups of neighbors. They have no gradient.
+  """
+  return _forward(x, scale, bias, count, eps)[0]
+
+
+def _forward(x, scale, bias, count, eps):
+  centered = x.astype(jnp.float32)
+  mean = checkpoint_name(_group_means(_means(centered), count), SAVED)
+  centered -= _of_examples(mean, x)
+  # In two passes over the batch: one pass, over squares, would cancel.
+  var = _group_means(_means(jnp.square(centered)), count)
+  var = checkpoint_name(var, SAVED)
+  gain = jax.lax.rsqrt(var + eps) * scale[None]
+  y = centered * _of_examples(gain, x) + _of_examples(bias[None], x)
+  return (y, mean, var), (x, scale, mean, var)
+
+
+def _backward(count, eps, kept, gradients):
+  # By hand, since autodiff takes half as many passes over the batch again.
+  x, scale, mean, var = kept
+  dy = gradients[0]
+  gain = jax.lax.rsqrt(var + eps)
+  unit = x.astype(jnp.float32) - _of_examples(mean, x)
+  unit *= _of_examples(gain, x)
+  first, second = _means(dy), _means(dy * unit)
+  places = x.size // first.size
+  of_group = (_group_means(v, count) for v in (first, second))
+  shift, stretch = (_of_examples(v, x) for v in of_group)
+  dx = (dy - shift - unit * stretch) * _of_examples(gain * scale[None], x)
+  dscale, dbias = second.sum(0) * places, first.sum(0) * places
+  return dx.astype(x.dtype), dscale, dbias
+
+
+_normalized.defvjp(_forward, _backward)
+
+
+def _means(x: Float[Array, "b *n w"]) -> Float[Array, "b w"]:
+  """Returns the mean of each example."""
+  return x.mean(tuple(range(1, x.ndim - 1)))
+
+
+def _group_means(v: Float[Array, "b w"], count: int) -> Float[Array, "g w"]:
+  """Returns the mean of each group of neighbors.
+
+  Examples stay where they are: a group that lies on one device is its own
+  matter, one that lies on several is summed over these.
+  """
+  return v.reshape(count, -1, v.shape[-1]).mean(1)
+
+
+def _of_examples(
+  v: Float[Array, "g w"], x: Float[Array, "b *n w"]
+) -> Float[Array, "..."]:
+  """Returns each example's [w], to broadcast with x: [b or 1, 1, ..., w]."""
+  if len(v) > 1:
+    shape = len(v), x.shape[0] // len(v), v.shape[-1]
+    v = jnp.broadcast_to(v[:, None], shape).reshape(-1, v.shape[-1])
   return jnp.expand_dims(v, tuple(range(1, x.ndim - 1)))
 
 

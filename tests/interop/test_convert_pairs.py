@@ -79,10 +79,12 @@ def own(folder):
   return {"kind": "bpe", "path": str(folder / "bpe.json"), "length": 9}
 
 
+# Of two towers; torchvision's files hold a ResNet alone.
+FORMATS = [name for name in formats.names() if name != "torchvision"]
 PAIRS = [
   (source, target, kind)
-  for source in formats.names()
-  for target in formats.names()
+  for source in FORMATS
+  for target in FORMATS
   for kind in ("whole", "no tokenizer", "given")
   # One is given where there is none, and files of big_vision's have none.
   if (kind == "given") <= (source in ("big_vision", target))
@@ -114,7 +116,7 @@ def test_every_pair_of_formats_is_converted(
 
 
 @pytest.mark.parametrize("kind", ["whole", "no tokenizer"])
-@pytest.mark.parametrize("format", formats.names())
+@pytest.mark.parametrize("format", FORMATS)
 def test_images_are_embedded_with_a_tokenizer_or_without(
   format, kind, expected, tmp_path
 ):
@@ -137,7 +139,7 @@ def test_images_are_embedded_with_a_tokenizer_or_without(
   np.testing.assert_allclose(ztxt, expected["text"], atol=1e-5)
 
 
-@pytest.mark.parametrize("target", formats.names())
+@pytest.mark.parametrize("target", FORMATS)
 @pytest.mark.parametrize("source", ["big_vision", "checkpoint"])
 def test_an_image_tower_alone_stays_one(
   source, target, expected, tmp_path, caplog

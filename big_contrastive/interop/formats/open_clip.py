@@ -122,6 +122,7 @@ def write(model: ModelBundle, path: pathlib.Path) -> None:
     UserError: for a model that OpenCLIP can't build.
   """
   sections.check_positions(model)
+  sections.require_tower(model.model["image"], "vit")
   image = build.defaults("image") | model.model["image"]
   text = build.defaults("text") | model.model["text"]
   flat = rules.flatten(model.params)

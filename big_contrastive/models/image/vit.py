@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 from big_contrastive.config import errors
-from big_contrastive.models import Features, layers, naflex, positions
+from big_contrastive.models import Features, layers, naflex, pixels, positions
 from big_contrastive.models.layers import ExampleKeys
 
 
@@ -185,12 +185,7 @@ class ImageTower(nnx.Module):
     return x + pos, naflex.real(grid, n)
 
   def _normalize(self, image):
-    if image.dtype != jnp.uint8:
-      return image.astype(self.dtype)
-    mean, std = (
-      jnp.asarray(v).reshape(1, 1, 1, 3) for v in (self.mean, self.std)
-    )
-    return ((image / jnp.float32(255) - mean) / std).astype(self.dtype)
+    return pixels.normalized(image, self.mean, self.std, self.dtype)
 
 
 def parse_variant(
