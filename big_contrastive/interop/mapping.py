@@ -74,7 +74,13 @@ KINDS = {
     lambda x: _patch(x).transpose(3, 2, 0, 1),
     lambda y, s: y.transpose(2, 3, 1, 0).reshape(s),
   ),
+  # (height, width, in, out) to torch's (out, in, height, width).
+  "convolution": Kind(
+    lambda x: x.transpose(3, 2, 0, 1), lambda y, s: y.transpose(2, 3, 1, 0)
+  ),
 }
+# PyTorch's batch norms count their batches; none of their results needs it.
+_COUNTER = "num_batches_tracked"
 
 
 class _Slot(NamedTuple):
@@ -92,6 +98,28 @@ def norm(ours: str, theirs: str) -> list[Row]:
     Row((f"{ours}/scale",), f"{theirs}.weight"),
     Row((f"{ours}/bias",), f"{theirs}.bias"),
   ]
+
+
+def batch_norm(ours: str, theirs: str) -> list[Row]:
+  """Returns the rows of PyTorch's batch norm, its running statistics too."""
+  return [
+    *norm(ours, theirs),
+    Row((f"{ours}/mean",), f"{theirs}.running_mean"),
+    Row((f"{ours}/var",), f"{theirs}.running_var"),
+  ]
+
+
+def without_counters(stored: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the tensors without the counters of PyTorch's batch norms."""
+  return {k: v for k, v in stored.items() if not k.endswith(f".{_COUNTER}")}
+
+
+def with_counters(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """Returns the tensors with a counter, 0, for each of their batch norms."""
+  prefixes = [
+    k.removesuffix("running_mean") for k in arrays if k.endswith("running_mean")
+  ]
+  return {**arrays, **{f"{k}{_COUNTER}": np.int64(0) for k in prefixes}}
 
 
 def linear(ours: str, theirs: str, kind: str = "linear") -> list[Row]:
