@@ -152,9 +152,13 @@ def _default(path: pathlib.Path, from_format: str | None) -> str:
 def _inputs(model: ModelBundle) -> tuple[np.ndarray, np.ndarray | None]:
   """Random uint8 images, and ids of random texts."""
   r = np.random.default_rng(0)
-  res = model.model["image"]["res"]
-  images = r.integers(0, 256, (_PAIRS, res, res, 3)).astype(np.uint8)
-  if model.model["image"].get("max_patches") is not None:
+  section = model.model["image"]
+  if section.get("max_patches") is None:
+    takes = model.build().abstract.img.takes
+    images = r.integers(0, 256, (_PAIRS, *takes, 3)).astype(np.uint8)
+  else:
+    res = section["res"]
+    images = r.integers(0, 256, (_PAIRS, res, res, 3)).astype(np.uint8)
     prepare = operations.parse(model.image, "image", train=False)
     images = np.stack(
       [prepare(x[: (i + 1) * res // 4]) for i, x in enumerate(images)]
@@ -208,7 +212,8 @@ def _arguments(model: ModelBundle, images: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _normalized(model: ModelBundle, images: np.ndarray) -> np.ndarray:
-  settings = defaults("image") | model.model["image"]
+  image = model.model["image"]
+  settings = defaults("image", image) | image
   mean, std = np.float32(settings["mean"]), np.float32(settings["std"])
   return ((images / np.float32(255) - mean) / std).astype(np.float32)
 

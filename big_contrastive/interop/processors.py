@@ -135,5 +135,6 @@ def write_tokenizer(
 
 def statistics(model: ModelBundle) -> tuple[list, list]:
   """Returns mean and std per channel."""
-  section = build.defaults("image") | model.model["image"]
+  image = model.model["image"]
+  section = build.defaults("image", image) | image
   return list(section["mean"]), list(section["std"])

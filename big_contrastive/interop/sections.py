@@ -75,6 +75,13 @@ def require(
       raise errors.UserError(thing, fields.get(name), allowed, ANOTHER)
 
 
+def require_tower(image: dict[str, Any], *known: str) -> str:
+  """Returns the image tower's name, or raises UserError for an unknown one."""
+  needed = {"tower": known}
+  require("image", {"tower": image.get("tower", "vit")}, needed)
+  return image.get("tower", "vit")
+
+
 def require_projection(section: str, fields: dict[str, Any]) -> None:
   """Raises UserError for a tower without the last linear layer."""
   if not fields.get("out_dim"):

@@ -247,12 +247,12 @@ def test_timm_towers_with_another_gelu_need_openclip_4(caplog):
   """timm's B/16 has exact gelu, SigLIP was trained with the approximation."""
   image = build.defaults("image") | {"variant": "B/16", "res": 224}
   with caplog.at_level(logging.WARNING):
-    vision, _ = open_clip_config.write_image_timm(image)
+    vision = open_clip_config.write_image_timm(image)
   assert vision["timm_model_kwargs"] == {"act_layer": "gelu_tanh"}
   assert "version 4" in caplog.text
   back = open_clip_config.read_image_timm({}, vision)
   assert back["activation"] == "gelu_tanh"
-  vision, _ = open_clip_config.write_image_timm(image | {"activation": "gelu"})
+  vision = open_clip_config.write_image_timm(image | {"activation": "gelu"})
   assert "timm_model_kwargs" not in vision
 
 

@@ -91,6 +91,7 @@ def write(
     "pos": "learned", "pre_norm": False, "patch_bias": True, "cls_pos": False,
     "mean": [0.5] * 3, "std": [0.5] * 3,  # Not in the file.
   }  # fmt: skip
+  sections.require_tower(model.model["image"], "vit")
   image = build.defaults("image") | model.model["image"]
   stats = {k: list(image[k]) for k in ("mean", "std")}
   sections.require("image", image | stats, plain | shared)

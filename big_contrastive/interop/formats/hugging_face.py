@@ -76,6 +76,7 @@ def write(model: ModelBundle, path: pathlib.Path) -> None:
   """
   sections.check_positions(model)
   image, text = (dict(model.model[k]) for k in ("image", "text"))
+  sections.require_tower(image, "vit")
   family = "siglip" if image.get("pool", "map") == "map" else "clip"
   if image.get("max_patches") is not None:
     family = "siglip2"

@@ -4,15 +4,13 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import flax.nnx as nnx
-import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Num
 
 from big_contrastive.config import errors
 from big_contrastive.models import Features, layers
+from big_contrastive.models.image import _clip_blocks as blocks
 from big_contrastive.models.layers import ExampleKeys
-from big_contrastive.models.norms import BatchNorm
 
 # Blocks per stage, width of the stem, heads, pixels and embedding width: the
 # paper's table 19.
@@ -26,9 +24,6 @@ VARIANTS: dict[str, tuple] = {
 }
 # Pixels per token, and the width of a token over that of the stem.
 STRIDE, EXPANSION = 32, 32
-_CONVOLUTION = "convolution"
-
-Grid = Float[Array, "b h w c"]
 
 
 class ClipResNet(nnx.Module):
@@ -76,16 +71,16 @@ class ClipResNet(nnx.Module):
     size = sized(variant, **changes, res=res, out_dim=out_dim)
     self.res, self.out_dim = size["res"], size["out_dim"]
     self.mean, self.std, self.dtype = tuple(mean), tuple(std), dtype
-    self.policy, self.pin = (remat, _policy(remat)), pin
+    self.policy, self.pin = (remat, blocks.policy(remat)), pin
     self.depths, w = tuple(size["layers"]), size["width"]
     kwargs = dict(group=norm_group, dtype=dtype, rngs=rngs)
-    self.stem = _Stem(w, **kwargs)
+    self.stem = blocks.Stem(w, **kwargs)
     before = w
     for i, depth in enumerate(self.depths):
       stage = nnx.Module()
       for j in range(depth):
         stride = 2 if i and not j else 1
-        block = _Block(before, w * 2**i, stride, **kwargs)
+        block = blocks.Block(before, w * 2**i, stride, **kwargs)
         setattr(stage, f"block{j}", block)
         before = 4 * w * 2**i
       setattr(self, f"layer{i + 1}", stage)
@@ -140,14 +135,16 @@ class ClipResNet(nnx.Module):
       side //= block.stride
     return total + self.pool.flops(side**2 + 1)
 
-  def _blocks(self) -> list["_Block"]:
+  def _blocks(self) -> list[blocks.Block]:
     return [
       getattr(getattr(self, f"layer{i + 1}"), f"block{j}")
       for i, depth in enumerate(self.depths)
       for j in range(depth)
     ]
 
-  def _run(self, block: "_Block", x: Grid, train: bool) -> Grid:
+  def _run(
+    self, block: blocks.Block, x: blocks.Grid, train: bool
+  ) -> blocks.Grid:
     name, policy = self.policy
     if name == "none":
       return block(x, train)
@@ -183,7 +180,7 @@ def sized(variant: str, **changes: Any) -> dict[str, Any]:
     raise errors.UserError("layers", counts, allowed, remedy)
   _check_multiple("res", size["res"], STRIDE, "a token's pixels")
   _check_multiple("width", size["width"], 2, "the stem halves it")
-  if size["width"] * EXPANSION % size["heads"]:
+  if size["heads"] < 1 or size["width"] * EXPANSION % size["heads"]:
     allowed = f"a divisor of {EXPANSION} * width, {size['width'] * EXPANSION}"
     remedy = "Published sizes have heads of 64 features."
     raise errors.UserError("heads", size["heads"], allowed, remedy)
@@ -197,85 +194,8 @@ def _check_multiple(name: str, value: int, unit: int, why: str) -> None:
     raise errors.UserError(name, value, allowed, remedy)
 
 
-def _policy(remat: str) -> Callable | None:
-  """Returns the jax.checkpoint policy of that name; convolutions are linear."""
-  policy = layers.remat_policy(remat)
-  if remat != layers.REMAT:
-    return policy
-  policies = jax.checkpoint_policies
-  named = policies.save_only_these_names(_CONVOLUTION)
-  return policies.save_from_both_policies(policy, named)
-
-
 def _normal(width: int) -> Callable:
   return nnx.initializers.normal(width**-0.5)
-
-
-class _Convolution(nnx.Module):
-  """A convolution without bias, padded to keep the grid, and a batch norm."""
-
-  def __init__(
-    self, before, after, side, *, stride=1, zero=False, group, dtype, rngs
-  ):
-    # PyTorch's initialization; batch norms make its scale matter little.
-    init = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-    self.conv = nnx.Conv(
-      before, after, (side, side), stride, padding=side // 2, use_bias=False,
-      kernel_init=init, dtype=dtype, rngs=rngs,
-    )  # fmt: skip
-    self.norm = BatchNorm(after, group=group, zero=zero, dtype=dtype)
-    self.macs = side**2 * before * after
-
-  def __call__(self, x: Grid, train: bool) -> Grid:
-    return self.norm(checkpoint_name(self.conv(x), _CONVOLUTION), train)
-
-
-class _Stem(nnx.Module):
-  """Three convolutions and an average pool: a fourth of the image's side."""
-
-  def __init__(self, width, **kwargs):
-    half = width // 2
-    self.conv1 = _Convolution(3, half, 3, stride=2, **kwargs)
-    self.conv2 = _Convolution(half, half, 3, **kwargs)
-    self.conv3 = _Convolution(half, width, 3, **kwargs)
-
-  def __call__(self, x: Grid, train: bool) -> Grid:
-    for conv in (self.conv1, self.conv2, self.conv3):
-      x = jax.nn.relu(conv(x, train))
-    return _average(x, 2)
-
-  def flops(self, side: int) -> float:
-    """Returns forward FLOPs, by the side of the grid before the pool."""
-    macs = self.conv1.macs + self.conv2.macs + self.conv3.macs
-    return 2.0 * side**2 * macs
-
-
-class _Block(nnx.Module):
-  """A bottleneck; an average pool after its 3 x 3 convolution is its stride."""
-
-  def __init__(self, before, width, stride, **kwargs):
-    self.stride = stride
-    self.conv1 = _Convolution(before, width, 1, **kwargs)
-    self.conv2 = _Convolution(width, width, 3, **kwargs)
-    self.conv3 = _Convolution(width, 4 * width, 1, zero=True, **kwargs)
-    shortcut = stride > 1 or before != 4 * width
-    self.shortcut = (
-      _Convolution(before, 4 * width, 1, **kwargs) if shortcut else None
-    )
-
-  def __call__(self, x: Grid, train: bool) -> Grid:
-    y = jax.nn.relu(self.conv1(x, train))
-    y = jax.nn.relu(self.conv2(y, train))
-    y = self.conv3(_average(y, self.stride), train)
-    if self.shortcut is not None:
-      x = self.shortcut(_average(x, self.stride), train)
-    return jax.nn.relu(x + y)
-
-  def flops(self, side: int) -> float:
-    """Returns forward FLOPs, by the side of the grid that it takes."""
-    after = self.conv3.macs + (self.shortcut.macs if self.shortcut else 0)
-    full = self.conv1.macs + self.conv2.macs
-    return 2.0 * (side**2 * full + (side // self.stride) ** 2 * after)
 
 
 class _AttentionPool(nnx.Module):
@@ -290,21 +210,13 @@ class _AttentionPool(nnx.Module):
     self.width = width
 
   def __call__(self, x: layers.Sequence, pos: Array) -> Float[Array, "b w"]:
-    x = jnp.concatenate([x.mean(axis=1, keepdims=True), x], axis=1) + pos
+    x = jnp.concatenate([x.mean(axis=1, keepdims=True), x], axis=1) + pos[None]
     y = layers.attend(self.query(x[:, :1]), self.key(x), self.value(x))
     return y.reshape(x.shape[0], -1)
 
   def flops(self, length: int) -> float:
     """Returns forward FLOPs for that many keys; of one query."""
     return 2.0 * self.width * ((2 * length + 1) * self.width + 2 * length)
-
-
-def _average(x: Grid, side: int) -> Grid:
-  """Returns means of squares, side by side."""
-  if side == 1:
-    return x
-  b, h, w, c = x.shape
-  return x.reshape(b, h // side, side, w // side, side, c).mean((2, 4))
 
 
 tower = ClipResNet
