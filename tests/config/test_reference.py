@@ -17,7 +17,7 @@ from big_contrastive.data.tokenizers import tokenizer, vocabulary
 from big_contrastive.factory import cli, warm_start
 from big_contrastive.models import build
 from big_contrastive.models.heads import mlp
-from big_contrastive.models.image import vit
+from big_contrastive.models.image import clip_resnet, vit
 from big_contrastive.models.text import transformer
 from big_contrastive.objectives import (
   byol,
@@ -44,6 +44,9 @@ SIGNATURES = {
   ),
   "model": (build._sections, set()),
   "model.image": (vit.ImageTower, {"dtype", "remat", "pin", "rngs"}),
+  "model.image with tower = clip_resnet": (
+    clip_resnet.ClipResNet, {"dtype", "remat", "pin", "rngs"}
+  ),
   "model.text": (
     transformer.TextTower, {"length", "dtype", "remat", "pin", "rngs"}
   ),
@@ -209,11 +212,16 @@ def test_all_fields_are_printed_in_80_columns(monkeypatch, capsys):
 @pytest.mark.parametrize(
   ("section", "titles"),
   [
-    ("model.image", ["config.model.image"]),
+    (
+      "model.image",
+      ["config.model.image",
+       "config.model.image with tower = clip_resnet"],
+    ),
     ("config.mesh", ["config.mesh"]),
     (
       "model",
-      ["config.model", "config.model.image", "config.model.text",
+      ["config.model", "config.model.image",
+       "config.model.image with tower = clip_resnet", "config.model.text",
        "config.model.heads.NAME"],
     ),  # fmt: skip
     ("evals", ["config.evals.NAME"]),

@@ -5,6 +5,7 @@ them, and docs/config.md is made from them.
 """
 
 from big_contrastive.config.fields import (
+  clip_resnet,
   data,
   model,
   run,
@@ -26,6 +27,7 @@ SECTIONS: dict[str, type] = {
   "loading": data.Loading,
   "model": model.Model,
   "model.image": model.Image,
+  "model.image with tower = clip_resnet": clip_resnet.ClipResNet,
   "model.text": model.Text,
   "model.heads.NAME": model.Head,
   "model.heads.NAME with name = mlp": model.Mlp,

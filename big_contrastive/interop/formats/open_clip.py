@@ -154,7 +154,7 @@ def write(model: ModelBundle, path: pathlib.Path) -> None:
       allowed,
       "OpenCLIP can't mix them.",
     )
-  model_cfg = {"quick_gelu": True} if quick else {}
+  model_cfg: dict[str, Any] = {"quick_gelu": True} if quick else {}
   if "b" in flat:
     model_cfg["init_logit_bias"] = float(flat["b"])
   model_cfg |= {

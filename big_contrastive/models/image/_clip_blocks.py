@@ -12,7 +12,7 @@ from big_contrastive.models.norms import BatchNorm
 
 _CONVOLUTION = "convolution"
 
-Grid = Float[Array, "b h w c"]
+Grid = Float[Array, "b _ _ _"]  # Of any side and width, channels last.
 
 
 def policy(remat: str) -> Callable | None:
