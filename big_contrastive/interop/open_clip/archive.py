@@ -4,6 +4,7 @@ OpenAI published CLIP as TorchScript, whose modules are pickled objects. Here an
 object of any class but a tensor becomes an inert record of its attributes.
 """
 
+import collections
 import pathlib
 import pickle
 import zipfile
@@ -72,7 +73,7 @@ class _Unpickler(pickle.Unpickler):
 
   def find_class(self, module: str, name: str) -> Any:
     known = {
-      ("collections", "OrderedDict"): dict,
+      ("collections", "OrderedDict"): collections.OrderedDict,
       ("torch._utils", "_rebuild_tensor_v2"): _tensor,
       ("torch._utils", "_rebuild_parameter"): lambda tensor, *rest: tensor,
     }
