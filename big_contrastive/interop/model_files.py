@@ -15,7 +15,8 @@ from big_contrastive.interop import formats
 from big_contrastive.interop.bundle import ModelBundle
 
 _HERE = (
-  "a checkpoint, a Hugging Face or OpenCLIP directory, or a big_vision .npz"
+  "a checkpoint, a Hugging Face or OpenCLIP directory, a big_vision .npz, or "
+  "OpenAI's .pt"
 )
 
 

@@ -232,15 +232,11 @@ def test_wrong_directories_are_one_line(tmp_path):
   told("vision_cfg")
 
 
-def test_a_resnet_and_another_timm_tower_are_said_to_be_none(tmp_path):
-  for vision, said in (
-    ({"layers": [3, 4, 6, 3]}, "ResNet"),
-    ({"timm_model_name": "convnext_base"}, "convnext_base"),
-  ):
-    wrong = changed(CLIP, vision)
-    path = save(make(CLIP), wrong, tmp_path / said)
-    with pytest.raises(errors.UserError, match=said):
-      model_files.read(path)
+def test_another_timm_tower_is_said_to_be_none(tmp_path):
+  wrong = changed(CLIP, {"timm_model_name": "convnext_base"})
+  path = save(make(CLIP), wrong, tmp_path / "a")
+  with pytest.raises(errors.UserError, match="convnext_base"):
+    model_files.read(path)
 
 
 def test_timm_towers_with_another_gelu_need_openclip_4(caplog):
