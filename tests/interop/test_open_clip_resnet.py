@@ -312,13 +312,14 @@ def test_a_broken_file_is_one_line_and_no_code_of_it_runs(tmp_path):
   peer = make(OPENAI["resnet"])
   state, path = peer.state_dict(), tmp_path / "a.pt"
 
-  def told(match):
+  def told(match, format="open_clip"):
     with pytest.raises(errors.UserError, match=match) as e:
-      model_files.read(path)
+      model_files.read(path, format)
     assert "\n" not in str(e.value)
 
   torch.save(state, path)  # OpenCLIP's, whose activation nobody knows.
   told("input_resolution.*open_clip_config.json")
+  told("directory with its config", None)
   state["input_resolution"] = torch.tensor(64)
   ran = tmp_path / "ran"
   torch.save(state | {"evil": Evil(ran)}, path)

@@ -16,7 +16,7 @@ from big_contrastive.config import errors, rules
 from big_contrastive.data.tokenizers.tokenizer import restore_tokenizer
 from big_contrastive.interop import files, mapping, processors, sections
 from big_contrastive.interop.bundle import ModelBundle
-from big_contrastive.interop.open_clip import archive, openai, resnet
+from big_contrastive.interop.open_clip import openai, resnet
 from big_contrastive.interop.open_clip import (
   config as open_clip_config,
 )
@@ -34,8 +34,8 @@ SUFFIX = ""
 
 
 def recognize(path: pathlib.Path) -> bool:
-  """Whether it is a directory with open_clip_config.json, or a .pt file."""
-  return (path / _CONFIG).is_file() or archive.is_archive(path)
+  """Whether it is a directory with open_clip_config.json, or OpenAI's file."""
+  return (path / _CONFIG).is_file() or openai.recognize(path)
 
 
 def read(path: pathlib.Path, where: str = "path") -> ModelBundle:

@@ -5,6 +5,7 @@ object of any class but a tensor becomes an inert record of its attributes.
 """
 
 import collections
+import contextlib
 import pathlib
 import pickle
 import zipfile
@@ -22,10 +23,14 @@ _DTYPES = {
 }  # fmt: skip
 
 
-def is_archive(path: pathlib.Path) -> bool:
-  """Whether it is a .pt or .pth file, as PyTorch writes it since 1.6."""
-  named = path.suffix in (".pt", ".pth") and path.is_file()
-  return named and zipfile.is_zipfile(path)
+def mentions(path: pathlib.Path, name: str) -> bool:
+  """Whether it is a zip file of PyTorch's, a tensor of which has this name."""
+  if not path.is_file() or not zipfile.is_zipfile(path):
+    return False
+  with contextlib.suppress(OSError, zipfile.BadZipFile, IndexError):
+    with zipfile.ZipFile(path) as file:
+      return name.encode() in file.read(_pickled(file))
+  return False
 
 
 def read(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -36,8 +41,7 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
   """
   try:
     with zipfile.ZipFile(path) as file:
-      pickled = [n for n in file.namelist() if n.endswith("/data.pkl")]
-      content = _Unpickler(file, pickled[0]).load()
+      content = _Unpickler(file, _pickled(file)).load()
   except Exception as e:  # Bytes of anyone's may fail in many ways.
     allowed = "a complete file of tensors"
     remedy = f"Download it again: {type(e).__name__}: {e}."
@@ -47,6 +51,11 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
   found: dict[str, np.ndarray] = {}
   _collect(content, "", found)
   return found
+
+
+def _pickled(file: zipfile.ZipFile) -> str:
+  """The name of the entry that holds all but the tensors' values."""
+  return [n for n in file.namelist() if n.endswith("/data.pkl")][0]
 
 
 class _Record:

@@ -10,9 +10,15 @@ from big_contrastive.interop.mapping import Shapes
 from big_contrastive.interop.open_clip import archive
 from big_contrastive.models.image import clip_resnet
 
-# Entries of no layer, by which these files are known.
-_SIZES = {"input_resolution", "context_length", "vocab_size"}
+# Entries of no layer; the first is in OpenAI's files alone.
+_KNOWN = "input_resolution"
+_SIZES = {_KNOWN, "context_length", "vocab_size"}
 _HEAD_WIDTH = 64
+
+
+def recognize(path: pathlib.Path) -> bool:
+  """Whether it is a .pt file with such an entry."""
+  return path.suffix == ".pt" and archive.mentions(path, _KNOWN)
 
 
 def read(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -23,8 +29,8 @@ def read(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
       not tell its activation.
   """
   stored = archive.read(path)
-  if not _SIZES & stored.keys():
-    allowed = "OpenAI's CLIP, which holds input_resolution"
+  if _KNOWN not in stored:
+    allowed = f"OpenAI's CLIP, which holds {_KNOWN}"
     remedy = "Put other weights beside their open_clip_config.json."
     raise errors.UserError("weights", str(path), allowed, remedy)
   stored = {k: v for k, v in stored.items() if k not in _SIZES}
