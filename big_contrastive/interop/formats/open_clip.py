@@ -16,10 +16,10 @@ from big_contrastive.config import errors, rules
 from big_contrastive.data.tokenizers.tokenizer import restore_tokenizer
 from big_contrastive.interop import files, mapping, processors, sections
 from big_contrastive.interop.bundle import ModelBundle
-from big_contrastive.interop.open_clip import openai, resnet
 from big_contrastive.interop.open_clip import (
   config as open_clip_config,
 )
+from big_contrastive.interop.open_clip import openai, resnet
 from big_contrastive.interop.open_clip import (
   weights as open_clip_weights,
 )

@@ -5,7 +5,6 @@ object of any class but a tensor becomes an inert record of its attributes.
 """
 
 import collections
-import contextlib
 import pathlib
 import pickle
 import zipfile
@@ -27,10 +26,11 @@ def mentions(path: pathlib.Path, name: str) -> bool:
   """Whether it is a zip file of PyTorch's, a tensor of which has this name."""
   if not path.is_file() or not zipfile.is_zipfile(path):
     return False
-  with contextlib.suppress(OSError, zipfile.BadZipFile, IndexError):
+  try:
     with zipfile.ZipFile(path) as file:
       return name.encode() in file.read(_pickled(file))
-  return False
+  except (OSError, zipfile.BadZipFile, IndexError):
+    return False
 
 
 def read(path: pathlib.Path) -> dict[str, np.ndarray]:
