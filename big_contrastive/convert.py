@@ -3,10 +3,11 @@
   python -m big_contrastive.convert --from runs/demo --to exported
 
 Reads and writes our checkpoints, Hugging Face directories, OpenCLIP
-directories, big_vision .npz files and torchvision's ResNets. As a check, random
-images and texts are embedded by the source, by the result, and by transformers
-or OpenCLIP where they are installed. DST appears only if all of them agree. A
-warning names what DST lacks: a tokenizer, a text tower or preprocessing.
+directories, big_vision .npz files and torchvision's ResNets; reads OpenAI's .pt
+files. As a check, random images and texts are embedded by the source, by the
+result, and by transformers or OpenCLIP where they are installed. DST appears
+only if all of them agree. A warning names what DST lacks: a tokenizer, a text
+tower or preprocessing.
 """
 
 if __name__ == "__main__":  # Before what takes seconds to import.

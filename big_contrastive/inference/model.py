@@ -4,7 +4,7 @@
   model.logits(pictures, ["a red circle", "two blue squares"])
 
 The path is a checkpoint of ours, a Hugging Face or OpenCLIP directory, a
-big_vision .npz, or a torchvision ResNet.
+big_vision .npz, a torchvision ResNet, or OpenAI's .pt.
 """
 
 import dataclasses
@@ -108,7 +108,7 @@ def load(
 
   Args:
     path: a workdir or a checkpoint in it, a Hugging Face or OpenCLIP
-      directory, a big_vision .npz, or a torchvision ResNet.
+      directory, a big_vision .npz, a torchvision ResNet, or OpenAI's .pt.
     tokenizer: like config.tokenizer, for a model without its own. Without a
       tokenizer, or without a text tower, a model embeds only images.
     batch_size: pictures or texts at a time, rounded up to a multiple of the

@@ -119,7 +119,10 @@ def with_counters(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
   prefixes = [
     k.removesuffix("running_mean") for k in arrays if k.endswith("running_mean")
   ]
-  return {**arrays, **{f"{k}{_COUNTER}": np.int64(0) for k in prefixes}}
+  return {
+    **arrays,
+    **{f"{k}{_COUNTER}": np.zeros((), np.int64) for k in prefixes},
+  }
 
 
 def linear(ours: str, theirs: str, kind: str = "linear") -> list[Row]:

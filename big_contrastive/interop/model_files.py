@@ -15,8 +15,8 @@ from big_contrastive.interop import formats
 from big_contrastive.interop.bundle import ModelBundle
 
 _HERE = (
-  "a checkpoint, a Hugging Face or OpenCLIP directory, a big_vision .npz, or a "
-  "torchvision ResNet's .safetensors or .pth"
+  "a checkpoint, a Hugging Face or OpenCLIP directory, a big_vision .npz, a "
+  "torchvision ResNet's .safetensors or .pth, or OpenAI's .pt"
 )
 
 

@@ -24,7 +24,7 @@ def embed(
 
   Args:
     format: of the files; None is returned for formats without a library.
-    path: their directory.
+    path: their directory; OpenCLIP also loads a file of OpenAI's.
     images: arguments for images, by transformers' names; "pixel_values" is
       float32 [b, 3, h, w], normalized.
     tokens: int [b, l].
@@ -86,7 +86,11 @@ def _transformers(library: Any, path: str, images: dict, ids: Any) -> tuple:
 
 
 def _open_clip(library: Any, path: str, images: dict, ids: Any) -> tuple:
-  model = library.create_model(f"local-dir:{path}").float().eval()
+  if pathlib.Path(path).is_file():  # OpenAI's.
+    model = library.load_openai_model(path, precision="fp32", device="cpu")
+  else:
+    model = library.create_model(f"local-dir:{path}")
+  model = model.float().eval()
   zimg = model.encode_image(images["pixel_values"])
   ztxt = model.encode_text(ids)
   return zimg, ztxt, *_scale(model)

@@ -17,7 +17,7 @@ from big_contrastive.data.tokenizers import tokenizer, vocabulary
 from big_contrastive.factory import cli, warm_start
 from big_contrastive.models import build
 from big_contrastive.models.heads import mlp
-from big_contrastive.models.image import resnet, vit
+from big_contrastive.models.image import clip_resnet, resnet, vit
 from big_contrastive.models.text import transformer
 from big_contrastive.objectives import (
   byol,
@@ -46,6 +46,9 @@ SIGNATURES = {
   "model.image": (vit.ImageTower, {"dtype", "remat", "pin", "rngs"}),
   "model.image with tower = resnet": (
     resnet.ResNet, {"dtype", "remat", "pin", "rngs"}
+  ),
+  "model.image with tower = clip_resnet": (
+    clip_resnet.ClipResNet, {"dtype", "remat", "pin", "rngs"}
   ),
   "model.text": (
     transformer.TextTower, {"length", "dtype", "remat", "pin", "rngs"}
@@ -214,14 +217,17 @@ def test_all_fields_are_printed_in_80_columns(monkeypatch, capsys):
   [
     (
       "model.image",
-      ["config.model.image", "config.model.image with tower = resnet"],
+      ["config.model.image", "config.model.image with tower = resnet",
+       "config.model.image with tower = clip_resnet"],
     ),
     ("config.mesh", ["config.mesh"]),
     (
       "model",
       ["config.model", "config.model.image",
-       "config.model.image with tower = resnet", "config.model.text",
-       "config.model.heads.NAME"],
+       "config.model.image with tower = resnet",
+       "config.model.image with tower = clip_resnet", "config.model.text",
+       "config.model.heads.NAME",
+       "config.model.heads.NAME with name = mlp"],
     ),  # fmt: skip
     ("evals", ["config.evals.NAME"]),
     ("source.mixture", ["config.source.mixture[i]"]),

@@ -232,27 +232,23 @@ def test_wrong_directories_are_one_line(tmp_path):
   told("vision_cfg")
 
 
-def test_a_resnet_and_another_timm_tower_are_said_to_be_none(tmp_path):
-  for vision, said in (
-    ({"layers": [3, 4, 6, 3]}, "ResNet"),
-    ({"timm_model_name": "convnext_base"}, "convnext_base"),
-  ):
-    wrong = changed(CLIP, vision)
-    path = save(make(CLIP), wrong, tmp_path / said)
-    with pytest.raises(errors.UserError, match=said):
-      model_files.read(path)
+def test_another_timm_tower_is_said_to_be_none(tmp_path):
+  wrong = changed(CLIP, {"timm_model_name": "convnext_base"})
+  path = save(make(CLIP), wrong, tmp_path / "a")
+  with pytest.raises(errors.UserError, match="convnext_base"):
+    model_files.read(path)
 
 
 def test_timm_towers_with_another_gelu_need_openclip_4(caplog):
   """timm's B/16 has exact gelu, SigLIP was trained with the approximation."""
   image = build.defaults("image") | {"variant": "B/16", "res": 224}
   with caplog.at_level(logging.WARNING):
-    vision, _ = open_clip_config.write_image_timm(image)
+    vision = open_clip_config.write_image_timm(image)
   assert vision["timm_model_kwargs"] == {"act_layer": "gelu_tanh"}
   assert "version 4" in caplog.text
   back = open_clip_config.read_image_timm({}, vision)
   assert back["activation"] == "gelu_tanh"
-  vision, _ = open_clip_config.write_image_timm(image | {"activation": "gelu"})
+  vision = open_clip_config.write_image_timm(image | {"activation": "gelu"})
   assert "timm_model_kwargs" not in vision
 
 

@@ -5,6 +5,7 @@ them, and docs/config.md is made from them.
 """
 
 from big_contrastive.config.fields import (
+  clip_resnet,
   data,
   model,
   resnet,
@@ -28,6 +29,7 @@ SECTIONS: dict[str, type] = {
   "model": model.Model,
   "model.image": model.Image,
   "model.image with tower = resnet": resnet.ResNet,
+  "model.image with tower = clip_resnet": clip_resnet.ClipResNet,
   "model.text": model.Text,
   "model.heads.NAME": model.Head,
   "model.heads.NAME with name = mlp": model.Mlp,

@@ -1,12 +1,13 @@
-"""OpenCLIP directories: its own CLIP, and SigLIP with timm's image tower.
+"""OpenCLIP directories: CLIP with a ViT or a ResNet, SigLIP with timm's ViT.
 
 A directory has open_clip_config.json and open_clip_model.safetensors, or
 another file of weights that OpenCLIP would find; OpenCLIP loads it as
-"local-dir:PATH".
+"local-dir:PATH". OpenAI's own .pt files are read, too.
 """
 
 import json
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from big_contrastive.interop.bundle import ModelBundle
 from big_contrastive.interop.open_clip import (
   config as open_clip_config,
 )
+from big_contrastive.interop.open_clip import openai, resnet
 from big_contrastive.interop.open_clip import (
   weights as open_clip_weights,
 )
@@ -32,17 +34,37 @@ SUFFIX = ""
 
 
 def recognize(path: pathlib.Path) -> bool:
-  """Whether it is a directory with open_clip_config.json."""
-  return (path / _CONFIG).is_file()
+  """Whether it is a directory with open_clip_config.json, or OpenAI's file."""
+  return (path / _CONFIG).is_file() or openai.recognize(path)
 
 
 def read(path: pathlib.Path, where: str = "path") -> ModelBundle:
-  """Returns the model of a directory.
+  """Returns the model of a directory, or of a .pt file of OpenAI's.
 
   Raises:
     UserError: for towers that ours don't implement, tensors that don't fit the
       config, a broken file.
   """
+  if path.is_file():
+    config, stored = openai.read(path)
+  else:
+    config, stored = _config(path), _weights(path)
+  stored = {k: v for k, v in stored.items() if not k.endswith("attn_mask")}
+  stored = mapping.without_counters(stored)
+  custom = any(k.startswith("text.") for k in stored)
+  model, rows, shapes = _plan(
+    config["model_cfg"], custom, "logit_bias" in stored
+  )
+  flat = mapping.read(rows, stored, shapes, str(path))
+  model["text"]["vocab_size"], _ = shapes["txt/embed/embedding"]
+  res = model["image"]["res"]
+  folder = path.parent if path.is_file() else path
+  section, fields = processors.read_open_clip(folder, config, res)
+  return sections.assembled(model, flat, section, **fields)
+
+
+def _config(path: pathlib.Path) -> dict[str, Any]:
+  """The content of open_clip_config.json, of a pair of towers."""
   config = files.read_json(path / _CONFIG)
   model_cfg = config.get("model_cfg", {})
   if not {"embed_dim", "vision_cfg", "text_cfg"} <= model_cfg.keys():
@@ -51,16 +73,7 @@ def read(path: pathlib.Path, where: str = "path") -> ModelBundle:
     raise errors.UserError(
       f"{path}: model_cfg", sorted(model_cfg), allowed, remedy
     )
-  stored = {
-    k: v for k, v in _weights(path).items() if not k.endswith("attn_mask")
-  }
-  custom = any(k.startswith("text.") for k in stored)
-  model, rows, shapes = _plan(model_cfg, custom, "logit_bias" in stored)
-  flat = mapping.read(rows, stored, shapes, str(path))
-  model["text"]["vocab_size"], _ = shapes["txt/embed/embedding"]
-  res = model["image"]["res"]
-  section, fields = processors.read_open_clip(path, config, res)
-  return sections.assembled(model, flat, section, **fields)
+  return config
 
 
 def names(model_cfg: dict[str, Any], custom: bool) -> mapping.Shapes:
@@ -82,14 +95,21 @@ def _plan(
   """config.model, the table, and our parameters' shapes, of a model_cfg."""
   open_clip_config.look(model_cfg)
   vision, text = model_cfg["vision_cfg"], model_cfg["text_cfg"]
-  timm = bool(vision.get("timm_model_name"))
+  tower = "timm" if vision.get("timm_model_name") else "vit"
+  if isinstance(vision.get("layers"), list) and tower != "timm":
+    tower = "resnet"
+  read_image = {
+    "timm": open_clip_config.read_image_timm, "resnet": resnet.read_image,
+    "vit": open_clip_config.read_image_native,
+  }[tower]  # fmt: skip
   model: dict[str, Any] = {
-    "image": open_clip_config.read_image_timm(model_cfg, vision)
-    if timm
-    else open_clip_config.read_image_native(model_cfg, vision),
+    "image": read_image(model_cfg, vision),
     "text": open_clip_config.read_text(model_cfg, text),
   }
-  rows = open_clip_weights.table(timm, custom, text.get("proj_bias", False))
+  depths = vision["layers"] if tower == "resnet" else ()
+  rows = open_clip_weights.table(
+    tower, custom, text.get("proj_bias", False), depths
+  )
   vocab, length = text.get("vocab_size", 49408), text.get("context_length", 77)
   return model, rows, sections.shapes(model, vocab, length, bias)
 
@@ -122,25 +142,19 @@ def write(model: ModelBundle, path: pathlib.Path) -> None:
     UserError: for a model that OpenCLIP can't build.
   """
   sections.check_positions(model)
-  sections.require_tower(model.model["image"], "vit")
-  image = build.defaults("image") | model.model["image"]
   text = build.defaults("text") | model.model["text"]
   flat = rules.flatten(model.params)
-  timm = image["pool"] == "map"
-  vision, model_cfg = (
-    open_clip_config.write_image_timm
-    if timm
-    else open_clip_config.write_image_native
-  )(image)
+  tower, vision, quick, depths = _vision(model.model["image"], text)
   texts = open_clip_config.write_text(text, flat)
-  if not timm:
-    sections.require_projection("image", image)
-  act = text["activation"]
-  if (act == "quick_gelu") != model_cfg.get("quick_gelu", False):
+  if (text["activation"] == "quick_gelu") != quick:
     allowed = "the image tower's: quick_gelu is for both"
     raise errors.UserError(
-      "config.model.text.activation", act, allowed, "OpenCLIP can't mix them."
+      "config.model.text.activation",
+      text["activation"],
+      allowed,
+      "OpenCLIP can't mix them.",
     )
+  model_cfg: dict[str, Any] = {"quick_gelu": True} if quick else {}
   if "b" in flat:
     model_cfg["init_logit_bias"] = float(flat["b"])
   model_cfg |= {
@@ -148,12 +162,13 @@ def write(model: ModelBundle, path: pathlib.Path) -> None:
     "vision_cfg": vision,
     "text_cfg": texts,
     # Older versions of the plain class always pool by argmax.
-    "custom_text": timm or text["pool"] != "argmax",
+    "custom_text": tower == "timm" or text["pool"] != "argmax",
   }  # fmt: skip
   rows = open_clip_weights.table(
-    timm, model_cfg["custom_text"], text["out_bias"]
+    tower, model_cfg["custom_text"], text["out_bias"], depths
   )
   arrays = mapping.write(rows, flat, "an OpenCLIP model")
+  arrays = mapping.with_counters(arrays)
   config = {
     "model_cfg": model_cfg,
     "preprocess_cfg": processors.open_clip_processor(model),
@@ -174,6 +189,23 @@ def write(model: ModelBundle, path: pathlib.Path) -> None:
     }
   (path / _CONFIG).write_text(json.dumps(config, indent=2) + "\n")
   files.write_safetensors(arrays, path / _WEIGHTS)
+
+
+def _vision(
+  section: dict[str, Any], text: dict[str, Any]
+) -> tuple[str, dict[str, Any], bool, Sequence[int]]:
+  """The tower of weights.table, vision_cfg, quick_gelu, a ResNet's depths."""
+  name = sections.require_tower(section, "vit", resnet.TOWER)
+  image = build.defaults("image", section) | section
+  if name == resnet.TOWER:  # Without an activation of its own: the text's.
+    vision = resnet.write_image(image)
+    quick = text["activation"] == "quick_gelu"
+    return "resnet", vision, quick, vision["layers"]
+  if image["pool"] == "map":
+    return "timm", open_clip_config.write_image_timm(image), False, ()
+  vision = open_clip_config.write_image_native(image)
+  sections.require_projection("image", image)
+  return "vit", vision, image["activation"] == "quick_gelu", ()
 
 
 def _is_clips(model: ModelBundle) -> bool:

@@ -91,7 +91,7 @@ def read_image_native(
   width, patch = cfg.get("width", 768), cfg.get("patch_size", 16)
   depth, res = cfg.get("layers", 12), cfg.get("image_size", 224)
   if not isinstance(depth, int):
-    remedy = "ResNets are not read."
+    remedy = "A ViT has a number, a ResNet a list of them."
     raise errors.UserError("vision_cfg.layers", depth, "a number", remedy)
   mlp = int(width * cfg.get("mlp_ratio", 4.0))
   section = sections.size(width, depth, mlp, width // cfg.get("head_width", 64))
@@ -143,30 +143,21 @@ def read_text(model_cfg: dict[str, Any], cfg: dict[str, Any]) -> dict[str, Any]:
   }  # fmt: skip
 
 
-def write_image_native(
-  image: dict[str, Any],
-) -> tuple[dict[str, Any], dict[str, Any]]:
-  """Returns vision_cfg, and further fields of model_cfg."""
+def write_image_native(image: dict[str, Any]) -> dict[str, Any]:
   needed = {
     "pool": "tok", "cls_pos": True, "pos": "learned", "pre_norm": True,
     "patch_bias": False, "out_bias": False, "max_patches": None,
   }  # fmt: skip
   sections.require("image", image, needed)
   size = sections.sizes(image)
-  config = _shared(image, size) | {
+  return _shared(image, size) | {
     "image_size": image["res"],
     "patch_size": sections.patch(image),
     "head_width": size["width"] // size["heads"],
   }
-  model_cfg = (
-    {"quick_gelu": True} if image["activation"] == "quick_gelu" else {}
-  )
-  return config, model_cfg
 
 
-def write_image_timm(
-  image: dict[str, Any],
-) -> tuple[dict[str, Any], dict[str, Any]]:
+def write_image_timm(image: dict[str, Any]) -> dict[str, Any]:
   needed = {
     "pos": "learned", "pre_norm": False, "patch_bias": True, "out_dim": None,
     "eps": 1e-6, "activation": ("gelu", "gelu_tanh"), "max_patches": None,
@@ -193,7 +184,7 @@ def write_image_timm(
       name,
       image["activation"],
     )
-  return config, {}
+  return config
 
 
 def _known(name: str, size: dict[str, int], variant: str) -> bool:

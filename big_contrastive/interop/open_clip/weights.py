@@ -1,7 +1,10 @@
 """The mapping of OpenCLIP's tensors: its own towers, and timm's for images."""
 
+from collections.abc import Sequence
+
 from big_contrastive.interop import mapping
 from big_contrastive.interop.mapping import Row
+from big_contrastive.interop.open_clip import resnet
 
 
 def _blocks(ours: str, theirs: str) -> list[Row]:
@@ -73,13 +76,16 @@ def _timm_rows() -> list[Row]:
   ]  # fmt: skip
 
 
-def table(timm: bool, custom: bool, bias: bool) -> list[Row]:
+def table(
+  tower: str, custom: bool, bias: bool, depths: Sequence[int] = ()
+) -> list[Row]:
   """Returns the rows of a model.
 
   Args:
-    timm: whether the image tower is timm's.
+    tower: the image tower: OpenCLIP's "vit" or "resnet", or "timm"'s ViT.
     custom: whether it is a CustomTextCLIP: text tensors begin with "text.".
     bias: whether the text projection has a bias, and so is a linear layer.
+    depths: a ResNet's numbers of blocks.
   """
-  text = _text_rows("text." if custom else "", bias)
-  return [*(_timm_rows() if timm else _NATIVE), *text]
+  towers = {"vit": _NATIVE, "timm": _timm_rows(), "resnet": resnet.rows(depths)}
+  return [*towers[tower], *_text_rows("text." if custom else "", bias)]
