@@ -6,6 +6,11 @@
 --data is SOURCE:VALUE,KEY=VALUE,...: a file of data/sources and its arguments,
 such as wds:shards/{00..12}.tar, parquet:FOLDER, tfds:NAME, folder:PHOTOS.
 Other flags are arguments of the task: see the files in big_contrastive/evals.
+Some tasks have training data, which --train names as --data does:
+
+  python -m big_contrastive.evaluate --checkpoint runs/demo --task knn \\
+    --data folder:root=test_photos --train folder:root=train_photos
+
 The metrics are printed as one JSON line. If a metric or an embedding is not
 finite, nothing is printed and the exit code is 3.
 """
@@ -24,7 +29,8 @@ from big_contrastive.config import errors, files
 from big_contrastive.factory import cli, evaluators
 from big_contrastive.inference.model import load
 
-_PICTURES = "gallery"  # Our task without metrics; refused before any work.
+# Our tasks without metrics; refused before any work.
+_PICTURES = ("gallery", "neighbors")
 
 
 def run() -> None:
@@ -37,7 +43,7 @@ def run() -> None:
     listed = "an argument of the task"
     remedy = "Give --task and --data once."
     raise errors.UserError(f"--{name}", arguments[name], listed, remedy)
-  if flags.task == _PICTURES:
+  if flags.task in _PICTURES:
     raise _no_metrics(flags.task)
   cli.start(flags.distributed)
   config = {"task": flags.task, "source": flags.data} | arguments
@@ -47,15 +53,10 @@ def run() -> None:
     tokenizer=flags.tokenizer,
     batch_size=flags.batch_size,
     where="--checkpoint",
-    texts=True,
-  )
-  results = evaluator(
-    lambda source: model.embedder.images(model.params, source),
-    lambda texts: model.embedder.texts(model.params, texts),
   )
   metrics = {
     f"{flags.task}/{name}": value
-    for name, value in results
+    for name, value in evaluator(model.embedder.bound(model.params))
     if isinstance(value, float)  # Pictures are not.
   }
   if not metrics:

@@ -16,8 +16,10 @@ import test_foreign_configs
 import test_torchvision
 
 import tiny
-from big_contrastive import losses
-from big_contrastive.config import registry
+from big_contrastive import evals, losses
+from big_contrastive.config import errors, registry, schema
+from big_contrastive.data import build
+from big_contrastive.data.source import Source
 from big_contrastive.data.tokenizers import vocabulary
 from big_contrastive.factory import evaluators, experiment
 from big_contrastive.interop import formats, model_files
@@ -156,28 +158,66 @@ def test_heads_are_parts_one_upon_another_and_from_outside(mine):
 
 
 EVALUATOR = """
-def prepare(source, *, factor: float = 1.0):
-  def run(embed_images, embed_texts):
-    yield "records", factor * len(embed_images(source).zimg)
+from big_contrastive.data.source import Source
+
+def prepare(source, *, train: Source, more: Source | None = None,
+            factor: float = 1.0):
+  def run(embed):
+    yield "records", factor * len(embed.images(source).zimg)
+    yield "training", len(embed.features(train).label)
+    yield "same", train is source
+    yield "more", 0 if more is None else len(more)
   return run
 """
 
 
 @pytest.mark.parametrize("name", registry.names("evals"))
-def test_an_evaluator_is_prepared_from_a_source(name):
+def test_an_evaluator_is_prepared_from_sources(name):
   prepare = registry.module("evals", name, "").prepare
   first, *fields = inspect.signature(prepare).parameters.values()
   assert prepare.__doc__ and first.name == "source"
   assert all(f.kind is f.KEYWORD_ONLY for f in fields)
+  hints = schema.hints(prepare)
+  assert hints["source"] is Source and hints["return"] is evals.Evaluator
+  assert hints.keys() - {"return"} == {first.name, *(f.name for f in fields)}
+
+
+class Counted:
+  """Embeddings of as many records as a source has."""
+
+  images = staticmethod(lambda s: evals.Embedded(np.zeros((len(s), 2)), 0, 0))
+  features = staticmethod(lambda s: evals.Pooled(0, np.zeros(len(s)), 0))
 
 
 def test_an_evaluator_from_outside_is_run(mine):
   source = {"name": "shapes", "split": "heldout", "train_size": 512, "size": 32}
-  task = mine("task_of_mine", EVALUATOR)
-  section = {"task": task, "factor": 2.0, "source": source}
+  task, other = mine("task_of_mine", EVALUATOR), source | {"split": "val"}
+  section = {"task": task, "factor": 2.0, "source": source, "train": other}
   run = evaluators.evaluator(section, "config.evals.x")
-  embedded = type("Embedded", (), {"zimg": np.zeros((3, 2))})
-  assert dict(run(lambda source: embedded, None)) == {"records": 6.0}
+  count, less = (
+    len(build.build_source(s, "")) for s in (source, section["train"])
+  )
+  found = dict(run(Counted))
+  assert found == {
+    "records": 2.0 * count, "training": less, "same": 0, "more": 0
+  }  # fmt: skip
+  # Sections that are equal are one object; None is no source.
+  section |= {"train": dict(source), "more": other}
+  assert dict(evaluators.evaluator(section, "x")(Counted))["same"] == 1
+  assert dict(evaluators.evaluator(section, "x")(Counted))["more"] == less
+  section["more"] = None
+  assert dict(evaluators.evaluator(section, "x")(Counted))["more"] == 0
+  for wrong, said in (
+    ({"train": None}, "x.train is missing"),
+    ({"train": "shapse:val"}, "x.train.*'shapse'"),
+    ({"train": {"name": "shapes", "spilt": "val"}}, "x.train.spilt"),
+    ({"more": 5}, "x.more = 5"),
+  ):
+    with pytest.raises(errors.UserError, match=said):
+      evaluators.evaluator(section | wrong, "x")
+  del section["train"]
+  with pytest.raises(errors.UserError, match="x.train is missing"):
+    evaluators.evaluator(section, "x")
 
 
 @pytest.mark.parametrize("name", formats.names())

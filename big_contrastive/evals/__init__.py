@@ -1,35 +1,78 @@
 """Evaluators: each file in this folder is one, and its `prepare` builds it.
 
-  prepare(source, **fields) -> Evaluator
+  prepare(source, **fields) -> run(embed) -> (name, number or picture), ...
 
-The fields are those of config.evals.NAME besides task and source, checked
-against prepare's signature; prepare also checks the source. An evaluator never
-sees the trainer: it gets functions that embed, and may have any number of
-sources of its own.
+The fields are those of config.evals.NAME besides task, checked against
+prepare's signature; prepare also checks its sources. Those are `source`, the
+data that is evaluated on, and each argument that is annotated as Source, or
+Source | None, such as the training rows of a classifier: a config names their
+data as it names config.source. Two fields that name the same data get the
+same object.
+
+An evaluator never sees the trainer or the model: it gets an `Embed`.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import PIL.Image
+from jax.sharding import Mesh
 
 from big_contrastive.data.source import Source
 
-EmbedImages = Callable[[Source], Any]  # -> inference.embedder.Embedded
-EmbedTexts = Callable[[list[str]], np.ndarray]  # -> unit, float32 [n, d]
+
+@dataclasses.dataclass(frozen=True)
+class Embedded:
+  """A data set's images: zimg [n, d] float32, label [n], id [n] int32."""
+
+  zimg: np.ndarray
+  label: np.ndarray
+  id: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Pooled:
+  """The same before the last layer: features [n, w] float32, label, id."""
+
+  features: np.ndarray
+  label: np.ndarray
+  id: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Embed:
+  """A model, as an evaluator sees it; every process gets every result.
+
+  Attributes:
+    images: source -> unit embeddings of its images, in the source's order.
+    features: source -> the image tower's pooled features, models.Features.
+      pooled, neither projected nor normalized. Finite.
+    texts: texts -> their unit embeddings, float32 [n, d].
+    mesh: the devices, for what an evaluator computes by itself.
+    has_text: whether the model embeds texts; if not, `texts` raises.
+    check: for an evaluator to call, on every process, between pieces of long
+      work: there, a run in training ends if it is asked to.
+  """
+
+  images: Callable[[Source], Embedded]
+  features: Callable[[Source], Pooled]
+  texts: Callable[[list[str]], np.ndarray]
+  mesh: Mesh
+  has_text: bool = True
+  check: Callable[[], None] = lambda: None
+
+  def require_text(self) -> None:
+    """Raises UserError, before any work, if the model embeds no texts."""
+    if not self.has_text:
+      self.texts([""])
 
 
 class Evaluator(Protocol):
   """What `prepare` returns."""
 
   def __call__(
-    self, embed_images: EmbedImages, embed_texts: EmbedTexts
+    self, embed: Embed
   ) -> Iterable[tuple[str, float | PIL.Image.Image]]:
-    """Yields metrics, finite numbers, and pictures, by name.
-
-    Args:
-      embed_images: source -> its images' unit embeddings `zimg`, `label` and
-        `id`, in order.
-      embed_texts: texts -> their unit embeddings.
-    """
+    """Yields metrics, finite numbers, and pictures, by name."""

@@ -1,6 +1,6 @@
 """A picture of what the model retrieves: right in green, wrong in red."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -9,21 +9,22 @@ import PIL.ImageDraw
 import PIL.ImageFont
 
 from big_contrastive.config import errors
+from big_contrastive.data.source import Source
 from big_contrastive.data.transforms import operations
-from big_contrastive.evals import retrieval
+from big_contrastive.evals import Embed, Evaluator, retrieval
 
 _SIDE, _WIDTH, _LINE = 96, 330, 16  # Pixels.
 
 
 def prepare(
-  source: Any,
+  source: Source,
   *,
   texts: Literal["captions", "classes"] = "captions",
   rows: int = 8,
   columns: int = 3,
   seed: int = 0,
-) -> Callable[[Callable, Callable], Iterator[tuple[str, PIL.Image.Image]]]:
-  """Returns run(embed_images, embed_texts), which yields one picture.
+) -> Evaluator:
+  """Returns run(embed), which yields one picture.
 
   Each cell shows an image, its caption, and the three texts that are nearest
   to the image.
@@ -43,8 +44,9 @@ def prepare(
     remedy = 'Set it to "captions", or give a source with class names.'
     raise errors.UserError("texts", texts, "captions", remedy)
 
-  def run(embed_images: Callable, embed_texts: Callable) -> Iterator:
-    data = embed_images(source)
+  def run(embed: Embed) -> Iterator[tuple[str, PIL.Image.Image]]:
+    embed.require_text()
+    data = embed.images(source)
     if texts == "classes":
       names, right, target = (
         source.classes,
@@ -53,7 +55,7 @@ def prepare(
       )
     else:
       target, _, names, right = retrieval.distinct(source, data.id)
-    ztxt = embed_texts(names)
+    ztxt = embed.texts(names)
     count = min(rows * columns, len(data.zimg))
     chosen = np.random.default_rng(seed).permutation(len(data.zimg))[:count]
     sheet = PIL.Image.new(
@@ -89,11 +91,11 @@ def _cell(
   ]
   for i, (text, color) in enumerate(lines):
     place = (x + _SIDE + 10, y + 8 + i * (_LINE + 5))
-    text = _shortened(text, draw, font, _WIDTH - _SIDE - 16)
+    text = shortened(text, draw, font, _WIDTH - _SIDE - 16)
     draw.text(place, text, fill=color, font=font)
 
 
-def _shortened(text: str, draw: Any, font: Any, width: int) -> str:
+def shortened(text: str, draw: Any, font: Any, width: int) -> str:
   """The text, truncated to the width of its cell."""
   if draw.textlength(text, font=font) <= width:
     return text

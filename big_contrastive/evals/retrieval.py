@@ -2,13 +2,14 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 
 from big_contrastive.config import errors
 from big_contrastive.data.loader import evaluation
+from big_contrastive.data.source import Source
+from big_contrastive.evals import Embed, Evaluator
 
 _CHUNK = 1024  # Queries at a time: memory is chunk x candidates.
 
@@ -16,8 +17,8 @@ _CHUNK = 1024  # Queries at a time: memory is chunk x candidates.
 NEVER = np.iinfo(np.int64).max
 
 
-def prepare(source: Any) -> Callable[[Callable, Callable], Iterator]:
-  """Returns run(embed_images, embed_texts), which yields the recalls.
+def prepare(source: Source) -> Evaluator:
+  """Returns run(embed), which yields the recalls.
 
   An image matches all texts with its id: its own captions, and those of other
   images with that id; records that share an image, one caption each, count as
@@ -31,10 +32,11 @@ def prepare(source: Any) -> Callable[[Callable, Callable], Iterator]:
     source: records with one or several captions each.
   """
 
-  def run(embed_images: Callable, embed_texts: Callable) -> Iterator:
-    data = embed_images(source)
+  def run(embed: Embed) -> Iterator[tuple[str, float]]:
+    embed.require_text()
+    data = embed.images(source)
     ids, images, texts, text_id = distinct(source, data.id)
-    ztxt, zimg, image_id = embed_texts(texts), data.zimg[images], ids[images]
+    ztxt, zimg, image_id = embed.texts(texts), data.zimg[images], ids[images]
     directions = {
       "img2txt": (zimg, image_id, ztxt, text_id),
       "txt2img": (ztxt, text_id, zimg, image_id),
@@ -52,7 +54,7 @@ def prepare(source: Any) -> Callable[[Callable, Callable], Iterator]:
 
 
 def distinct(
-  source: Any, ids: np.ndarray
+  source: Source, ids: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, list[str], np.ndarray]:
   """Returns the distinct images and captions of a source.
 

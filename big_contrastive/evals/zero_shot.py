@@ -1,8 +1,7 @@
 """Zero-shot classification: the class whose prompts are nearest."""
 
 import collections
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -10,19 +9,18 @@ from big_contrastive.config import errors, finite
 from big_contrastive.data.files import label_matching
 from big_contrastive.data.files.class_names import Names
 from big_contrastive.data.files.class_names import read as _listed
-from big_contrastive.evals import retrieval
-
-Result = Iterator[tuple[str, float]]
+from big_contrastive.data.source import Source
+from big_contrastive.evals import Embed, Evaluator, retrieval
 
 
 def prepare(
-  source: Any,
+  source: Source,
   *,
   classes: str | list | None = None,
   templates: str | list = ("{c}",),
   match: label_matching.By = "name",
-) -> Callable[[Callable, Callable], Result]:
-  """Returns run(embed_images, embed_texts), which yields top1 and top5.
+) -> Evaluator:
+  """Returns run(embed), which yields top1 and top5.
 
   Also yields mean_per_class_recall, the mean, over the classes that occur, of
   top1 among their images. The three are CLIP_benchmark's acc1, acc5 and
@@ -67,13 +65,13 @@ def prepare(
   if source_names and match != "order":  # Fail early.
     label_matching.fit(names, source_names, match, "classes")
 
-  def run(embed_images: Callable, embed_texts: Callable) -> Result:
+  def run(embed: Embed) -> Iterator[tuple[str, float]]:
     texts = [t.replace("{c}", name) for name in names for t in prompts]
-    ztxt = embed_texts(texts).reshape(len(names), len(prompts), -1).mean(axis=1)
+    ztxt = embed.texts(texts).reshape(len(names), len(prompts), -1).mean(axis=1)
     with np.errstate(invalid="ignore"):  # 0 / 0 if prompts cancel out.
       ztxt /= np.linalg.norm(ztxt, axis=-1, keepdims=True)
     finite.unit(ztxt, "classes", lambda i: repr(names[i]))
-    data = embed_images(source)
+    data = embed.images(source)
     label = data.label
     if classes is None:
       label_matching.check_labels(label, names)

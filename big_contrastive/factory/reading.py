@@ -112,7 +112,7 @@ class Shapes(Reading):
 
   def evaluator(self, config: dict[str, Any], where: str) -> Evaluator:
     evaluators.evaluation(config, where, self.source)
-    return lambda *embed: iter(())
+    return lambda embed: iter(())
 
   def weights(
     self, init: Any, abstract: dict[str, Any], model: dict[str, Any], path: Any

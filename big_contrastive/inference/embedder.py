@@ -1,6 +1,5 @@
 """Embeds whole data sets and lists of texts, on all devices."""
 
-import dataclasses
 import reprlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -14,18 +13,10 @@ from big_contrastive.config import errors, finite
 from big_contrastive.data.loader import evaluation
 from big_contrastive.data.source import Source, as_source
 from big_contrastive.data.tokenizers.tokenizer import Tokenizer
+from big_contrastive.evals import Embed, Embedded, Pooled
 from big_contrastive.models import Features
 from big_contrastive.models.model import merge
 from big_contrastive.parallel import sharding
-
-
-@dataclasses.dataclass(frozen=True)
-class Embedded:
-  """A data set's images: zimg [n, d] float32, label [n], id [n] int32."""
-
-  zimg: np.ndarray
-  label: np.ndarray
-  id: np.ndarray
 
 
 class NoTokenizer:
@@ -114,9 +105,32 @@ class Embedder:
     def features(params, batch):
       return merge(graph, params).features(batch["image"])
 
+    def pool(params, batch):
+      pooled = merge(graph, params).features(batch["image"]).pooled
+      return pooled, batch["label"], batch["id"]
+
     self._features = jax.jit(features, out_shardings=replicated)
+    self._pool = jax.jit(pool, out_shardings=replicated)
     self._embed_image = jax.jit(embed_image, out_shardings=replicated)
     self._embed_text = jax.jit(embed_text, out_shardings=replicated)
+
+  def bound(
+    self, params: dict[str, Any], check: Callable[[], None] = lambda: None
+  ) -> Embed:
+    """Returns the functions that evaluators get.
+
+    Args:
+      params: of the model.
+      check: called before each batch, on every process.
+    """
+    return Embed(
+      images=lambda source: self.images(params, source, check),
+      features=lambda source: self.pooled(params, source, check),
+      texts=lambda texts: self.texts(params, texts, check),
+      mesh=self._mesh,
+      has_text=not isinstance(self.tokenizer, NoTokenizer),
+      check=check,
+    )
 
   def images(
     self,
@@ -135,27 +149,29 @@ class Embedder:
       UserError: for a record that can't be read.
       RunError: naming the records whose embeddings are not unit vectors.
     """
-    size, rows = self.batch_size, self._rows()
-    source = as_source(source)
-    batches = evaluation.evaluation(
-      source, self._image, size, rows, self._threads
-    )
-    if not len(source):
-      nothing = np.zeros(0, np.int32)
-      return Embedded(self._none(params), nothing, nothing)
-
-    def embedded() -> Iterator[tuple[Any, int]]:
-      for batch, real in batches:
-        before()
-        batch = sharding.to_global(batch, size, self._mesh)
-        yield self._embed_image(params, batch), real
-
-    parts, done = [], 0
-    for part in _on_host(embedded()):
+    source, parts, done = as_source(source), [], 0
+    for part in self._over(self._embed_image, params, source, before):
       finite.unit(part[0], "images", source.name, done)
       parts.append(part)
       done += len(part[0])
-    return Embedded(*map(np.concatenate, zip(*parts, strict=True)))
+    return Embedded(*self._joined(self._embed_image, params, parts))
+
+  def pooled(
+    self,
+    params: dict[str, Any],
+    source: Source,
+    before: Callable[[], None] = lambda: None,
+  ) -> Pooled:
+    """Returns the pooled features of all records; see `images`.
+
+    Raises:
+      UserError: for a record that can't be read.
+      RunError: if they are not finite.
+    """
+    parts = [*self._over(self._pool, params, as_source(source), before)]
+    found = Pooled(*self._joined(self._pool, params, parts))
+    finite.arrays({"pooled": found.features}, "features", finite.ANOTHER)
+    return found
 
   def features(self, params: dict[str, Any], source: Source) -> Features:
     """Returns tokens and pooled vectors of all images, in order.
@@ -164,26 +180,41 @@ class Embedder:
       UserError: for a record that can't be read.
       RunError: if they are not finite.
     """
-    size, rows = self.batch_size, self._rows()
-    source = as_source(source)
+    parts = [*self._over(self._features, params, as_source(source))]
+    found = self._joined(self._features, params, parts)
+    finite.arrays(found._asdict(), "features", finite.ANOTHER)
+    return found
+
+  def _over(
+    self,
+    compute: Callable[[dict[str, Any], Any], Any],
+    params: dict[str, Any],
+    source: Source,
+    before: Callable[[], None] = lambda: None,
+  ) -> Iterator[Any]:
+    """Yields what is computed of each batch of a source, on the host."""
+    size, mesh = self.batch_size, self._mesh
     batches = evaluation.evaluation(
-      source, self._image, size, rows, self._threads
+      source, self._image, size, self._rows(), self._threads
     )
 
-    def features() -> Iterator[tuple[Features, int]]:
+    def results() -> Iterator[tuple[Any, int]]:
       for batch, real in batches:
-        batch = sharding.to_global(batch, size, self._mesh)
-        yield self._features(params, batch), real
+        before()
+        yield compute(params, sharding.to_global(batch, size, mesh)), real
 
-    chunks = list(_on_host(features()))
-    if not chunks:
-      return self._no_features(params)
-    merged = jax.tree.map(lambda *x: np.concatenate(x), *chunks)
-    finite.arrays(merged._asdict(), "features", finite.ANOTHER)
-    return merged
+    return _on_host(results())
 
-  def _no_features(self, params: dict[str, Any]) -> Features:
-    shapes = jax.eval_shape(self._features, params, self._blank())
+  def _joined(
+    self,
+    compute: Callable[[dict[str, Any], Any], Any],
+    params: dict[str, Any],
+    parts: list[Any],
+  ) -> Any:
+    """The batches' results as one; of no batch, empty, nothing is compiled."""
+    if parts:
+      return jax.tree.map(lambda *x: np.concatenate(x), *parts)
+    shapes = jax.eval_shape(compute, params, self._blank())
     return jax.tree.map(lambda x: np.zeros((0, *x.shape[1:]), x.dtype), shapes)
 
   def texts(
@@ -195,7 +226,7 @@ class Embedder:
     """Returns the unit embeddings [len(texts), d], float32; see `images`."""
     size, rows = self.batch_size, self._rows()
     if not len(texts):
-      return self._none(params)
+      return self._joined(self._embed_image, params, [])[0]
 
     def embedded() -> Iterator[tuple[jax.Array, int]]:
       for start in range(0, len(texts), size):
@@ -212,16 +243,12 @@ class Embedder:
       done += len(part)
     return np.concatenate(parts)
 
-  def _none(self, params: dict[str, Any]) -> np.ndarray:
-    """The embeddings of nothing, [0, d]; nothing is compiled."""
-    zimg, *_ = jax.eval_shape(self._embed_image, params, self._blank())
-    return np.zeros((0, zimg.shape[-1]), np.float32)
-
   def _blank(self) -> dict[str, Any]:
     """The shapes of a batch of images."""
     one = self._image(np.zeros((32, 32, 3), np.uint8), None)
     image = jax.ShapeDtypeStruct((self.batch_size, *one.shape), one.dtype)
-    return {"image": image, "label": None, "id": None}
+    one = jax.ShapeDtypeStruct((self.batch_size,), np.int32)
+    return {"image": image, "label": one, "id": one}
 
   def lower(
     self, params: dict[str, Any], beside: Any, example: dict[str, Any]

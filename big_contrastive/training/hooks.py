@@ -195,20 +195,17 @@ class Run:
       RunError: if a metric or an embedding is not finite.
     """
     self.settle()
-    embedder = self.experiment.embedder
-    params = self.experiment.weights(state)
 
     def check() -> None:
       if self.requests.stop():
         raise _Stopped
 
+    weights = self.experiment.weights(state)
+    embed = self.experiment.embedder.bound(weights, check)
     try:
       for name, run in self.experiment.evaluators.items():
         with _of_step(done, name):
-          results = run(
-            lambda source: embedder.images(params, source, check),
-            lambda texts: embedder.texts(params, texts, check),
-          )
+          results = run(embed)
           values = {f"eval/{name}/{key}": value for key, value in results}
         self._record(done, values)
         self.progress.say(f"step {done}  {_line(name, values)}")

@@ -183,7 +183,7 @@ def test_records_are_named_by_their_place_in_all_of_them():
 def later(monkeypatch, results):
   """An evaluator that is put into evals/ later."""
   module = types.ModuleType("later")
-  module.prepare = lambda source: lambda images, texts: results
+  module.prepare = lambda source: lambda embed: results
   known = registry.names
   monkeypatch.setitem(sys.modules, "big_contrastive.evals.later", module)
   monkeypatch.setattr(registry, "names", lambda kind: [*known(kind), "later"])
@@ -195,18 +195,18 @@ def later(monkeypatch, results):
 def test_a_later_evaluators_figures_are_looked_at(value, monkeypatch):
   evaluator = later(monkeypatch, [("fine", np.float32(0.5)), ("worse", value)])
   with bad_numbers("later/worse is -?(nan|inf)"):
-    dict(evaluator(None, None))
+    dict(evaluator(None))
 
 
 def test_figures_are_floats_and_each_name_comes_once(monkeypatch):
   sheet = PIL.Image.new("RGB", (1, 1))
   given = [("a", 1), ("b", np.array(0.5)), ("c", jnp.array(2)), ("d", sheet)]
-  found = dict(later(monkeypatch, given)(None, None))
+  found = dict(later(monkeypatch, given)(None))
   assert found == {"a": 1.0, "b": 0.5, "c": 2.0, "d": sheet}
   assert all(type(found[k]) is float for k in "abc")
   for wrong in ([("a", 1), ("a", 2)], [("a", [1, 2])], [("a", None)]):
     with pytest.raises(errors.UserError, match="later/a"):
-      dict(later(monkeypatch, wrong)(None, None))
+      dict(later(monkeypatch, wrong)(None))
 
 
 def test_an_evaluation_over_nothing_is_an_error(monkeypatch):
@@ -236,13 +236,15 @@ def watching(embedder, evaluators):
   return watched, told
 
 
-def test_a_bad_figure_in_training_says_the_step_and_is_not_written(monkeypatch):
+def test_a_bad_figure_in_training_says_the_step_and_is_not_written(
+  monkeypatch, loaded
+):
   """Nor is any other of that evaluator; those before it stand."""
   evaluators = {
     "first": later(monkeypatch, [("a", 0.25)]),
     "second": later(monkeypatch, [("b", 0.5), ("c", math.nan)]),
   }
-  watched, told = watching(None, evaluators)
+  watched, told = watching(loaded.embedder, evaluators)
   with bad_numbers("step 7, evaluation second: .*c is nan.*Checkpoints of st"):
     watched.evaluate(7, None)
   assert told == [{"eval/first/a": 0.25}]
@@ -253,7 +255,7 @@ def test_embeddings_that_overflow_in_training_end_it(loaded):
   params = jax.tree.map(lambda x: x * 1e30, loaded.params)
   finite.arrays(jax.tree.map(np.asarray, params["img"]), "x", "")
   record = {"image": np.full((8, 8, 3), 9, np.uint8), "id": 0, "text": "a"}
-  evaluators = {"x": lambda images, _: [("n", len(images([record]).zimg))]}
+  evaluators = {"x": lambda embed: [("n", len(embed.images([record]).zimg))]}
   watched, told = watching(loaded.embedder, evaluators)
   with bad_numbers("step 7, evaluation x: .* 1 of 1 images .*: record 0"):
     watched.evaluate(7, types.SimpleNamespace(params=params))

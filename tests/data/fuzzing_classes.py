@@ -17,8 +17,7 @@ import pyarrow.parquet as pq
 from fuzzing_truth import Case, Truth
 
 from big_contrastive.data.sources import folder, parquet, table
-from big_contrastive.evals import zero_shot
-from big_contrastive.inference import embedder
+from big_contrastive.evals import Embed, Embedded, zero_shot
 
 _NAMES = [
   "red fox", "cat", "sea-lion", "NA", "None", "no 5", "İstanbul cat", "x ray",
@@ -84,7 +83,9 @@ def case(rng, root) -> Case:
   def read() -> Figure:
     data = source()
     run = zero_shot.prepare(data, classes=given)
-    found = dict(run(_embed, lambda texts: np.array([*map(_named, texts)])))
+    found = dict(
+      run(Embed(_embed, None, lambda t: np.array([*map(_named, t)]), None))
+    )
     return Figure(f"{found['top1']:.9f} of {len(data)}", data.skipped)
 
   own = listed if numbered else names
@@ -110,12 +111,12 @@ def _named(text: str) -> np.ndarray:
   return vector(meant(text))
 
 
-def _embed(source) -> embedder.Embedded:
+def _embed(source) -> Embedded:
   records = [source[i] for i in range(len(source))]
   labels = np.array([record["label"] for record in records])
   ids = np.array([record["id"] for record in records])
   images = np.stack([vector(bytes(record["image"])) for record in records])
-  return embedder.Embedded(images, labels, ids)
+  return Embedded(images, labels, ids)
 
 
 def _right(image: bytes, name: str, listed: list[str]) -> bool:

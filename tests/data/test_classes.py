@@ -9,7 +9,7 @@ import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from test_evals import Source, embed_images, embed_texts
+from test_evals import Source, embed_images, embed_texts, model
 
 from big_contrastive.config import errors
 from big_contrastive.data.build import build_source
@@ -85,7 +85,7 @@ def top1(source, listed, **kwargs):
   rows = [vectors[i] for i in numbers]
   texts = embed_texts({n: vectors[i] for i, n in enumerate(listed)})
   run = zero_shot.prepare(source, classes=listed, **kwargs)
-  return dict(run(embed_images(rows, source), texts))["top1"]
+  return dict(run(model(embed_images(rows, source), texts)))["top1"]
 
 
 def having(own, count=None):
@@ -117,7 +117,7 @@ def test_a_list_in_any_order_gives_the_right_figure(own, listed):
     vectors = dict(zip(listed, np.eye(len(listed)), strict=True))
     run = zero_shot.prepare(source, classes=listed)
     images = embed_images([vectors[listed[k]] for k in places], source)
-    assert dict(run(images, embed_texts(vectors)))["top1"] == 1.0
+    assert dict(run(model(images, embed_texts(vectors))))["top1"] == 1.0
     return
   assert top1(source, listed) == 1.0
 
@@ -144,7 +144,7 @@ def test_lists_that_do_not_fit_by_number_are_refused(own, listed):
     source = having(own, 3)
     run = zero_shot.prepare(source, classes=listed)
     images = embed_images(np.eye(3), source)
-    list(run(images, embed_texts({n: [1, 0, 0] for n in listed})))
+    list(run(model(images, embed_texts({n: [1, 0, 0] for n in listed}))))
 
 
 def test_labels_may_be_places_whatever_the_names_are():
@@ -154,7 +154,7 @@ def test_labels_may_be_places_whatever_the_names_are():
   )
   texts = {"tench": [1, 0], "goldfish": [0, 1], "shark": [-1, 0]}
   images = embed_images([[1, 0], [0, 1]], source)
-  assert dict(run(images, embed_texts(texts)))["top1"] == 1.0
+  assert dict(run(model(images, embed_texts(texts))))["top1"] == 1.0
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_names_behind_the_last_label_are_told(caplog):
   run = zero_shot.prepare(having(listed, 2))
   images = embed_images(np.eye(2), having(listed, 2))
   texts = embed_texts({"name": [1, 0], "cat": [0, 1], "dog": [1, 0]})
-  list(run(images, texts))
+  list(run(model(images, texts)))
   assert "no label is 2 ('dog') or more, of 3 names" in caplog.text
   caplog.clear()
   own = having([*listed], 2)  # A data set's own: not all need occur.

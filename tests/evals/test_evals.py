@@ -9,8 +9,13 @@ import pytest
 
 from big_contrastive.config import errors, registry
 from big_contrastive.data import source as contract
-from big_contrastive.evals import gallery, retrieval, zero_shot
-from big_contrastive.inference import embedder
+from big_contrastive.evals import (
+  Embed,
+  Embedded,
+  gallery,
+  retrieval,
+  zero_shot,
+)
 
 
 @dataclasses.dataclass
@@ -33,12 +38,17 @@ class Source(contract.Source):
 def embed_images(zimg, source):
   labels = source.labels or [-1] * len(source)
   fixed = np.asarray(zimg, np.float32)
-  data = embedder.Embedded(fixed, np.array(labels), np.array(source.ids))
+  data = Embedded(fixed, np.array(labels), np.array(source.ids))
   return lambda _: data
 
 
 def embed_texts(table):
   return lambda texts: np.array([table[t] for t in texts], np.float32)
+
+
+def model(images, texts):
+  """What an evaluator gets, of such functions."""
+  return Embed(images=images, features=None, texts=texts, mesh=None)
 
 
 def test_every_evaluator_has_a_prepare():
@@ -52,7 +62,7 @@ def test_recalls_are_those_worked_out_by_hand():
   texts = {"a": [1, 0], "b": [0.6, 0.8], "c": [0, 1]}
   # Image 0 finds a; 1 finds c (cos 1), then b; 2 finds b, then c.
   run = retrieval.prepare(source)
-  found = dict(run(embed_images(zimg, source), embed_texts(texts)))
+  found = dict(run(model(embed_images(zimg, source), embed_texts(texts))))
   assert found["img2txt_r1"] == found["txt2img_r1"] == pytest.approx(1 / 3)
   assert found["img2txt_r5"] == found["txt2img_r10"] == 1.0
   # Of three candidates any five hold the match.
@@ -66,7 +76,7 @@ def test_several_captions_and_shared_ids_all_match():
   zimg = [[1, 0], [0, 1], [-1, 0]]
   texts = {"a": [0, 1], "b": [0, -1], "d": [1, 0], "c": [-1, 0]}
   run = retrieval.prepare(source)
-  found = dict(run(embed_images(zimg, source), embed_texts(texts)))
+  found = dict(run(model(embed_images(zimg, source), embed_texts(texts))))
   assert found["img2txt_r1"] == 1.0  # Image 0 finds d, a caption of image 1.
   # b is nearest to none of its images: both 0, as is c; c's tie is a miss.
   assert found["txt2img_r1"] == pytest.approx(3 / 4)
@@ -88,7 +98,7 @@ def test_a_record_a_caption_gives_the_recalls_of_a_record_an_image():
   zimg, captions = r.normal(size=(7, 4)), [f"c{i}" for i in range(21)]
   texts = embed_texts({c: r.normal(size=4) for c in captions})
   whole = Source([captions[3 * i : 3 * i + 3] for i in range(7)], [*range(7)])
-  want = dict(retrieval.prepare(whole)(embed_images(zimg, whole), texts))
+  want = dict(retrieval.prepare(whole)(model(embed_images(zimg, whole), texts)))
   assert 0 < want["img2txt_r1"] < 1
   shown = [i // 3 for i in range(21)]
   rows = [*range(21)]
@@ -96,7 +106,7 @@ def test_a_record_a_caption_gives_the_recalls_of_a_record_an_image():
     source = Pictures(captions, ids, shown)
     run = retrieval.prepare(source)
     images = embed_images(np.repeat(zimg, 3, 0), source)
-    assert dict(run(images, texts)) == want
+    assert dict(run(model(images, texts))) == want
 
 
 def test_images_of_two_concepts_stay_two():
@@ -126,7 +136,7 @@ def test_a_collapsed_model_is_right_about_nothing(task):
   module = registry.module("evals", task, "")
   same = np.ones((4, 2)) / np.sqrt(2)
   texts = embed_texts(dict.fromkeys("abcd", same[0]))
-  found = dict(module.prepare(source)(embed_images(same, source), texts))
+  found = dict(module.prepare(source)(model(embed_images(same, source), texts)))
   first = "img2txt_r1" if task == "retrieval" else "top1"
   assert found[first] == 0.0
 
@@ -149,7 +159,7 @@ def test_zero_shot_averages_unit_prompts_and_makes_the_mean_unit():
   }  # fmt: skip
   zimg = [[0.8, 0.6], [0, -1], [1, 0]]  # cat is (1, 1) / sqrt 2.
   run = zero_shot.prepare(source, templates=["a {c}", "the {c}"])
-  found = dict(run(embed_images(zimg, source), embed_texts(texts)))
+  found = dict(run(model(embed_images(zimg, source), embed_texts(texts))))
   assert found["top1"] == pytest.approx(2 / 3)
   assert found["top5"] == 1.0 and found["chance"] == 0.5
   assert found["chance_top5"] == 1.0
@@ -167,7 +177,7 @@ def test_class_names_come_from_lists_files_tables_and_json(tmp_path):
     f"{tmp_path}/names.json:pets",
   ):  # fmt: skip
     run = zero_shot.prepare(source, classes=classes)
-    assert dict(run(images, texts))["top1"] == 1.0
+    assert dict(run(model(images, texts)))["top1"] == 1.0
 
 
 @pytest.mark.parametrize(
@@ -214,7 +224,7 @@ def test_labels_without_names_are_an_error():
   run = zero_shot.prepare(source)
   texts = embed_texts({"cat": [1, 0], "dog": [0, 1]})
   with pytest.raises(errors.UserError, match="0 to 2"):
-    dict(run(embed_images([[1, 0], [0, 1]], source), texts))
+    dict(run(model(embed_images([[1, 0], [0, 1]], source), texts)))
 
 
 def test_the_gallery_is_a_picture_with_right_in_green_and_wrong_in_red():
@@ -222,7 +232,7 @@ def test_the_gallery_is_a_picture_with_right_in_green_and_wrong_in_red():
   texts = {"aaa": [1, 0], "bbb": [0.9, 0.1]}
   run = gallery.prepare(source, rows=1, columns=2)
   ((name, sheet),) = run(
-    embed_images([[1, 0], [1, 0]], source), embed_texts(texts)
+    model(embed_images([[1, 0], [1, 0]], source), embed_texts(texts))
   )
   assert isinstance(sheet, PIL.Image.Image)
   pixels = np.asarray(sheet).reshape(-1, 3).astype(int)
@@ -242,7 +252,7 @@ def test_the_gallery_looks_among_class_names_if_asked():
     return np.array([[1, 0], [0, 1]], np.float32)
 
   run = gallery.prepare(source, rows=1, columns=2, texts="classes")
-  list(run(embed_images([[1, 0], [1, 0]], source), texts))
+  list(run(model(embed_images([[1, 0], [1, 0]], source), texts)))
   assert asked == ["cat", "dog"]
   with pytest.raises(errors.UserError, match="texts"):
     gallery.prepare(Source(["x"], [0]), texts="classes")

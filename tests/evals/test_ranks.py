@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from test_evals import Source, embed_images, embed_texts
+from test_evals import Source, embed_images, embed_texts, model
 
 from big_contrastive.config import errors
 from big_contrastive.evals import gallery, retrieval, zero_shot
@@ -72,7 +72,7 @@ def test_prompts_that_cancel_out_name_their_class():
   with pytest.raises(
     errors.RunError, match="1 of 2 classes are not finite.*'cat'"
   ):
-    dict(evaluator(embed_images([[1, 0]], source), embed_texts(texts)))
+    dict(evaluator(model(embed_images([[1, 0]], source), embed_texts(texts))))
 
 
 def test_the_gallery_shows_nothing_in_green_that_is_not_finite(monkeypatch):
@@ -80,7 +80,9 @@ def test_the_gallery_shows_nothing_in_green_that_is_not_finite(monkeypatch):
   monkeypatch.setattr(gallery, "_cell", lambda *args: shown.append(args[-1]))
   texts = {"a": [np.nan, 0], "b": [0, 1]}
   evaluator = gallery.prepare(source, rows=1, columns=2)
-  list(evaluator(embed_images([[1, 0], [0, 1]], source), embed_texts(texts)))
+  list(
+    evaluator(model(embed_images([[1, 0], [0, 1]], source), embed_texts(texts)))
+  )
   right = {text for found in shown for text, right in found if right}
   assert len(shown) == 2 and right == {"b"}
 
@@ -92,6 +94,6 @@ def test_top5_has_its_chance_beside_it(classes):
   source = Source(names, range(classes), list(range(classes)), names)
   z = np.eye(classes)
   texts = embed_texts(dict(zip(names, z, strict=True)))
-  found = dict(zero_shot.prepare(source)(embed_images(z, source), texts))
+  found = dict(zero_shot.prepare(source)(model(embed_images(z, source), texts)))
   assert found["top1"] == found["top5"] == 1
   assert found["chance_top5"] == min(1, 5 / classes)

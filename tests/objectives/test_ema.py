@@ -114,12 +114,7 @@ def test_it_is_evaluated_saved_for_others_and_resumed_bit_for_bit(tmp_path):
   ((name, section),) = made.config["evals"].items()
   run = evaluators.evaluator(section, "evals")
   model = big_contrastive.load(tmp_path / "whole", batch_size=16)
-  figures = dict(
-    run(
-      lambda source: model.embedder.images(model.params, source),
-      lambda texts: model.embedder.texts(model.params, texts),
-    )
-  )
+  figures = dict(run(model.embedder.bound(model.params)))
   for key, value in figures.items():
     if isinstance(value, float):
       assert latest[f"eval/retrieval/{name}/{key}"] == pytest.approx(value)

@@ -248,11 +248,11 @@ def test_sigterm_in_an_evaluation_saves_and_the_evaluation_is_repeated(
   built = experiment.build(config)
   evaluator, calls = built.evaluators["retrieval/shapes"], []
 
-  def then_sigterm(embed_images, embed_texts):
+  def then_sigterm(embed):
     calls.append("")
     if 4 * len(calls) == at:
       signal.raise_signal(signal.SIGTERM)
-    return evaluator(embed_images, embed_texts)
+    return evaluator(embed)
 
   built.evaluators["retrieval/shapes"] = then_sigterm
   with pytest.raises(errors.RunError, match=f"saved at step {at}, in") as e:
