@@ -15,12 +15,8 @@ from big_contrastive.objectives import Objective
 from big_contrastive.training import loop, step
 
 METHODS = registry.names("objectives")
-# What config.objective has for each, besides its name.
-FIELDS = {"pairs": {"loss": "sigmoid"}}
-
-
-def test_every_method_has_fields_to_test_it_with():
-  assert FIELDS.keys() == set(METHODS)
+# A config of each.
+CONFIGS = {name: name for name in METHODS} | {"pairs": "siglip"}
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -30,15 +26,14 @@ def test_a_method_is_documented_and_builds_an_objective(name):
   first, *fields = inspect.signature(module.build).parameters.values()
   assert first.name == "setting"
   assert all(p.kind is p.KEYWORD_ONLY and p.annotation for p in fields)
-  made = tiny.load("siglip", "smoke") | {
-    "objective": {"name": name, **FIELDS[name]}
-  }
+  made = tiny.load(CONFIGS[name], "smoke")
   method = experiment.build(made, jax.devices()[:1]).objective
   assert isinstance(method, Objective) and set(method.fields)
   params = jax.eval_shape(method.init, jax.random.key(0))
   extra = jax.eval_shape(method.init_extra, params, jax.random.key(0))
   names = rules.shapes(params)
   assert rules.shapes(method.exported(params, extra)).keys() <= names.keys()
+  assert method.chance is None or method.chance > 0
   assert method.flops() > 0 and min(method.micro_batches) >= 1
 
 
