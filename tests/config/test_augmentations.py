@@ -23,7 +23,7 @@ TABLE = {
     "crop jitter gray blur flip", WIDE, WEAK, 1.0, 0,
   ),
   "moco_v3 2": (
-    augmentations.moco_v3(224, (0.2, 1.0))[1],
+    augmentations.moco_v3(224, 0.2)[1],
     "crop jitter gray blur solarize flip", CROP, WEAK, 0.1, 0.2,
   ),
   "simclr": (

@@ -14,6 +14,7 @@ from big_contrastive.data import build as data_build
 from big_contrastive.data import filters
 from big_contrastive.data.loader import training as loader
 from big_contrastive.data.tokenizers import tokenizer, vocabulary
+from big_contrastive.data.transforms import views
 from big_contrastive.factory import cli, warm_start
 from big_contrastive.models import build
 from big_contrastive.models.heads import mlp
@@ -37,6 +38,7 @@ SIGNATURES = {
   "source.filter": (filters.apply, {"source"}),
   "source with a mixture": (data_build._mixture, {"where", "opener"}),
   "source.mixture[i]": (data_build._part, {"where", "opener"}),
+  "views.NAME": (views._view, {"name", "where"}),
   "tokenizer": (tokenizer.build_tokenizer, {"captions", "blob"}),
   "loading": (
     loader.Training,

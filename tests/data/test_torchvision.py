@@ -210,7 +210,7 @@ RECIPES = {
   "instdisc": augmentations.instdisc(64),
   "moco_v2": augmentations.moco_v2(64),
   "moco_v3, first": augmentations.moco_v3(64)[0],
-  "moco_v3, second": augmentations.moco_v3(64, (0.2, 1.0))[1],
+  "moco_v3, second": augmentations.moco_v3(64, 0.2)[1],
   "simclr": augmentations.simclr(64),
   "simclr, half": augmentations.simclr(64, strength=0.5),
   "byol, first": augmentations.byol(64)[0],
