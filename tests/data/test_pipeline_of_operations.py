@@ -102,14 +102,17 @@ def test_a_jpeg_is_never_decoded_to_less_than_is_needed():
     assert found <= sizes, op
 
 
+@pytest.mark.parametrize("as_torchvision", [False, True])
 @pytest.mark.parametrize("turned", [1, 6])
-def test_a_crop_of_a_shrunk_jpeg_is_the_crop_of_the_whole(turned):
+def test_a_crop_of_a_shrunk_jpeg_is_the_crop_of_the_whole(
+  turned, as_torchvision
+):
   """The same part for the same rng, but for what shrinking costs: 36 dB."""
   exif = PIL.Image.Exif()
   exif[0x0112] = turned
   data = encoded(smooth(600, 400), "JPEG", quality=95, exif=exif)
-  ops = [("random_resized_crop", {"size": 48, "area": (0.3, 1)})]
-  pipeline = operations.parse(ops, "ops")
+  crop = {"size": 48, "area": (0.3, 1), "as_torchvision": as_torchvision}
+  pipeline = operations.parse([("random_resized_crop", crop)], "ops")
   assert max(decoded(pipeline, data)[0]) < 600
   for seed in range(20):
     want = pipeline.ops[0](operations.decode(data), RNG(seed))

@@ -77,7 +77,7 @@ class Examples:
     )
 
   def _example(
-    self, index: int, rng: np.random.Generator, at: tuple[int, int]
+    self, index: int, rng: np.random.Generator, at: tuple[int, int] = (0, 0)
   ) -> Batch:
     record = self.source[index]
     example = self._images(index, record["image"], rng, at)
@@ -115,7 +115,7 @@ class Examples:
   def why(self, index: int) -> str:
     """Returns what is wrong with a bad record, by reading it again."""
     try:
-      self._example(index, np.random.default_rng(0), (0, 0))
+      self._example(index, np.random.default_rng(0))
     except (OSError, ValueError, SyntaxError) as e:
       return " ".join(str(e).split())[:200]
     return "it could be read now"
