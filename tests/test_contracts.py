@@ -6,6 +6,7 @@ data/test_source_contract.py.
 import inspect
 import json
 
+import chex
 import flax.nnx as nnx
 import jax
 import jax.numpy as jnp
@@ -141,6 +142,30 @@ def test_a_head_maps_vectors(name):
   made = head(6, out_dim=5, rngs=nnx.Rngs(0))
   assert head.__doc__ and made.out_dim == 5
   assert made(jnp.ones((4, 6))).shape == (4, 5)
+
+
+def test_heads_on_each_other_are_refused():
+  heads = {
+    "a": {"name": "mlp", "out_dim": 7, "on": "b"},
+    "b": {"name": "mlp", "out_dim": 7, "on": "a"},
+  }
+  with pytest.raises(errors.UserError, match="on each other: a, b"):
+    build_model({"image": {"variant": "mu/8", "res": 16}, "heads": heads})
+
+
+def test_heads_need_no_order():
+  """A config has none: the first by name is on the second."""
+  heads = {
+    "a": {"name": "mlp", "out_dim": 7, "on": "b"},
+    "b": {"name": "mlp", "out_dim": 5},
+  }
+  sections = {"image": {"variant": "mu/8", "res": 16}}
+  made = [
+    build_model(sections | {"heads": dict(order)}).init(jax.random.key(0))
+    for order in (heads.items(), reversed(heads.items()))
+  ]
+  assert made[0]["a"]["fc1"]["kernel"].shape == (5, 5)
+  chex.assert_trees_all_equal(*made)
 
 
 def test_heads_are_parts_one_upon_another_and_from_outside(mine):

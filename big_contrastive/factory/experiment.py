@@ -105,7 +105,7 @@ def _build(
   seen = views.parse(config.views, "config.views")
   setting = Setting(
     model, mesh, size, config.micro_batch, unit["total"],
-    {name: view.count for name, view in seen.items()},
+    {name: seen[name].count for name in sorted(seen)},
   )  # fmt: skip
   recipe, table = _recipe(config, setting, unit)
   placed, method = step.place(recipe, mesh, config.shard), recipe.objective

@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import flax.nnx as nnx
@@ -153,7 +153,7 @@ def _tower(kind: str, section: dict[str, Any], kwargs: dict[str, Any]) -> Any:
 def _heads(
   sections: dict[str, Any], towers: dict[str, Any], kwargs: dict[str, Any]
 ) -> dict[str, Any]:
-  """Returns heads by name, each over a tower's or an earlier head's vectors."""
+  """Returns heads by name, each over a tower's or another head's vectors."""
   widths = {
     name: towers[part].out_dim
     for name, part in (("image", "img"), ("text", "txt"))
@@ -161,21 +161,48 @@ def _heads(
   }
   heads = {}
   kwargs = {k: kwargs[k] for k in ("dtype", "rngs")}
-  for name, section in sections.items():
+  for name, fields in _in_order(sections, widths):
     where = f"{_WHERE}.heads.{name}"
-    fields = schema.section(section, where)
     if name in _RESERVED or not name.isidentifier() or hasattr(Model, name):
       remedy = "Give the head another name."
       allowed = "an identifier that names no other part or method of the model"
       raise errors.UserError(where, name, allowed, remedy)
     file = fields.pop("name", None)
-    base = errors.choice(f"{where}.on", fields.pop("on", "image"), widths)
+    base = fields.pop("on")
     head = registry.module("models.heads", file, f"{where}.name").head
     heads[name] = schema.call(
       head, fields, where, kwargs | {"width": widths[base]}
     )
     widths[name] = heads[name].out_dim
   return heads
+
+
+def _in_order(
+  sections: dict[str, Any], towers: Collection[str]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+  """Yields heads with their fields, each after the one that it is on.
+
+  In the order of their names otherwise: a config has no order of its own.
+  """
+  left = {
+    name: {"on": "image"} | schema.section(section, f"{_WHERE}.heads.{name}")
+    for name, section in sorted(sections.items())
+  }
+  known = {*towers, *left}
+  for name, fields in left.items():
+    errors.choice(f"{_WHERE}.heads.{name}.on", fields["on"], known - {name})
+  built = set(towers)
+  while left:
+    ready = [name for name, fields in left.items() if fields["on"] in built]
+    if not ready:
+      first = next(iter(left))
+      allowed = "a tower, or a head that is on one"
+      remedy = "These heads are on each other: " + ", ".join(left) + "."
+      where = f"{_WHERE}.heads.{first}.on"
+      raise errors.UserError(where, left[first]["on"], allowed, remedy)
+    for name in ready:
+      yield name, left.pop(name)
+    built |= {*ready}
 
 
 def _text_section(
@@ -233,7 +260,7 @@ def _sections(
     image, text: the towers: `tower`, a file in models/image or models/text,
       and its fields; no text for images alone.
     heads: by name: `name`, a file in models/heads, `on`, whose vectors it
-      takes ("image", "text" or a head before it), and its fields.
+      takes ("image", "text" or another head), and its fields.
     scale, bias: initial exp(t) and b; None for none.
     dtype: compute dtype of all parts.
     remat: what blocks keep for the backward pass, see layers.Transformer; None

@@ -31,7 +31,8 @@ class Setting:
     batch_size: examples in the global batch.
     micro_batch: config.micro_batch, see sharding.micro_batches.
     total: steps of the run, for schedules inside the objective.
-    views: how many of each view of an image a batch has, see config.views.
+    views: how many of each view of an image a batch has, see config.views; in
+      the order of their names.
   """
 
   model: Built

@@ -33,7 +33,7 @@ class TwoViews(Objective):
     return tuple(self.setting.views)
 
   def images(self, batch: dict[str, jax.Array]) -> list[jax.Array]:
-    """Returns the views, each uint8 [B, h, w, 3], in the order of the config.
+    """Returns the views, each uint8 [B, h, w, 3], in the order of names.
 
     There are two.
     """

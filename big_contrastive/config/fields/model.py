@@ -71,7 +71,7 @@ class Head:
   )
   on: str = field(
     "image",
-    doc='Whose vectors it takes: "image", "text" or a head before it.',
+    doc='Whose vectors it takes: "image", "text" or another head.',
   )
 
 

@@ -1,0 +1,84 @@
+"""A teacher, a queue and running statistics are saved and restored, all."""
+
+import pathlib
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+import tiny
+from big_contrastive.checkpoints import checkpointer
+from big_contrastive.config import errors, rules
+from big_contrastive.factory import experiment
+from big_contrastive.training import loop
+
+TOWER = str(pathlib.Path(__file__).parents[1] / "normed_tower.py")
+
+
+def config(name="moco", **changes):
+  """Of a method over a tower with a batch norm, for four steps."""
+  made = tiny.load(name, "smoke")
+  group = 2 if name == "moco" else None
+  made["model"]["image"] = {"tower": TOWER, "res": 32, "norm_group": group}
+  made["optimizer"] = {"name": "adamw", "lr": 1e-3, "eps": 1e-4}
+  made.pop("schedules", None)
+  del made["evals"]
+  return made | {"total": 4, "save_every": 2, "log_every": 1} | changes
+
+
+def fit(workdir, devices, **changes):
+  made = experiment.build(config(**changes), jax.devices()[:devices])
+  return loop.fit(made, workdir)
+
+
+def saved(workdir, step):
+  """All arrays of a checkpoint, by item and name."""
+  folder = workdir / "checkpoints" / str(step)
+  items = ("params", "training", "extra")
+  return {item: checkpointer._read_host(folder, item) for item in items}
+
+
+@pytest.mark.parametrize("name", ["moco", "byol"])
+def test_a_resumed_run_has_the_same_bits(name, tmp_path):
+  whole = fit(tmp_path / "whole", 2, name=name)
+  fit(tmp_path / "halves", 2, name=name, total=2)
+  resumed = fit(tmp_path / "halves", 2, name=name)
+  assert whole["train/loss"] == resumed["train/loss"]
+  a, b = (saved(tmp_path / w, 4) for w in ("whole", "halves"))
+  chex.assert_trees_all_equal(a, b)
+  extra = rules.flatten(a["extra"])
+  assert {"statistics/img/norm/mean", "teacher/img/fc2/kernel"} <= extra.keys()
+  if name == "moco":
+    assert {"queue", "at"} <= extra.keys()
+  early = rules.flatten(saved(tmp_path / "halves", 2)["extra"])
+  assert all(not np.array_equal(extra[k], early[k]) for k in extra if k != "at")
+
+
+def test_other_devices_restore_the_same_bits_and_go_on(tmp_path):
+  whole = fit(tmp_path / "whole", 8, mesh={"fsdp": 2})
+  fit(tmp_path / "moved", 8, mesh={"fsdp": 2}, total=2)
+  before = saved(tmp_path / "moved", 2)
+  made = experiment.build(config(), jax.devices()[:4])
+  store = checkpointer.Checkpoints(tmp_path / "moved")
+  items, *_ = store.restore(2, made.placed.abstract.items())
+  store.close()
+  restored = {k: jax.device_get(items[k]) for k in before}
+  a, b = (
+    [np.asarray(x) for x in jax.tree.leaves(tree)]
+    for tree in (before, restored)
+  )
+  for x, y in zip(a, b, strict=True):
+    np.testing.assert_array_equal(x, y)
+  moved = fit(tmp_path / "moved", 4)
+  np.testing.assert_allclose(
+    moved["train/loss"], whole["train/loss"], rtol=1e-5
+  )
+  a, b = (saved(tmp_path / w, 4)["extra"] for w in ("whole", "moved"))
+  chex.assert_trees_all_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_a_queue_of_another_batch_is_refused(tmp_path):
+  fit(tmp_path, 1, total=2)
+  with pytest.raises(errors.UserError, match="batch_size"):
+    fit(tmp_path, 1, batch_size=8)
