@@ -52,7 +52,10 @@ def test_a_resumed_run_has_the_same_bits(name, tmp_path):
   if name == "moco":
     assert {"queue", "at"} <= extra.keys()
   early = rules.flatten(saved(tmp_path / "halves", 2)["extra"])
-  assert all(not np.array_equal(extra[k], early[k]) for k in extra if k != "at")
+  for key in extra:
+    # A bias before a norm has no gradient.
+    moves = key != "at" and not key.endswith("bias")
+    assert not moves or not np.array_equal(extra[key], early[key]), key
 
 
 def test_other_devices_restore_the_same_bits_and_go_on(tmp_path):
