@@ -93,6 +93,7 @@ def rate(
     if schedule == "constant":
       return jnp.float32(1 - momentum)
     done = (jnp.asarray(step, jnp.float32) + first) / total
-    return (1 - momentum) * 0.5 * (1 + jnp.cos(jnp.pi * done))
+    # (1 + cos x) / 2, without cancellation at the end of the run.
+    return (1 - momentum) * jnp.square(jnp.cos(jnp.pi * done / 2))
 
   return at

@@ -15,8 +15,10 @@ import optax
 import pytest
 
 from big_contrastive import objectives
-from big_contrastive.config import registry, rules
+from big_contrastive.config import errors, registry, rules
 from big_contrastive.models import build
+from big_contrastive.objectives import _teacher
+from big_contrastive.objectives import simclr as simclr_file
 from big_contrastive.parallel import sharding
 from big_contrastive.training import step
 
@@ -76,7 +78,10 @@ CASES = {
 METHODS = {case[0]["name"] for case in CASES.values()}
 
 
-def make(case, devices=1, micro_batch=None, fsdp=1, freeze="nothing", **fields):
+def make(
+  case, devices=1, micro_batch=None, fsdp=1, freeze=("nothing",),
+  skip_nonfinite=False, **fields,
+):  # fmt: skip
   """The placed step of a case, with plain SGD."""
   objective, heads, group = CASES[case]
   objective = dict(objective) | fields
@@ -91,7 +96,12 @@ def make(case, devices=1, micro_batch=None, fsdp=1, freeze="nothing", **fields):
   names = frozenset(rules.flatten(model.shapes))
   frozen = frozenset(k for k in names if k.startswith(freeze))
   recipe = step.Step(
-    method.freeze(frozen), optax.sgd(LR), lambda s: LR, names - frozen, 0
+    method.freeze(frozen),
+    optax.sgd(LR),
+    lambda s: LR,
+    names - frozen,
+    0,
+    skip_nonfinite,
   )
   return step.place(recipe, mesh, [(".*", "fsdp")])
 
@@ -355,3 +365,82 @@ def test_devices_change_nothing(case, devices, fsdp):
   np.testing.assert_allclose(losses, expected, rtol=1e-5, atol=1e-5)
   chex.assert_trees_all_close(state.params, one.params, rtol=1e-4, atol=1e-5)
   chex.assert_trees_all_close(state.extra, one.extra, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", ["simclr in groups", "moco v1"])
+def test_micro_batches_of_whole_groups_change_nothing(case):
+  losses, state = trained(make(case, 2, micro_batch=12), 2)
+  expected, one = trained(make(case), 2)
+  np.testing.assert_allclose(losses, expected, rtol=1e-5)
+  chex.assert_trees_all_close(state.extra, one.extra, rtol=1e-4, atol=1e-5)
+
+
+def test_micro_batches_that_cut_a_group_are_refused():
+  for case, micro_batch in (("simsiam", 12), ("moco v1", 4)):
+    with pytest.raises(errors.UserError, match="norm_group"):
+      make(case, 1, micro_batch)
+
+
+@pytest.mark.parametrize("case", ["moco v1", "byol"])
+def test_a_skipped_step_moves_nothing_of_extra(case):
+  placed = make(case, skip_nonfinite=True)
+  state = first_state(placed)
+  # A weight whose product with anything is infinite.
+  state.params["projector"]["fc1"]["kernel"] *= np.inf
+  before = jax.device_get(state.extra)
+  batch = sharding.to_global(batches(1)[0], BATCH, placed.mesh)
+  state, metrics = placed.update(state, batch)
+  assert not np.isfinite(metrics["loss"]) and int(state.step) == 1
+  chex.assert_trees_all_equal(jax.device_get(state.extra), before)
+
+
+def test_a_teacher_has_no_copy_of_what_is_frozen():
+  placed = make("moco v3", freeze=("img/fc1",))
+  state = first_state(placed)
+  assert "fc1" not in state.extra["teacher"]["img"]
+  kernel = np.array(state.params["img"]["fc1"]["kernel"])
+  batch = sharding.to_global(batches(1)[0], BATCH, placed.mesh)
+  state, _ = placed.update(state, batch)
+  np.testing.assert_array_equal(state.params["img"]["fc1"]["kernel"], kernel)
+
+
+@pytest.mark.parametrize(
+  ("case", "fields", "said"),
+  [
+    ("moco v2", {"queue": 50}, "queue = 50; expected a multiple of .* 24"),
+    ("moco, symmetric", {"queue": 72}, "two batches = 48.* nearest is 96"),
+    ("simclr", {"temperature": 0.0}, "temperature = 0.0"),
+    ("byol", {"momentum": 1.0}, "momentum = 1.0"),
+    ("moco v3", {"tile": 0}, "tile = 0"),
+  ],
+)
+def test_a_wrong_field_is_one_line(case, fields, said):
+  with pytest.raises(errors.UserError, match=said):
+    make(case, **fields)
+
+
+def test_two_views_are_needed_and_no_text():
+  model = build.build_model({
+    "image": {"tower": TOWER, "res": 16},
+    "heads": {"projector": {"name": "mlp", "out_dim": 4}},
+  })  # fmt: skip
+  mesh = sharding.make_mesh(devices=jax.devices()[:1])
+  for views in ({}, {"a": 1}, {"a": 2, "b": 1}):
+    setting = objectives.Setting(model, mesh, BATCH, None, 1, views)
+    with pytest.raises(errors.UserError, match="config.views.*two views"):
+      simclr_file.build(setting)
+  setting = objectives.Setting(model, mesh, BATCH, None, 1, {"a": 2})
+  with pytest.raises(errors.UserError, match="heads.predictor is missing"):
+    registry.module("objectives", "byol", "").build(setting)
+
+
+def test_the_momentum_rises_as_published():
+  """m(t) = 1 - (1 - m) (1 + cos(pi t / N)) / 2 at official points."""
+  total = 1000
+  for first in (0, 1):
+    rate = _teacher.rate(0.99, total, "cosine", first)
+    for at in (0, 1, 99, 100, 500, total - 1):
+      t = at + first
+      m = 1 - (1 - 0.99) * (1 + np.cos(np.pi * t / total)) / 2
+      np.testing.assert_allclose(1 - rate(at), m, atol=1e-7)
+      np.testing.assert_allclose(rate(at), 1 - m, rtol=1e-5)

@@ -7,6 +7,7 @@ them, and docs/config.md is made from them.
 from big_contrastive.config.fields import (
   clip_resnet,
   data,
+  heads,
   model,
   resnet,
   run,
@@ -31,8 +32,8 @@ SECTIONS: dict[str, type] = {
   "model.image with tower = resnet": resnet.ResNet,
   "model.image with tower = clip_resnet": clip_resnet.ClipResNet,
   "model.text": model.Text,
-  "model.heads.NAME": model.Head,
-  "model.heads.NAME with name = mlp": model.Mlp,
+  "model.heads.NAME": heads.Head,
+  "model.heads.NAME with name = mlp": heads.Mlp,
   "init": training.Init,
   "objective": training.Objective,
   "objective with name = pairs": training.Pairs,
