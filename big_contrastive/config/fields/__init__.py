@@ -4,7 +4,7 @@ One dataclass a section. `python -m big_contrastive.train --fields` prints
 them, and docs/config.md is made from them.
 """
 
-from big_contrastive.config.fields import data, model, run, training
+from big_contrastive.config.fields import data, model, optimizer, run, training
 from big_contrastive.config.fields.run import Config as Config
 
 # By name in a config: config.model.image; the top level is "". After " with "
@@ -24,10 +24,12 @@ SECTIONS: dict[str, type] = {
   "init": training.Init,
   "objective": training.Objective,
   "objective with name = pairs": training.Pairs,
-  "optimizer": training.Optimizer,
-  "optimizer with name = adamw": training.AdamW,
-  "optimizer with name = adafactor": training.Adafactor,
-  "schedule": training.Schedule,
+  "optimizer": optimizer.Optimizer,
+  "optimizer with name = adamw": optimizer.AdamW,
+  "optimizer with name = adafactor": optimizer.Adafactor,
+  "optimizer with name = sgd": optimizer.SGD,
+  "optimizer with name = lars": optimizer.LARS,
+  "schedule": optimizer.Schedule,
   "micro_batch": training.MicroBatch,
   "mesh": training.Mesh,
   "evals.NAME": training.Eval,
