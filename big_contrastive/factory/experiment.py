@@ -154,8 +154,9 @@ def _recipe(
     remedy = "Leave a parameter to train."
     raise errors.UserError("config.freeze", config.freeze, expected, remedy)
   factors = {"decay": config.decay, "lr_mult": config.lr_mult}
+  factors |= {} if config.adapt is None else {"adapt": config.adapt}
   rate, tx = parts.optimizer(
-    config.optimizer, config.schedule, factors, names, unit
+    config.optimizer, config.schedule, factors, names, unit, config.schedules
   )
   method = method.freeze(frozenset(names) - trained)
   seed, skip = config.seed, config.skip_nonfinite

@@ -50,6 +50,7 @@ def optimizer(
   factors: dict[str, rules.Rules],
   names: list[str],
   unit: dict[str, int],
+  own_schedules: rules.Rules | None = None,
 ) -> tuple[schedules.Schedule, optax.GradientTransformation]:
   """Returns step -> learning rate, and the optimizer over a flat dict.
 
@@ -57,14 +58,18 @@ def optimizer(
     config: config.optimizer: name, lr, weight_decay, clip, and arguments of
       the function of that name in training/optimizers.
     schedule: config.schedule; durations in any unit.
-    factors: config.decay and config.lr_mult.
+    factors: config.decay and config.lr_mult; config.adapt unless it is None.
     names: flat names of all parameters.
     unit: batch_size, epoch and total for durations.
+    own_schedules: config.schedules; None: all have config.schedule.
   """
   kwargs, where = dict(config), "config.optimizer"
   name = errors.choice(
     f"{where}.name", kwargs.pop("name", ""), optimizers.OPTIMIZERS
   )
+  if "adapt" in factors and name != "lars":
+    allowed, remedy = f"None with the optimizer {name}", "Drop it."
+    raise errors.UserError("config.adapt", factors["adapt"], allowed, remedy)
   lr = kwargs.pop("lr", None)
   if type(lr) not in (int, float) or not 0 <= lr < math.inf:
     allowed = "a number from 0 up"
@@ -73,20 +78,41 @@ def optimizer(
   common |= {k: kwargs.pop(k) for k in common if k in kwargs}
   values = {k: rules.match(r, names, f"config.{k}") for k, r in factors.items()}
   direction = schema.call(optimizers.OPTIMIZERS[name], kwargs, where)
-  rate = _rate(lr, schedule, unit)
-  build = schema.bind(optimizers.build, common, where, values)
-  return rate, build(direction, rate)
+  rate = _rate(lr, schedule, "config.schedule", unit)
+  values |= {"direction": direction, "rate": rate}
+  if own_schedules is not None:
+    values["rates"] = _own_rates(lr, own_schedules, names, unit)
+  return rate, schema.call(optimizers.build, common, where, values)
 
 
 def _rate(
-  lr: float, schedule: dict[str, Any], unit: dict[str, int]
+  lr: float, schedule: dict[str, Any], where: str, unit: dict[str, int]
 ) -> schedules.Schedule:
-  where = "config.schedule"
   kwargs = {"warmup": 0} | dict(schedule)
-  for name in {"warmup", "cooldown", "timescale"} & kwargs.keys():
+  for name in {"warmup", "cooldown", "timescale", "every"} & kwargs.keys():
     kwargs[name] = durations.steps(kwargs[name], f"{where}.{name}", **unit)
+  if isinstance(kwargs.get("milestones"), list | tuple):
+    kwargs["milestones"] = [
+      durations.steps(value, f"{where}.milestones[{i}]", **unit)
+      for i, value in enumerate(kwargs["milestones"])
+    ]
   fixed = {"peak": lr, "total": unit["total"]}
   return schema.call(schedules.schedule, kwargs, where, fixed)
+
+
+def _own_rates(
+  lr: float, own: rules.Rules, names: list[str], unit: dict[str, int]
+) -> dict[str, schedules.Schedule]:
+  """Returns the rates of parameters that don't have config.schedule's."""
+  where = "config.schedules"
+  sections = rules.match(own, names, where)
+  rates = {}
+  for i, (_, section) in enumerate(own):
+    if section is not None:
+      place = f"{where}[{i}]"
+      rate = _rate(lr, schema.section(section, place), place, unit)
+      rates |= {name: rate for name, s in sections.items() if s is section}
+  return rates
 
 
 def objective(

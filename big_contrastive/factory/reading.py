@@ -133,14 +133,17 @@ def without_epochs(config: dict[str, Any]) -> dict[str, Any]:
   A step takes the same memory and time in a run of any length.
   """
 
-  def plain(section: dict[str, Any]) -> dict[str, Any]:
-    long = {"total": 10**9}
-    return {
-      k: long.get(k, 1) if durations.in_epochs(v) else v
-      for k, v in section.items()
-    }
+  def short(value: Any) -> Any:
+    if isinstance(value, dict):
+      return {k: short(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+      return [short(v) for v in value]
+    return 1 if durations.in_epochs(value) else value
 
-  changed = plain(config)
-  if isinstance(changed.get("schedule"), dict):
-    changed["schedule"] = plain(changed["schedule"])
-  return changed
+  long = {"total": 10**9}
+  changed = {
+    k: long.get(k, 1) if durations.in_epochs(v) else v
+    for k, v in config.items()
+  }
+  inside = {"schedule", "schedules"} & changed.keys()
+  return changed | {k: short(changed[k]) for k in inside}

@@ -9,7 +9,9 @@ import numpy as np
 import optax
 
 from big_contrastive.config import errors, rules
+from big_contrastive.training.per_parameter import PerParameter, within
 from big_contrastive.training.schedules import Schedule
+from big_contrastive.training.sgd import Coupled, lars, sgd
 
 
 def adamw(
@@ -20,8 +22,8 @@ def adamw(
   mu_dtype: Literal["float32", "bfloat16"] = "float32",
 ) -> optax.GradientTransformation:
   """Returns AdamW (arXiv:1711.05101) without decay, which `build` adds."""
-  _within(b1=b1, b2=b2)
-  _within(math.inf, eps=eps)
+  within(b1=b1, b2=b2)
+  within(math.inf, eps=eps)
   return optax.scale_by_adam(b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype)
 
 
@@ -42,8 +44,8 @@ def adafactor(
   parameters is treated as a parameter of its own.
   """
 
-  _within(b1=b1)
-  _within(math.inf, eps=eps, clip_rms=clip_rms, decay_exponent=decay_exponent)
+  within(b1=b1)
+  within(math.inf, eps=eps, clip_rms=clip_rms, decay_exponent=decay_exponent)
 
   def b2(step: jax.Array) -> jax.Array:
     t = jnp.asarray(step, jnp.float32) + 1
@@ -123,37 +125,29 @@ def _clip_rms(limit: float) -> optax.GradientTransformation:
   )
 
 
-def _within(end: float = 1.0, **values: float) -> None:
-  """Raises UserError for values that are not from 0 to just below `end`."""
-  for name, value in values.items():
-    if not 0 <= value < end:
-      allowed = (
-        "a finite number from 0 up"
-        if end == math.inf
-        else "a number from 0 to below 1"
-      )
-      where = f"config.optimizer.{name}"
-      raise errors.UserError(where, value, allowed, "Leave it out.")
-
-
-OPTIMIZERS = {"adamw": adamw, "adafactor": adafactor}
+OPTIMIZERS = {
+  "adamw": adamw, "adafactor": adafactor, "sgd": sgd, "lars": lars,
+}  # fmt: skip
 
 
 def build(
-  direction: optax.GradientTransformation,
+  direction: optax.GradientTransformation | Coupled,
   rate: Schedule,
   *,
   weight_decay: float,
   decay: dict[str, float],
   lr_mult: dict[str, float],
   clip: float | None,
+  adapt: dict[str, bool] | None = None,
+  rates: dict[str, Schedule] | None = None,
 ) -> optax.GradientTransformation:
   """Returns the full optimizer over a flat dict of trained parameters.
 
   Each step: p -= rate * lr_mult * (direction + weight_decay * decay * p).
   That is AdamW's decay as PyTorch has it: it scales with the learning rate.
   big_vision's does not (p -= schedule * (lr * direction + wd * p), with the
-  schedule from 0 to 1): divide its wd by its lr to get ours.
+  schedule from 0 to 1): divide its wd by its lr to get ours. sgd and lars add
+  it to the gradient instead, before momentum.
 
   Args:
     direction: from `OPTIMIZERS`.
@@ -161,35 +155,39 @@ def build(
     weight_decay: times each parameter's own factor in `decay`.
     decay, lr_mult: factor by parameter name.
     clip: largest global norm of the gradients; None for no clipping.
+    adapt: whether lars adapts a parameter's rate, by name; None: where it has
+      a decay factor, as in all published recipes.
+    rates: by name, for parameters that have another schedule than `rate`.
   """
-
-  _within(math.inf, weight_decay=weight_decay)
+  within(math.inf, weight_decay=weight_decay)
   if clip is not None and not 0 < clip < math.inf:
     allowed, remedy = "a finite number above 0", "None is for no clipping."
-    raise errors.UserError("config.optimizer.clip", clip, allowed, remedy)
-  for where, factors in (("decay", decay), ("lr_mult", lr_mult)):
-    for name, value in factors.items():
+    raise errors.UserError("clip", clip, allowed, remedy)
+  _check_rules(adapt or {}, decay=decay, lr_mult=lr_mult)
+  each = PerParameter(
+    decay={k: weight_decay * factor for k, factor in decay.items()},
+    lr_mult=lr_mult,
+    adapt={k: factor > 0 for k, factor in decay.items()} | (adapt or {}),
+    rates=dict.fromkeys(decay, rate) | (rates or {}),
+  )
+  clipping = [] if clip is None else [optax.clip_by_global_norm(clip)]
+  if callable(direction):
+    return optax.chain(*clipping, *direction(each))
+  return optax.chain(*clipping, direction, each.add_decay(), *each.scale())
+
+
+def _check_rules(adapt: dict[str, bool], **factors: dict[str, float]) -> None:
+  """Raises UserError for a rule whose value is no factor, or no bool."""
+  for where, by_name in factors.items():
+    for name, value in by_name.items():
       if type(value) not in (int, float) or not 0 <= value < math.inf:
         allowed = "finite factors from 0 up"
         remedy = f"Change the rule that matches {name}."
         raise errors.UserError(f"config.{where}", value, allowed, remedy)
-
-  def add_decay(updates, params):
-    return {
-      k: u + weight_decay * decay[k] * params[k] for k, u in updates.items()
-    }
-
-  def multiply(updates, params):
-    return {k: lr_mult[k] * u for k, u in updates.items()}
-
-  clipping = [] if clip is None else [optax.clip_by_global_norm(clip)]
-  return optax.chain(
-    *clipping,
-    direction,
-    optax.stateless(add_decay),
-    optax.stateless(multiply),
-    optax.scale_by_learning_rate(rate),
-  )
+  for name, value in adapt.items():
+    if type(value) is not bool:
+      remedy = f"Change the rule that matches {name}."
+      raise errors.UserError("config.adapt", value, "True or False", remedy)
 
 
 def skipped(before: Any, after: Any) -> Any:

@@ -64,6 +64,8 @@ SIGNATURES = {
   "model.heads.NAME with name = mlp": (mlp.Mlp, {"width", "dtype", "rngs"}),
   "optimizer with name = adamw": (optimizers.adamw, set()),
   "optimizer with name = adafactor": (optimizers.adafactor, set()),
+  "optimizer with name = sgd": (optimizers.sgd, set()),
+  "optimizer with name = lars": (optimizers.lars, set()),
   "schedule": (schedules.schedule, {"peak", "total"}),
   "micro_batch": (sharding._both, set()),
   "mesh": (sharding.make_mesh, {"devices"}),
@@ -86,7 +88,9 @@ FILLED_IN = {
   ("schedule", "warmup"): 0,
 }
 # And durations, which the factory turns into steps.
-DURATIONS = {("schedule", n) for n in ("warmup", "cooldown", "timescale")}
+DURATIONS = {
+  ("schedule", n) for n in ("warmup", "cooldown", "timescale", "every")
+}
 
 
 def test_every_section_is_held_against_the_code():
@@ -236,7 +240,8 @@ def test_all_fields_are_printed_in_80_columns(monkeypatch, capsys):
     (
       "optimizer",
       ["config.optimizer", "config.optimizer with name = adamw",
-       "config.optimizer with name = adafactor"],
+       "config.optimizer with name = adafactor",
+       "config.optimizer with name = sgd", "config.optimizer with name = lars"],
     ),
   ],
 )  # fmt: skip

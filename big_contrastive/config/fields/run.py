@@ -105,11 +105,27 @@ class Config:
     ((".*", 1.0),),
     doc="Factor on the learning rate of each parameter.",
   )
+  schedules: Rules = field(
+    ((".*", None),),
+    doc="The schedule of each parameter: (pattern, a section as in schedule, "
+    "or None for config.schedule).",
+    why='SimSiam\'s predictor has the peak rate throughout: {"decay": '
+    '"constant"}.',
+    paper="SimSiam, arXiv:2011.10566",
+  )
   decay: Rules = field(
     ((".*/(kernel|embedding)", 1.0), (".*", 0.0)),
     doc="Factor on optimizer.weight_decay for each parameter.",
     why="Norms, biases, positions, t and b have no scale that decay should "
     "limit.",
+  )
+  adapt: Rules | None = field(
+    None,
+    doc="Which parameters' learning rates the optimizer lars adapts: (pattern, "
+    "True or False). None: those with a factor above 0 in decay.",
+    why="SimCLR, BYOL and MoCo v3 leave norms and biases out of both; SwAV "
+    "adapts and decays everything.",
+    paper="LARS, arXiv:1708.03888",
   )
   shard: Rules = field(
     ((".*", "fsdp"),),

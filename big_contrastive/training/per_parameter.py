@@ -1,0 +1,87 @@
+"""What differs from parameter to parameter, and the steps that apply it."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from big_contrastive.config import errors
+from big_contrastive.training.schedules import Schedule
+
+# Flat dicts by parameter name.
+Arrays = dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class PerParameter:
+  """Values by flat parameter name, and the parts of an optimizer they make.
+
+  Args:
+    decay: weight decay, times the parameter's own factor.
+    lr_mult: factor on the learning rate.
+    adapt: whether LARS adapts the learning rate.
+    rates: step -> learning rate; parameters may share one.
+  """
+
+  decay: dict[str, float]
+  lr_mult: dict[str, float]
+  adapt: dict[str, bool]
+  rates: dict[str, Schedule]
+
+  def add_decay(self) -> optax.GradientTransformation:
+    """Adds decay * p."""
+
+    def add(updates: Arrays, params: Arrays) -> Arrays:
+      return {k: u + self.decay[k] * params[k] for k, u in updates.items()}
+
+    return optax.stateless(add)
+
+  def scale(self) -> list[optax.GradientTransformation]:
+    """Multiplies by lr_mult, then by the negative rate."""
+
+    def multiply(updates: Arrays, _: Any) -> Arrays:
+      return {k: self.lr_mult[k] * u for k, u in updates.items()}
+
+    def descend(updates: Arrays, rates: Arrays, _: Any) -> Arrays:
+      return {
+        k: jnp.asarray(-rates[k], u.dtype) * u for k, u in updates.items()
+      }
+
+    return [optax.stateless(multiply), self.with_rates(descend)]
+
+  def with_rates(
+    self, update: Callable[[Arrays, Arrays, Arrays], Arrays]
+  ) -> optax.GradientTransformation:
+    """Returns (updates, rates, params) -> updates as a part of a chain.
+
+    Its state is the step, which also goes on where a step is skipped.
+    """
+
+    def init(params: Arrays) -> optax.ScaleByScheduleState:
+      return optax.ScaleByScheduleState(jnp.zeros((), jnp.int32))
+
+    def apply(updates, state, params=None):
+      # Each schedule once, in the order of names: it is the program's order.
+      shared = dict.fromkeys(self.rates[name] for name in updates)
+      now = {rate: rate(state.count) for rate in shared}
+      rates = {name: now[self.rates[name]] for name in updates}
+      count = optax.safe_increment(state.count)
+      return update(updates, rates, params), optax.ScaleByScheduleState(count)
+
+    return optax.GradientTransformation(init, apply)
+
+
+def within(end: float = 1.0, **values: float) -> None:
+  """Raises UserError for values that are not from 0 to just below `end`."""
+  for name, value in values.items():
+    if not 0 <= value < end:
+      allowed = (
+        "a finite number from 0 up"
+        if end == math.inf
+        else "a number from 0 to below 1"
+      )
+      raise errors.UserError(name, value, allowed, "Leave it out.")
