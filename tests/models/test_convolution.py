@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
 
 from big_contrastive.models import convolution
+from big_contrastive.parallel import sharding
 
 
 def arrays(b=6, h=7, w=5, c=3, d=4, dtype=np.float32):
@@ -67,8 +67,7 @@ def test_the_kernels_gradient_is_summed_in_float32_at_least():
 
 def test_devices_change_nothing():
   x, kernel, dy = arrays(b=16)
-  mesh = jax.make_mesh((8,), ("batch",))
-  rows = NamedSharding(mesh, PartitionSpec("batch"))
+  rows = sharding.batch(sharding.make_mesh())
   gradient = jax.jit(lambda *a: jax.vjp(convolution.conv3x3, *a[:2])[1](a[2]))
   found = gradient(jax.device_put(x, rows), kernel, jax.device_put(dy, rows))
   wanted = by_definition(x, kernel, dy)[1:]
