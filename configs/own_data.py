@@ -49,7 +49,8 @@ def get_config(argument: str | None = None) -> ConfigDict:
   width = arg.width
   config.model = {
     "image": {
-      "tower": "convnet", "res": arg.res, "out_dim": width,
+      # Flat: drawings and photos of one thing have it in the middle.
+      "tower": "convnet", "res": arg.res, "out_dim": width, "pool": "flat",
       "widths": [max(1, width * n // 4) for n in (1, 3, 6)],
       "depths": [1, 1, arg.depth],
     },
@@ -64,6 +65,8 @@ def get_config(argument: str | None = None) -> ConfigDict:
   config.optimizer = {
     "name": "adamw", "lr": arg.lr, "b2": 0.95, "weight_decay": 0.1, "clip": 1.0
   }  # fmt: skip
+  # Most tokens are rare, and seen in few steps.
+  config.lr_mult = [("txt/embed/.*", 5.0), (".*", 1.0)]
   config.schedule = {"decay": "cosine", "warmup": "5%"}
   config.log_every = 50
   config.save_every = "500 steps"

@@ -1,6 +1,5 @@
 """The convolutional tower: its layers, statistics and errors."""
 
-
 import flax.nnx as nnx
 import jax
 import jax.numpy as jnp
@@ -49,6 +48,8 @@ def in_torch(model):
   down = merge(model.merge1.linear.kernel)
   last = conv(model.conv1_0.kernel[...], 1)
 
+  neck = torch.nn.BatchNorm1d(model.project.kernel.shape[0])
+
   def run(x, train):
     for part in (stem, *first, down, last):
       part.train(train)
@@ -60,16 +61,24 @@ def in_torch(model):
     for layer in first:
       x = (x + layer(x)).relu()
     x = down(x).relu()
-    x = (x + last(x)).relu().mean((2, 3))
+    x = (x + last(x)).relu()
+    if model.pool == "gap":
+      x = x.mean((2, 3))
+    else:
+      x = x.permute(0, 2, 3, 1).reshape(b, -1)
+    neck.train(train)
     project = np.asarray(model.project.kernel[...])
-    return x.detach().numpy() @ project + np.asarray(model.project.bias[...])
+    return neck(x).detach().numpy() @ project + np.asarray(
+      model.project.bias[...]
+    )
 
   return run
 
 
-def test_vectors_are_those_of_the_same_layers_in_torch():
+@pytest.mark.parametrize("pool", ["gap", "flat"])
+def test_vectors_are_those_of_the_same_layers_in_torch(pool):
   """In training and, by the running statistics, in evaluation."""
-  model, x = tower(), images()
+  model, x = tower(pool=pool), images()
   run = in_torch(model)
   keys = jax.random.split(jax.random.key(0), len(x))
   pixels = peers.pixels(np.asarray(x))
@@ -78,12 +87,14 @@ def test_vectors_are_those_of_the_same_layers_in_torch():
     np.testing.assert_allclose(found, run(pixels, train), rtol=1e-4, atol=1e-5)
 
 
-def test_tokens_are_the_last_grid_and_pooled_their_mean():
-  features = tower().features(images())
+@pytest.mark.parametrize("pool", ["gap", "flat"])
+def test_tokens_are_the_last_grid_and_pooled_has_their_pool(pool):
+  features = tower(pool=pool).features(images())
   assert features.tokens.shape == (8, 16, 6)
-  np.testing.assert_allclose(
-    features.pooled, features.tokens.mean(1), rtol=1e-6
-  )
+  flat = features.tokens.reshape(8, -1)
+  wanted = {"gap": features.tokens.mean(1), "flat": flat}[pool]
+  # The running statistics are those of a unit normal at first.
+  np.testing.assert_allclose(features.pooled, wanted, rtol=1e-4)
 
 
 def test_evaluation_of_an_image_does_not_depend_on_the_others():
@@ -97,7 +108,7 @@ def test_every_norm_has_the_group_that_is_asked_for():
     for _, m in nnx.iter_graph(tower(norm_group=2))
     if isinstance(m, BatchNorm)
   ]
-  assert len(found) == 5 and {m.group for m in found} == {2}
+  assert len(found) == 6 and {m.group for m in found} == {2}
 
 
 def test_flops_are_those_that_xla_counts():

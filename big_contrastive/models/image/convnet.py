@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 from big_contrastive.config import errors
-from big_contrastive.models import Features
+from big_contrastive.models import Features, pixels
 from big_contrastive.models.convolution import conv3x3
 from big_contrastive.models.image.vit import patchify
 from big_contrastive.models.layers import ExampleKeys
@@ -52,15 +52,18 @@ class Merge(nnx.Module):
 class ConvNet(nnx.Module):
   """Images to vectors.
 
-  A residual convolution is relu(x + norm(conv(x))). Batch norms have the
-  statistics of the batch in training, and replace the running ones, by which
-  they evaluate.
+  A residual convolution is relu(x + norm(conv(x))); the pooled vector has a
+  norm, too, which centers features that are never negative. Batch norms have
+  the statistics of the batch in training, and replace the running ones, by
+  which they evaluate.
 
   Args:
     res: image side in pixels; a multiple of 2 ** (number of stages).
     widths: channels of each stage. The first sees the image at half its side,
       each further one at half the side of the one before it.
     depths: residual convolutions of each stage.
+    pool: "gap", the mean of the last grid, or "flat", all of it side by side,
+      which knows where a thing is: for centered drawings.
     out_dim: width of a last linear layer; None for none.
     mean, std: per channel, of pixel values scaled to [0, 1].
     norm_group: examples that share the statistics of a norm; None for all of
@@ -75,6 +78,7 @@ class ConvNet(nnx.Module):
     *,
     widths: tuple | list = (48, 96, 192),
     depths: tuple | list = (1, 1, 1),
+    pool: Literal["gap", "flat"] = "gap",
     out_dim: int | None = None,
     mean: tuple | list = (0.5, 0.5, 0.5),
     std: tuple | list = (0.5, 0.5, 0.5),
@@ -95,28 +99,33 @@ class ConvNet(nnx.Module):
         setattr(self, f"merge{i}", Merge(widths[i - 1], width, **kwargs))
       for j in range(depth):
         setattr(self, f"conv{i}_{j}", Conv(width, width, **kwargs))
+    self.pool, grid = pool, (res // 2 ** len(widths)) ** 2
+    pooled = widths[-1] * (grid if pool == "flat" else 1)
+    self.norm = BatchNorm(pooled, group=norm_group, dtype=dtype)
     if out_dim is not None:
-      self.project = nnx.Linear(widths[-1], out_dim, dtype=dtype, rngs=rngs)
-    self.out_dim = out_dim or widths[-1]
+      self.project = nnx.Linear(pooled, out_dim, dtype=dtype, rngs=rngs)
+    self.out_dim = out_dim or pooled
 
   def features(
     self, image: Num[Array, "b h w 3"], keys: ExampleKeys = None
   ) -> Features:
-    """Returns the last grid, row by row, and its mean, in compute dtype.
+    """Returns the last grid, row by row, and its pool, in compute dtype.
 
     Args:
       image: uint8 pixels, normalized here, or floats normalized already.
       keys: None evaluates; any others, which draw nothing, are for training.
     """
     train = keys is not None
-    x = merged(self._normalize(image))
+    x = merged(pixels.normalized(image, self.mean, self.std, self.dtype))
     x = jax.nn.relu(self.stem(x, train))
     for i, depth in enumerate(self.depths):
       x = getattr(self, f"merge{i}")(x, train) if i else x
       for j in range(depth):
         x = jax.nn.relu(x + getattr(self, f"conv{i}_{j}")(x, train))
     tokens = x.reshape(x.shape[0], -1, x.shape[-1])
-    return Features(tokens, tokens.mean(axis=1))
+    flat = self.pool == "flat"
+    pooled = tokens.reshape(len(tokens), -1) if flat else tokens.mean(axis=1)
+    return Features(tokens, self.norm(pooled, train))
 
   def __call__(
     self, image: Num[Array, "b h w 3"], keys: ExampleKeys = None
@@ -133,24 +142,16 @@ class ConvNet(nnx.Module):
 
   def flops(self, train: bool) -> float:
     """Returns forward FLOPs of one image."""
-    pixels, before, total = (self.res // 2) ** 2, None, 0.0
+    area, before, total = (self.res // 2) ** 2, None, 0.0
     for width, depth in zip(self.widths, self.depths, strict=True):
       if before is None:
-        total += pixels * 9 * 12 * width
+        total += area * 9 * 12 * width
       else:
-        pixels //= 4
-        total += pixels * 4 * before * width
-      total += pixels * 9 * width**2 * depth
+        area //= 4
+        total += area * 4 * before * width
+      total += area * 9 * width**2 * depth
       before = width
     return 2.0 * total
-
-  def _normalize(self, image):
-    if image.dtype != jnp.uint8:
-      return image.astype(self.dtype)
-    mean, std = (
-      jnp.asarray(v).reshape(1, 1, 1, 3) for v in (self.mean, self.std)
-    )
-    return ((image / jnp.float32(255) - mean) / std).astype(self.dtype)
 
 
 def _check(res: int, widths: tuple | list, depths: tuple | list) -> None:
