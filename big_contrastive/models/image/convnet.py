@@ -68,8 +68,9 @@ class ConvNet(nnx.Module):
     mean, std: per channel, of pixel values scaled to [0, 1].
     norm_group: examples that share the statistics of a norm; None for all of
       the batch.
-    remat, pin: unused; a step keeps all activations.
     dtype: compute dtype; parameters and statistics are float32 always.
+    remat: has no effect: a step keeps all activations.
+    pin: splits activations over the mesh's batch axes.
   """
 
   def __init__(
@@ -91,7 +92,7 @@ class ConvNet(nnx.Module):
     _check(res, widths, depths)
     self.res, self.widths, self.depths = res, tuple(widths), tuple(depths)
     self.mean, self.std, self.dtype = tuple(mean), tuple(std), dtype
-    self.projects = out_dim is not None
+    self.projects, self.pin = out_dim is not None, pin
     kwargs = dict(group=norm_group, dtype=dtype, rngs=rngs)
     self.stem = Conv(12, widths[0], **kwargs)
     for i, (width, depth) in enumerate(zip(widths, depths, strict=True)):
@@ -119,7 +120,7 @@ class ConvNet(nnx.Module):
     x = merged(pixels.normalized(image, self.mean, self.std, self.dtype))
     x = jax.nn.relu(self.stem(x, train))
     for i, depth in enumerate(self.depths):
-      x = getattr(self, f"merge{i}")(x, train) if i else x
+      x = getattr(self, f"merge{i}")(self.pin(x), train) if i else x
       for j in range(depth):
         x = jax.nn.relu(x + getattr(self, f"conv{i}_{j}")(x, train))
     tokens = x.reshape(x.shape[0], -1, x.shape[-1])
