@@ -1,6 +1,6 @@
 """Converts a model between our checkpoints and the files of other projects.
 
-  python -m big_contrastive.convert --from runs/demo --to exported
+  python -m big_contrastive.convert --from runs/siglip --to exported
 
 Reads and writes our checkpoints, Hugging Face directories, OpenCLIP
 directories, big_vision .npz files and torchvision's ResNets; reads OpenAI's .pt

@@ -21,21 +21,21 @@ def get_config(argument: str | None = None) -> ConfigDict:
   config = ConfigDict()
   config.seed = 0
   config.batch_size = 128
-  config.total = "150 steps" if arg.short else "1200 steps"
+  config.total = "150 steps" if arg.short else "600 steps"
   config.source = common.shapes("train", smoke=False)
   config.train_image = [
     ("resize", {"size": 48}), ("random_crop", {"size": 48, "padding": 3}),
   ]  # fmt: skip
   config.eval_image = [("resize", {"size": 48})]
   config.tokenizer = {"kind": "bpe", "vocab_size": 512, "length": 20}
-  tower = {"width": 96, "mlp": 384, "heads": 3}
   config.model = {
     "image": {
-      "variant": "mu/8", "res": 48, "pool": "map", "depth": 3,
-      **tower,
+      "tower": "convnet", "res": 48, "out_dim": 96,
+      "widths": [32, 64, 128, 160], "depths": [1, 1, 1, 1],
     },
     "text": {
-      "variant": "mu", "pool": "last", "out_dim": 96, "depth": 2, **tower
+      "variant": "mu", "pool": "last", "out_dim": 96, "depth": 2,
+      "width": 96, "mlp": 384, "heads": 3,
     },
     "scale": 10.0,
     # The best constant logit for a pair in so many: -10 is right for 22,000.
@@ -43,12 +43,12 @@ def get_config(argument: str | None = None) -> ConfigDict:
   }  # fmt: skip
   config.objective = {"name": "pairs", "loss": "sigmoid"}
   config.optimizer = {
-    "name": "adamw", "lr": 1e-3, "b2": 0.95, "weight_decay": 0.05, "clip": 1.0
+    "name": "adamw", "lr": 2e-3, "b2": 0.95, "weight_decay": 0.05, "clip": 1.0
   }  # fmt: skip
   config.schedule = {"decay": "cosine", "warmup": "5%"}
   config.log_every = 50
-  config.eval_every = "600 steps"
-  config.save_every = "300 steps"
+  config.eval_every = "300 steps"
+  config.save_every = "200 steps"
   held_out = common.shapes("heldout", smoke=False)
   config.evals = {
     "held_out": {"task": "zero_shot", "source": held_out, "templates": PROMPTS},
@@ -59,6 +59,9 @@ def get_config(argument: str | None = None) -> ConfigDict:
   }  # fmt: skip
   if arg.smoke:
     common.use_smoke(config)
-    for tower in (config.model.image, config.model.text):
-      tower.update(width=32, depth=1, mlp=128, heads=2)
+    config.model.image = {
+      "tower": "convnet", "res": 32, "out_dim": 32, "widths": [8, 16],
+      "depths": [1, 1],
+    }  # fmt: skip
+    config.model.text.update(width=32, depth=1, mlp=128, heads=2)
   return config

@@ -1,4 +1,4 @@
-"""SigLIP on your own images and captions.
+"""Two small towers on your own images and captions.
 
   python -m big_contrastive.train --workdir runs/mine --config \\
     "configs/own_data.py:images=photos,captions=captions.tsv,image=path,caption=text"
@@ -10,13 +10,12 @@ CSV or TSV) with image (column of file names, or "{key}.png"), where
 (column=value) and join (second table:column); or data (wds:TARS,
 parquet:FILES, tfds:NAME, folder:PHOTOS, ..., other arguments of the source
 behind it). Of both: caption (column, or what the source calls so), id (column
-whose equal values are one concept), split. Sizes: res, patch, width, depth (of
-the text tower: half), pool, length (tokens), steps, batch, lr. Retrieval on
-other pairs: eval_images, eval_where, eval_data, eval_split. And smoke. The
-towers are small, for thousands of pairs and a laptop.
+whose equal values are one concept), split. Sizes: res (a multiple of 8), width
+(of embeddings; layers are in proportion), depth (of the last stage), length
+(tokens), steps, batch, lr. Retrieval on other pairs: eval_images, eval_where,
+eval_data, eval_split. And smoke. The towers are small, for thousands of pairs
+and ten minutes on two cores: convolutions learn from few what a ViT does not.
 """
-
-import math
 
 from ml_collections import ConfigDict
 
@@ -27,9 +26,9 @@ def get_config(argument: str | None = None) -> ConfigDict:
   """Returns the config; see the file's docstring for the argument."""
   arg = common.parse(
     argument, images="", captions="", data="", image="", caption="", id="",
-    where="", join="", split="", res=32, patch=8, width=128, depth=3,
-    pool="gap", length=16, steps=3000, batch=128, lr=1e-3, eval_images="",
-    eval_where="", eval_data="", eval_split="", smoke=False,
+    where="", join="", split="", res=32, width=128, depth=1, length=16,
+    steps=2000, batch=128, lr=2e-3, eval_images="", eval_where="", eval_data="",
+    eval_split="", smoke=False,
   )  # fmt: skip
   config = ConfigDict()
   config.seed = 0
@@ -38,33 +37,32 @@ def get_config(argument: str | None = None) -> ConfigDict:
   config.source = _source(arg, arg.data, arg.images, arg.where, arg.split)
   config.train_image = [
     # Nothing is mirrored: captions may say left and right.
-    (
-      "random_resized_crop",
-      {"size": arg.res, "area": (0.8, 1.0), "aspect": (0.9, 1.1)},
-    ),
-    ("color_jitter", {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2}),
+    ("random_resized_crop", {"size": arg.res, "area": (0.7, 1.0)}),
+    ("color_jitter", {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4}),
   ]
   config.eval_image = [("resize", {"size": arg.res})]
   config.tokenizer = {"kind": "bpe", "vocab_size": 4096, "length": arg.length}
-  heads = max(1, arg.width // 32)
-  tower = {"width": arg.width, "mlp": 4 * arg.width, "heads": heads}
+  width = arg.width
   config.model = {
     "image": {
-      "variant": f"mu/{arg.patch}", "res": arg.res, "pool": arg.pool,
-      "out_dim": arg.width, "depth": arg.depth, **tower,
+      # Flat: drawings and photos of one thing have it in the middle.
+      "tower": "convnet", "res": arg.res, "out_dim": width, "pool": "flat",
+      "widths": [max(1, width * n // 4) for n in (1, 3, 6)],
+      "depths": [1, 1, arg.depth],
     },
     "text": {
-      "variant": "mu", "pool": "map", "out_dim": arg.width,
-      "depth": max(1, arg.depth // 2), **tower,
+      "variant": "mu", "pool": "mean", "out_dim": width, "width": width,
+      "depth": 1, "mlp": 4 * width, "heads": max(1, width // 32),
     },
     "scale": 10.0,
-    # The best constant logit for a pair in so many: -10 is right for 22,000.
-    "bias": -math.log(arg.batch),
   }  # fmt: skip
-  config.objective = {"name": "pairs", "loss": "sigmoid"}
+  # It learns faster from few pairs than sigmoid does.
+  config.objective = {"name": "pairs", "loss": "softmax", "scale_max": 100.0}
   config.optimizer = {
-    "name": "adamw", "lr": arg.lr, "b2": 0.95, "weight_decay": 0.05, "clip": 1.0
+    "name": "adamw", "lr": arg.lr, "b2": 0.95, "weight_decay": 0.1, "clip": 1.0
   }  # fmt: skip
+  # Most tokens are rare, and seen in few steps.
+  config.lr_mult = [("txt/embed/.*", 5.0), (".*", 1.0)]
   config.schedule = {"decay": "cosine", "warmup": "5%"}
   config.log_every = 50
   config.save_every = "500 steps"

@@ -225,9 +225,10 @@ def _coco(root, name):
   _pairs(root, "CocoCaptions", captions=tfds.features.Sequence(text))
 
 
-@makes("runs/demo", "runs/mine", "runs/flip")
+@makes("runs/demo", "runs/mine", "runs/flip", "runs/siglip")
 def _runs(root, name):
-  config = tiny.load("flip" if name == "runs/flip" else "demo", "smoke")
+  recipe = name.removeprefix("runs/").replace("mine", "demo")
+  config = tiny.load(recipe, "smoke")
   made = experiment.build(config | {"evals": {}})
   store = checkpointer.Checkpoints(root / name)
   store.save(0, made.first().items(), made.meta(0), made.blob)
@@ -236,8 +237,8 @@ def _runs(root, name):
 
 @makes("exported", "DIR_OR_NPZ", "siglip2-base-patch16-224")
 def _exported(root, name):
-  provide(root, "runs/demo")
-  convert.convert(str(root / "runs/demo"), str(root / name))
+  provide(root, "runs/siglip")
+  convert.convert(str(root / "runs/siglip"), str(root / name))
 
 
 @makes("B_16.npz")

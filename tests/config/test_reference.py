@@ -18,7 +18,7 @@ from big_contrastive.data.transforms import views
 from big_contrastive.factory import cli, warm_start
 from big_contrastive.models import build
 from big_contrastive.models.heads import mlp
-from big_contrastive.models.image import clip_resnet, resnet, vit
+from big_contrastive.models.image import clip_resnet, convnet, resnet, vit
 from big_contrastive.models.text import transformer
 from big_contrastive.objectives import (
   byol,
@@ -51,6 +51,9 @@ SIGNATURES = {
   ),
   "model.image with tower = clip_resnet": (
     clip_resnet.ClipResNet, {"dtype", "remat", "pin", "rngs"}
+  ),
+  "model.image with tower = convnet": (
+    convnet.ConvNet, {"dtype", "remat", "pin", "rngs"}
   ),
   "model.text": (
     transformer.TextTower, {"length", "dtype", "remat", "pin", "rngs"}
@@ -224,14 +227,16 @@ def test_all_fields_are_printed_in_80_columns(monkeypatch, capsys):
     (
       "model.image",
       ["config.model.image", "config.model.image with tower = resnet",
-       "config.model.image with tower = clip_resnet"],
+       "config.model.image with tower = clip_resnet",
+       "config.model.image with tower = convnet"],
     ),
     ("config.mesh", ["config.mesh"]),
     (
       "model",
       ["config.model", "config.model.image",
        "config.model.image with tower = resnet",
-       "config.model.image with tower = clip_resnet", "config.model.text",
+       "config.model.image with tower = clip_resnet",
+       "config.model.image with tower = convnet", "config.model.text",
        "config.model.heads.NAME",
        "config.model.heads.NAME with name = mlp"],
     ),  # fmt: skip

@@ -6,6 +6,7 @@ them, and docs/config.md is made from them.
 
 from big_contrastive.config.fields import (
   clip_resnet,
+  convnet,
   data,
   heads,
   model,
@@ -32,6 +33,7 @@ SECTIONS: dict[str, type] = {
   "model.image": model.Image,
   "model.image with tower = resnet": resnet.ResNet,
   "model.image with tower = clip_resnet": clip_resnet.ClipResNet,
+  "model.image with tower = convnet": convnet.ConvNet,
   "model.text": model.Text,
   "model.heads.NAME": heads.Head,
   "model.heads.NAME with name = mlp": heads.Mlp,
