@@ -44,10 +44,13 @@ def begin(arg: SimpleNamespace) -> ConfigDict:
 
 
 def image(tower: str, res: int) -> dict[str, Any]:
-  """Returns config.model.image: "resnet50", "resnet50x2", "S/16".
+  """Returns config.model.image: "resnet50", "resnet50x2", "S/16", "convnet".
 
-  ResNets of up to 64 pixels have the stem of CIFAR.
+  ResNets of up to 64 pixels have the stem of CIFAR; a convnet is for CPUs.
   """
+  if tower == "convnet":
+    sizes = {"widths": [32, 64, 128, 256], "depths": [1, 1, 1, 1]}
+    return {"tower": tower, "res": res} | sizes | PIXELS
   match = re.fullmatch(r"resnet(\d+)(?:x(\d))?", tower)
   if match is None:
     vit = {
@@ -63,17 +66,10 @@ def image(tower: str, res: int) -> dict[str, Any]:
   return resnet | width | {"stem": stem, "zero_gain": True} | PIXELS
 
 
-def features(tower: str) -> int:
-  """Returns the width of a tower's features."""
-  match = re.fullmatch(r"resnet(\d+)(?:x(\d))?", tower)
-  if match is None:
-    return common.WIDTH.get(tower.partition("/")[0], 0)
-  return (512 if int(match[1]) < 50 else 2048) * int(match[2] or 1)
-
-
-def knn(source: Any, train: Any) -> dict[str, Any]:
-  """Returns config.evals with k-NN; the training images vote."""
-  return {"knn": {"task": "knn", "source": source, "train": train}}
+def knn(source: Any, train: Any = None) -> dict[str, Any]:
+  """Returns config.evals with k-NN, where `train` votes, or the others do."""
+  voters = {} if train is None else {"train": train}
+  return {"knn": {"task": "knn", "source": source} | voters}
 
 
 def finish(config: ConfigDict, arg: SimpleNamespace) -> ConfigDict:
@@ -81,9 +77,7 @@ def finish(config: ConfigDict, arg: SimpleNamespace) -> ConfigDict:
   if not arg.smoke:
     return config
   config.source = common.shapes("train", smoke=True)
-  config.evals = knn(
-    common.shapes("heldout", smoke=True), common.shapes("val", smoke=True)
-  )
+  config.evals = knn(common.shapes("heldout", smoke=True))
   config.evals.knn.k = 5
   config.eval_image = [("resize", {"size": 32})]
   config.batch_size, config.total = 16, "8 steps"

@@ -174,7 +174,9 @@ def test_a_plan_needs_no_epochs_of_schedules():
     "schedule": {
       "decay": "steps", "milestones": ["1 epoch", "50%"], "every": "1 epoch"
     },
-    "schedules": [["a", {"decay": "cosine", "warmup": "1 epoch"}], [".*", None]],
+    "schedules": [
+      ["a", {"decay": "cosine", "warmup": "1 epoch"}], [".*", None],
+    ],
   }  # fmt: skip
   assert reading.without_epochs(config) == {
     "total": 10**9, "save_every": 1, "keep": 2,
