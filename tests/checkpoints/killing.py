@@ -20,19 +20,24 @@ import numpy as np
 
 ROOT = pathlib.Path(__file__).parents[2]
 SAVE_EVERY = 5
+SIGLIP = (
+  "--config", "configs/siglip.py:smoke", "--config.model.dtype=float32",
+  "--config.optimizer.eps=1e-4",
+)  # fmt: skip
+# A teacher, a queue, and batch norms in the tower.
+MOCO = ("--config", "tests/moco_with_norms.py")
 
 
-def start(workdir, processes, devices, *flags, launcher=()):
+def start(workdir, processes, devices, *flags, launcher=(), config=SIGLIP):
   """Starts training; returns the process of it or of its launcher."""
   path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
   environment = os.environ | {"PYTHON": sys.executable, "PYTHONPATH": path}
   if compiled := environment.get("JAX_COMPILATION_CACHE_DIR"):
     # Killed while it writes there, it may leave half a file.
     environment["JAX_COMPILATION_CACHE_DIR"] = f"{compiled}-killed"
-  config = [
-    "--config", "configs/siglip.py:smoke", "--workdir", str(workdir),
-    f"--config.save_every={SAVE_EVERY}", "--config.model.dtype=float32",
-    "--config.optimizer.eps=1e-4", *flags,
+  arguments = [
+    *config, "--workdir", str(workdir), f"--config.save_every={SAVE_EVERY}",
+    *flags,
   ]  # fmt: skip
   if processes > 1:
     command = [f"{ROOT}/launch/local.sh", *launcher]
@@ -42,13 +47,14 @@ def start(workdir, processes, devices, *flags, launcher=()):
     command = [sys.executable, "-m", "big_contrastive.train"]
   with (workdir.parent / f"{workdir.name}.err").open("a") as err:
     return subprocess.Popen(
-      [*map(str, command), *config], env=environment, cwd=ROOT, stderr=err
+      [*map(str, command), *arguments], env=environment, cwd=ROOT, stderr=err
     )
 
 
-def train(workdir, processes, devices, *flags):
+def train(workdir, processes, devices, *flags, config=SIGLIP):
   """Trains to the end."""
-  code = start(workdir, processes, devices, *flags).wait(timeout=900)
+  run = start(workdir, processes, devices, *flags, config=config)
+  code = run.wait(timeout=900)
   assert code == 0, (code, said(workdir))
 
 

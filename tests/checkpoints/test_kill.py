@@ -97,21 +97,28 @@ def test_sigterm_as_two_processes_start_ends_both_with_75(whole, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  ("before", "after"), [((1, 8), (1, 4)), ((2, 1), (1, 1))]
+  ("before", "after", "config"),
+  [
+    ((1, 8), (1, 4), killing.SIGLIP),
+    ((2, 1), (1, 1), killing.SIGLIP),
+    ((2, 1), (1, 1), killing.MOCO),
+  ],
 )
-def test_what_some_devices_saved_others_go_on_with(before, after, tmp_path):
+def test_what_some_devices_saved_others_go_on_with(
+  before, after, config, tmp_path
+):
   """Data and figures are the same, rounding aside."""
   whole, moved = tmp_path / "whole", tmp_path / "moved"
   flags = ["--config.total=20", "--config.loading={'threads': 2}"]
-  killing.train(whole, *before, *flags)
+  killing.train(whole, *before, *flags, config=config)
   stop = ["--config.total=20", "--config.save_every=10"]
-  run = killing.start(moved, *before, *stop)
+  run = killing.start(moved, *before, *stop, config=config)
   killing.wait_until(run, lambda: (moved / "checkpoints" / "10").exists())
   for pid in killing.workers(run):
     with contextlib.suppress(ProcessLookupError):
       killing.os.kill(pid, signal.SIGKILL)
   run.wait(timeout=900)  # The launcher's children outlive it, not it them.
-  killing.train(moved, *after, *stop)
+  killing.train(moved, *after, *stop, config=config)
   ours, theirs = killing.lines(whole), killing.lines(moved)
   assert [r["step"] for r in ours] == [r["step"] for r in theirs]
   for a, b in zip(ours, theirs, strict=True):
