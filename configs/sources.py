@@ -5,7 +5,7 @@ import pathlib
 from typing import Any
 
 
-def issource(value: str) -> bool:
+def is_source(value: str) -> bool:
   """Returns whether a value is SOURCE:..., SOURCE a file of data/sources."""
   name, colon, _ = value.partition(":")
   package = pathlib.Path(importlib.util.find_spec("big_contrastive").origin)
@@ -32,4 +32,4 @@ def retrieval(pairs: Any) -> dict[str, Any]:
 def source(value: str, split: str) -> dict[str, Any] | str:
   """Returns a source string, or the split of a TFDS name."""
   tfds = {"name": "tfds", "dataset": value, "split": split}
-  return value if issource(value) else tfds
+  return value if is_source(value) else tfds
