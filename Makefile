@@ -48,7 +48,8 @@ $(VENV)-peers/.installed: setup.py $(wildcard requirements-*.lock)
 	@touch $@
 
 PEERS := tests/interop tests/test_convert.py tests/models/test_naflex.py \
-  tests/data/test_torchvision.py tests/models/test_batch_norm.py
+  tests/data/test_torchvision.py tests/models/test_batch_norm.py \
+  tests/training/test_sgd_of_torch.py
 
 test-peers: $(VENV)-peers/.installed  ## against other projects' libraries
 	$(VENV)-peers/bin/python -m pytest $(SPREAD) $(PEERS)

@@ -156,6 +156,13 @@ WRONG = {
   "moment that never forgets": (
     SIGLIP, ["--config.optimizer.b2=1.0"], "config.optimizer.b2 = 1.0.*below 1"
   ),
+  "rule for adaptation without LARS": (
+    SIGLIP, ["--config.adapt=[('.*', True)]"], "config.adapt = .*with.* adamw"
+  ),
+  "schedule of its own, misspelt": (
+    SIGLIP, ["--config.schedules=[('.*', {'decay': 'cosin'})]"],
+    r"config.schedules\[0\].decay = 'cosin'.*'cosine'"
+  ),
   "factor that is no number": (
     SIGLIP, ["--config.lr_mult=[('.*','a')]"], "config.lr_mult = 'a'"
   ),
@@ -271,6 +278,7 @@ def sweep():
     "seed": 0, "keep": 2, "keep_every": 0, "save_minutes": 30.0,
     "eval_every": 0, "skip_nonfinite": False, "freeze": [[".*", False]],
     "lr_mult": [[".*", 1.0]], "decay": [[".*", 1.0]], "shard": [[".*", "fsdp"]],
+    "adapt": None, "schedules": [[".*", None]],
   }  # fmt: skip
   config = schema.plain(optional | files.load_config(SIGLIP, []))
   for i, path in enumerate(mutate.fields(config)):
@@ -324,6 +332,8 @@ ODD = [
   ("evals", {"a": {"task": "retrieval", "source": None}}),
   ("freeze", [[".*"]]), ("freeze", [["(", True]]), ("decay", []),
   ("shard", [[".*", ["data"]]]), ("schedule.warmup", "200%"),
+  ("adapt", [[".*", True]]), ("schedules", []), ("schedules", [[".*", []]]),
+  ("schedule.every", 0), ("schedule.milestones", ["1 epoch"]),
   ("tokenizer.length", 0), ("objective.loss", "../secret"),
   ("objective.name", ""), ("train_image", []), ("train_image", [None]),
   ("eval_image", [["resize", {"size": -1}]]),

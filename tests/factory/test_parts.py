@@ -175,7 +175,7 @@ def test_a_plan_needs_no_epochs_of_schedules():
       "decay": "steps", "milestones": ["1 epoch", "50%"], "every": "1 epoch"
     },
     "schedules": [
-      ["a", {"decay": "cosine", "warmup": "1 epoch"}], [".*", None],
+      ["a", {"decay": "cosine", "warmup": "1 epoch"}], [".*", None]
     ],
   }  # fmt: skip
   assert reading.without_epochs(config) == {

@@ -74,7 +74,7 @@ def test_larc_is_that_of_timm(variant, nesterov):
   peers.torch()
   timm = pytest.importorskip("timm.optim")
   start, gradients = random()
-  # Of b the ratio is so large that solo's limit is reached, of w it isn't.
+  # Solo's limit is reached by most steps of b, and by few of w.
   start["w"] /= 10
   eta = 0.2
   wanted = theirs(
