@@ -6,7 +6,6 @@ excepted, which lightly lacks: it is written here from the paper. The order of
 forward pass, update and teacher is that of the papers.
 """
 
-import copy
 import math
 
 import jax
@@ -35,7 +34,7 @@ VIT = {
 RESNET = {"tower": "resnet", "depth": 18, "res": 32}
 # A gradient of about 1e-8, which is rounding, is no step of Adam's with this.
 EPS = 1e-3
-ADAMW = {"name": "adamw", "rate": 1e-2, "weight_decay": 0.1}
+ADAMW = {"name": "adamw", "rate": 2e-3, "weight_decay": 0.1}
 SGD = {"name": "sgd", "rate": 0.02, "weight_decay": 1e-3}
 NORMED = {
   "name": "mlp", "hidden": 48, "out_dim": WIDTH, "norm": True,
@@ -71,6 +70,12 @@ CASES = {
 }  # fmt: skip
 # MoCo v3's random patch projection.
 FROZEN = {"moco_v3": "img/embed/"}
+# Biases without a gradient, see `check`.
+SHIFTS = {
+  "simclr": ("tower.norm.bias",),
+  "moco_v3": ("tower.norm.bias",),
+  "byol": ("tower.norm.bias", "projector.fc2.bias"),
+}
 
 
 def batches():
@@ -78,7 +83,8 @@ def batches():
   r = np.random.default_rng(0)
   made = []
   for _ in range(STEPS):
-    first = r.integers(0, 256, (BATCH, 1, 32, 32, 3))
+    # Squares of one color, so that images differ in more than noise.
+    first = r.integers(0, 256, (BATCH, 1, 4, 4, 3)).repeat(8, 2).repeat(8, 3)
     second = np.clip(first + r.integers(-90, 91, first.shape), 0, 255)
     made.append({"first": first.astype("u1"), "second": second.astype("u1")})
   return made
@@ -267,7 +273,6 @@ class Reference:
       first = rules.flatten(state.params) | rules.flatten(
         state.extra["teacher"]
       )
-      self.teacher = copy.deepcopy(self.student)
       first = tensors(case, rules.unflatten(first), statistics)
       self.teacher = Peer(case, first)
     if "queue" in state.extra:
@@ -290,7 +295,9 @@ class Reference:
   def train(self):
     """Returns the losses of all steps."""
     losses, name = [], self.objective["name"]
-    stats = {} if self.section is VIT else dict(mean=resnet.MEAN, std=resnet.STD)
+    stats = (
+      {} if self.section is VIT else dict(mean=resnet.MEAN, std=resnet.STD)
+    )
     for t, batch in enumerate(batches()):
       views = [peers.pixels(batch[k][:, 0], **stats) for k in batch]
       if name in ("moco", "moco_v3"):
@@ -345,14 +352,23 @@ class Reference:
 # --- Both. ---
 
 
-def check(found, wanted, start, limit):
-  """Asserts that tensors differ by less than a fraction of what they moved."""
-  errors = {}
+def check(found, wanted, start, shifts=()):
+  """Asserts that tensors differ by a small part of what training moved them.
+
+  Args:
+    found, wanted, start: tensors by name; start: before the first step.
+    shifts: names of biases that the next batch norm subtracts. Their gradient
+      is rounding, of which Adam makes steps: they are compared by their size.
+  """
+  wrong = {}
   for name, x in found.items():
-    moved = np.linalg.norm(wanted[name] - start[name])
-    errors[name] = np.linalg.norm(x - wanted[name]) / moved if moved else 0
-  print(sorted(errors.items(), key=lambda item: -item[1])[:5])
-  wrong = {k: e for k, e in errors.items() if not e < limit}
+    shift = name in shifts
+    moved = wanted[name] if shift else wanted[name] - start[name]
+    limit = (1e-4 if shift else 3e-4) * np.linalg.norm(moved)
+    error = np.linalg.norm(x - wanted[name])
+    print("DIAG", name, error / np.linalg.norm(moved))
+    if not error <= limit:
+      wrong[name] = error / np.linalg.norm(moved)
   assert not wrong
 
 
@@ -365,9 +381,24 @@ def test_twenty_steps_are_those_of_torch(case):
   reference = Reference(case, start)
   wanted = reference.train()
   losses, state = trained(placed, state)
-  print(np.array(losses), np.abs(np.array(losses) / wanted - 1).max())
+  print("DIAG", 0, list(np.abs(np.array(losses) / wanted - 1)), losses)
   np.testing.assert_allclose(losses, wanted, rtol=1e-5)
   assert np.ptp(wanted) > 0.05
   first = tensors(case, start.params, start.extra.get("statistics"))
   found = tensors(case, state.params, state.extra.get("statistics"))
-  check(found, reference.student.tensors(), first, 1e-3)
+  check(found, reference.student.tensors(), first, SHIFTS.get(case, ()))
+  if "teacher" in state.extra:
+    first = tensors(case, start.extra["teacher"])
+    found = tensors(case, state.extra["teacher"])
+    check(found, reference.teacher.tensors(), first, SHIFTS.get(case, ()))
+  if "queue" in state.extra:
+    bank = reference.nt_xent
+    assert int(state.extra["at"]) * BATCH == int(bank.bank_ptr)
+    queue = state.extra["queue"].reshape(bank.bank.shape)
+    np.testing.assert_allclose(queue, bank.bank.numpy(), rtol=0, atol=1e-5)
+  if case in FROZEN:
+    first, last = (rules.flatten(s.params) for s in (start, state))
+    frozen = [k for k in first if k.startswith(FROZEN[case])]
+    assert len(frozen) == 2
+    for name in frozen:
+      assert first[name].tobytes() == last[name].tobytes()
