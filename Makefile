@@ -44,12 +44,16 @@ test-fast: venv  ## the suite without what is slow
 $(VENV)-peers/.installed: setup.py $(wildcard requirements-*.lock)
 	$(PYTHON) -m venv $(VENV)-peers
 	$(VENV)-peers/bin/$(PIP) install -r $(LOCK) -r requirements-peers.lock
+	# Its losses need torch alone, none of its other requirements
+	# (pytorch-lightning, hydra, ...).
+	$(VENV)-peers/bin/$(PIP) install --no-deps lightly==1.6.0
 	$(VENV)-peers/bin/$(PIP) install --no-deps -e .
 	@touch $@
 
 PEERS := tests/interop tests/test_convert.py tests/models/test_naflex.py \
   tests/data/test_torchvision.py tests/models/test_batch_norm.py \
-  tests/training/test_sgd_of_torch.py
+  tests/training/test_sgd_of_torch.py \
+  tests/objectives/test_trajectories.py
 
 test-peers: $(VENV)-peers/.installed  ## against other projects' libraries
 	$(VENV)-peers/bin/python -m pytest $(SPREAD) $(PEERS)
