@@ -47,8 +47,9 @@ class PerParameter:
       return {k: self.lr_mult[k] * u for k, u in updates.items()}
 
     def descend(updates: Arrays, rates: Arrays, _: Any) -> Arrays:
+      # -1 * rate, as in optax: compiled, -rate rounds in another order.
       return {
-        k: jnp.asarray(-rates[k], u.dtype) * u for k, u in updates.items()
+        k: jnp.asarray(-1 * rates[k], u.dtype) * u for k, u in updates.items()
       }
 
     return [optax.stateless(multiply), self.with_rates(descend)]

@@ -171,12 +171,14 @@ def test_a_warm_up_with_both_ends_is_numpys_linspace(warmup, start):
 
 
 def test_a_rate_stays_the_same_for_as_long_as_it_should():
-  kwargs = dict(peak=3.0, total=20_000_000, decay="linear", warmup=0)
-  every, smooth = (schedules.schedule(every=n, **kwargs) for n in (7, 1))
-  for first in (0, 7, 700, 7 * 1_000_003):
-    for step in (first, first + 6):
+  kwargs = dict(peak=3.0, total=40_000_000, decay="linear", warmup=0)
+  every, smooth = (schedules.schedule(every=n, **kwargs) for n in (5004, 1))
+  # The last is beyond the whole numbers of float32, and ends all the same.
+  for epoch in (0, 1, 100, 4000):
+    first = epoch * 5004
+    for step in (first, first + 5003):
       assert float(every(step)) == float(smooth(first))
-  assert float(every(7)) != float(every(6))
+    assert float(every(first + 5004)) != float(every(first))
 
 
 def test_milestones_multiply_also_after_a_warm_up():
