@@ -1,28 +1,12 @@
 """The blocks of CLIP's ResNet: convolutions, each with a batch norm."""
 
-from collections.abc import Callable
-
 import flax.nnx as nnx
 import jax
-from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
-from big_contrastive.models import layers
 from big_contrastive.models.norms import BatchNorm
 
-_CONVOLUTION = "convolution"
-
 Grid = Float[Array, "b _ _ _"]  # Of any side and width, channels last.
-
-
-def policy(remat: str) -> Callable | None:
-  """Returns the jax.checkpoint policy of that name; convolutions are linear."""
-  kept = layers.remat_policy(remat)
-  if remat != layers.REMAT:
-    return kept
-  policies = jax.checkpoint_policies
-  named = policies.save_only_these_names(_CONVOLUTION)
-  return policies.save_from_both_policies(kept, named)
 
 
 class Convolution(nnx.Module):
@@ -41,7 +25,7 @@ class Convolution(nnx.Module):
     self.macs = side**2 * before * after
 
   def __call__(self, x: Grid, train: bool) -> Grid:
-    return self.norm(checkpoint_name(self.conv(x), _CONVOLUTION), train)
+    return self.norm(self.conv(x), train)
 
 
 class Stem(nnx.Module):

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 from big_contrastive.config import errors
-from big_contrastive.models import Features, layers
+from big_contrastive.models import Features, layers, pixels
 from big_contrastive.models.image import _clip_blocks as blocks
-from big_contrastive.models.layers import ExampleKeys
+from big_contrastive.models.layers import ExampleKeys, remat_policy
 
 # Blocks per stage, width of the stem, heads, pixels and embedding width: the
 # paper's table 19.
@@ -71,7 +71,7 @@ class ClipResNet(nnx.Module):
     size = sized(variant, **changes, res=res, out_dim=out_dim)
     self.res, self.out_dim = size["res"], size["out_dim"]
     self.mean, self.std, self.dtype = tuple(mean), tuple(std), dtype
-    self.policy, self.pin = (remat, blocks.policy(remat)), pin
+    self.remat, self.pin = remat_policy(remat), pin
     self.depths, w = tuple(size["layers"]), size["width"]
     kwargs = dict(group=norm_group, dtype=dtype, rngs=rngs)
     self.stem = blocks.Stem(w, **kwargs)
@@ -106,7 +106,8 @@ class ClipResNet(nnx.Module):
         replace the running ones.
     """
     train = keys is not None
-    x = self.stem(self._normalize(image), train)
+    x = pixels.normalized(image, self.mean, self.std, self.dtype)
+    x = self.stem(x, train)
     for block in self._blocks():
       x = self._run(block, self.pin(x), train)
     x = x.reshape(x.shape[0], -1, x.shape[-1])
@@ -145,19 +146,10 @@ class ClipResNet(nnx.Module):
   def _run(
     self, block: blocks.Block, x: blocks.Grid, train: bool
   ) -> blocks.Grid:
-    name, policy = self.policy
-    if name == "none":
+    if self.remat is None or not train:
       return block(x, train)
     # nnx.remat, as jax.checkpoint would lose the new running statistics.
-    return nnx.remat(lambda b, x: b(x, train), policy=policy)(block, x)
-
-  def _normalize(self, image):
-    if image.dtype != jnp.uint8:
-      return image.astype(self.dtype)
-    mean, std = (
-      jnp.asarray(v).reshape(1, 1, 1, 3) for v in (self.mean, self.std)
-    )
-    return ((image / jnp.float32(255) - mean) / std).astype(self.dtype)
+    return nnx.remat(lambda b, x: b(x, train), policy=self.remat)(block, x)
 
 
 def sized(variant: str, **changes: Any) -> dict[str, Any]:
