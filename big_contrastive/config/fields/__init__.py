@@ -4,7 +4,7 @@ One dataclass a section. `python -m big_contrastive.train --fields` prints
 them, and docs/config.md is made from them.
 """
 
-from big_contrastive.config.fields import data, model, run, training
+from big_contrastive.config.fields import data, evals, model, run, training
 from big_contrastive.config.fields.run import Config as Config
 
 # By name in a config: config.model.image; the top level is "". After " with "
@@ -30,5 +30,12 @@ SECTIONS: dict[str, type] = {
   "schedule": training.Schedule,
   "micro_batch": training.MicroBatch,
   "mesh": training.Mesh,
-  "evals.NAME": training.Eval,
+  "evals.NAME": evals.Eval,
+  "evals.NAME with task = zero_shot": evals.ZeroShot,
+  "evals.NAME with task = gallery": evals.Gallery,
+  "evals.NAME with task = knn": evals.KNN,
+  "evals.NAME with task = linear_probe": evals.LinearProbe,
+  "evals.NAME with task = few_shot": evals.FewShot,
+  "evals.NAME with task = collapse": evals.Collapse,
+  "evals.NAME with task = neighbors": evals.Neighbors,
 }
