@@ -86,11 +86,11 @@ def task(
     test = _labeled(embed, source, on, unit, "source")
   names, others = train.classes, source.classes
   count = len(names or others or ()) or int(learn.label.max()) + 1
-  label_matching.check_labels(learn.label, range(count))
+  _check_classes(learn.label, count, "train")
   label = test.label
   if names and others:
     label = label_matching.places(label, names, others, "name", "train.classes")
-  label_matching.check_labels(label, range(count))
+  _check_classes(label, count, "source")
   _tell_absent(learn.label, names or others or range(count))
   return Task(test._replace(label=label), learn, count)
 
@@ -129,6 +129,14 @@ def _labeled(
   if missing:
     x, label = x[record], label[record]
   return Rows(x, label, record, missing)
+
+
+def _check_classes(label: np.ndarray, count: int, name: str) -> None:
+  if label.max() >= count:
+    thing, value = f"labels of {name}", f"{label.min()} to {label.max()}"
+    allowed = f"0 to {count - 1}, the classes of train"
+    remedy = "Both need the same classes."
+    raise errors.UserError(thing, value, allowed, remedy)
 
 
 def _tell_absent(label: np.ndarray, names: Any) -> None:

@@ -71,7 +71,8 @@ def ranks(
     own = _cosines.spread(np.pad(own, (0, missing)), embed.mesh)
     found = _ranks(rows, own, weight, bias, embed.mesh)
     ahead, finite = (a[:, : size - missing] for a in jax.device_get(found))
-    parts.append(np.where(finite, ahead, retrieval.NEVER))
+    # NEVER is larger than the devices' int32.
+    parts.append(np.where(finite, ahead.astype(np.int64), retrieval.NEVER))
   return np.concatenate(parts, axis=1)
 
 

@@ -1,7 +1,7 @@
 """Softmax regression by L-BFGS, or by SGD at many learning rates at once.
 
-Both begin at zero. Rows lie on all devices and are summed over exactly, so
-that a classifier doesn't depend on the number of devices.
+Both begin at zero. Rows lie on all devices; a row whose label is NONE counts
+for nothing, so that a fit to some of the rows compiles nothing new.
 """
 
 import functools
@@ -20,7 +20,7 @@ from big_contrastive.parallel import sharding
 
 _TILE = 8192  # Rows at a time over all devices: memory is rows x classes.
 _STEPS = 50  # Of L-BFGS at a time, between calls of embed.check.
-_NONE = -1  # The label of padding.
+NONE = -1  # The label of rows that are left out, and of padding.
 
 Parameters = dict[str, jax.Array]  # "weight" [w, c] and "bias" [c].
 
@@ -43,7 +43,7 @@ def lbfgs(
 
   Args:
     x: float32 [n, w].
-    label: int [n].
+    label: int [n], NONE where a row is left out.
     classes: how many there are, c.
     l2: the strengths; s of them.
     embed: its devices share the rows.
@@ -54,6 +54,7 @@ def lbfgs(
     s classifiers, float32.
   """
   data, fitted = _tiled(x, label, embed.mesh), {}
+  count = np.float32(np.sum(label != NONE))
   params = _zeros((x.shape[1], classes), embed.mesh)
   for strength in sorted(l2, reverse=True):
     # The history of one l2 says little about the next.
@@ -61,7 +62,7 @@ def lbfgs(
     while True:
       embed.check()
       params, state, taken, loss, slope = _descend(
-        params, state, data, np.float32(strength), np.float32(len(x)),
+        params, state, data, np.float32(strength), count,
         np.float32(tolerance), min(_STEPS, steps - done), embed.mesh,
       )  # fmt: skip
       done += int(taken)
@@ -162,7 +163,7 @@ def _losses(params: Parameters, x: jax.Array, label: jax.Array) -> jax.Array:
   with jax.default_matmul_precision("highest"):
     logits = jnp.einsum("bw,...wc->...bc", x, params["weight"])
   logits += params["bias"][..., None, :]
-  real = label != _NONE
+  real = label != NONE
   target = jnp.broadcast_to(jnp.where(real, label, 0), logits.shape[:-1])
   loss = optax.softmax_cross_entropy_with_integer_labels(logits, target)
   return jnp.where(real, loss, 0.0)
@@ -198,8 +199,9 @@ def sgd(
   Returns:
     s classifiers, float32.
   """
-  size = min(batch_size, len(x))
-  in_epoch = len(x) // size
+  (real,) = np.nonzero(label != NONE)
+  size = min(batch_size, len(real))
+  in_epoch = len(real) // size
   peak = np.asarray(rates, np.float32) * np.float32(size / 256)
   shape = len(peak), x.shape[1], classes
   params, velocity = (_zeros(shape, embed.mesh) for _ in range(2))
@@ -207,7 +209,7 @@ def sgd(
     if step % in_epoch == 0:
       embed.check()
       epoch = np.random.default_rng((seed, step // in_epoch))
-      order = epoch.permutation(len(x))
+      order = epoch.permutation(real)
     rows = order[step % in_epoch * size :][:size]
     batch = _padded(x[rows], label[rows], embed.mesh)
     done = step / (epochs * in_epoch)
@@ -254,7 +256,7 @@ def _tiled(
   tiles = -(-len(x) // rows)
   missing = tiles * rows - len(x)
   x = np.pad(x, ((0, missing), (0, 0))).reshape(tiles, rows, -1)
-  label = np.pad(label, (0, missing), constant_values=_NONE)
+  label = np.pad(label, (0, missing), constant_values=NONE)
   return _padded(x, label.reshape(tiles, rows), mesh)
 
 
@@ -265,5 +267,5 @@ def _padded(
   axis, n = label.ndim - 1, sharding.ring_size(mesh)
   missing = -label.shape[axis] % n
   widths = [(0, 0)] * axis + [(0, missing)]
-  label = np.pad(label.astype(np.int32), widths, constant_values=_NONE)
+  label = np.pad(label.astype(np.int32), widths, constant_values=NONE)
   return _cosines.spread(x, mesh, axis), _cosines.spread(label, mesh, axis)

@@ -39,7 +39,7 @@ def prepare(
   normalize: Literal["batch_norm", "none"] = "batch_norm",
   held_out: float = 0.1,
   seed: int = 0,
-  l2: list | tuple = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1),
+  l2: list | tuple = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0),
   steps: int = 1000,
   rates: list | tuple = (1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0),
   epochs: int = 100,
@@ -166,7 +166,8 @@ def _chosen(
   embed: Embed,
 ) -> tuple[float, float]:
   """Returns the best value of a sweep, and its top1 on the rows held out."""
-  fitted = sweep.fit(x[~held], label[~held], sweep.values)
+  rest = np.where(held, _softmax_regression.NONE, label)
+  fitted = sweep.fit(x, rest, sweep.values)
   ahead = _linear.ranks(x[held], label[held], fitted, embed)
   top1 = np.mean(ahead < 1, axis=1)
   i = int(np.argmax(top1))

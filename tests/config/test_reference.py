@@ -9,10 +9,11 @@ import typing
 import pytest
 
 from big_contrastive import train
-from big_contrastive.config import errors, fields, files, schema
+from big_contrastive.config import errors, fields, files, registry, schema
 from big_contrastive.data import build as data_build
 from big_contrastive.data import filters
 from big_contrastive.data.loader import training as loader
+from big_contrastive.data.source import Source
 from big_contrastive.data.tokenizers import tokenizer, vocabulary
 from big_contrastive.data.transforms import views
 from big_contrastive.factory import cli, warm_start
@@ -72,6 +73,10 @@ SIGNATURES = {
   "schedule": (schedules.schedule, {"peak", "total"}),
   "micro_batch": (sharding._both, set()),
   "mesh": (sharding.make_mesh, {"devices"}),
+} | {
+  f"evals.NAME with task = {name}": (module.prepare, {"source"})
+  for name in registry.names("evals")
+  if (module := registry.module("evals", name, "")) and name != "retrieval"
 }  # fmt: skip
 
 # No single function has these: the factory, or a file of the folder, does.
@@ -123,6 +128,8 @@ def test_a_field_has_the_type_that_its_function_takes(section):
       assert taken == {int} and told == {int, str}, field.name
     elif (section, field.name) in FILLED_IN:
       assert told == taken | {type(None)}, field.name
+    elif Source in taken:  # A section of its own, or a string.
+      assert told - {dict, str} == taken - {Source} and dict in told
     elif (section, field.name) == ("tokenizer", "kind"):
       assert told == set(vocabulary.KINDS) and taken == {str}
     else:
@@ -149,9 +156,8 @@ def test_the_common_fields_of_the_optimizer_and_of_init_are_those_of_the_code():
 
 
 CONFIGS = sorted(p.stem for p in ROOT.glob("configs/*.py"))
-CONFIGS = [
-  name for name in CONFIGS if name not in ("augmentations", "common", "sources")
-]
+SHARED = ("augmentations", "common", "self_supervised", "sources")
+CONFIGS = [name for name in CONFIGS if name not in SHARED]
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -240,7 +246,14 @@ def test_all_fields_are_printed_in_80_columns(monkeypatch, capsys):
        "config.model.heads.NAME",
        "config.model.heads.NAME with name = mlp"],
     ),  # fmt: skip
-    ("evals", ["config.evals.NAME"]),
+    (
+      "evals",
+      ["config.evals.NAME"]
+      + [f"config.evals.NAME with task = {task}" for task in (
+        "zero_shot", "gallery", "knn", "linear_probe", "few_shot", "collapse",
+        "neighbors",
+      )],
+    ),  # fmt: skip
     ("source.mixture", ["config.source.mixture[i]"]),
     (
       "optimizer",

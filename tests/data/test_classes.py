@@ -222,7 +222,7 @@ def test_names_behind_the_last_label_are_told(caplog):
   assert "no label is 2 ('dog') or more, of 3 names" in caplog.text
   caplog.clear()
   own = having([*listed], 2)  # A data set's own: not all need occur.
-  list(zero_shot.prepare(own)(images, texts))
+  list(zero_shot.prepare(own)(model(images, texts)))
   assert not caplog.text
 
 

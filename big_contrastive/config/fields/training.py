@@ -1,4 +1,4 @@
-"""The objective, the devices, and what is evaluated."""
+"""The objective and the devices."""
 
 import dataclasses
 
@@ -73,21 +73,6 @@ class MicroBatch:
   text: int | None = field(
     None, doc="Texts at a time. None: all.", unit="examples",
   )  # fmt: skip
-
-
-@dataclasses.dataclass(kw_only=True)
-class Eval:
-  """One evaluation: a file of evals.
-
-  The task's own arguments stand beside these; see the function `prepare` of
-  that file. Metrics are logged as TASK/NAME/METRIC.
-  """
-
-  task: str = field(
-    doc="Which evaluator: zero_shot, retrieval, gallery, or the path of a "
-    "Python file.",
-  )
-  source: dict | str = field(doc="Where its examples come from, as in source.")
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -1,0 +1,173 @@
+"""The evaluations, and the arguments of each kind."""
+
+import dataclasses
+from typing import Literal
+
+from big_contrastive.config.fields.field import field
+
+_ON = (
+  "What is compared: the image tower's pooled features, before its last "
+  "layer, or the unit embeddings."
+)
+_TRAIN = "The training rows, as in source."
+_OTHER = "Other data than source."
+
+
+@dataclasses.dataclass(kw_only=True)
+class Eval:
+  """One evaluation: a file of evals.
+
+  The task's own arguments stand beside these. Metrics are logged as
+  TASK/NAME/METRIC.
+  """
+
+  task: str = field(
+    doc="Which evaluator: zero_shot, retrieval, knn, linear_probe, few_shot, "
+    "collapse, the pictures gallery and neighbors, or the path of a Python "
+    "file.",
+  )
+  source: dict | str = field(doc="Where its examples come from, as in source.")
+
+
+@dataclasses.dataclass(kw_only=True)
+class ZeroShot:
+  """The class whose prompts are nearest; needs a text tower."""
+
+  classes: str | list | None = field(
+    None,
+    doc='Names: a list; a file with one per line; "table.tsv:column"; '
+    '"file.json:key". None: the source\'s own.',
+  )
+  templates: str | list = field(
+    ("{c}",),
+    doc="Prompts in which {c} is the class name: a list, a file with one per "
+    'line, or "file.json:key".',
+  )
+  match: Literal["name", "number", "order"] = field(
+    "name",
+    doc="How labels map to indices in classes: by the source's class names, "
+    "as the indices themselves, or in the order of the classes that occur.",
+  )
+
+
+@dataclasses.dataclass(kw_only=True)
+class Gallery:
+  """A picture of the texts that are nearest to images."""
+
+  texts: Literal["captions", "classes"] = field(
+    "captions",
+    doc="The candidates: all captions of the source, or its class names.",
+  )
+  rows: int = field(8, doc="Rows of the grid.")
+  columns: int = field(3, doc="Columns of the grid.")
+  seed: int = field(0, doc="Of the choice of images.")
+
+
+@dataclasses.dataclass(kw_only=True)
+class KNN:
+  """The classes of the nearest training rows vote, with exp(cos / T)."""
+
+  train: dict | str | None = field(
+    None,
+    doc="The rows that vote, as in source. None, or the same data as source: "
+    "the source's own, of which a record never votes for itself.",
+  )
+  on: Literal["features", "embeddings"] = field("features", doc=_ON)
+  k: int | list | tuple = field(
+    20, doc="How many vote: a number, or a list for a figure of each.",
+    unit="rows", why="20 in DINO, which also reports 10, 100 and 200.",
+    paper="DINO, arXiv:2104.14294",
+  )  # fmt: skip
+  T: float = field(
+    0.07, doc="Temperature of the votes.",
+    paper="InstDisc, arXiv:1805.01978, section 3.4",
+  )  # fmt: skip
+
+
+@dataclasses.dataclass(kw_only=True)
+class LinearProbe:
+  """A linear classifier on the features of the frozen model."""
+
+  train: dict | str = field(doc=_TRAIN, why=_OTHER)
+  on: Literal["features", "embeddings"] = field("features", doc=_ON)
+  solver: Literal["lbfgs", "sgd"] = field(
+    "lbfgs",
+    doc="lbfgs: mean cross entropy + l2 / 2 |weight|^2 to its minimum. sgd: "
+    "SGD with momentum and a cosine schedule, all rates at once.",
+    why="lbfgs has one hyperparameter, and its result no seed.",
+  )
+  normalize: Literal["batch_norm", "none"] = field(
+    "batch_norm",
+    doc="batch_norm: features get mean 0 and variance 1 over the training "
+    "rows.",
+    why="One sweep then fits models of any scale.",
+    paper="MAE, arXiv:2111.06377, appendix A.1",
+  )
+  held_out: float = field(
+    0.1,
+    doc="The part of each class's training rows that chooses l2 or the rate; "
+    "the choice is fitted again to all rows.",
+  )
+  seed: int = field(
+    0, doc="Of the rows that are held out, and of the order of SGD.",
+  )  # fmt: skip
+  l2: list | tuple = field(
+    (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0),
+    doc="Of lbfgs: the strengths among which it is chosen.",
+    why="scikit-learn's C is 1 / (rows * l2).",
+  )
+  steps: int = field(
+    1000, doc="Of lbfgs: at most so many for each strength.",
+  )  # fmt: skip
+  rates: list | tuple = field(
+    (1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0),
+    doc="Of sgd: the learning rates among which it is chosen; times "
+    "batch_size / 256.",
+  )
+  epochs: int = field(100, doc="Of sgd: passes over the rows.")
+  batch_size: int = field(1024, doc="Of sgd: rows a step.", unit="rows")
+  momentum: float = field(0.9, doc="Of sgd.")
+
+
+@dataclasses.dataclass(kw_only=True)
+class FewShot:
+  """Ridge regression on a few training rows of each class (big_vision)."""
+
+  train: dict | str = field(doc=_TRAIN, why=_OTHER)
+  on: Literal["features", "embeddings"] = field("features", doc=_ON)
+  shots: int | list | tuple = field(
+    (1, 5, 10),
+    doc="Rows of each class: a number, or a list for a figure of each.",
+  )
+  l2: float | list | tuple = field(
+    1024.0,
+    doc="Strength of the regularization; of a list, the best on other "
+    "training rows.",
+    why="2^10 in big_vision.",
+  )
+  seeds: int = field(3, doc="Draws of the rows, of which a figure is the mean.")
+  held_out: int = field(
+    10, doc="With a list of l2: other rows of each class that choose.",
+  )  # fmt: skip
+
+
+@dataclasses.dataclass(kw_only=True)
+class Collapse:
+  """How far the images' vectors spread over the sphere."""
+
+  on: Literal["features", "embeddings"] = field("embeddings", doc=_ON)
+
+
+@dataclasses.dataclass(kw_only=True)
+class Neighbors:
+  """A picture of images and those that are nearest to them."""
+
+  train: dict | str | None = field(
+    None,
+    doc="Where they are looked for, as in source. None, or the same data as "
+    "source: among the source's own, but for the record itself.",
+  )
+  on: Literal["features", "embeddings"] = field("features", doc=_ON)
+  rows: int = field(8, doc="How many images.")
+  k: int = field(6, doc="Neighbors of each.")
+  seed: int = field(0, doc="Of the choice of images.")
