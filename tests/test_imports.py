@@ -59,7 +59,7 @@ def test_imports_go_one_way():
 
 
 def test_what_begins_with_an_underscore_is_its_folders_own():
-  """And that of the folders in it. Nobody reaches into an engine from outside."""
+  """Or of the folders in it: nobody reaches into an engine from outside."""
   allowed = {("factory/parts.py", "_ema")}  # config.ema wraps any method.
   for path in FILES:
     place = path.relative_to(PACKAGE)
