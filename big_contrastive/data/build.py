@@ -43,7 +43,12 @@ def build_source(
   chosen = kwargs.pop("filter", None)
   name = kwargs.pop("name", "")
   module = registry.module("data.sources", name, f"{where}.name")
-  data = opener(schema.complete(module.source, kwargs, where))
+  make = schema.complete(module.source, kwargs, where)
+  try:
+    data = opener(make)
+  except errors.UserError as e:
+    # A source knows its arguments, but not their section of the config.
+    raise e.inside(where, kwargs.keys()) from e
   _tell_skipped(data, where)
   if chosen is not None:
     place = f"{where}.filter"
