@@ -20,7 +20,9 @@ if __name__ == "__main__":  # Before what takes seconds to import.
 
   signals.end_at_once()
 
+import contextlib
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -31,6 +33,8 @@ from big_contrastive.inference.model import load
 
 # Our tasks without metrics; refused before any work.
 _PICTURES = ("gallery", "neighbors")
+
+_FLAGS = "--"  # The section whose fields the flags are.
 
 
 def run() -> None:
@@ -47,22 +51,34 @@ def run() -> None:
     raise _no_metrics(flags.task)
   cli.start(flags.distributed)
   config = {"task": flags.task, "source": flags.data} | arguments
-  evaluator = evaluators.evaluator(config, "--data")
+  with _flags():
+    evaluator = evaluators.evaluator(config, _FLAGS)
   model = load(
     flags.checkpoint,
     tokenizer=flags.tokenizer,
     batch_size=flags.batch_size,
     where="--checkpoint",
   )
-  metrics = {
-    f"{flags.task}/{name}": value
-    for name, value in evaluator(model.embedder.bound(model.params))
-    if isinstance(value, float)  # Pictures are not.
-  }
+  with _flags():
+    metrics = {
+      f"{flags.task}/{name}": value
+      for name, value in evaluator(model.embedder.bound(model.params))
+      if isinstance(value, float)  # Pictures are not.
+    }
   if not metrics:
     raise _no_metrics(flags.task)
   if jax.process_index() == 0:
     print(json.dumps(metrics, allow_nan=False))
+
+
+@contextlib.contextmanager
+def _flags() -> Iterator[None]:
+  """Names the fields of the task in errors as flags; source is --data."""
+  try:
+    yield
+  except errors.UserError as e:
+    named = e.replaced(f"{_FLAGS}.source", "--data")
+    raise named.replaced(f"{_FLAGS}.", "--") from e
 
 
 def _no_metrics(task: str) -> errors.UserError:

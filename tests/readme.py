@@ -139,7 +139,7 @@ def picture(i: int) -> bytes:
   return file.getvalue()
 
 
-@makes("photos", "my_photos_by_class")
+@makes("photos", "my_photos_by_class", "test_photos", "train_photos")
 def _photos(root, name):
   for i in range(32):
     file = root / name / CAPTIONS[i % 4] / f"{i}.png"

@@ -35,6 +35,12 @@ class UserError(ValueError):
       return self
     return UserError(f"{where}.{thing}", *rest)
 
+  def replaced(self, old: str, new: str) -> "UserError":
+    """Returns the same error with another name in its thing and its remedy."""
+    thing, value, expected, remedy = self._parts
+    remedy = remedy.replace(old, new)
+    return UserError(thing.replace(old, new), value, expected, remedy)
+
 
 class Null:
   """An explicit None as a value: UserError(x, None, ...) says it is missing."""

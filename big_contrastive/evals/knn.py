@@ -58,13 +58,11 @@ def prepare(
     raise errors.UserError("T", T, "a number above 0", "0.07 is usual.")
   bank = source if train is None else train
   own = bank is source
+  _check_most(several, len(bank) - own)
 
   def run(embed: Embed) -> Iterator[tuple[str, float]]:
     task = _labeled.task(embed, source, bank, on, unit=True)
-    most = len(task.train.x) - own
-    if max(several) > most:
-      allowed, value = f"at most {most}, the rows that can vote", max(several)
-      raise errors.UserError("k", value, allowed, "Lower it.")
+    _check_most(several, len(task.train.x) - own)
     cosine, row = _cosines.nearest(
       task.test.x, task.train.x, max(several), embed,
       own=own, labels=(task.test.label, task.train.label),
@@ -85,6 +83,12 @@ def prepare(
     yield from _labeled.unlabeled(task)
 
   return run
+
+
+def _check_most(several: list[int], most: int) -> None:
+  if max(several) > most:
+    allowed, value = f"at most {most}, the rows that can vote", max(several)
+    raise errors.UserError("k", value, allowed, "Lower it.")
 
 
 def _ranks(

@@ -1,13 +1,15 @@
 """Builds evaluators from the sections of a config that describe them."""
 
+import contextlib
+import inspect
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from big_contrastive.config import errors, finite, registry, schema
 from big_contrastive.data.build import build_source
 from big_contrastive.data.source import Source
-from big_contrastive.evals import Evaluator
+from big_contrastive.evals import Embed, Evaluator
 
 
 def evaluator(config: dict[str, Any], where: str) -> Evaluator:
@@ -47,10 +49,25 @@ def evaluation(
         allowed = "one record or more"
         remedy = "There is nothing to evaluate on."
         raise errors.UserError(f"{where}.{name}", "0 records", allowed, remedy)
-    run = prepare()
-    return lambda embed: finite.figures(task, run(embed))
+    with _inside(where, module.prepare):
+      run = prepare()
+
+    def figures(embed: Embed) -> Iterator[tuple[str, Any]]:
+      with _inside(where, module.prepare):
+        yield from finite.figures(task, run(embed))
+
+    return figures
 
   return evaluator
+
+
+@contextlib.contextmanager
+def _inside(where: str, prepare: Callable) -> Iterator[None]:
+  """Adds the section's name to errors of arguments, which don't know it."""
+  try:
+    yield
+  except errors.UserError as e:
+    raise e.inside(where, inspect.signature(prepare).parameters) from e
 
 
 def _source_fields(prepare: Callable, given: Mapping[str, Any]) -> list[str]:

@@ -41,7 +41,7 @@ WRONG = [
   (evaluate.run, "--task", "../secret", "one of collapse"),
   (evaluate.run, "--task", "gallery", "--task = 'gallery'; .*with metrics"),
   (evaluate.run, "--templates", "", "templates"),
-  (evaluate.run, "--templates", "nowhere.txt", "--data.templates"),
+  (evaluate.run, "--templates", "nowhere.txt", "--templates = 'nowhere.txt'"),
   (pack.run, "--per_file", "0", "a whole number from 1 up"),
   (pack.run, "--per_file", "1e3", "--per_file = '1e3'; expected an integer"),
   (pack.run, "--per_file", "2.5", "--per_file = '2.5'; expected an integer"),

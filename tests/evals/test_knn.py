@@ -173,9 +173,13 @@ def test_wrong_arguments_are_named(kwargs, said):
 def test_more_neighbors_than_rows_and_labels_without_a_class_are_errors():
   embed = planted.model()
   with pytest.raises(errors.UserError, match="k = 102; expected at most 101"):
-    dict(knn.prepare(TEST, train=TRAIN, k=[1, 102])(embed))
+    knn.prepare(TEST, train=TRAIN, k=[1, 102])
   with pytest.raises(errors.UserError, match="k = 101; expected at most 100"):
-    dict(knn.prepare(TRAIN, k=101)(embed))
+    knn.prepare(TRAIN, k=101)
+  some = np.where(np.arange(101) < 60, -1, TRAIN.label)
+  train = planted.Data(TRAIN.x, some)
+  with pytest.raises(errors.UserError, match="k = 42; expected at most 41"):
+    dict(knn.prepare(TEST, train=train, k=42)(embed))
   beyond = planted.Data(TEST.x, TEST.label + 1)
   with pytest.raises(errors.UserError, match="source = '1 to 7'; .* 0 to 6"):
     dict(knn.prepare(beyond, train=TRAIN)(embed))
