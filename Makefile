@@ -41,11 +41,11 @@ test: venv  ## the whole suite
 test-fast: venv  ## the suite without what is slow
 	$(BIN)/python -m pytest $(SPREAD) -m "not slow"
 
+# lightly's losses need torch alone, none of its other requirements
+# (pytorch-lightning, hydra, ...).
 $(VENV)-peers/.installed: setup.py $(wildcard requirements-*.lock)
 	$(PYTHON) -m venv $(VENV)-peers
 	$(VENV)-peers/bin/$(PIP) install -r $(LOCK) -r requirements-peers.lock
-	# Its losses need torch alone, none of its other requirements
-	# (pytorch-lightning, hydra, ...).
 	$(VENV)-peers/bin/$(PIP) install --no-deps lightly==1.6.0
 	$(VENV)-peers/bin/$(PIP) install --no-deps -e .
 	@touch $@
