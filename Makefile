@@ -51,7 +51,7 @@ $(VENV)-peers/.installed: setup.py $(wildcard requirements-*.lock)
 	@touch $@
 
 PEERS := tests/interop tests/test_convert.py tests/models/test_naflex.py \
-  tests/data/test_torchvision.py tests/models/test_batch_norm.py \
+  tests/data/test_torchvision_pixels.py tests/models/test_batch_norm.py \
   tests/training/test_sgd_of_torch.py \
   tests/objectives/test_trajectories.py
 

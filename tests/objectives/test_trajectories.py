@@ -388,7 +388,9 @@ def check(found, wanted, start, shifts=()):
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_twenty_steps_are_those_of_torch(case):
-  import time; t0 = time.time()
+  import time
+
+  t0 = time.time()
   placed = make(case)
   state = first_state(placed)
   print("DIAG T", time.time() - t0)
