@@ -146,25 +146,25 @@ def test_a_head_maps_vectors(name):
 
 def test_heads_on_each_other_are_refused():
   heads = {
-    "a": {"name": "mlp", "out_dim": 7, "on": "b"},
-    "b": {"name": "mlp", "out_dim": 7, "on": "a"},
+    "first": {"name": "mlp", "out_dim": 7, "on": "second"},
+    "second": {"name": "mlp", "out_dim": 7, "on": "first"},
   }
-  with pytest.raises(errors.UserError, match="on each other: a, b"):
+  with pytest.raises(errors.UserError, match="on each other: first, second"):
     build_model({"image": {"variant": "mu/8", "res": 16}, "heads": heads})
 
 
 def test_heads_need_no_order():
   """A config has none: the first by name is on the second."""
   heads = {
-    "a": {"name": "mlp", "out_dim": 7, "on": "b"},
-    "b": {"name": "mlp", "out_dim": 5},
+    "first": {"name": "mlp", "out_dim": 7, "on": "second"},
+    "second": {"name": "mlp", "out_dim": 5},
   }
   sections = {"image": {"variant": "mu/8", "res": 16}}
   made = [
     build_model(sections | {"heads": dict(order)}).init(jax.random.key(0))
     for order in (heads.items(), reversed(heads.items()))
   ]
-  assert made[0]["a"]["fc1"]["kernel"].shape == (5, 5)
+  assert made[0]["first"]["fc1"]["kernel"].shape == (5, 5)
   chex.assert_trees_all_equal(*made)
 
 
