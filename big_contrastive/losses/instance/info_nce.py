@@ -1,7 +1,5 @@
-"""InfoNCE of queries against a teacher's keys, as in MoCo v3 (2104.02057)."""
+"""InfoNCE against the batch's keys: CPC (1807.03748), MoCo v3 (2104.02057)."""
 
-import chex
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -19,8 +17,10 @@ def loss(
 ) -> Float[Array, ""]:
   """Returns the mean over queries of CE(scale q_i K^T, i), K all B keys.
 
-  The keys are constants: only the queries have a gradient. Memory is O(b d),
-  time 4 B b d flops a device for value and gradient.
+  The rows' half of the softmax loss: keys do not choose among queries. Keys
+  under stop_gradient, a teacher's (MoCo v3), cost no gradient. Memory is
+  O(b d), time 4 B b d flops a device for value and gradient, 8 where the keys,
+  too, have gradients (CPC). It can be differentiated once.
 
   Args:
     q, k: [b, d] unit vectors of this device's images, float32 or bfloat16; the
@@ -28,10 +28,13 @@ def loss(
     scale: 1 / temperature.
     axis: mesh axis name(s) inside shard_map, None for one device.
     tile: rows of logits in memory at a time; None for that of _ring.side.
+
+  Raises:
+    UserError: for wrong shapes.
   """
-  chex.assert_equal_shape((q, k))
-  q = q.astype(jnp.float32)  # Both parts of its gradient are summed in that.
-  k = jax.lax.stop_gradient(k)
+  _lookup.check_pairs(("q", "k"), q, k, scale)
+  # Both parts of their gradients are summed in float32.
+  q, k = q.astype(jnp.float32), k.astype(jnp.float32)
   b = q.shape[0]
   ids = jnp.arange(b, dtype=jnp.int32) + _ring.index(axis) * b
   positive = scale * _pairwise.inner(q, k)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from big_contrastive.losses import _ring, softmax
+from big_contrastive.losses import _lookup, _ring, softmax
 from big_contrastive.losses._ring import Axis
 
 
@@ -32,7 +32,11 @@ def loss(
     scale: 1 / temperature.
     axis: mesh axis name(s) inside shard_map, None for one device.
     tile: rows of logits in memory at a time; None for that of _ring.side.
+
+  Raises:
+    UserError: for wrong shapes.
   """
+  _lookup.check_pairs(("z1", "z2"), z1, z2, scale)
   rows = jnp.concatenate([z1, z2])
   columns = jax.lax.stop_gradient(jnp.concatenate([z2, z1]))
   # The same value, with the columns' gradient added to that of the rows.

@@ -1,6 +1,5 @@
 """InfoNCE against a queue of keys, as in MoCo (1911.05722, 2003.04297)."""
 
-import chex
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -32,10 +31,15 @@ def loss(
     scale: 1 / temperature.
     axis: mesh axis name(s) inside shard_map, None for one device.
     tile: rows of logits in memory at a time; None for that of _ring.side.
+
+  Raises:
+    UserError: for wrong shapes.
   """
-  chex.assert_equal_shape((q, k))
+  _lookup.check_pairs(("q", "k"), q, k, scale)
+  _lookup.check_keys(q, queue)
   q = q.astype(jnp.float32)  # Both parts of its gradient are summed in that.
   positive = scale * _pairwise.inner(q, jax.lax.stop_gradient(k))
+  queue = jax.lax.stop_gradient(queue.astype(jnp.float32))
   return _lookup.cross_entropy(
     q, positive, queue, scale=scale, axis=axis, tile=tile
   )
