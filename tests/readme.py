@@ -139,7 +139,14 @@ def picture(i: int) -> bytes:
   return file.getvalue()
 
 
-@makes("photos", "my_photos_by_class", "test_photos", "train_photos")
+@makes(
+  "photos",
+  "my_photos_by_class",
+  "test_photos",
+  "train_photos",
+  "labeled",
+  "labeled_test",
+)
 def _photos(root, name):
   for i in range(32):
     file = root / name / CAPTIONS[i % 4] / f"{i}.png"
@@ -225,7 +232,7 @@ def _coco(root, name):
   _pairs(root, "CocoCaptions", captions=tfds.features.Sequence(text))
 
 
-@makes("runs/demo", "runs/mine", "runs/flip", "runs/siglip")
+@makes("runs/demo", "runs/mine", "runs/flip", "runs/siglip", "runs/simclr")
 def _runs(root, name):
   recipe = name.removeprefix("runs/").replace("mine", "demo")
   config = tiny.load(recipe, "smoke")

@@ -54,7 +54,7 @@ def test_features_that_are_not_finite_end_it(loaded):
   params = jax.tree.map(lambda x: x * 1e30, loaded.params)
   source = build_source(SHAPES, "x")
   with pytest.raises(errors.RunError, match="features: not finite: pooled"):
-    dict(knn.prepare(source)(loaded.embedder.bound(params)))
+    dict(knn.prepare(source, k=5)(loaded.embedder.bound(params)))
 
 
 FLAGS = {
