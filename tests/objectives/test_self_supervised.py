@@ -443,4 +443,4 @@ def test_the_momentum_rises_as_published():
       t = at + first
       m = 1 - (1 - 0.99) * (1 + np.cos(np.pi * t / total)) / 2
       np.testing.assert_allclose(1 - rate(at), m, atol=1e-7)
-      np.testing.assert_allclose(rate(at), 1 - m, rtol=1e-4)
+      np.testing.assert_allclose(rate(at), 1 - m, rtol=1e-4, atol=1e-12)
