@@ -1,7 +1,8 @@
-"""The same two losses as others compute them: for tests and benchmarks only.
+"""The same losses as others compute them: for tests and benchmarks only.
 
 Each function has the arguments of those in big_contrastive/losses, without
-ids and tile: zimg, ztxt [b, d], scale, bias, axis.
+ids and tile: zimg, ztxt [b, d], scale, bias, axis. DENSE_VIEWS has those of
+big_contrastive/losses/instance, without tile.
 """
 
 import functools
@@ -106,3 +107,46 @@ BASELINES = {
   "ring, all kept": around,
   "ring, checkpoint": functools.partial(around, recompute=True),
 }
+
+
+def _gather(z, axis):
+  return z if axis is None else jax.lax.all_gather(z, axis, tiled=True)
+
+
+def _mean_of_rows(logits, target, axis):
+  own = jnp.take_along_axis(logits, target[:, None], axis=1)[:, 0]
+  return _ring.mean((jax.nn.logsumexp(logits, axis=1) - own).mean(), axis)
+
+
+def dense_nt_xent(z1, z2, *, scale, axis=None):
+  """The rows of this device's views against all 2B that were gathered."""
+  b = z1.shape[0]
+  others = jnp.concatenate([_gather(z1, axis), _gather(z2, axis)])
+  logits = _logits(jnp.concatenate([z1, z2]), others, scale, None)
+  first = jnp.arange(b) + _ring.index(axis) * b
+  second = first + others.shape[0] // 2
+  itself, target = (
+    jnp.concatenate(places) for places in ((first, second), (second, first))
+  )
+  logits = logits.at[jnp.arange(2 * b), itself].set(-1e9)
+  return _mean_of_rows(logits, target, axis)
+
+
+def dense_info_nce(q, k, *, scale, axis=None):
+  """The queries of this device against all keys, gathered."""
+  b = q.shape[0]
+  logits = _logits(q, _gather(k, axis), scale, None)
+  return _mean_of_rows(logits, jnp.arange(b) + _ring.index(axis) * b, axis)
+
+
+def dense_queue(q, k, queue, *, scale, axis=None):
+  """The queries of this device against the whole queue, gathered."""
+  own = scale * (q * jax.lax.stop_gradient(k)).sum(axis=1, keepdims=True)
+  queue = jax.lax.stop_gradient(_gather(queue, axis))
+  logits = jnp.concatenate([own, _logits(q, queue, scale, None)], axis=1)
+  return _mean_of_rows(logits, jnp.zeros(q.shape[0], jnp.int32), axis)
+
+
+DENSE_VIEWS = {
+  "nt_xent": dense_nt_xent, "info_nce": dense_info_nce, "queue": dense_queue,
+}  # fmt: skip
