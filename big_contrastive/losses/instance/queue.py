@@ -20,9 +20,9 @@ def loss(
   """Returns the mean over queries of CE(scale [q_i k_i, q_i queue^T], 0).
 
   Keys and queue are constants: only the queries have a gradient. The queue may
-  lie on the devices in parts: the queries go round, with what they have summed.
-  Memory is O((b + K / n) d), time 4 K b d flops a device for value and
-  gradient.
+  lie on the devices in parts: the queries go round, with what they have summed,
+  about 2 B d numbers a device for any K. Memory is O((b + K / n) d), time
+  4 b K d flops a device for value and gradient.
 
   Args:
     q, k: [b, d] unit vectors of this device's images, float32 or bfloat16; the
