@@ -1,9 +1,10 @@
-"""Self-supervised objectives beside torch: 20 steps on the same views.
+"""Self-supervised objectives beside torch, step by step on the same views.
 
-Both sides begin with the same weights, in float32. There the towers are timm's
-or torchvision's, the optimizers torch's and the losses lightly's, MoCo v3's
-excepted, which lightly lacks: it is written here from the paper. The order of
-forward pass, update and teacher is that of the papers.
+Both sides begin with the same weights, in float32, and take 20 steps (3 over a
+ResNet, see STEPS). There the towers are timm's or torchvision's, the optimizers
+torch's and the losses lightly's, MoCo v3's excepted, which lightly lacks: it is
+written here from the paper. The order of forward pass, update and teacher is
+that of the papers.
 """
 
 import math
@@ -27,7 +28,7 @@ from big_contrastive.training import optimizers, step
 from big_contrastive.training.state import State
 
 # The teacher's momentum is far from the end of its schedule.
-BATCH, STEPS, TOTAL, WIDTH = 16, 20, 30, 24
+BATCH, TOTAL, WIDTH = 16, 30, 24
 VIT = {
   "variant": "mu/8", "res": 32, "width": 32, "depth": 2, "mlp": 64, "heads": 2,
   "pool": "tok", "activation": "gelu",
@@ -35,12 +36,16 @@ VIT = {
 RESNET = {"tower": "resnet", "depth": 18, "res": 32}
 # A gradient of about 1e-8, which is rounding, is no step of Adam's with this.
 EPS = 1e-3
-ADAMW = {"name": "adamw", "rate": 2e-3, "weight_decay": 0.1}
-SGD = {"name": "sgd", "rate": 0.02, "weight_decay": 1e-3}
+GAIN = 0.1
+ADAMW = {"name": "adamw", "rate": 1e-3, "weight_decay": 0.1}
+SGD = {"name": "sgd", "rate": 1e-3, "weight_decay": 1e-3}
+# A ReLU's kink may turn a rounding into 1e-4 of a loss: the heads have none.
 NORMED = {
-  "name": "mlp", "hidden": 48, "out_dim": WIDTH, "norm": True,
-  "hidden_bias": False,
+  "name": "mlp", "activation": "gelu", "hidden": 48, "out_dim": WIDTH,
+  "norm": True, "hidden_bias": False,
 }  # fmt: skip
+MOCO = {"name": "moco", "queue": 4 * BATCH, "momentum": 0.9}
+MOCO_HEAD = {k: NORMED[k] for k in ("name", "activation", "hidden", "out_dim")}
 PREDICTOR = NORMED | {"on": "projector"}
 # By case: the objective, the heads, the tower, the optimizer.
 CASES = {
@@ -48,11 +53,8 @@ CASES = {
     {"name": "simclr", "temperature": 0.2},
     {"projector": NORMED | {"bias": False, "last_norm": "scale"}}, VIT, ADAMW,
   ),
-  "moco": (
-    {"name": "moco", "queue": 4 * BATCH, "momentum": 0.9},
-    {"projector": {"name": "mlp", "out_dim": WIDTH, "hidden": 48}},
-    RESNET, SGD,
-  ),
+  "moco": (MOCO, {"projector": MOCO_HEAD}, VIT, SGD | {"rate": 0.02}),
+  "moco, resnet": (MOCO, {"projector": MOCO_HEAD}, RESNET, SGD),
   "moco_v3": (
     {"name": "moco_v3", "momentum": 0.9},
     {"projector": NORMED | {"bias": False, "depth": 3, "last_norm": "plain"},
@@ -66,24 +68,29 @@ CASES = {
   "simsiam": (
     {"name": "simsiam"},
     {"projector": NORMED | {"bias": False, "depth": 3, "last_norm": "plain"},
-     "predictor": PREDICTOR}, RESNET, SGD,
+     "predictor": PREDICTOR},
+    VIT, SGD | {"rate": 2e-3},
   ),
 }  # fmt: skip
 # MoCo v3's random patch projection.
 FROZEN = {"moco_v3": "img/embed/"}
+# The ResNet keeps its ReLUs. In its fourth step here an input of one in
+# layer3.0 is 2e-8: with its sign 2e-3 of that layer's movement changes.
+STEPS = {"moco, resnet": 3}
 # Biases without a gradient, see `check`.
 SHIFTS = {
   "simclr": ("tower.norm.bias",),
   "moco_v3": ("tower.norm.bias",),
   "byol": ("tower.norm.bias", "projector.fc2.bias"),
+  "simsiam": ("tower.norm.bias",),
 }
 
 
-def batches():
+def batches(case):
   """Views, uint8 [B, 1, 32, 32, 3]: the second is the first with noise."""
   r = np.random.default_rng(0)
   made = []
-  for _ in range(STEPS):
+  for _ in range(STEPS.get(case, 20)):
     # Squares of one color, so that images differ in more than noise.
     first = r.integers(0, 256, (BATCH, 1, 4, 4, 3)).repeat(8, 2).repeat(8, 3)
     second = np.clip(first + r.integers(-90, 91, first.shape), 0, 255)
@@ -137,6 +144,11 @@ def first_state(placed):
     elif "blocks/" in name:
       std = 0.2
     noise = std * r.standard_normal(x.shape) + name.endswith("scale")
+    if name.endswith("conv2/norm/scale"):
+      # The end of a residual branch, which recipes begin with 0. Without it
+      # gradients explode towards the stem, and torch's own trajectories in
+      # float32 and in float64 part after two steps.
+      noise *= GAIN
     params[name] = jnp.asarray(noise, jnp.float32)
   params = rules.unflatten(params)
   zeros = jax.tree.map(
@@ -146,10 +158,10 @@ def first_state(placed):
   return State(zeros[0], params, zeros[1], placed.init_extra(params))
 
 
-def trained(placed, state):
+def trained(case, placed, state):
   """The losses and the state after all steps, on the host."""
   losses = []
-  for local in batches():
+  for local in batches(case):
     batch = sharding.to_global(local, BATCH, placed.mesh)
     state, metrics = placed.update(state, batch)
     losses.append(float(metrics["loss"]))
@@ -210,7 +222,7 @@ def head(width, section):
     layers[f"fc{i}"] = nn.Linear(width, hidden, bias=bias)
     if section.get("norm"):
       layers[f"norm{i}"] = norm(hidden)
-    layers[f"relu{i}"], width = nn.ReLU(), hidden
+    layers[f"gelu{i}"], width = nn.GELU(), hidden
   bias = section.get("bias", True)
   layers[f"fc{depth}"] = nn.Linear(width, section["out_dim"], bias=bias)
   if section.get("last_norm"):
@@ -262,9 +274,12 @@ class Reference:
 
   def __init__(self, case, state):
     torch = peers.torch()
+    # With more, models this small take many times as long on busy cores.
+    torch.set_num_threads(1)
     pytest.importorskip("lightly")
     from lightly.loss import NegativeCosineSimilarity, NTXentLoss
 
+    self.case = case
     self.objective, _, self.section, optimizer = CASES[case]
     statistics = state.extra.get("statistics")
     self.student = Peer(case, tensors(case, state.params, statistics))
@@ -311,7 +326,7 @@ class Reference:
     stats = (
       {} if self.section is VIT else dict(mean=resnet.MEAN, std=resnet.STD)
     )
-    for t, batch in enumerate(batches()):
+    for t, batch in enumerate(batches(self.case)):
       views = [peers.pixels(batch[k][:, 0], **stats) for k in batch]
       if name in ("moco", "moco_v3"):
         self.follow(t)
@@ -323,7 +338,7 @@ class Reference:
         self.follow(t)
       losses.append(loss.item())
     if name in ("moco", "moco_v3"):  # As before the next step's keys.
-      self.follow(STEPS)
+      self.follow(STEPS.get(self.case, 20))
     return losses
 
   def simclr(self, x1, x2):
@@ -378,30 +393,26 @@ def check(found, wanted, start, shifts=()):
     shift = name in shifts
     moved = wanted[name] if shift else wanted[name] - start[name]
     limit = (1e-4 if shift else 3e-4) * np.linalg.norm(moved)
+    # And the rounding of the value itself, which may move by 1e-5 of it.
+    limit += np.finfo(np.float32).eps * np.linalg.norm(wanted[name])
     error = np.linalg.norm(x - wanted[name])
-    print("DIAG", name, error / np.linalg.norm(moved))
     if not error <= limit:
-      wrong[name] = error / np.linalg.norm(moved)
+      wrong[name] = error, limit
   assert not wrong
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
-def test_twenty_steps_are_those_of_torch(case):
-  import time
-
-  t0 = time.time()
+def test_steps_are_those_of_torch(case):
   placed = make(case)
   state = first_state(placed)
-  print("DIAG T", time.time() - t0)
   start = jax.device_get(state)
   reference = Reference(case, start)
   wanted = reference.train()
-  print("DIAG T", time.time() - t0)
-  losses, state = trained(placed, state)
-  print("DIAG T", time.time() - t0)
-  print("DIAG", 0, list(np.abs(np.array(losses) / wanted - 1)), losses)
-  np.testing.assert_allclose(losses, wanted, rtol=1e-5)
+  losses, state = trained(case, placed, state)
+  # SimSiam's is a cosine, of any sign: there it is a part of 1.
+  size = np.maximum(np.abs(wanted), 1) if case == "simsiam" else wanted
+  np.testing.assert_array_less(np.abs(np.subtract(losses, wanted)) / size, 1e-5)
   assert np.ptp(wanted) > 0.05
   first = tensors(case, start.params, start.extra.get("statistics"))
   found = tensors(case, state.params, state.extra.get("statistics"))
