@@ -1,10 +1,12 @@
 """Tiny things for tests: configs, a step over two towers, random pairs."""
 
+import dataclasses
 import math
 import pathlib
 import types
 
 import flax.nnx as nnx
+import jax
 import numpy as np
 
 from big_contrastive import objectives
@@ -79,9 +81,20 @@ def batch(mesh, seed: int):
   return sharding.to_global({k: v[rows] for k, v in host.items()}, BATCH, mesh)
 
 
+def place(recipe: step.Step, mesh, rules=((".*", "fsdp"),)) -> step.Placed:
+  """Returns step.place, but draws the first state on one device.
+
+  That is compiled once for all meshes.
+  """
+  placed = step.place(recipe, mesh, rules)
+  where = jax.tree.map(lambda leaf: leaf.sharding, placed.abstract)
+  init = jax.jit(recipe.init)
+  return dataclasses.replace(placed, init=lambda: jax.device_put(init(), where))
+
+
 def train(mesh, steps: int = 3, rules=((".*", "fsdp"),), **kwargs):
   """Returns the losses, and the last state and metrics, of a short run."""
-  placed = step.place(make_step(mesh, **kwargs)[0], mesh, rules)
+  placed = place(make_step(mesh, **kwargs)[0], mesh, rules)
   state, losses = placed.init(), []
   for i in range(steps):
     state, metrics = placed.update(state, batch(mesh, i))

@@ -288,6 +288,7 @@ def sweep():
     yield ".".join(path), value, mutate.changed(config, path, value)
 
 
+@pytest.mark.slow
 def test_every_field_misspelt_or_of_another_type_is_a_users_error(
   tmp_path, monkeypatch
 ):

@@ -34,7 +34,7 @@ def test_a_turn_of_the_hue_is_rounded_as_it_says(as_torchvision):
   """To the nearest of 256 levels, or toward zero of 255."""
   hue = np.asarray(IMAGE.convert("HSV"))[..., 0].astype(int)
   for amount in (-0.5, -0.3, -0.0035, 0.0035, 0.0037, 0.1, 0.499):
-    levels = np.fix(255 * amount) if as_torchvision else np.rint(256 * amount)
+    levels = np.trunc(255 * amount) if as_torchvision else np.rint(256 * amount)
     planes = list(IMAGE.convert("HSV").split())
     planes[0] = PIL.Image.fromarray(
       ((hue + int(levels)) % 256).astype(np.uint8)

@@ -152,6 +152,7 @@ def test_finetune_trains_and_its_checkpoint_says_with_what(siglip, tmp_path):
   assert meta["config"]["model"]["image"]["activation"] == "gelu"
 
 
+@pytest.mark.slow
 def test_a_hugging_face_directory_begins_a_run(tmp_path):
   source = test_convert.model()
   model_files.write(source, tmp_path / "hf", "hugging_face")

@@ -341,7 +341,7 @@ def test_formats_without_bert_refuse_it(format, file, words, tmp_path):
   """Also where nothing else distinguishes it from a CLIP."""
   model = model_files.read(file)
   model.model["image"] |= {
-    "pre_norm": True, "patch_bias": False, "cls_pos": True
+    "pre_norm": True, "patch_bias": False, "cls_pos": True, "out_dim": 64
   }  # fmt: skip
   model.model["text"] |= {"pool": "argmax", "causal": True, "out_bias": False}
   with pytest.raises(errors.UserError, match="text.norm = 'post'"):

@@ -215,6 +215,7 @@ def test_flops_are_those_that_xla_counts(variant):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("remat", [layers.REMAT, "nothing_saveable"])
 def test_remat_changes_neither_values_nor_gradients_nor_statistics(remat):
   _, flat = random()

@@ -17,7 +17,7 @@ DECAY = 0.7
 
 
 def states(mesh, steps=3, shard=((".*", "fsdp"),), **kwargs):
-  placed = step.place(tiny.make_step(mesh, **kwargs)[0], mesh, shard)
+  placed = tiny.place(tiny.make_step(mesh, **kwargs)[0], mesh, shard)
   state = placed.init()
   yield jax.device_get(state)
   for i in range(steps):
@@ -88,6 +88,7 @@ def config(**changes):
   return made | {"save_every": 2} | changes
 
 
+@pytest.mark.slow
 def test_it_is_evaluated_saved_for_others_and_resumed_bit_for_bit(tmp_path):
   import big_contrastive
 
@@ -120,6 +121,7 @@ def test_it_is_evaluated_saved_for_others_and_resumed_bit_for_bit(tmp_path):
       assert latest[f"eval/retrieval/{name}/{key}"] == pytest.approx(value)
 
 
+@pytest.mark.slow
 def test_it_begins_with_pretrained_weights(tmp_path):
   """And not with the random ones that they replace."""
   devices = jax.devices()[:1]

@@ -91,6 +91,7 @@ def test_micro_batches_and_tiles_of_a_config_change_no_figure(tmp_path):
       np.testing.assert_allclose(a[key], b[key], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_finished_run_has_nothing_left_to_do(tmp_path):
   config = tiny.load("siglip", "smoke")
   fit(config, tmp_path)
@@ -104,6 +105,7 @@ def test_a_finished_run_has_nothing_left_to_do(tmp_path):
   assert lines(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_flip_unmasked_begins_where_masked_ended(tmp_path):
   masked, unmasked = tmp_path / "a", tmp_path / "b"
   fit(tiny.load("flip", "smoke"), masked)
@@ -117,6 +119,7 @@ def test_flip_unmasked_begins_where_masked_ended(tmp_path):
   assert not np.array_equal(*pos)
 
 
+@pytest.mark.slow
 def test_lit_locks_the_tower_that_it_is_given(tmp_path):
   siglip, lit = tmp_path / "siglip", tmp_path / "lit"
   fit(tiny.load("siglip", "smoke"), siglip)
@@ -178,23 +181,18 @@ def test_evaluate_does_what_it_is_asked_or_says_so(
     evaluate.run()
 
 
-@pytest.mark.parametrize(
-  "change",
-  [
-    "--config.optimizer.clip=None",
-    "--config.optimizer={'name':'adafactor','lr':1e-3}",
-    "--config.freeze=[('img/.*',True),('.*',False)]",
-  ],
-)
-def test_another_optimizer_does_not_take_the_state_of_the_first(
-  change, tmp_path
-):
+def test_another_optimizer_does_not_take_the_state_of_the_first(tmp_path):
   flags = ["--config.total=4", "--config.schedule.warmup=0"]
   fit(tiny.load("siglip", "smoke", *flags), tmp_path)
   before = lines(tmp_path)
-  with pytest.raises(errors.UserError, match="config.optimizer and config.fr"):
-    fit(tiny.load("siglip", "smoke", *flags, change), tmp_path)
-  assert lines(tmp_path) == before and find.find(str(tmp_path), "x")
+  for change in (
+    "--config.optimizer.clip=None",
+    "--config.optimizer={'name':'adafactor','lr':1e-3}",
+    "--config.freeze=[('img/.*',True),('.*',False)]",
+  ):
+    with pytest.raises(errors.UserError, match="config.optimizer and config.f"):
+      fit(tiny.load("siglip", "smoke", *flags, change), tmp_path)
+    assert lines(tmp_path) == before and find.find(str(tmp_path), "x")
 
 
 @pytest.mark.slow
@@ -236,7 +234,7 @@ def test_when_and_how_often_it_saves_changes_no_figure(tmp_path, monkeypatch):
     chex.assert_trees_all_equal(params(whole), params(other))
 
 
-@pytest.mark.parametrize("at", [4, 8])
+@pytest.mark.parametrize("at", [4, pytest.param(8, marks=pytest.mark.slow)])
 def test_sigterm_in_an_evaluation_saves_and_the_evaluation_is_repeated(
   at, tmp_path
 ):

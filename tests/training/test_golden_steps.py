@@ -22,6 +22,9 @@ RECIPES = {
   "simclr": "smoke", "moco": "smoke", "moco_v3": "smoke", "byol": "smoke",
   "simsiam": "smoke",
 }  # fmt: skip
+# At their own rates these multiply a difference of 1e-7 in the parameters, the
+# rounding of another CPU, by up to 1e4 in three steps; at a hundredth by 10.
+SLOWER = {"own_data", "simclr", "byol", "simsiam"}
 
 
 def test_every_recipe_has_its_steps():
@@ -36,6 +39,8 @@ def test_every_recipe_has_its_steps():
 def test_three_steps_are_as_before(name, golden):
   # bfloat16 differs by 3e-4 from one set of compiler flags to another.
   config = tiny.load(name, RECIPES[name], "--config.model.dtype=float32")
+  if name in SLOWER:
+    config["optimizer"]["lr"] /= 100
   built = experiment.build(config)
   state, rows = built.first(), []
   batches = built.training.batches(0, 3)

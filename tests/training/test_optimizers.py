@@ -113,6 +113,7 @@ SHAPES = {
 }
 
 
+@pytest.mark.slow
 def test_adafactor_treats_each_layer_as_if_it_were_alone():
   r = np.random.default_rng(0)
   params = {k: jnp.zeros(s) for k, s in SHAPES.items()}

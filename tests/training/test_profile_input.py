@@ -27,6 +27,7 @@ def test_the_slower_one_is_named(rates, said):
   assert f"{rates['input'] * 10:,.1f} images/s" in text
 
 
+@pytest.mark.slow
 def test_a_slow_input_is_found_and_nothing_is_written(
   monkeypatch, capsys, tmp_path
 ):

@@ -38,6 +38,7 @@ def test_training_on_eight_devices_is_training_on_one(loss, mesh):
     assert_same_training(one, train(mesh(*shape), loss=loss))
 
 
+@pytest.mark.slow
 def test_fsdp_is_replication(mesh):
   copies = train(mesh(8))
   split = train(mesh(2, 4))
@@ -57,6 +58,7 @@ def test_fsdp_is_replication(mesh):
   )
 
 
+@pytest.mark.slow
 def test_tensor_rules_change_nothing_but_the_place(mesh):
   rules = (
     (".*/blocks/mlp/fc1/kernel", (None, None, "tensor")),
@@ -79,7 +81,7 @@ def test_the_step_is_traced_once(mesh):
     return update(state, batch)
 
   object.__setattr__(recipe, "update", counted)
-  placed = step.place(recipe, mesh(2), [(".*", "fsdp")])
+  placed = tiny.place(recipe, mesh(2))
   state = placed.init()
   for i in range(3):
     state, _ = placed.update(state, tiny.batch(mesh(2), i))
@@ -87,7 +89,7 @@ def test_the_step_is_traced_once(mesh):
 
 
 def test_the_state_is_donated(mesh):
-  placed = step.place(tiny.make_step(mesh(2))[0], mesh(2), [(".*", "fsdp")])
+  placed = tiny.place(tiny.make_step(mesh(2))[0], mesh(2))
   state = placed.init()
   placed.update(state, tiny.batch(mesh(2), 0))
   assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
@@ -129,7 +131,7 @@ def gradients(mesh, **kwargs):
     ),
     ("softmax", (), [(2, (2, 8))]),
     ("sigmoid", ("img",), [(1, (2, 8))]),
-    ("softmax", ("txt",), [(2, (8, 2))]),
+    pytest.param("softmax", ("txt",), [(2, (8, 2))], marks=pytest.mark.slow),
   ],
 )
 def test_micro_batches_have_the_gradients_of_the_whole_batch(
@@ -156,9 +158,7 @@ def test_a_frozen_tower_keeps_every_bit_and_has_no_optimizer_state(
   optimizer, mesh
 ):
   kwargs = dict(freeze=("img",), keep=1.0, optimizer=optimizer)
-  placed = step.place(
-    tiny.make_step(mesh(2), **kwargs)[0], mesh(2), [(".*", "fsdp")]
-  )
+  placed = tiny.place(tiny.make_step(mesh(2), **kwargs)[0], mesh(2))
   before = jax.device_get(placed.init().params)
   _, state, _ = tiny.train(mesh(2), **kwargs)
   chex.assert_trees_all_equal(before["img"], state.params["img"])
@@ -200,7 +200,7 @@ def test_a_frozen_tower_has_no_backward_and_no_dropout(mesh):
 
 def test_every_step_draws_other_patches_and_repeats_exactly(mesh):
   recipe, _ = tiny.make_step(mesh(1), lr=0.0, dropout=0.0)
-  placed = step.place(recipe, mesh(1), [(".*", "fsdp")])
+  placed = tiny.place(recipe, mesh(1))
 
   def losses():
     state, found = placed.init(), []
@@ -219,9 +219,10 @@ def test_t_is_clipped_after_the_update(mesh):
   np.testing.assert_allclose(state.params["t"], np.log(9.0), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_logit_means_are_those_of_the_matrix(mesh):
   recipe, graph = tiny.make_step(mesh(4), keep=1.0, dropout=0.0)
-  placed = step.place(recipe, mesh(4), [(".*", "fsdp")])
+  placed = tiny.place(recipe, mesh(4))
   state, batch = placed.init(), tiny.batch(mesh(4), 0)
   model = merge(graph, jax.device_get(state.params))
   zimg = np.asarray(model.embed_image(jnp.asarray(np.asarray(batch["image"]))))
