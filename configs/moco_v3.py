@@ -25,7 +25,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     defaults |= {"tower": "resnet18", "res": 32, "batch": 512}
   arg = common.parse(argument, **defaults)
   config = self_supervised.begin(arg)
-  is_vit = not arg.tower.startswith("resnet")
+  is_vit = not arg.tower.startswith(("resnet", "convnet"))
   least = 0.08 if is_vit or arg.small else 0.2
   size = 32 if arg.smoke else arg.res
   if arg.small:
@@ -54,6 +54,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config.optimizer = {"name": "adamw", "b2": 0.999, "weight_decay": 0.1}
     config.decay = [(".*", 1.0)]
     config.freeze = [("img/embed/.*", True), (".*", False)]
+    config.model.image.patch_init = "xavier_uniform"
   else:
     lr, warmup = 0.6 if arg.epochs <= 100 else 0.3, "10 epochs"
     decay = 1.5e-6 if arg.epochs >= 1000 else 1e-6

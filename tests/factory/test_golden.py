@@ -65,3 +65,16 @@ def test_parameters_at_full_size_are_the_golden_ones(name, tmp_path, golden):
     # may be smaller: 491 for the demo.
     config["tokenizer"]["path"] = str(tmp_path / "no_file")
   golden.text(GOLDEN / f"{name}.txt", parameters(config))
+
+
+@pytest.mark.parametrize(
+  "variant, total",
+  [
+    ("RN50", "102,007,137"),
+    pytest.param("RN50x4", "178,300,601", marks=pytest.mark.slow),
+  ],
+)
+def test_clips_resnets_have_the_published_number_of_parameters(variant, total):
+  """As openai/CLIP's models count them."""
+  lines = parameters(tiny.load("clip", f"variant={variant}")).splitlines()
+  assert lines[-1] == f"total {total}"

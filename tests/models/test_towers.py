@@ -266,3 +266,14 @@ def test_a_wrong_field_is_named(build, field):
   with pytest.raises(errors.UserError, match=field) as e:
     build()
   assert "\n" not in str(e.value)
+
+
+def test_mocos_patches_are_drawn_from_a_uniform_distribution():
+  """arXiv:2104.02057's code: within sqrt(6 / (3 p^2 + width)), no bias."""
+  kwargs = dict(pos="sincos2d_moco", pool="tok", patch_init="xavier_uniform")
+  embed = vit.ImageTower("Ti/16", 32, **kwargs, rngs=nnx.Rngs(0)).embed
+  kernel, bound = np.asarray(embed.kernel[...]), np.sqrt(6 / (768 + 192))
+  assert 0.999 * bound < np.abs(kernel).max() <= bound
+  # Of 147,456 numbers: five standard errors.
+  np.testing.assert_allclose(kernel.std(), bound / np.sqrt(3), rtol=0.006)
+  assert not np.asarray(embed.bias[...]).any()

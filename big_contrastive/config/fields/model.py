@@ -156,6 +156,10 @@ class Image:
   patch_bias: bool = field(
     True, doc="Whether the patch embedding has a bias.", why="CLIP's has none.",
   )  # fmt: skip
+  patch_init: Literal["lecun_normal", "xavier_uniform"] = field(
+    "lecun_normal", doc="How the patch embedding's kernel is drawn.",
+    why="MoCo v3's, which stays as it is drawn, is uniform.",
+  )  # fmt: skip
   pre_norm: bool = field(
     False, doc="Whether a layer norm precedes the blocks.", why="In CLIP only.",
   )  # fmt: skip

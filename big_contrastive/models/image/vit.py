@@ -37,6 +37,7 @@ class ImageTower(nnx.Module):
     mean, std: per channel, of pixel values scaled to [0, 1].
     patch_bias, pre_norm: CLIP has no bias on patches and a norm before the
       blocks.
+    patch_init: how the patch embedding's kernel is drawn.
     eps, activation, dropout, remat: see transformer.Transformer.
     dtype: compute dtype; parameters are float32 always.
   """
@@ -61,6 +62,7 @@ class ImageTower(nnx.Module):
     mean: tuple | list = (0.5, 0.5, 0.5),
     std: tuple | list = (0.5, 0.5, 0.5),
     patch_bias: bool = True,
+    patch_init: Literal["lecun_normal", "xavier_uniform"] = "lecun_normal",
     pre_norm: bool = False,
     eps: float = 1e-6,
     activation: layers.Activation = "gelu_tanh",
@@ -93,7 +95,10 @@ class ImageTower(nnx.Module):
     length = self.side**2 + cls_pos
     fan_in = self.patch**2 * 3
     linear = dict(dtype=dtype, rngs=rngs)
-    self.embed = nnx.Linear(fan_in, w, use_bias=patch_bias, **linear)
+    kernel_init = getattr(nnx.initializers, patch_init)()
+    self.embed = nnx.Linear(
+      fan_in, w, use_bias=patch_bias, kernel_init=kernel_init, **linear
+    )
     if pos == "learned":
       self.pos = nnx.Param(normal(rngs.params(), (length, w)))
     else:
