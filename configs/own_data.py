@@ -37,12 +37,8 @@ def get_config(argument: str | None = None) -> ConfigDict:
   config.source = _source(arg, arg.data, arg.images, arg.where, arg.split)
   config.train_image = [
     # Nothing is mirrored: captions may say left and right.
-    ("random_resized_crop", {"size": arg.res, "area": (0.5, 1.0)}),
-    (
-      "color_jitter",
-      {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1},
-    ),
-    ("grayscale", {"p": 0.1}),
+    ("random_resized_crop", {"size": arg.res, "area": (0.7, 1.0)}),
+    ("color_jitter", {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4}),
   ]
   config.eval_image = [("resize", {"size": arg.res})]
   config.tokenizer = {"kind": "bpe", "vocab_size": 4096, "length": arg.length}
