@@ -37,7 +37,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
   config.source = _source(arg, arg.data, arg.images, arg.where, arg.split)
   config.train_image = [
     # Nothing is mirrored: captions may say left and right.
-    ("random_resized_crop", {"size": arg.res, "area": (0.7, 1.0)}),
+    ("random_resized_crop", {"size": arg.res, "area": (0.4, 1.0)}),
     ("color_jitter", {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4}),
   ]
   config.eval_image = [("resize", {"size": arg.res})]
@@ -47,8 +47,8 @@ def get_config(argument: str | None = None) -> ConfigDict:
     "image": {
       # Flat: drawings and photos of one thing have it in the middle.
       "tower": "convnet", "res": arg.res, "out_dim": width, "pool": "flat",
-      "widths": [max(1, width * n // 4) for n in (1, 3, 6)],
-      "depths": [1, 1, arg.depth],
+      "widths": [max(1, width * n // 4) for n in (1, 2, 4, 6)],
+      "depths": [1, 1, 1, arg.depth],
     },
     "text": {
       "variant": "mu", "pool": "mean", "out_dim": width, "width": width,

@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import readme
 import tensorflow_datasets as tfds
+from ml_collections import ConfigDict
 
 import tiny
 from big_contrastive import losses
@@ -128,6 +129,11 @@ def test_a_snippet_of_python_runs(snippet, inside, monkeypatch, capsys):
   root = inside(snippet.text)
   if "def loss(" in snippet.text:
     return trains(snippet, root, monkeypatch)
+  if snippet.text.startswith("config."):
+    space = {"config": ConfigDict(tiny.load("simclr", "smoke"))}
+    exec(snippet.text.replace("224", "32"), space)
+    experiment.build(space["config"].to_dict())
+    return
   space = {"pictures": [readme.picture(0), readme.picture(1)]}
   exec(compile(snippet.text, snippet.place, "exec"), space)
   assert isinstance(space["model"], Model)

@@ -123,6 +123,20 @@ def test_smoke_reads_the_data_that_are_given(name):
   assert config["evals"] == {"own": {"task": "retrieval", "source": TARS}}
 
 
+@pytest.mark.parametrize("name", ["simclr", "moco", "byol"])
+def test_smoke_of_images_alone_reads_the_data_that_are_given(name):
+  task = {"task": "knn", "k": 5}
+  config = load(name, f"data={TARS},eval_data=folder:a,smoke")
+  assert config["source"] == TARS
+  assert config["evals"]["knn"] == task | {"source": "folder:a", "train": TARS}
+  config = load(name, f"data={TARS},smoke")
+  assert config["source"] == TARS
+  assert config["evals"]["knn"]["source"]["name"] == "shapes"
+  config = load(name, "eval_data=folder:a,smoke")
+  assert config["source"]["name"] == "shapes"
+  assert config["evals"]["knn"] == task | {"source": "folder:a"}
+
+
 @pytest.mark.parametrize("argument", ["smoke", "smoke,loss=softmax"])
 def test_finetune_is_tried_without_weights(argument):
   config = load("finetune", argument)
