@@ -10,11 +10,13 @@ CSV or TSV) with image (column of file names, or "{key}.png"), where
 (column=value) and join (second table:column); or data (wds:TARS,
 parquet:FILES, tfds:NAME, folder:PHOTOS, ..., other arguments of the source
 behind it). Of both: caption (column, or what the source calls so), id (column
-whose equal values are one concept), split. Sizes: res (a multiple of 8), width
-(of embeddings; layers are in proportion), depth (of the last stage), length
-(tokens), steps, batch, lr. Retrieval on other pairs: eval_images, eval_where,
-eval_data, eval_split. And smoke. The towers are small, for thousands of pairs
-and ten minutes on two cores: convolutions learn from few what a ViT does not.
+whose equal values are one concept), split. kind: "drawings", which have
+everything in its place, or "photos", which show things from either side,
+anywhere. Sizes: res (a multiple of 8, of 16 for photos), width (of embeddings;
+layers are in proportion), depth (of the last stage), length (tokens), steps,
+batch, lr. Retrieval on other pairs: eval_images, eval_where, eval_data,
+eval_split. And smoke. The towers are small, for thousands of pairs and ten
+minutes on two cores: convolutions learn from few what a ViT does not.
 """
 
 from ml_collections import ConfigDict
@@ -27,28 +29,34 @@ def get_config(argument: str | None = None) -> ConfigDict:
   arg = common.parse(
     argument, images="", captions="", data="", image="", caption="", id="",
     where="", join="", split="", res=32, width=128, depth=1, length=16,
-    steps=2000, batch=128, lr=2e-3, eval_images="", eval_where="", eval_data="",
-    eval_split="", smoke=False,
+    steps=2000, batch=128, lr=2e-3, kind="drawings", eval_images="",
+    eval_where="", eval_data="", eval_split="", smoke=False,
   )  # fmt: skip
+  if arg.kind not in ("drawings", "photos"):
+    remedy = "Photos are mirrored and cut more."
+    raise ValueError("kind", arg.kind, "drawings or photos", remedy)
+  photos = arg.kind == "photos"
   config = ConfigDict()
   config.seed = 0
   config.batch_size = arg.batch
   config.total = f"{arg.steps} steps"
   config.source = _source(arg, arg.data, arg.images, arg.where, arg.split)
+  crop = {"size": arg.res, "area": (0.3 if photos else 0.7, 1.0)}
+  # Captions of drawings may say left and right.
+  mirror = [("flip_lr", {})] if photos else []
+  colors = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4}
   config.train_image = [
-    # Nothing is mirrored: captions may say left and right.
-    ("random_resized_crop", {"size": arg.res, "area": (0.4, 1.0)}),
-    ("color_jitter", {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4}),
-  ]
+    ("random_resized_crop", crop), *mirror, ("color_jitter", colors),
+  ]  # fmt: skip
   config.eval_image = [("resize", {"size": arg.res})]
   config.tokenizer = {"kind": "bpe", "vocab_size": 4096, "length": arg.length}
-  width = arg.width
+  width, stages = arg.width, (1, 2, 4, 6) if photos else (1, 3, 6)
   config.model = {
     "image": {
-      # Flat: drawings and photos of one thing have it in the middle.
-      "tower": "convnet", "res": arg.res, "out_dim": width, "pool": "flat",
-      "widths": [max(1, width * n // 4) for n in (1, 2, 4, 6)],
-      "depths": [1, 1, 1, arg.depth],
+      "tower": "convnet", "res": arg.res, "out_dim": width,
+      "pool": "gap" if photos else "flat",
+      "widths": [max(1, width * n // 4) for n in stages],
+      "depths": [1] * (len(stages) - 1) + [arg.depth],
     },
     "text": {
       "variant": "mu", "pool": "mean", "out_dim": width, "width": width,
