@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 DEMO_ARGS ?=
+TESTS ?=
 DEMO_DIR ?= runs/demo
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -38,8 +39,8 @@ demo: venv  ## train on the embedded data set, evaluate, show the result
 test: venv  ## the whole suite
 	$(BIN)/python -m pytest $(SPREAD)
 
-test-fast: venv  ## the suite without what is slow
-	$(BIN)/python -m pytest $(SPREAD) -m "not slow"
+test-fast: venv  ## the suite, or TESTS, without what is slow
+	$(BIN)/python -m pytest $(SPREAD) -m "not slow" $(TESTS)
 
 # lightly's losses need torch alone, none of its other requirements
 # (pytorch-lightning, hydra, ...).
