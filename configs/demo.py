@@ -19,7 +19,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
   config = ConfigDict()
   config.seed = 0
   config.batch_size = 128
-  config.total = "150 steps" if arg.short else "500 steps"
+  config.total = "150 steps" if arg.short else "900 steps"
   config.source = common.shapes("train", smoke=False)
   config.train_image = [
     ("resize", {"size": 48}), ("random_crop", {"size": 48, "padding": 3}),
@@ -46,7 +46,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
   config.lr_mult = [("txt/embed/.*", 5.0), (".*", 1.0)]
   config.schedule = {"decay": "cosine", "warmup": "5%"}
   config.log_every = 50
-  config.eval_every = "250 steps"
+  config.eval_every = "450 steps"
   config.save_every = "150 steps"
   held_out = common.shapes("heldout", smoke=False)
   config.evals = {
