@@ -40,7 +40,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
   config.seed = 0
   config.batch_size = arg.batch
   config.total = f"{arg.steps} steps"
-  config.source = _source(arg, arg.data, arg.images, arg.where, arg.split)
+  config.source = sources.pairs(arg, arg.data, arg.images, arg.where, arg.split)
   crop = {"size": arg.res, "area": (0.3 if photos else 0.7, 1.0)}
   # Captions of drawings may say left and right.
   mirror = [("flip_lr", {})] if photos else []
@@ -75,7 +75,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
   config.log_every = 50
   config.save_every = "500 steps"
   if arg.eval_images or arg.eval_where or arg.eval_data or arg.eval_split:
-    source = _source(
+    source = sources.pairs(
       arg, arg.eval_data or arg.data, arg.eval_images or arg.images,
       arg.eval_where or arg.where, arg.eval_split,
     )  # fmt: skip
@@ -85,22 +85,3 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config.batch_size, config.total = 16, "4 steps"
     config.log_every = 1
   return config
-
-
-def _source(arg, data, images, where, split):
-  """The table and its images, or data with what else is known of it."""
-  given = {"image": arg.image, "caption": arg.caption, "id": arg.id}
-  given["split"] = split
-  if data:
-    if arg.images or arg.captions or arg.where or arg.join:
-      raise ValueError("data", data, "data or images, not both", "Drop one.")
-    more = [f"{k}={v}" for k, v in given.items() if v]
-    between = "," if ":" in data else ":"
-    return between.join([data, ",".join(more)]) if more else data
-  if not images or not arg.captions:
-    lost = "captions" if images else "images"
-    raise ValueError(lost, None, f"{lost}=PATH", "Or set data=SOURCE.")
-  given |= {"where": where, "join": arg.join, "captions": arg.captions}
-  return {"name": "table", "images": images} | {
-    k: v for k, v in given.items() if v
-  }

@@ -2,6 +2,7 @@
 
 import importlib.util
 import pathlib
+from types import SimpleNamespace
 from typing import Any
 
 
@@ -33,3 +34,28 @@ def source(value: str, split: str) -> dict[str, Any] | str:
   """Returns a source string, or the split of a TFDS name."""
   tfds = {"name": "tfds", "dataset": value, "split": split}
   return value if is_source(value) else tfds
+
+
+def pairs(
+  arg: SimpleNamespace, data: str, images: str, where: str, split: str
+) -> Any:
+  """Returns own_data's table and its images, or data with what else is known.
+
+  Raises:
+    ValueError: for both, or half of one.
+  """
+  given = {"image": arg.image, "caption": arg.caption, "id": arg.id}
+  given["split"] = split
+  if data:
+    if arg.images or arg.captions or arg.where or arg.join:
+      raise ValueError("data", data, "data or images, not both", "Drop one.")
+    more = [f"{k}={v}" for k, v in given.items() if v]
+    between = "," if ":" in data else ":"
+    return between.join([data, ",".join(more)]) if more else data
+  if not images or not arg.captions:
+    lost = "captions" if images else "images"
+    raise ValueError(lost, None, f"{lost}=PATH", "Or set data=SOURCE.")
+  given |= {"where": where, "join": arg.join, "captions": arg.captions}
+  return {"name": "table", "images": images} | {
+    k: v for k, v in given.items() if v
+  }
