@@ -39,7 +39,12 @@ class Golden:
       pytest.fail("\n".join([f"{path} differs. {_REFRESH}", *diff]), False)
 
   def numbers(
-    self, path: pathlib.Path, key: str, actual: list[Any], rtol: float
+    self,
+    path: pathlib.Path,
+    key: str,
+    actual: list[Any],
+    rtol: float,
+    atol: float = 0.0,
   ) -> None:
     """Compares a list of {name: number} with what a JSON file has under a key.
 
@@ -47,7 +52,7 @@ class Golden:
       path: the golden file: a JSON object.
       key: in it.
       actual: what should be there.
-      rtol: relative tolerance, beside an absolute one of 1e-6.
+      rtol, atol: relative and absolute tolerance.
     """
     held = json.loads(path.read_text()) if path.exists() else {}
     if self._refresh:
@@ -61,10 +66,9 @@ class Golden:
       assert a.keys() == e.keys(), message
       for name in e:
         np.testing.assert_allclose(
-          # Losses are sums of numbers about 1, also where they are near 0.
           a[name],
           e[name],
           rtol,
-          1e-6,
+          atol,
           err_msg=f"{message} Step {step}: {name}",
         )

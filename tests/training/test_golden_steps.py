@@ -49,4 +49,6 @@ def test_three_steps_are_as_before(name, golden):
       state, metrics = built.placed.update(state, batch)
       kept = ("loss", "grad_norm")
       rows.append({k: float(metrics[k]) for k in kept})
-  golden.numbers(FILE, name, rows, rtol=1e-5)
+  # A mean of cosines, which may be near 0.
+  atol = 1e-6 if name == "simsiam" else 0.0
+  golden.numbers(FILE, name, rows, rtol=1e-5, atol=atol)

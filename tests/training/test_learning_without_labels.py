@@ -1,4 +1,7 @@
-"""Self-supervised methods learn: more than chance, more than no training."""
+"""The smoke runs of self-supervised methods: better than chance.
+
+That is no learning: an untrained tower sees colors, too. See LOG.md.
+"""
 
 import pytest
 
