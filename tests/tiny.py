@@ -19,6 +19,8 @@ from big_contrastive.training import optimizers, schedules, step
 
 BATCH = 16
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
+# What recipes share, and no recipe itself.
+SHARED = {"augmentations", "common", "self_supervised", "sources"}
 
 
 def load(name, argument, *overrides):
