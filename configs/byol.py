@@ -12,16 +12,12 @@ Numbers: the official code, at d8df415; of small, a guess.
 
 from ml_collections import ConfigDict
 
-from configs import augmentations, common, self_supervised
+from configs import augmentations, self_supervised
 
 
 def get_config(argument: str | None = None) -> ConfigDict:
   """Returns the config; see the file's docstring for the argument."""
-  small = "small" in (argument or "").split(",")
-  defaults = dict(self_supervised.ARGUMENTS, batch=4096, epochs=300)
-  if small:
-    defaults |= {"tower": "resnet18", "res": 32, "batch": 512}
-  arg = common.parse(argument, **defaults)
+  arg = self_supervised.arguments(argument, {}, batch=4096, epochs=300)
   config = self_supervised.begin(arg)
   size = 32 if arg.smoke else arg.res
   if arg.small:

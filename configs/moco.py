@@ -13,16 +13,14 @@ Numbers: the official code, at 132aea9.
 
 from ml_collections import ConfigDict
 
-from configs import augmentations, common, self_supervised
+from configs import augmentations, self_supervised
 
 
 def get_config(argument: str | None = None) -> ConfigDict:
   """Returns the config; see the file's docstring for the argument."""
-  small = "small" in (argument or "").split(",")
-  defaults = dict(self_supervised.ARGUMENTS, version=2, batch=256, epochs=200)
-  if small:
-    defaults |= {"tower": "resnet18", "res": 32, "batch": 512}
-  arg = common.parse(argument, **defaults)
+  arg = self_supervised.arguments(
+    argument, {}, version=2, batch=256, epochs=200
+  )
   config = self_supervised.begin(arg)
   first = arg.version == 1
   ops = augmentations.instdisc if first else augmentations.moco_v2
@@ -30,9 +28,11 @@ def get_config(argument: str | None = None) -> ConfigDict:
   config.views = {
     "view": {"ops": ops(32 if arg.smoke else arg.res), "count": 2}
   }
-  if config.model.image.get("tower") == "resnet":
+  tower = config.model.image.get("tower")
+  if tower in ("resnet", "convnet"):
     # Eight devices normalize each their own part of the batch.
     config.model.image.norm_group = arg.batch // 8
+  if tower == "resnet":
     config.model.image.zero_gain = False
   linear = {"name": "mlp", "out_dim": 128, "depth": 1}
   config.model.heads = {
@@ -55,6 +55,8 @@ def get_config(argument: str | None = None) -> ConfigDict:
       temperature=0.1, queue=4096, momentum=0.99, symmetric=True
     )
     config.optimizer.weight_decay = 5e-4
+  if arg.quick:
+    config.objective.update(queue=1280, momentum=0.99, symmetric=True)
   if arg.smoke:
     config.objective.queue = 64
   return self_supervised.finish(config, arg)

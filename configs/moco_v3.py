@@ -12,18 +12,14 @@ Numbers: the official code, at c349e6e; of small, a guess.
 
 from ml_collections import ConfigDict
 
-from configs import augmentations, common, self_supervised
+from configs import augmentations, self_supervised
 
 
 def get_config(argument: str | None = None) -> ConfigDict:
   """Returns the config; see the file's docstring for the argument."""
-  small = "small" in (argument or "").split(",")
-  defaults = dict(
-    self_supervised.ARGUMENTS, tower="S/16", batch=4096, epochs=300
+  arg = self_supervised.arguments(
+    argument, {}, tower="S/16", batch=4096, epochs=300
   )
-  if small:
-    defaults |= {"tower": "resnet18", "res": 32, "batch": 512}
-  arg = common.parse(argument, **defaults)
   config = self_supervised.begin(arg)
   is_vit = not arg.tower.startswith(("resnet", "convnet"))
   least = 0.08 if is_vit or arg.small else 0.2
@@ -46,7 +42,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     "predictor": linear | {"on": "projector"} | (plain if is_vit else {}),
   }
   config.objective = {
-    "name": "moco_v3", "temperature": 0.2 if is_vit else 1.0,
+    "name": "moco_v3", "temperature": 0.2 if is_vit or arg.quick else 1.0,
     "momentum": 0.996 if not is_vit and arg.epochs >= 1000 else 0.99,
   }  # fmt: skip
   if is_vit:

@@ -1,19 +1,26 @@
 """What the configs over views of images share."""
 
-import re
 from types import SimpleNamespace
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import common, sources
+from configs import common, quick, sources, towers
 
-# Of ImageNet's pixels, scaled to [0, 1].
-PIXELS = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 ARGUMENTS = {
   "data": "", "eval_data": "", "tower": "resnet50", "res": 224, "small": False,
-  "smoke": False,
+  "quick": False, "smoke": False,
 }  # fmt: skip
+
+
+def arguments(argument: str | None, small: Any, **recipe: Any) -> Any:
+  """Returns the values of an argument; small: what differs in that recipe."""
+  asked, defaults = (argument or "").split(","), ARGUMENTS | recipe
+  if "small" in asked:
+    defaults |= {"tower": "resnet18", "res": 32, "batch": 512} | small
+  if "quick" in asked:
+    defaults |= quick.ARGUMENTS
+  return common.parse(argument, **defaults)
 
 
 def begin(arg: SimpleNamespace) -> ConfigDict:
@@ -34,36 +41,16 @@ def begin(arg: SimpleNamespace) -> ConfigDict:
     ("resize_shortest", {"size": round(arg.res * 8 / 7)}),
     ("center_crop", {"size": arg.res}),
   ]  # fmt: skip
-  config.model = {"image": image(arg.tower, arg.res), "dtype": "bfloat16"}
+  config.model = {
+    "image": towers.image(arg.tower, arg.res),
+    "dtype": "bfloat16",
+  }
   config.save_every = "1 epochs"
   if arg.eval_data:
     of_eval = sources.source(arg.eval_data, "validation")
     config.evals = knn(of_eval, config.source)
     config.eval_every = "10 epochs"
   return config
-
-
-def image(tower: str, res: int) -> dict[str, Any]:
-  """Returns config.model.image: "resnet50", "resnet50x2", "S/16", "convnet".
-
-  ResNets of up to 64 pixels have the stem of CIFAR; a convnet is for CPUs.
-  """
-  if tower == "convnet":
-    sizes = {"widths": [32, 64, 128, 256], "depths": [1, 1, 1, 1]}
-    return {"tower": tower, "res": res} | sizes | PIXELS
-  match = re.fullmatch(r"resnet(\d+)(?:x(\d))?", tower)
-  if match is None:
-    vit = {
-      "variant": tower, "res": res, "pool": "tok", "pos": "sincos2d_moco",
-      "activation": "gelu",
-    }  # fmt: skip
-    # MoCo v3's ViT-S has twice the usual heads.
-    more = {"heads": 12} if tower.startswith("S/") else {}
-    return vit | more | PIXELS
-  resnet = {"tower": "resnet", "depth": int(match[1]), "res": res}
-  stem = "cifar" if res <= 64 else "imagenet"
-  width = {"width": int(match[2])} if match[2] else {}
-  return resnet | width | {"stem": stem, "zero_gain": True} | PIXELS
 
 
 def knn(source: Any, train: Any = None) -> dict[str, Any]:
@@ -73,7 +60,9 @@ def knn(source: Any, train: Any = None) -> dict[str, Any]:
 
 
 def finish(config: ConfigDict, arg: SimpleNamespace) -> ConfigDict:
-  """Returns the config, made a matter of seconds on a CPU if `smoke` is set."""
+  """Returns the config, for minutes or seconds on a CPU if that is asked."""
+  if arg.quick:
+    quick.use(config)
   if not arg.smoke:
     return config
   if not arg.eval_data:

@@ -13,16 +13,14 @@ Numbers: the official code, at 383d414.
 
 from ml_collections import ConfigDict
 
-from configs import augmentations, common, self_supervised
+from configs import augmentations, self_supervised
 
 
 def get_config(argument: str | None = None) -> ConfigDict:
   """Returns the config; see the file's docstring for the argument."""
-  small = "small" in (argument or "").split(",")
-  defaults = dict(self_supervised.ARGUMENTS, version=1, batch=4096, epochs=100)
-  if small:
-    defaults |= {"tower": "resnet18", "res": 32, "batch": 512, "epochs": 1000}
-  arg = common.parse(argument, **defaults)
+  arg = self_supervised.arguments(
+    argument, {"epochs": 1000}, version=1, batch=4096, epochs=100
+  )  # fmt: skip
   config = self_supervised.begin(arg)
   ops = augmentations.small if arg.small else augmentations.simclr
   config.views = {
@@ -37,7 +35,8 @@ def get_config(argument: str | None = None) -> ConfigDict:
     }
   }  # fmt: skip
   config.objective = {
-    "name": "simclr", "temperature": 0.5 if arg.small else 0.1
+    "name": "simclr",
+    "temperature": 0.2 if arg.quick else 0.5 if arg.small else 0.1,
   }  # fmt: skip
   lr = 1.0 if arg.small else 0.3
   config.optimizer = {

@@ -12,16 +12,14 @@ Numbers: the official code, at a7bc177, unless marked.
 
 from ml_collections import ConfigDict
 
-from configs import augmentations, common, self_supervised
+from configs import augmentations, self_supervised
 
 
 def get_config(argument: str | None = None) -> ConfigDict:
   """Returns the config; see the file's docstring for the argument."""
-  small = "small" in (argument or "").split(",")
-  defaults = dict(self_supervised.ARGUMENTS, batch=512, epochs=100)
-  if small:
-    defaults |= {"tower": "resnet18", "res": 32, "epochs": 800}
-  arg = common.parse(argument, **defaults)
+  arg = self_supervised.arguments(
+    argument, {"epochs": 800}, batch=512, epochs=100
+  )
   config = self_supervised.begin(arg)
   ops = augmentations.small if arg.small else augmentations.moco_v2
   config.views = {
@@ -33,7 +31,9 @@ def get_config(argument: str | None = None) -> ConfigDict:
       "hidden": 2048, "depth": 2 if arg.small else 3, "bias": False,
       "last_norm": "plain",
     },
-    "predictor": head | {"on": "projector", "hidden": 512},
+    "predictor": head | {
+      "on": "projector", "hidden": 64 if arg.quick else 512,
+    },
   }  # fmt: skip
   config.objective = {"name": "simsiam"}
   lr, decay = (0.03, 5e-4) if arg.small else (0.05, 1e-4)

@@ -20,7 +20,15 @@ from big_contrastive.training import optimizers, schedules, step
 BATCH = 16
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 # What recipes share, and no recipe itself.
-SHARED = {"augmentations", "common", "self_supervised", "sources"}
+SHARED = {
+  "augmentations", "common", "quick", "self_supervised", "sources", "towers"
+}  # fmt: skip
+# Recipes of images alone.
+METHODS = sorted(
+  path.stem
+  for path in CONFIGS.glob("*.py")
+  if "self_supervised.begin(" in path.read_text()
+)
 
 
 def load(name, argument, *overrides):

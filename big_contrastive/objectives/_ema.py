@@ -1,4 +1,4 @@
-"""An exponential moving average of the parameters, for any objective."""
+"""An exponential moving average of the weights, for any objective."""
 
 import dataclasses
 
@@ -12,8 +12,10 @@ class Averaged(Objective):
   """An objective whose averaged weights are evaluated, loaded and converted.
 
   After each update e = decay e + (1 - decay) p, float32, beginning with the
-  initial parameters (Polyak and Juditsky, 1992). The average is sharded as the
-  parameters are, and takes as much memory; frozen ones are stored once.
+  initial parameters (Polyak and Juditsky, 1992), and so for the running
+  statistics of batch norms, as in timm: those of the last weights would not fit
+  the average. It is sharded as the parameters are, and takes as much memory;
+  frozen ones are stored once.
 
   Args:
     inner: the objective.
@@ -44,8 +46,8 @@ class Averaged(Objective):
     return self.inner.init(key)
 
   def init_extra(self, params, key):
-    ema = {"ema": unflatten(self._trained(params))}
-    return ema | self.inner.init_extra(params, key)
+    extra = self.inner.init_extra(params, key)
+    return extra | {"ema": unflatten(self._averaged(params, extra))}
 
   def __call__(self, params, extra, batch, rng, step):
     loss, (metrics, inner) = self.inner(
@@ -55,14 +57,19 @@ class Averaged(Objective):
 
   def after_update(self, params, extra, step):
     params, inner = self.inner.after_update(params, _without_ema(extra), step)
-    new, old = self._trained(params), flatten(extra["ema"])
+    new, old = self._averaged(params, inner), flatten(extra["ema"])
     decay = self.decay
     ema = {k: decay * old[k] + (1 - decay) * p for k, p in new.items()}
     return params, inner | {"ema": unflatten(ema)}
 
   def exported(self, params, extra):
-    averaged = unflatten(flatten(params) | flatten(extra["ema"]))
-    return self.inner.exported(averaged, _without_ema(extra))
+    inner, ema = _without_ema(extra), flatten(extra["ema"])
+    params = {k: ema.get(k, p) for k, p in flatten(params).items()}
+    if "statistics" in inner:
+      flat = flatten(inner["statistics"])
+      flat = {k: ema.get(k, x) for k, x in flat.items()}
+      inner |= {"statistics": unflatten(flat)}
+    return self.inner.exported(unflatten(params), inner)
 
   def freeze(self, frozen):
     inner = self.inner.freeze(frozen)
@@ -74,9 +81,14 @@ class Averaged(Objective):
   def signs(self, values, batch):
     return self.inner.signs(values, batch)
 
-  def _trained(self, params):
-    flat = flatten(params)
-    return {k: p for k, p in flat.items() if k not in self.frozen}
+  def _averaged(self, params, extra):
+    """Returns what changes in training: parameters and running statistics."""
+    still = self.setting.model.frozen_parts(self.frozen)
+    statistics = flatten(extra.get("statistics", {}))
+    flat = {k: p for k, p in flatten(params).items() if k not in self.frozen}
+    return flat | {
+      k: x for k, x in statistics.items() if k.split("/")[0] not in still
+    }
 
 
 def _without_ema(extra):

@@ -123,7 +123,7 @@ def test_smoke_reads_the_data_that_are_given(name):
   assert config["evals"] == {"own": {"task": "retrieval", "source": TARS}}
 
 
-@pytest.mark.parametrize("name", ["simclr", "moco", "byol"])
+@pytest.mark.parametrize("name", tiny.METHODS)
 def test_smoke_of_images_alone_reads_the_data_that_are_given(name):
   task = {"task": "knn", "k": 5}
   config = load(name, f"data={TARS},eval_data=folder:a,smoke")
@@ -135,6 +135,19 @@ def test_smoke_of_images_alone_reads_the_data_that_are_given(name):
   config = load(name, "eval_data=folder:a,smoke")
   assert config["source"]["name"] == "shapes"
   assert config["evals"]["knn"] == task | {"source": "folder:a"}
+
+
+@pytest.mark.parametrize("name", tiny.METHODS)
+def test_quick_is_the_method_for_a_cpu(name):
+  recipe, quick = load(name, ""), load(name, f"quick,data={TARS}")
+  assert quick["objective"]["name"] == recipe["objective"]["name"]
+  assert quick["model"]["heads"].keys() == recipe["model"]["heads"].keys()
+  assert quick["views"].keys() == recipe["views"].keys()
+  assert quick["source"] == TARS and "evals" not in quick
+  assert quick["model"]["image"]["tower"] == "convnet"
+  # In seconds, too; and none of its own values is put aside.
+  assert load(name, "quick,smoke")["total"] == "8 steps"
+  assert load(name, "quick,batch=64,epochs=2")["total"] == "2 epochs"
 
 
 @pytest.mark.parametrize("argument", ["smoke", "smoke,loss=softmax"])

@@ -32,12 +32,15 @@ def by_definition(x, kernel, dy):
 
 
 @pytest.mark.parametrize("b", [1, 6, 7])
-@pytest.mark.parametrize("pixels", [1, 100, 2048])
+@pytest.mark.parametrize(
+  "pixels, h, w",
+  [(1, 7, 5), (100, 7, 5), (2048, 7, 5), (2048, 1, 1), (8, 2, 2), (8, 1, 4)],
+)
 def test_it_and_its_gradients_are_those_of_the_definition(
-  b, pixels, monkeypatch
+  b, pixels, h, w, monkeypatch
 ):
   monkeypatch.setattr(convolution, "_PIXELS", pixels)
-  x, kernel, dy = arrays(b)
+  x, kernel, dy = arrays(b, h, w)
   y, pull = jax.vjp(convolution.conv3x3, x, kernel)
   found = (y, *pull(jnp.asarray(dy)))
   for a, wanted in zip(found, by_definition(x, kernel, dy), strict=True):
@@ -48,13 +51,21 @@ def test_other_platforms_take_xlas_gradient_which_is_the_same():
   x, kernel, dy = arrays()
   by_products = convolution._by_products(x, dy, kernel)
   np.testing.assert_allclose(
-    convolution._by_convolution(x, dy, kernel), by_products, atol=1e-5
+    convolution._by_transpose(x, dy, kernel), by_products, atol=1e-5
   )
   gradient = jax.jit(lambda *a: jax.vjp(convolution.conv3x3, *a[:2])[1](a[2]))
   traced = gradient.trace(x, kernel, dy)
   of = {p: traced.lower(lowering_platforms=(p,)) for p in ("cpu", "tpu")}
   assert "while" in of["cpu"].as_text()
   assert "while" not in of["tpu"].as_text()
+
+
+def test_the_smallest_images_are_a_product_on_cpus_alone():
+  x, kernel, _ = arrays(h=2, w=2)
+  forward = jax.jit(convolution.conv3x3).trace(x, kernel)
+  of = {p: forward.lower(lowering_platforms=(p,)) for p in ("cpu", "tpu")}
+  assert "convolution" not in of["cpu"].as_text()
+  assert "convolution" in of["tpu"].as_text()
 
 
 def test_the_kernels_gradient_is_summed_in_float32_at_least():

@@ -115,8 +115,21 @@ def test_statistics_are_saved_resumed_loaded_and_warm_started(tmp_path):
   )
 
 
-def test_an_average_is_exported_with_the_statistics(tmp_path):
+def test_an_average_is_exported_with_that_of_the_statistics(tmp_path):
   made = experiment.build(config(ema=0.9, total=2), jax.devices()[:2])
   loop.fit(made, tmp_path)
-  params = big_contrastive.load(tmp_path).params
-  assert np.abs(params["img"]["norm"]["mean"]).max() > 0
+  found = big_contrastive.load(tmp_path).params["img"]["norm"]
+  expected = {"mean": 0.0, "var": 1.0}
+  for steps in (1, 2):
+    new = run(2, steps, total=2)[1].extra["statistics"]["img"]["norm"]
+    expected = {k: 0.9 * v + 0.1 * new[k] for k, v in expected.items()}
+  for name, wanted in expected.items():
+    np.testing.assert_allclose(found[name], wanted, rtol=1e-6, atol=1e-7)
+
+
+def test_an_average_leaves_a_frozen_towers_statistics_alone():
+  frozen = [("img/.*", True), (".*", False)]
+  made = experiment.build(config(ema=0.9, freeze=frozen), jax.devices()[:1])
+  state = made.first()
+  assert "img" not in state.extra["ema"]
+  assert {"mean", "var"} < made.weights(state)["img"]["norm"].keys()

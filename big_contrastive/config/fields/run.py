@@ -80,8 +80,9 @@ class Config:
   )
   ema: float | None = field(
     None,
-    doc="Decay per step of an exponential moving average of the parameters. "
-    "The average is evaluated and exported. None: off.",
+    doc="Decay per step of an exponential moving average of the parameters "
+    "and of batch norms' running statistics. The average is evaluated and "
+    "exported. None: off.",
     unit="fraction kept per step",
     why="Costs one more copy of the parameters. 0.999 averages over about "
     "1,000 steps.",
