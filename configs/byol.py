@@ -6,7 +6,7 @@
 arXiv:2006.07733. Arguments: tower (resnet50, resnet50x2, S/16, ...), res (224),
 batch (4096), epochs (300), data and eval_data (TFDS names or sources: see
 siglip.py; eval_data with labels, for k-NN), small (resnet18 at 32 pixels, batch
-512), smoke.
+512), quick (some minutes on a CPU: see quick.py), smoke.
 Numbers: the official code, at d8df415; of small, a guess.
 """
 

@@ -7,7 +7,8 @@ arXiv:1911.05722, and 2003.04297 (version=2, the default). Arguments: version
 (1, 2), tower (resnet50, resnet18, S/16, ...), res (224), batch (256), epochs
 (200), data and eval_data (TFDS names or sources: see siglip.py; eval_data with
 labels, for k-NN), small (the authors' notebook for CIFAR-10: resnet18 at 32
-pixels, batch 512, 200 epochs, both views as queries), smoke.
+pixels, batch 512, 200 epochs, both views as queries), quick (some minutes on a
+CPU: see quick.py), smoke.
 Numbers: the official code, at 132aea9.
 """
 

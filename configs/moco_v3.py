@@ -6,7 +6,8 @@
 arXiv:2104.02057. Arguments: tower (S/16, B/16, resnet50, ...), res (224), batch
 (4096), epochs (300), data and eval_data (TFDS names or sources: see siglip.py;
 eval_data with labels, for k-NN), small (resnet18 at 32 pixels, batch 512),
-smoke. The patch embedding of a ViT is frozen.
+quick (some minutes on a CPU: see quick.py), smoke. The patch embedding of a ViT
+is frozen.
 Numbers: the official code, at c349e6e; of small, a guess.
 """
 

@@ -26,36 +26,45 @@ from configs import common, sources
 
 def get_config(argument: str | None = None) -> ConfigDict:
   """Returns the config; see the file's docstring for the argument."""
+  photos = "kind=photos" in (argument or "").split(",")
   arg = common.parse(
     argument, images="", captions="", data="", image="", caption="", id="",
-    where="", join="", split="", res=32, width=128, depth=1, length=16,
-    steps=2000, batch=128, lr=2e-3, kind="drawings", eval_images="",
-    eval_where="", eval_data="", eval_split="", smoke=False,
+    where="", join="", split="", res=64 if photos else 32, width=128, depth=1,
+    length=16, steps=2000, batch=128, lr=2e-3, kind="drawings",
+    eval_images="", eval_where="", eval_data="", eval_split="", smoke=False,
   )  # fmt: skip
   if arg.kind not in ("drawings", "photos"):
     remedy = "Photos are mirrored and cut more."
     raise ValueError("kind", arg.kind, "drawings or photos", remedy)
-  photos = arg.kind == "photos"
   config = ConfigDict()
   config.seed = 0
   config.batch_size = arg.batch
   config.total = f"{arg.steps} steps"
   config.source = sources.pairs(arg, arg.data, arg.images, arg.where, arg.split)
-  crop = {"size": arg.res, "area": (0.3 if photos else 0.7, 1.0)}
+  crop = {"size": arg.res, "area": (0.2 if photos else 0.7, 1.0)}
   # Captions of drawings may say left and right.
   mirror = [("flip_lr", {})] if photos else []
-  colors = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4}
+  strength = 0.3 if photos else 0.4
+  colors = dict.fromkeys(("brightness", "contrast", "saturation"), strength)
   config.train_image = [
     ("random_resized_crop", crop), *mirror, ("color_jitter", colors),
   ]  # fmt: skip
   config.eval_image = [("resize", {"size": arg.res})]
+  if photos:
+    # What a photo shows is then as large as in the crops, about 4/5 of the side
+    # (arXiv:1906.06423).
+    config.eval_image = [
+      ("resize_shortest", {"size": arg.res * 5 // 4}),
+      ("center_crop", {"size": arg.res}),
+    ]  # fmt: skip
   config.tokenizer = {"kind": "bpe", "vocab_size": 4096, "length": arg.length}
-  width, stages = arg.width, (1, 2, 4, 6) if photos else (1, 3, 6)
+  # In sixteenths of the embedding's width.
+  width, stages = arg.width, (3, 6, 12, 20) if photos else (4, 12, 24)
   config.model = {
     "image": {
       "tower": "convnet", "res": arg.res, "out_dim": width,
       "pool": "gap" if photos else "flat",
-      "widths": [max(1, width * n // 4) for n in stages],
+      "widths": [max(1, width * n // 16) for n in stages],
       "depths": [1] * (len(stages) - 1) + [arg.depth],
     },
     "text": {

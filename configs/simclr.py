@@ -7,7 +7,7 @@ arXiv:2002.05709, and 2006.10029 (version=2). Arguments: version (1, 2), tower
 (resnet50, resnet50x2, resnet18, S/16, ...), res (224), batch (4096), epochs
 (100), data and eval_data (TFDS names or sources: see siglip.py; eval_data with
 labels, for k-NN), small (the recipe for CIFAR-10: resnet18 at 32 pixels, batch
-512, 1000 epochs), smoke.
+512, 1000 epochs), quick (some minutes on a CPU: see quick.py), smoke.
 Numbers: the official code, at 383d414.
 """
 

@@ -6,7 +6,8 @@
 arXiv:2011.10566. Arguments: tower (resnet50, resnet18, S/16, ...), res (224),
 batch (512), epochs (100), data and eval_data (TFDS names or sources: see
 siglip.py; eval_data with labels, for k-NN), small (the paper's recipe for
-CIFAR-10 [M]: resnet18 at 32 pixels, 800 epochs), smoke.
+CIFAR-10 [M]: resnet18 at 32 pixels, 800 epochs), quick (some minutes on a CPU:
+see quick.py), smoke.
 Numbers: the official code, at a7bc177, unless marked.
 """
 

@@ -16,7 +16,7 @@ from big_contrastive.models import build
 
 # The state's parameters -> the initial ones.
 Load = Callable[[dict[str, Any]], dict[str, Any]]
-_SIZE = ("width", "depth", "mlp", "heads")
+_SIZE = ("width", "depth", "mlp", "heads", "layers")
 
 
 # Fields of a tower that change what it computes, but no shape.

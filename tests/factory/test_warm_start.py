@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import types
 
 import numpy as np
 import PIL.Image
@@ -12,7 +13,7 @@ import test_convert
 import tiny
 from big_contrastive.checkpoints import checkpointer, find
 from big_contrastive.config import errors, rules
-from big_contrastive.factory import experiment
+from big_contrastive.factory import experiment, warm_start
 from big_contrastive.interop import model_files, resample
 from big_contrastive.interop.bundle import ModelBundle
 from big_contrastive.training import loop
@@ -115,6 +116,21 @@ def test_a_bias_is_taken_or_left_as_config_model_says(siglip, caplog):
     _, params = begin(config)
   assert "b" not in params and "bias is left out" in caplog.text
   np.testing.assert_array_equal(params["t"], flat["t"])
+
+
+@pytest.mark.parametrize(
+  "variant, sizes",
+  [
+    ("S/16", {"width": 32, "depth": 2, "mlp": 64, "heads": 2}),
+    ("RN50", {"width": 16, "layers": [1, 1, 1, 1], "heads": 2}),
+  ],
+)
+def test_sizes_stay_with_their_variant(variant, sizes):
+  bundle = types.SimpleNamespace(model={"image": {"variant": variant, **sizes}})
+  same = warm_start.model_with(bundle, "init", {"image": {"res": 64}})
+  assert same["image"] == {"variant": variant, "res": 64, **sizes}
+  other = warm_start.model_with(bundle, "init", {"image": {"variant": "other"}})
+  assert other["image"] == {"variant": "other"}
 
 
 def test_one_tower_of_another_resolution(siglip):
