@@ -34,9 +34,7 @@ def _plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
   if x.shape[1] * x.shape[2] > _FEW:
     return _by_xla(x, kernel)
   # By the platform that is compiled for, which need not be this machine's.
-  return jax.lax.platform_dependent(
-    x, kernel, cpu=_by_patches, default=_by_xla
-  )
+  return jax.lax.platform_dependent(x, kernel, cpu=_by_patches, default=_by_xla)
 
 
 def _by_patches(x, kernel):
