@@ -7,16 +7,17 @@
 
 Where the pairs are: images (folders or tars, with commas) and captions (JSONL,
 CSV or TSV) with image (column of file names, or "{key}.png"), where
-(column=value) and join (second table:column); or data (wds:TARS,
-parquet:FILES, tfds:NAME, folder:PHOTOS, ..., other arguments of the source
-behind it). Of both: caption (column, or what the source calls so), id (column
-whose equal values are one concept), split. kind: "drawings", which have
-everything in its place, or "photos", which show things from either side,
-anywhere. Sizes: res (a multiple of 8, of 16 for photos), width (of embeddings;
-layers are in proportion), depth (of the last stage), length (tokens), steps,
-batch, lr. Retrieval on other pairs: eval_images, eval_where, eval_data,
-eval_split. And smoke. The towers are small, for thousands of pairs and ten
-minutes on two cores: convolutions learn from few what a ViT does not.
+(column=value) and join (second table:column); or data (wds:TARS, parquet:FILES,
+tfds:NAME, folder:PHOTOS, ..., other arguments of the source behind it). Of
+both: caption (column, or what the source calls so), id (column whose equal
+values are one concept), split. kind: "drawings", which have everything in its
+place, or "photos", which show things from either side, anywhere, and are
+evaluated on their middle, four fifths of each side. Sizes: res (a multiple of
+8, of 16 for photos), width (of embeddings; layers are in proportion), depth (of
+the last stage), length (tokens), steps, batch, lr. Retrieval on other pairs:
+eval_images, eval_where, eval_data, eval_split. And smoke. The towers are small,
+for thousands of pairs and ten minutes on two cores: convolutions learn from few
+what a ViT does not.
 """
 
 from ml_collections import ConfigDict

@@ -14,8 +14,14 @@ ARGUMENTS = {
 
 
 def arguments(argument: str | None, small: Any, **recipe: Any) -> Any:
-  """Returns the values of an argument; small: what differs in that recipe."""
+  """Returns the values of an argument; small: what differs in that recipe.
+
+  Raises:
+    ValueError: for a wrong argument, see common.parse, or two recipes at once.
+  """
   asked, defaults = (argument or "").split(","), ARGUMENTS | recipe
+  if {"small", "quick"} <= {*asked}:
+    raise ValueError("argument", argument, "small or quick", "Drop one.")
   if "small" in asked:
     defaults |= {"tower": "resnet18", "res": 32, "batch": 512} | small
   if "quick" in asked:
