@@ -27,13 +27,15 @@ from configs import common, sources
 
 def get_config(argument: str | None = None) -> ConfigDict:
   """Returns the config; see the file's docstring for the argument."""
-  photos = "kind=photos" in (argument or "").split(",")
-  arg = common.parse(
-    argument, images="", captions="", data="", image="", caption="", id="",
-    where="", join="", split="", res=64 if photos else 32, width=128, depth=1,
-    length=16, steps=2000, batch=128, lr=2e-3, kind="drawings",
-    eval_images="", eval_where="", eval_data="", eval_split="", smoke=False,
+  defaults = dict(
+    images="", captions="", data="", image="", caption="", id="", where="",
+    join="", split="", res=32, width=128, depth=1, length=16, steps=2000,
+    batch=128, lr=2e-3, kind="drawings", eval_images="", eval_where="",
+    eval_data="", eval_split="", smoke=False,
   )  # fmt: skip
+  arg = common.parse(argument, **defaults)
+  if photos := arg.kind == "photos":
+    arg = common.parse(argument, **defaults | {"res": 64})
   if arg.kind not in ("drawings", "photos"):
     remedy = "Photos are mirrored and cut more."
     raise ValueError("kind", arg.kind, "drawings or photos", remedy)
@@ -50,14 +52,13 @@ def get_config(argument: str | None = None) -> ConfigDict:
   config.train_image = [
     ("random_resized_crop", crop), *mirror, ("color_jitter", colors),
   ]  # fmt: skip
-  config.eval_image = [("resize", {"size": arg.res})]
-  if photos:
-    # What a photo shows is then as large as in the crops, about 4/5 of the side
-    # (arXiv:1906.06423).
-    config.eval_image = [
-      ("resize_shortest", {"size": arg.res * 5 // 4}),
-      ("center_crop", {"size": arg.res}),
-    ]  # fmt: skip
+  # What a photo shows is then as large as in the crops, about 4/5 of the side
+  # (arXiv:1906.06423).
+  middle = [
+    ("resize_shortest", {"size": arg.res * 5 // 4}),
+    ("center_crop", {"size": arg.res}),
+  ]  # fmt: skip
+  config.eval_image = middle if photos else [("resize", {"size": arg.res})]
   config.tokenizer = {"kind": "bpe", "vocab_size": 4096, "length": arg.length}
   # In sixteenths of the embedding's width.
   width, stages = arg.width, (3, 6, 12, 20) if photos else (4, 12, 24)

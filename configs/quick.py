@@ -1,7 +1,7 @@
-"""What `quick` makes of a recipe over views: minutes on a CPU.
+"""What `quick` and `smoke` make of a recipe over views: for a CPU.
 
-For some thousand photos, at 32 pixels. The method stays; the tower, the
-optimizer, the views and the sizes of heads are its own.
+`quick` is for some thousand photos, at 32 pixels. The method stays; the tower,
+the optimizer, the views and the sizes of heads are its own.
 """
 
 from typing import Any
@@ -10,7 +10,7 @@ ARGUMENTS = {"tower": "convnet", "res": 32, "batch": 128, "epochs": 30}
 
 
 def use(config: Any) -> None:
-  """Changes all that is the same for every method."""
+  """Makes a config a matter of minutes: all that each method has of it."""
   config.model.dtype = "float32"
   for head in config.model.heads.values():
     head.out_dim = 128
@@ -26,11 +26,23 @@ def use(config: Any) -> None:
       ("color_jitter", colors | {"p": 0.8}),
     ]
   config.eval_image = [("resize", {"size": res})]
-  for recipe in ("optimizer", "schedule", "decay"):
-    if recipe in config:
-      del config[recipe]
+  if "decay" in config:
+    del config.decay
   # LARS moves a weight by a small part of its norm a step: too slow for this.
   config.optimizer = {"name": "adamw", "lr": 2e-3, "weight_decay": 1e-4}
   config.schedule = {"decay": "cosine", "warmup": "10%"}
   config.loading = {"threads": 2}
   config.log_every, config.save_every = 20, "10 epochs"
+
+
+def shrink(config: Any) -> None:
+  """Makes a config a matter of seconds: a tiny tower, 8 steps."""
+  config.eval_image = [("resize", {"size": 32})]
+  config.batch_size, config.total = 16, "8 steps"
+  config.schedule = {"decay": "cosine", "warmup": "2 steps"}
+  config.log_every, config.save_every = 1, "4 steps"
+  config.loading = {"threads": 2}
+  config.model.dtype = "float32"
+  config.model.image = {"variant": "mu/8", "res": 32, "pool": "gap"}
+  for head in config.model.heads.values():
+    head.update(hidden=32, out_dim=16)

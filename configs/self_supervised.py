@@ -19,12 +19,13 @@ def arguments(argument: str | None, small: Any, **recipe: Any) -> Any:
   Raises:
     ValueError: for a wrong argument, see common.parse, or two recipes at once.
   """
-  asked, defaults = (argument or "").split(","), ARGUMENTS | recipe
-  if {"small", "quick"} <= {*asked}:
+  defaults = ARGUMENTS | recipe
+  asked = common.parse(argument, **defaults)
+  if asked.small and asked.quick:
     raise ValueError("argument", argument, "small or quick", "Drop one.")
-  if "small" in asked:
+  if asked.small:
     defaults |= {"tower": "resnet18", "res": 32, "batch": 512} | small
-  if "quick" in asked:
+  if asked.quick:
     defaults |= quick.ARGUMENTS
   return common.parse(argument, **defaults)
 
@@ -70,31 +71,21 @@ def finish(config: ConfigDict, arg: SimpleNamespace) -> ConfigDict:
   if arg.quick:
     quick.use(config)
   if arg.smoke:
-    _shrink(config)
-  if (arg.quick or arg.smoke) and not arg.data:
+    quick.shrink(config)
+  if not (arg.quick or arg.smoke):
+    return config
+  if not arg.data:
     split = "train" if arg.smoke else "train[:2560]"
     config.source = common.shapes(split, arg.smoke)
-    if arg.eval_data:
-      del config.evals.knn.train
-  if not arg.eval_data and (arg.smoke or arg.quick and not arg.data):
-    # In seconds: 81 pictures of ten colors, of a larger set than it trains on.
-    split, size = ("by_colour", 4096) if arg.smoke else ("heldout", 20_000)
-    pictures = common.shapes(split, arg.smoke) | {"train_size": size}
-    config.evals, config.eval_every = knn(pictures), "10 epochs"
-    config.evals.knn.k = 5
-  if arg.smoke:
+  if arg.eval_data and not arg.data:
+    del config.evals.knn.train
+  elif arg.smoke and not arg.eval_data:
+    # Larger than what it trains on: 81 pictures of ten colors.
+    by_color = common.shapes("by_colour", smoke=True) | {"train_size": 4096}
+    config.evals = knn(by_color)
+  elif not arg.data:
+    config.evals = knn(common.shapes("heldout", smoke=False))
+    config.eval_every = "10 epochs"
+  if arg.smoke or not (arg.data or arg.eval_data):
     config.evals.knn.k = 5
   return config
-
-
-def _shrink(config: ConfigDict) -> None:
-  """Makes a config a matter of seconds on a CPU: a tiny tower, 8 steps."""
-  config.eval_image = [("resize", {"size": 32})]
-  config.batch_size, config.total = 16, "8 steps"
-  config.schedule = {"decay": "cosine", "warmup": "2 steps"}
-  config.log_every, config.save_every = 1, "4 steps"
-  config.loading = {"threads": 2}
-  config.model.dtype = "float32"
-  config.model.image = {"variant": "mu/8", "res": 32, "pool": "gap"}
-  for head in config.model.heads.values():
-    head.update(hidden=32, out_dim=16)

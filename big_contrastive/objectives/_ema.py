@@ -64,12 +64,13 @@ class Averaged(Objective):
 
   def exported(self, params, extra):
     inner, ema = _without_ema(extra), flatten(extra["ema"])
-    params = {k: ema.get(k, p) for k, p in flatten(params).items()}
+
+    def replaced(tree):
+      return unflatten({k: ema.get(k, x) for k, x in flatten(tree).items()})
+
     if "statistics" in inner:
-      flat = flatten(inner["statistics"])
-      flat = {k: ema.get(k, x) for k, x in flat.items()}
-      inner |= {"statistics": unflatten(flat)}
-    return self.inner.exported(unflatten(params), inner)
+      inner |= {"statistics": replaced(inner["statistics"])}
+    return self.inner.exported(replaced(params), inner)
 
   def freeze(self, frozen):
     inner = self.inner.freeze(frozen)

@@ -148,6 +148,7 @@ def test_quick_is_the_method_for_a_cpu(name):
   # In seconds, too; and none of its own values is put aside.
   assert load(name, "quick,smoke")["total"] == "8 steps"
   assert load(name, "quick,batch=64,epochs=2")["total"] == "2 epochs"
+  assert load(name, f"quick=true,data={TARS}") == quick
   with pytest.raises(errors.UserError, match=r"small or quick.*Drop one"):
     load(name, "quick,small")
 

@@ -156,8 +156,7 @@ def test_the_common_fields_of_the_optimizer_and_of_init_are_those_of_the_code():
   assert init == set(warm_start.part_names({"img": {}, "txt": {}, "t": 0}))
 
 
-CONFIGS = sorted(p.stem for p in ROOT.glob("configs/*.py"))
-CONFIGS = [name for name in CONFIGS if name not in tiny.SHARED]
+CONFIGS = sorted({p.stem for p in ROOT.glob("configs/*.py")} - tiny.SHARED)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
