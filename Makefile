@@ -51,13 +51,8 @@ $(VENV)-peers/.installed: setup.py $(wildcard requirements-*.lock)
 	$(VENV)-peers/bin/$(PIP) install --no-deps -e .
 	@touch $@
 
-PEERS := tests/interop tests/test_convert.py tests/models/test_naflex.py \
-  tests/data/test_torchvision_pixels.py tests/models/test_batch_norm.py \
-  tests/training/test_sgd_of_torch.py \
-  tests/objectives/test_trajectories.py
-
 test-peers: $(VENV)-peers/.installed  ## against other projects' libraries
-	$(VENV)-peers/bin/python -m pytest $(SPREAD) $(PEERS)
+	$(VENV)-peers/bin/python -m pytest $(SPREAD) -m peers
 
 lint: venv  ## format, lint, types, shell scripts
 	$(BIN)/ruff format --check .

@@ -71,6 +71,17 @@ def pytest_collection_modifyitems(items):
   items.sort(key=lambda item: -slow[item.path])
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+  """A test without its library fails unless `make test-peers` will run it."""
+  report = yield
+  unmarked = report.skipped and not item.get_closest_marker("peers")
+  if unmarked and "could not import" in str(report.longrepr):
+    report.outcome = "failed"
+    report.longrepr = f"{report.longrepr[-1]}: mark it pytest.mark.peers"
+  return report
+
+
 @pytest.fixture
 def mesh():
   """mesh(4) or mesh(2, 2): a mesh data x fsdp x tensor on CPU devices."""

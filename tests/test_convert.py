@@ -20,6 +20,8 @@ from big_contrastive.interop import model_files
 from big_contrastive.interop.bundle import ModelBundle
 from big_contrastive.models.build import build_model
 
+pytestmark = pytest.mark.peers
+
 if importlib.util.find_spec("transformers"):
   peers.torch()
 ROOT = pathlib.Path(__file__).parents[1]

@@ -13,6 +13,8 @@ from big_contrastive.data.transforms import blur, color, geometry, operations
 from configs import augmentations
 from making import NOISE, RNG, smooth
 
+pytestmark = pytest.mark.peers
+
 torch = peers.torch()
 transforms = pytest.importorskip("torchvision.transforms.transforms")
 functional = pytest.importorskip("torchvision.transforms.functional")

@@ -255,6 +255,7 @@ def test_wrong_arguments_are_named(kwargs, said):
     linear_probe.prepare(TEST, **({"train": TRAIN} | kwargs))
 
 
+@pytest.mark.peers
 def test_lbfgs_finds_scikit_learns_minimum():
   linear_model = pytest.importorskip("sklearn.linear_model")
   for l2 in (1e-1, 1e-3):

@@ -165,6 +165,7 @@ def padded(length=POSITIONS):
 
 
 @pytest.mark.parametrize("act", ["gelu_new", "gelu"])
+@pytest.mark.peers
 def test_texts_are_embedded_as_by_transformers(act, file):
   model = model_files.read(file)
   if act == "gelu":  # transformers' own, which LiT's code does not take.

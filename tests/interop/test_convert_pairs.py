@@ -16,6 +16,8 @@ from big_contrastive.interop import formats, model_files
 from big_contrastive.interop.bundle import ModelBundle
 from big_contrastive.interop.open_clip import config as open_clip_config
 
+pytestmark = pytest.mark.peers
+
 WORDS = test_convert.WORDS
 TEXTS = ["a red cat", "a dog on the grass"]
 PICTURES = list(

@@ -229,6 +229,7 @@ def test_fields_that_nobody_here_knows_are_told(tmp_path, caplog):
 
 
 @pytest.mark.parametrize("family", ["Siglip", "Siglip2", "CLIP"])
+@pytest.mark.peers
 def test_all_that_transformers_writes_is_known(family, caplog):
   transformers = pytest.importorskip("transformers")
   config = getattr(transformers, f"{family}Config")().to_dict()
@@ -255,6 +256,7 @@ def test_a_temperature_that_overflows_is_no_traceback(tmp_path):
   assert made.model["scale"] == np.inf
 
 
+@pytest.mark.peers
 def test_transformers_hides_no_padding_from_a_siglip(tmp_path):
   """What its tokenizer gives goes to its model as it is: pads are attended."""
   torch = pytest.importorskip("torch")

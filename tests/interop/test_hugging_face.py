@@ -79,6 +79,7 @@ def theirs(model, images, tokens):
 
 
 @pytest.mark.parametrize("name", MODELS)
+@pytest.mark.peers
 def test_towers_equal_transformers_both_ways_bit_for_bit(name, tmp_path):
   peers.torch()
   import transformers

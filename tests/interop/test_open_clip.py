@@ -16,6 +16,8 @@ from big_contrastive.interop.formats import open_clip as ours
 from big_contrastive.interop.open_clip import config as open_clip_config
 from big_contrastive.models import build
 
+pytestmark = pytest.mark.peers
+
 torch = peers.torch()
 open_clip = pytest.importorskip("open_clip")
 timm = pytest.importorskip("timm")

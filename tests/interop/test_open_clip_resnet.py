@@ -18,6 +18,8 @@ from big_contrastive.interop.formats import open_clip as ours
 from big_contrastive.interop.open_clip import archive, openai, resnet
 from big_contrastive.models.model import merge, split
 
+pytestmark = pytest.mark.peers
+
 torch = peers.torch()
 open_clip = pytest.importorskip("open_clip")
 

@@ -60,6 +60,7 @@ def ours(ops, mean, std, pictures) -> np.ndarray:
 
 @pytest.mark.parametrize("backend", ["Pil", ""])
 @pytest.mark.parametrize("family", ["siglip", "clip"])
+@pytest.mark.peers
 def test_pixels_are_those_of_transformers_image_processors(
   family, backend, pictures
 ):
@@ -87,6 +88,7 @@ def test_pixels_are_those_of_transformers_image_processors(
 
 
 @pytest.mark.parametrize("config", OPEN_CLIP)
+@pytest.mark.peers
 def test_pixels_are_those_of_open_clips_transform(config, pictures):
   peers.torch()
   open_clip = pytest.importorskip("open_clip")

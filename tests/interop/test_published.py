@@ -14,6 +14,8 @@ from big_contrastive.interop.hugging_face import (
   weights as hugging_face_weights,
 )
 
+pytestmark = pytest.mark.peers
+
 
 def size(width, depth, mlp, heads, **more):
   return dict(

@@ -71,6 +71,7 @@ def folder(path: pathlib.Path, model_type: str, length: int | None = None):
 
 
 @pytest.mark.parametrize("clean", ["lower", "canonicalize", "whitespace"])
+@pytest.mark.peers
 def test_clip_ids_are_open_clips_cleaning_included(clean, clip_file, tmp_path):
   peers.torch()
   open_clip = pytest.importorskip("open_clip")
@@ -82,6 +83,7 @@ def test_clip_ids_are_open_clips_cleaning_included(clean, clip_file, tmp_path):
     same(build_tokenizer("clip_bpe", 77, path=clip_file).rows(TEXTS), theirs)
 
 
+@pytest.mark.peers
 def test_clip_directories_of_transformers_give_its_ids(hf, clip_file, tmp_path):
   blob = pathlib.Path(clip_file).read_bytes()
   vocab, merges = vocabulary.clip_tokens(blob)
@@ -99,6 +101,7 @@ def test_clip_directories_of_transformers_give_its_ids(hf, clip_file, tmp_path):
   same(rows(*read_tokenizers.read_hugging_face(written)), theirs)
 
 
+@pytest.mark.peers
 def test_our_clip_tokenizer_written_is_transformers_but_for_repairs(
   hf, clip_file, tmp_path
 ):
@@ -123,6 +126,7 @@ def test_our_clip_tokenizer_written_is_transformers_but_for_repairs(
 
 
 @needs_shared
+@pytest.mark.peers
 def test_siglip_directories_give_the_ids_of_siglip_tokenizer(hf, tmp_path):
   pytest.importorskip("google.protobuf")
   path = str(SHARED / "c4_bpe32k" / "bpe_32k_c4.model")
@@ -149,6 +153,7 @@ def test_siglip_directories_give_the_ids_of_siglip_tokenizer(hf, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["Siglip2Tokenizer", "GemmaTokenizer"])
+@pytest.mark.peers
 def test_gemmas_tokenizer_is_lower_cased_for_siglip_2(hf, name, tmp_path):
   bpe = models.BPE(byte_fallback=True, fuse_unk=True, unk_token="<unk>")
   small = library.Tokenizer(bpe)
@@ -184,6 +189,7 @@ def test_gemmas_tokenizer_is_lower_cased_for_siglip_2(hf, name, tmp_path):
 
 
 @needs_shared
+@pytest.mark.peers
 def test_bert_ids_are_bert_tokenizers(hf, tmp_path):
   path = SHARED / "bert_uncased" / "vocab.txt"
   vocab = {t: i for i, t in enumerate(path.read_text().split("\n")[:-1])}
@@ -207,6 +213,7 @@ OURS = {
 
 
 @pytest.mark.parametrize("case", OURS)
+@pytest.mark.peers
 def test_our_own_tokenizers_written_give_our_ids(case, hf, tmp_path):
   kwargs = dict(OURS[case])
   if kwargs["kind"] == "bert":
@@ -227,6 +234,7 @@ def test_our_own_tokenizers_written_give_our_ids(case, hf, tmp_path):
 
 
 @pytest.mark.parametrize("case", ["bytes", "bpe, as it is"])
+@pytest.mark.peers
 def test_a_tokenizer_that_siglip_2_s_class_can_t_be_is_told(case, tmp_path):
   """transformers has one class for Siglip2Model; its own case stays."""
   kwargs = dict(OURS[case])
@@ -323,6 +331,7 @@ def test_a_cleaning_that_open_clip_may_have_and_we_not_is_named(
     read_tokenizers.read_open_clip(config, tmp_path)
 
 
+@pytest.mark.peers
 def test_what_no_class_of_theirs_takes_is_refused_and_leaves_nothing(tmp_path):
   sentencepiece = pytest.importorskip("sentencepiece")
   out = tmp_path / "model"

@@ -247,6 +247,7 @@ def torchvision(depth, seed=0):
 @pytest.mark.parametrize(
   ("depth", "suffix"), [(18, ".pth"), (50, ".safetensors")]
 )
+@pytest.mark.peers
 def test_features_are_torchvisions(depth, suffix, tmp_path):
   theirs = torchvision(depth)
   path = tmp_path / f"a{suffix}"
@@ -276,6 +277,7 @@ def test_features_are_torchvisions(depth, suffix, tmp_path):
 
 
 @pytest.mark.parametrize("depth", [18, 34, 50, 101, 152])
+@pytest.mark.peers
 def test_every_depth_has_the_names_and_shapes_of_torchvision(depth):
   peers.torch()
   pytest.importorskip("torchvision")
@@ -294,6 +296,7 @@ def test_every_depth_has_the_names_and_shapes_of_torchvision(depth):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("out_dim", [None, 1000])
+@pytest.mark.peers
 def test_torchvision_takes_ours(out_dim, tmp_path):
   theirs = torchvision(18)
   import safetensors.torch

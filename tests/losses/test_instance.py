@@ -211,6 +211,7 @@ def test_a_small_loss_is_no_difference_of_large_numbers(name):
   np.testing.assert_allclose(grad[0, 0], -pull, rtol=1e-5)
 
 
+@pytest.mark.peers
 def test_nt_xent_is_torchs_cross_entropy_of_all_views(mesh):
   torch = peers.torch()
   z1, z2, _ = inputs("nt_xent", 24)

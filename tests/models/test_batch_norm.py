@@ -208,6 +208,7 @@ def test_a_group_that_does_not_divide_is_named():
 
 
 @pytest.mark.parametrize("train", [True, False])
+@pytest.mark.peers
 def test_it_is_pytorchs(train):
   torch = peers.torch()
   x, dy, scale, bias = inputs()

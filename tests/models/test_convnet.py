@@ -76,6 +76,7 @@ def in_torch(model):
 
 
 @pytest.mark.parametrize("pool", ["gap", "flat"])
+@pytest.mark.peers
 def test_vectors_are_those_of_the_same_layers_in_torch(pool):
   """In training and, by the running statistics, in evaluation."""
   model, x = tower(pool=pool), images()

@@ -230,6 +230,7 @@ def test_the_image_processor_is_read_wherever_transformers_saves_it(tmp_path):
     alone.unlink(missing_ok=True)
 
 
+@pytest.mark.peers
 def test_what_their_processor_saves_is_read(tmp_path):
   peers.torch()
   import transformers
@@ -259,6 +260,7 @@ def test_other_formats_hold_it_or_say_that_they_can_t(tmp_path):
   ]
 
 
+@pytest.mark.peers
 def test_patches_are_those_of_transformers():
   peers.torch()
   r = np.random.default_rng(1)
@@ -280,6 +282,7 @@ def test_patches_are_those_of_transformers():
       np.testing.assert_array_equal(pixels, wanted["pixel_values"])
 
 
+@pytest.mark.peers
 def test_pixels_are_those_of_torchvision_but_for_a_last_digit():
   """transformers' default rounds otherwise than Pillow: by 1 of 255."""
   peers.torch()
@@ -295,6 +298,7 @@ def test_pixels_are_those_of_torchvision_but_for_a_last_digit():
   np.testing.assert_allclose(pixels, theirs["pixel_values"], rtol=0, atol=1)
 
 
+@pytest.mark.peers
 def test_towers_equal_transformers_both_ways_bit_for_bit(tmp_path):
   torch = peers.torch()
   import transformers
@@ -328,6 +332,7 @@ def test_towers_equal_transformers_both_ways_bit_for_bit(tmp_path):
   assert embed(again.eval())[2].tolist() == wanted[2].tolist()
 
 
+@pytest.mark.peers
 def test_convert_asks_transformers_on_both_sides(tmp_path):
   peers.torch()
   model_files.write(model(), tmp_path / "ours", "checkpoint")

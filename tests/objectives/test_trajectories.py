@@ -27,6 +27,8 @@ from big_contrastive.parallel import sharding
 from big_contrastive.training import optimizers, step
 from big_contrastive.training.state import State
 
+pytestmark = pytest.mark.peers
+
 # The teacher's momentum is far from the end of its schedule.
 BATCH, TOTAL, WIDTH = 16, 30, 24
 VIT = {

@@ -8,6 +8,8 @@ import pytest
 import peers
 from big_contrastive.training import optimizers
 
+pytestmark = pytest.mark.peers
+
 WEIGHT_DECAY = 0.05
 # As of a warm-up and a decay.
 RATES = [0.05, 0.1, 0.3, 0.2, 0.01]
