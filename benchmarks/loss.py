@@ -2,15 +2,13 @@
 
   python -m benchmarks.loss memory [--devices 1 8] [--write]
   python -m benchmarks.loss time [--batch 8192] [--rounds 5]
-  python -m benchmarks.loss views [--batch 4096] [--queue 65536] [--rounds 5]
 
 `memory` compiles value and all gradients and reads the plan, so it takes no
 memory and is exact; bytes a device beside arguments and results. FLOPs are
 those of the matrix products of the optimized program, loops counted as often
 as they run, over B b d. `time` runs one device in interleaved rounds: only the
-ratios, medians over the rounds, travel. `views` does both for the losses
-between views of an image, beside dense ones. With --write the picture of
-`memory` goes to docs.
+ratios, medians over the rounds, travel. With --write the picture of `memory`
+goes to docs. Losses between views of an image: benchmarks/views.py.
 """
 
 import argparse
@@ -204,105 +202,16 @@ def time_table(flags) -> None:
             f"{ratio:.2f} |", flush=True)  # fmt: skip
 
 
-# Which losses between views, and whether their second argument has a gradient.
-VIEWS = {
-  "nt_xent": ("nt_xent", True),
-  "info_nce": ("info_nce", False),
-  "info_nce, keys too": ("info_nce", True),
-  "queue": ("queue", False),
-}
-
-
-def views_value_and_grad(kind, name, mesh):
-  """Returns (z1, z2, [queue], scale) -> value and gradients; kind: of VIEWS."""
-  file, both = VIEWS[kind]
-  own = registry.module("losses.instance", file, "").loss
-  loss = own if name == OURS else baselines.DENSE_VIEWS[file]
-
-  def run(*arrays):
-    *arrays, scale = arrays
-
-    def local(*arrays, axis):
-      *arrays, scale = arrays
-      return loss(*arrays, scale=scale, axis=axis)
-
-    specs = {len(arrays): jax.sharding.PartitionSpec()}
-    return _base.on_ring(local, mesh, specs)(*arrays, scale)
-
-  return jax.value_and_grad(run, argnums=(0, 1) if both else 0)
-
-
-def views_shapes(kind, flags) -> list:
-  """Returns the shapes of the arrays of a loss between views."""
-  z = (flags.batch, flags.dims[0])
-  return [z, z, (flags.queue, z[1])] if VIEWS[kind][0] == "queue" else [z, z]
-
-
-def views_plan(kind, name, mesh, flags):
-  """Returns value and gradients of a loss between views, compiled."""
-  rows, everywhere = sharding.batch(mesh), sharding.replicated(mesh)
-  arrays = [
-    jax.ShapeDtypeStruct(shape, flags.dtypes[0], sharding=rows)
-    for shape in views_shapes(kind, flags)
-  ]
-  one = jax.ShapeDtypeStruct((), jnp.float32, sharding=everywhere)
-  f = views_value_and_grad(kind, name, mesh)
-  return jax.jit(f).lower(*arrays, one).compile()
-
-
-def views_table(flags) -> None:
-  """Prints Markdown tables of the losses between views, beside dense ones."""
-  print(
-    f"jax {jax.__version__}, {jax.devices()[0].device_kind}, B = "
-    f"{flags.batch:,}, K = {flags.queue:,}, d = {flags.dims[0]}, "
-    f"{flags.dtypes[0]}, value and gradients; time of one device, "
-    f"{flags.rounds} interleaved rounds\n"
-  )
-  print("| loss | devices | implementation | temporary MiB a device | "
-        "GFLOPs a device | ms | time relative to dense |")  # fmt: skip
-  print("|---" * 7 + "|")
-  for kind in VIEWS:
-    for n in sorted({n for n in flags.devices if n <= jax.device_count()}):
-      mesh = sharding.make_mesh(devices=jax.devices()[:n])
-      plans = {x: views_plan(kind, x, mesh, flags) for x in ("dense", OURS)}
-      times = views_times(kind, plans, mesh, flags) if n == 1 else {}
-      for name, made in plans.items():
-        temporary = made.memory_analysis().temp_size_in_bytes / MIB
-        flops = hlo.dot_flops(made.as_text()) / 1e9
-        cells = "| | |"
-        if times:
-          median = statistics.median(times[name]) * 1e3
-          ratio = relative(times[name], times["dense"])
-          cells = f"| {median:,.0f} | {ratio:.2f} |"
-        print(f"| {kind} | {n} | {name} | {temporary:,.1f} | {flops:,.1f} "
-              f"{cells}", flush=True)  # fmt: skip
-
-
-def views_times(kind, plans, mesh, flags) -> dict:
-  """Returns seconds of each round of compiled plans, on random unit vectors."""
-  r = np.random.default_rng(0)
-  arrays = []
-  for shape in views_shapes(kind, flags):
-    z = r.normal(size=shape)
-    z = jnp.asarray(z / np.linalg.norm(z, axis=-1, keepdims=True))
-    arrays.append(jax.device_put(z.astype(flags.dtypes[0]),
-                                 sharding.batch(mesh)))  # fmt: skip
-  scale = jax.device_put(jnp.float32(10), sharding.replicated(mesh))
-  runs = {n: functools.partial(p, *arrays, scale) for n, p in plans.items()}
-  return interleaved(runs, flags.rounds)
-
-
 def main() -> None:
   """Prints the table that the first argument names."""
   parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument("table", choices=["memory", "time", "views"])
+  parser.add_argument("table", choices=["memory", "time"])
   parser.add_argument("--devices", type=int, nargs="+", default=[1, 8])
   parser.add_argument("--sizes", type=int, nargs="+",
                       default=[1024, 4096, 16384, 65536, 262144])  # fmt: skip
   parser.add_argument("--dims", type=int, nargs="+", default=[512, 768, 1152])
   parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
   parser.add_argument("--batch", type=int, default=8192)
-  parser.add_argument("--queue", type=int, default=65536)
   parser.add_argument("--rounds", type=int, default=5)
   parser.add_argument("--write", action="store_true")
   flags = parser.parse_args()
@@ -311,9 +220,6 @@ def main() -> None:
     return
   # Before anything asks for a backend; other backends have what they have.
   jax.config.update("jax_num_cpu_devices", max(flags.devices))
-  if flags.table == "views":
-    views_table(flags)
-    return
   found = memory_table(flags)
   if flags.write:
     picture(found)
