@@ -1,17 +1,23 @@
-"""Embeds the images and captions of a data set, and saves the vectors.
+"""Embeds the images and captions of a data set, shard by shard.
 
   python -m big_contrastive.embed --checkpoint runs/demo \\
-    --data wds:shards/*.tar --out embedded
+    --data wds:shards/*.tar --out embedded --dtype float16
 
-  OUT/images.npy       float32 [n, d], the images in the order of the source
-  OUT/texts.npy        float32 [m, d], the captions, record by record
-  OUT/records.parquet  of each record "id", "label" (-1: none) and "captions"
-  OUT/about.json       the checkpoint, the data, "scale" and "bias": the logit
-                       of a pair is scale * image . text + bias
+  OUT/part-00000.parquet ...  one row a record, in the order of the source
+  OUT/about.json              the model, the data; the logit of a pair is
+                              scale * image . text + bias
 
-All vectors have length 1; if the model yields one that cannot be normalized,
-its input is named and the exit code is 3. All captions are read before anything
-is embedded, and OUT appears once it is complete.
+Columns: "key", the record's name; "id"; "label"; "captions"; "image", a unit
+vector as a list of d numbers; "texts", one such list a caption; "cosines" of
+the image with each caption; and "bad", null or the kind of fault of a record
+that can't be read, whose other columns are null or empty. With --views k the
+images are k random views, "view_0" to "view_{k-1}", by --train_image. --dtype
+none leaves the vectors out; bfloat16 is stored as uint16, its bits.
+
+Give the same command again after a kill: parts that are there stay. Several
+workers need not know of each other: worker i of n takes --shards i/n, by
+default from SLURM_ARRAY_TASK_ID, JOB_COMPLETION_INDEX or TPU_WORKER_ID. If the
+data get more records at their end, the same command does those.
 """
 
 if __name__ == "__main__":  # Before what takes seconds to import.
@@ -19,116 +25,70 @@ if __name__ == "__main__":  # Before what takes seconds to import.
 
   signals.end_at_once()
 
-import json
-import math
-import pathlib
-from typing import Any
+import argparse
+import sys
 
 import jax
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from big_contrastive.checkpoints import atomic
-from big_contrastive.config import errors
+from big_contrastive.config import errors, files
 from big_contrastive.data.build import build_source
-from big_contrastive.data.files import fields
-from big_contrastive.data.loader import evaluation
-from big_contrastive.data.source import Source, as_source
+from big_contrastive.data.transforms import operations
 from big_contrastive.factory import cli
-from big_contrastive.inference.model import Model, load
-
-_COLUMNS = pa.schema(
-  {
-    "id": pa.int32(),
-    "label": pa.int32(),
-    "captions": pa.list_(pa.string()),
-  }
-)
+from big_contrastive.inference.model import load
+from big_contrastive.offline import folder, tasks, worker
+from big_contrastive.offline.embedding import DTYPES, Embedding
 
 
 def run() -> None:
-  """Parses the flags, embeds the data set and writes the vectors."""
-  parser = cli.model_parser(__doc__)
-  parser.add_argument("--out", required=True, help="a new directory")
-  flags = parser.parse_args()
-  cli.start(flags.distributed)
-  out = atomic.free(flags.out, "--out") if jax.process_index() == 0 else None
+  """Parses the flags and embeds this worker's shards."""
+  flags = _flags()
+  if flags.distributed:
+    remedy = "Workers need not know of each other: give --shards i/n."
+    raise errors.UserError("--distributed", True, "left out", remedy)
+  share = tasks.share(flags.shards)
+  out = folder.begin(flags.out, "--out")
   source = build_source(flags.data, "--data")
+  shards = tasks.tasks(len(source), out, flags.per_shard)
+  views = []
+  if flags.views:
+    cli.require(flags, train_image="the operations that make a view")
+    ops = operations.parse(flags.train_image, "--train_image")
+    views = [ops] * flags.views
   model = load(
     flags.checkpoint,
     tokenizer=flags.tokenizer,
-    batch_size=flags.batch_size,
+    # So much on each: the numbers are then the same on any number of devices.
+    batch_size=flags.batch_size * jax.local_device_count(),
     where="--checkpoint",
   )
-  about = {
-    k: _written(getattr(flags, k), f"--{k}") for k in ("checkpoint", "data")
-  }
-  embedded = embed(model, source)
-  if out:
-    write(out, embedded, about)
+  work = Embedding(model, source, flags.dtype, views, flags.seed)
+  spoken = {k: getattr(flags, k) for k in ("checkpoint", "data", "per_shard")}
+  folder.describe(out, work, spoken | work.about())
+  mine = share.of(shards)
+  bad = worker.run_all(mine, work, lambda line: print(line, file=sys.stderr))
+  total = sum(map(len, mine))
+  left = f", {sum(bad.values())} of them bad {bad}" if bad else ""
+  shown = f"{len(mine)} of {len(shards)} shards"
+  print(f"{shown}, {total:,} records{left}: {out}", file=sys.stderr)
 
 
-def embed(model: Model, source: Source) -> dict[str, Any]:
-  """Returns the embeddings of a data set, on every process.
-
-  Args:
-    model: from inference.model.load.
-    source: the records; one that can't be read is an error.
-
-  Returns:
-    "images" float32 [n, d], "texts" float32 [m, d], "id" and "label" int32
-    [n], "captions", n lists with m strings in all, "scale" and "bias".
-  """
-  source = as_source(source)
-  captions = [
-    [_written(text, source.name(i)) for text in several]
-    for i, several in enumerate(evaluation.captions(source))
-  ]
-  texts = [text for several in captions for text in several]
-  # Texts first: a model without a text tower fails before the work on images.
-  ztxt = model.encode_text(texts) if texts else None
-  images = model.embedder.images(model.params, source)
-  t, b = (float(model.params.get(k, 0.0)) for k in ("t", "b"))
-  return {
-    "images": images.zimg,
-    "texts": images.zimg[:0] if ztxt is None else ztxt,
-    "id": images.id,
-    "label": images.label,
-    "captions": captions,
-    "scale": math.exp(t),
-    "bias": b,
-  }
-
-
-def _written(text: Any, name: str) -> str:
-  """The caption with half a surrogate pair replaced by "?", as files need."""
-  if not isinstance(text, str):
-    kind, remedy = type(text).__name__, "Fix it, or the name of its column."
-    raise errors.UserError(f"caption of {name}", kind, "a string", remedy)
-  return fields.clean(text)
-
-
-def write(
-  out: pathlib.Path, embedded: dict[str, Any], about: dict[str, Any]
-) -> None:
-  """Writes the files that the module's docstring lists, all or none.
-
-  Args:
-    out: from atomic.free.
-    embedded: from `embed`.
-    about: further entries of about.json.
-  """
-  with atomic.appears(out) as new:
-    new.mkdir()
-    for name in ("images", "texts"):
-      np.save(new / f"{name}.npy", embedded[name])
-      about[name], about["d"] = embedded[name].shape
-    about |= {k: embedded[k] for k in ("scale", "bias")}
-    columns = {k: embedded[k] for k in ("id", "label", "captions")}
-    pq.write_table(pa.table(columns, _COLUMNS), new / "records.parquet")
-    lines = json.dumps(about, indent=2, allow_nan=False)
-    (new / "about.json").write_text(lines + "\n")
+def _flags() -> argparse.Namespace:
+  parser = cli.model_parser(__doc__)
+  parser.add_argument("--out", required=True, help="a folder for the parts")
+  parser.add_argument("--shards", help="i/n: worker i of n, from 0")
+  parser.add_argument("--per_shard", type=int, default=tasks.PER_SHARD)
+  parser.add_argument("--dtype", default="float32", help="or float16, bfloat16")
+  parser.add_argument("--views", type=int, default=0, help="random ones")
+  parser.add_argument(
+    "--train_image", type=files.literal, help="of a view, as config.train_image"
+  )
+  parser.add_argument("--seed", type=int, default=0, help="of the views")
+  flags = parser.parse_args()
+  errors.choice("--dtype", flags.dtype, DTYPES)
+  if flags.views < 0:
+    allowed = "a whole number from 0"
+    raise errors.UserError("--views", flags.views, allowed, "See --help.")
+  return flags
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ ROWS = [
   {"objectives", "evals", "checkpoints"},
   {"interop"},
   {"inference"},
+  {"offline"},
   {"training"},
   {"factory"},
   {"train", "evaluate", "embed", "convert", "pack", "plan", "__init__"},

@@ -64,6 +64,8 @@ def inside(checkout, monkeypatch):
   monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(checkout))
 
   def enter(text):
+    # Stand-ins that command_rules puts in the place of these words.
+    text = text.replace("SOURCE", "val.tar")
     readme.provide(checkout, text)
     return checkout
 
@@ -134,9 +136,24 @@ def test_a_snippet_of_python_runs(snippet, inside, monkeypatch, capsys):
     exec(snippet.text.replace("224", "32"), space)
     experiment.build(space["config"].to_dict())
     return
+  if "pyarrow" in snippet.text:
+    parts_of(snippet, inside, monkeypatch, capsys)
+    exec(compile(snippet.text, snippet.place, "exec"), {})
+    assert capsys.readouterr().out.split() == ["25"]
+    return
   space = {"pictures": [readme.picture(0), readme.picture(1)]}
   exec(compile(snippet.text, snippet.place, "exec"), space)
   assert isinstance(space["model"], Model)
+
+
+def parts_of(snippet, inside, monkeypatch, capsys):
+  """Does the command of the same page that writes what the snippet reads."""
+  page = snippet.place.partition(":")[0]
+  (command,) = (
+    s for s in SHOWN if s.place.startswith(page) and "--out embedded" in s.text
+  )
+  inside(command.text)
+  command_rules.obey(command, monkeypatch, capsys)
 
 
 def trains(snippet, root, monkeypatch):

@@ -13,6 +13,7 @@ from big_contrastive.config import errors, finite
 from big_contrastive.data.loader import evaluation
 from big_contrastive.data.source import Source, as_source
 from big_contrastive.data.tokenizers.tokenizer import Tokenizer
+from big_contrastive.data.transforms.pipeline import Pipeline
 from big_contrastive.evals import Embed, Embedded, Pooled
 from big_contrastive.models import Features
 from big_contrastive.models.model import merge
@@ -86,11 +87,11 @@ class Embedder:
     graph: nnx.GraphDef,
     mesh: Mesh,
     tokenizer: Tokenizer | NoTokenizer | None,
-    image: Callable[[Any, None], np.ndarray],
+    image: Pipeline,
     batch_size: int,
     threads: int,
   ):
-    self._mesh, self._image = mesh, image
+    self.graph, self.mesh, self.image = graph, mesh, image
     self.tokenizer = tokenizer or NoTokenizer("this model", has_text=False)
     self.batch_size, self._threads = batch_size, threads
     replicated = sharding.replicated(mesh)
@@ -111,7 +112,7 @@ class Embedder:
 
     self._features = jax.jit(features, out_shardings=replicated)
     self._pool = jax.jit(pool, out_shardings=replicated)
-    self._embed_image = jax.jit(embed_image, out_shardings=replicated)
+    self.embed_image = jax.jit(embed_image, out_shardings=replicated)
     self._embed_text = jax.jit(embed_text, out_shardings=replicated)
 
   def bound(
@@ -127,7 +128,7 @@ class Embedder:
       images=lambda source: self.images(params, source, check),
       features=lambda source: self.pooled(params, source, check),
       texts=lambda texts: self.texts(params, texts, check),
-      mesh=self._mesh,
+      mesh=self.mesh,
       has_text=not isinstance(self.tokenizer, NoTokenizer),
       check=check,
     )
@@ -150,11 +151,11 @@ class Embedder:
       RunError: naming the records whose embeddings are not unit vectors.
     """
     source, parts, done = as_source(source), [], 0
-    for part in self._over(self._embed_image, params, source, before):
+    for part in self.over(self.embed_image, params, source, before):
       finite.unit(part[0], "images", source.name, done)
       parts.append(part)
       done += len(part[0])
-    return Embedded(*self._joined(self._embed_image, params, parts))
+    return Embedded(*self._joined(self.embed_image, params, parts))
 
   def pooled(
     self,
@@ -168,7 +169,7 @@ class Embedder:
       UserError: for a record that can't be read.
       RunError: if they are not finite.
     """
-    parts = [*self._over(self._pool, params, as_source(source), before)]
+    parts = [*self.over(self._pool, params, as_source(source), before)]
     found = Pooled(*self._joined(self._pool, params, parts))
     finite.arrays({"pooled": found.features}, "features", finite.ANOTHER)
     return found
@@ -180,22 +181,33 @@ class Embedder:
       UserError: for a record that can't be read.
       RunError: if they are not finite.
     """
-    parts = [*self._over(self._features, params, as_source(source))]
+    parts = [*self.over(self._features, params, as_source(source))]
     found = self._joined(self._features, params, parts)
     finite.arrays(found._asdict(), "features", finite.ANOTHER)
     return found
 
-  def _over(
+  def over(
     self,
     compute: Callable[[dict[str, Any], Any], Any],
     params: dict[str, Any],
     source: Source,
     before: Callable[[], None] = lambda: None,
+    image: Callable[[Any, None], np.ndarray] | None = None,
+    bad: Callable[[int, Exception], np.ndarray] | None = None,
   ) -> Iterator[Any]:
-    """Yields what is computed of each batch of a source, on the host."""
-    size, mesh = self.batch_size, self._mesh
+    """Yields what is computed of each batch of a source, on the host.
+
+    Args:
+      compute: (params, batch) -> a tree of arrays, replicated.
+      params: of the model.
+      source: its records.
+      before: called before each batch, on every process.
+      image: preprocessing in place of the model's.
+      bad: see evaluation.evaluation.
+    """
+    size, mesh = self.batch_size, self.mesh
     batches = evaluation.evaluation(
-      source, self._image, size, self._rows(), self._threads
+      source, image or self.image, size, self._rows(), self._threads, bad
     )
 
     def results() -> Iterator[tuple[Any, int]]:
@@ -226,14 +238,14 @@ class Embedder:
     """Returns the unit embeddings [len(texts), d], float32; see `images`."""
     size, rows = self.batch_size, self._rows()
     if not len(texts):
-      return self._joined(self._embed_image, params, [])[0]
+      return self._joined(self.embed_image, params, [])[0]
 
     def embedded() -> Iterator[tuple[jax.Array, int]]:
       for start in range(0, len(texts), size):
         before()
         tokens = self.tokenizer.rows(texts[start : start + size])
         local = evaluation.pad(tokens, size)[rows]
-        tokens_on_mesh = sharding.to_global(local, size, self._mesh)
+        tokens_on_mesh = sharding.to_global(local, size, self.mesh)
         yield self._embed_text(params, tokens_on_mesh), len(tokens)
 
     parts, done = [], 0
@@ -245,7 +257,7 @@ class Embedder:
 
   def _blank(self) -> dict[str, Any]:
     """The shapes of a batch of images."""
-    one = self._image(np.zeros((32, 32, 3), np.uint8), None)
+    one = self.image(np.zeros((32, 32, 3), np.uint8), None)
     image = jax.ShapeDtypeStruct((self.batch_size, *one.shape), one.dtype)
     one = jax.ShapeDtypeStruct((self.batch_size,), np.int32)
     return {"image": image, "label": one, "id": one}
@@ -260,15 +272,15 @@ class Embedder:
       beside: other arrays on the devices at the time: shapes and shardings.
       example: one "text" if the model has a text tower.
     """
-    image = self._image(np.zeros((32, 32, 3), np.uint8), None)
+    image = self.image(np.zeros((32, 32, 3), np.uint8), None)
 
     def batch(x: Any) -> jax.ShapeDtypeStruct:
-      shape, where = (self.batch_size, *x.shape), sharding.batch(self._mesh)
+      shape, where = (self.batch_size, *x.shape), sharding.batch(self.mesh)
       return jax.ShapeDtypeStruct(shape, x.dtype, sharding=where)
 
     one = np.int32(0)
     images = {"image": image, "label": one, "id": one}
-    inputs = {"images": (self._embed_image, images)}
+    inputs = {"images": (self.embed_image, images)}
     if "text" in example:
       inputs["texts"] = (self._embed_text, example["text"])
 
@@ -283,4 +295,4 @@ class Embedder:
     return {name: lowered(*of) for name, of in inputs.items()}
 
   def _rows(self) -> np.ndarray:
-    return sharding.local_rows(self.batch_size, self._mesh)
+    return sharding.local_rows(self.batch_size, self.mesh)

@@ -8,6 +8,8 @@ big_vision .npz, a torchvision ResNet, or OpenAI's .pt.
 """
 
 import dataclasses
+import hashlib
+import json
 import logging
 import math
 import os
@@ -18,7 +20,7 @@ import jax
 import numpy as np
 import PIL.Image
 
-from big_contrastive.config import errors, finite, schema
+from big_contrastive.config import errors, finite, rules, schema
 from big_contrastive.data.source import Source
 from big_contrastive.data.tokenizers.tokenizer import Tokenizer, build_tokenizer
 from big_contrastive.data.transforms import decode, operations
@@ -37,10 +39,33 @@ class Model:
   Args:
     embedder: the towers, on all devices.
     params: their parameters, on the devices.
+    section: config.model.
   """
 
   embedder: Embedder
   params: dict[str, Any]
+  section: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+  def digests(self) -> dict[str, str]:
+    """Returns digests of what embeddings depend on beside their inputs.
+
+    Those of "weights" (the architecture included), of the "preprocessing" of
+    images, and of the "tokenizer" ("" for none).
+    """
+    weights = hashlib.blake2b(digest_size=16)
+    weights.update(json.dumps(schema.plain(self.section)).encode())
+    for name, value in sorted(rules.flatten(self.params).items()):
+      array = np.asarray(value)
+      weights.update(f"{name} {array.dtype} {array.shape}".encode())
+      weights.update(np.ascontiguousarray(array))
+    text, tokenizer = self.embedder.tokenizer, b""
+    if not isinstance(text, NoTokenizer):
+      tokenizer = json.dumps(text.spec, sort_keys=True).encode() + text.blob
+    return {
+      "weights": weights.hexdigest(),
+      "preprocessing": _digest(self.embedder.image.described().encode()),
+      "tokenizer": _digest(tokenizer) if tokenizer else "",
+    }
 
   def encode_image(self, images: inputs.Pictures) -> np.ndarray:
     """Returns unit embeddings [n, d], float32; of one picture, [1, d].
@@ -136,8 +161,14 @@ def load(
   size = -(-batch_size // n) * n
   params = jax.device_put(bundle.params, sharding.replicated(mesh))
   return Model(
-    Embedder(built.graph, mesh, text or missing, ops, size, threads), params
+    Embedder(built.graph, mesh, text or missing, ops, size, threads),
+    params,
+    bundle.model,
   )
+
+
+def _digest(content: bytes) -> str:
+  return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def _tokenizer(

@@ -27,9 +27,21 @@ NEEDS = {
   train.run: {"--config": "configs/siglip.py:smoke", "--workdir": "{new}"},
 }  # fmt: skip
 MODEL = ("--batch_size", "--tokenizer")
+NUMBERS = (
+  "--batch_size", "--tolerance", "--per_file", "--per_shard", "--views",
+  "--seed",
+)  # fmt: skip
 OPTIONAL = {
   evaluate.run: MODEL,
-  embed.run: MODEL,
+  embed.run: (
+    *MODEL,
+    "--shards",
+    "--per_shard",
+    "--dtype",
+    "--views",
+    "--train_image",
+    "--seed",
+  ),
   convert.run: ("--format", "--from_format", "--tokenizer", "--tolerance"),
   pack.run: ("--per_file",),
   plan.run: ("--topology",),
@@ -46,7 +58,12 @@ WRONG = [
   (pack.run, "--per_file", "1e3", "--per_file = '1e3'; expected an integer"),
   (pack.run, "--per_file", "2.5", "--per_file = '2.5'; expected an integer"),
   (pack.run, "--out", "{new}", "ends in .tar or .parquet"),
-  (embed.run, "--out", "{file}", "a path where nothing is"),
+  (embed.run, "--out", "{file}", "expected a folder"),
+  (embed.run, "--per_shard", "0", "a whole number from 1 up"),
+  (embed.run, "--shards", "4/4", "i/n with 0 <= i < n"),
+  (embed.run, "--dtype", "float64", "one of bfloat16, float16"),
+  (embed.run, "--views", "-1", "a whole number from 0"),
+  (embed.run, "--views", "2", "--train_image is missing"),
   (embed.run, "--out", "{file}/in", "a path in a directory"),
   (embed.run, "--out", "{new}/in", "a path in a directory"),
   (convert.run, "--to", "{file}", "a path where nothing is"),
@@ -115,7 +132,7 @@ def cases():
       yield main, [*flat(needs), flag], f"value of {flag} is missing; expected"
       value = needs.get(flag, "{file}")
       twice = [*flat(needs | {flag: value}), flag, value]
-      if flag not in ("--batch_size", "--tolerance", "--per_file"):
+      if flag not in NUMBERS:
         yield main, twice, rf"{flag} = \[.*\]; expected one value"
   for main, flag, value, said in WRONG:
     yield main, flat(NEEDS[main] | {flag: value}), said

@@ -298,7 +298,7 @@ model = big_contrastive.load({str(small)!r}, batch_size=2)
 pictures = [{str(tmp_path / "x.png")!r}] * 9
 model.logits(pictures, ["a", "b"])
 records = [{{"image": np.zeros((8, 8, 3), np.uint8), "id": 0}}] * 64
-half = evaluation.evaluation(records, model.embedder._image, 4, np.arange(4), 2)
+half = evaluation.evaluation(records, model.embedder.image, 4, np.arange(4), 2)
 next(half)
 """
   command = [sys.executable, "-W", "error", "-c", code]

@@ -19,12 +19,21 @@ def evaluation(
   batch_size: int,
   rows: np.ndarray,
   threads: int,
+  bad: Callable[[int, Exception], np.ndarray] | None = None,
 ) -> Iterator[tuple[Batch, int]]:
   """Yields (this process's rows, number of real rows in the global batch).
 
   Every record comes once, in order. The last batch is padded by repeating
-  its last record: the caller cuts the padding off. A bad record is an error:
-  a metric over fewer examples would be another metric.
+  its last record: the caller cuts the padding off.
+
+  Args:
+    source: the records.
+    image: preprocessing.
+    batch_size: of the global batch.
+    rows: of it, those that this process loads.
+    threads: number of threads that read and decode.
+    bad: the number of a bad record and its fault -> an image in its place. By
+      default it is an error: a metric over fewer examples would be another.
   """
   size = len(source)
   batches = -(-size // batch_size)
@@ -41,6 +50,9 @@ def evaluation(
       record = source[index]
       pixels = image(record["image"], None)
     except (OSError, ValueError, SyntaxError) as e:
+      if bad:
+        none = np.int32(-1)
+        return {"image": bad(index, e), "label": none, "id": none}
       raise errors.UserError(
         f"{source.name(index)} of the evaluation data",
         "unreadable",

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -47,6 +48,11 @@ class Pipeline:
       return _run(geometry.cut(pixels(data), rng, **kwargs), rest, rng)
     begun = self.begin(rng)
     return begun.end(decode(data, begun.spare))
+
+  def described(self) -> str:
+    """Returns its operations and their arguments, as JSON."""
+    ops = [(op.func.__name__, _arguments(op)) for op in self.ops]
+    return json.dumps([self.scaled, ops], sort_keys=True, default=str)
 
   def begin(self, rng: Rng) -> Begun:
     """Returns what it needs of the image that is decoded, and what it does.

@@ -1,0 +1,96 @@
+"""The folder of the parts, and what its about.json says of all of them."""
+
+import json
+import pathlib
+from typing import Any
+
+from big_contrastive.checkpoints import atomic
+from big_contrastive.config import errors
+from big_contrastive.data.loader import fingerprint
+from big_contrastive.offline.worker import Work, difference
+
+ABOUT = "about.json"
+_OTHER = "Choose another folder, or remove what is there."
+
+
+def begin(out: str, flag: str) -> pathlib.Path:
+  """Returns the folder for parts, which may be in it; `describe` makes it.
+
+  Raises:
+    UserError: if it is a file or holds something else, or its parent is
+      missing.
+  """
+  path = pathlib.Path(out).expanduser().resolve()
+  if path.exists() and not path.is_dir():
+    raise errors.UserError(flag, out, "a folder", "Choose another.")
+  if not path.parent.is_dir():
+    remedy = f"{path.parent} does not exist."
+    raise errors.UserError(flag, out, "a path in a directory", remedy)
+  if path.is_dir():
+    names = sorted(p.name for p in path.iterdir())
+    others = [n for n in names if not n.startswith((".", "part-", ABOUT))]
+    if others:
+      allowed = "a folder that is new, or has parts alone"
+      remedy = f"It holds {others[0]}. {_OTHER}"
+      raise errors.UserError(flag, out, allowed, remedy)
+  return path
+
+
+def describe(out: pathlib.Path, work: Work, more: dict[str, Any]) -> None:
+  """Makes the folder with about.json, or checks that its parts fit.
+
+  Workers that begin at the same time write the same.
+
+  Args:
+    out: from `begin`.
+    work: what is done.
+    more: further entries.
+
+  Raises:
+    UserError: if the folder holds parts of another work, of other shards, or
+      of other data to which records have not only been added.
+  """
+  data = fingerprint.fingerprint(work.source)
+  about = more | {"made": work.made, "records": data}
+  out.mkdir(exist_ok=True)
+  if (out / ABOUT).exists():
+    before = read(out)
+    fixed = {"per_shard": more.get("per_shard")} | work.made
+    other = {"per_shard": before.get("per_shard")} | before["made"]
+    if fixed != other:
+      raise errors.UserError(
+        str(out), difference(other, fixed), "a folder of the same work", _OTHER
+      )
+    _check_data(before["records"], data, work, out)
+    if before == about:
+      return
+  atomic.replace(out / ABOUT, json.dumps(about, indent=2) + "\n")
+
+
+def _check_data(
+  before: dict[str, Any], now: dict[str, Any], work: Work, out: pathlib.Path
+) -> None:
+  if before == now:
+    return
+  named = work.source.name(0) != "record 0"
+  if now["records"] <= before["records"] or not named:
+    counts = f"{before['records']:,} records when it was begun"
+    raise errors.UserError(
+      str(out), f"a folder of {counts}, now {now['records']:,}",
+      "the same data, or more at their end", _OTHER,
+    )  # fmt: skip
+
+
+def read(out: pathlib.Path) -> dict[str, Any]:
+  """Returns the content of about.json.
+
+  Raises:
+    UserError: if there is none, or it is no JSON.
+  """
+  try:
+    return json.loads((out / ABOUT).read_text())
+  except (OSError, ValueError) as e:
+    remedy = f"embed writes it: {e}."
+    raise errors.UserError(
+      str(out / ABOUT), "unreadable", "JSON", remedy
+    ) from e

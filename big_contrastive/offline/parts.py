@@ -1,0 +1,88 @@
+"""A shard's output: a Parquet file that says what made it and of what.
+
+The metadata of its schema has, under "big_contrastive", JSON with `made`, what
+the work depends on; `records`, the range and a digest of its names; and what
+the work adds. Every page has a checksum, which pyarrow and others can verify.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+import time
+import uuid
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from big_contrastive.checkpoints import checksums
+from big_contrastive.data.source import Source
+from big_contrastive.parallel import signals
+
+_KEY = b"big_contrastive"
+_ROWS = 1000  # Of a row group: what a reader of one row reads.
+_ABANDONED = 3600  # Seconds after which a half-written file has no writer.
+
+
+def write(path: pathlib.Path, table: pa.Table, about: dict[str, Any]) -> None:
+  """Writes a part, which appears complete or not at all.
+
+  Args:
+    path: the file.
+    table: its rows.
+    about: for `read_about`; JSON.
+  """
+  note = json.dumps(about, sort_keys=True, allow_nan=False)
+  table = table.replace_schema_metadata({_KEY: note})
+  for left in path.parent.glob(f".{path.name}.*"):
+    if time.time() - left.stat().st_mtime > _ABANDONED:
+      left.unlink(missing_ok=True)
+  # A name of its own: an earlier worker may not have ended yet.
+  new = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+
+  def remove(*_: object) -> None:
+    new.unlink(missing_ok=True)
+
+  try:
+    with signals.removing(remove), new.open("wb") as file:
+      pq.write_table(
+        table, file, row_group_size=_ROWS, compression="zstd",
+        write_page_checksum=True,
+      )  # fmt: skip
+      file.flush()
+      os.fsync(file.fileno())
+      new.replace(path)
+  except BaseException:
+    remove()
+    raise
+  checksums.sync_folder(path.parent)
+
+
+def about(path: pathlib.Path) -> dict[str, Any]:
+  """Returns what `write` was told; {} for a file that is no part.
+
+  Raises:
+    OSError, pa.ArrowInvalid: for a file that is not whole.
+  """
+  note = (pq.read_schema(path).metadata or {}).get(_KEY)
+  return json.loads(note) if note else {}
+
+
+def damage(path: pathlib.Path) -> str | None:
+  """Returns what is wrong with the file of a part; None if nothing is."""
+  try:
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+      for _ in file.iter_batches():
+        pass
+  except (OSError, pa.ArrowException) as e:
+    return str(e).splitlines()[0]
+  return None
+
+
+def digest(source: Source, start: int, stop: int) -> str:
+  """Returns a digest of the names of records start..stop-1."""
+  names = hashlib.blake2b(digest_size=16)
+  for i in range(start, stop):
+    names.update(source.name(i).encode("utf-8", "surrogatepass") + b"\n")
+  return names.hexdigest()
