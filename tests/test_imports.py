@@ -20,7 +20,17 @@ ROWS = [
   {"offline"},
   {"training"},
   {"factory"},
-  {"train", "evaluate", "embed", "convert", "pack", "plan", "__init__"},
+  {
+    "train",
+    "evaluate",
+    "embed",
+    "score",
+    "keep",
+    "convert",
+    "pack",
+    "plan",
+    "__init__",
+  },
 ]
 ROW = {name: i for i, row in enumerate(ROWS) for name in row}
 

@@ -16,6 +16,8 @@ from big_contrastive.data.files import paths
 from big_contrastive.data.source import Source
 from big_contrastive.data.transforms import decode
 
+_BLOCK = 2**22  # Numbers at a time.
+
 
 @dataclasses.dataclass
 class Filtered(Source):
@@ -50,9 +52,21 @@ class Filtered(Source):
       return record
     return record | {"text": [t for t in texts if self.fits(t)]}
 
-  def outline(self) -> list[str | bytes]:
+  def outline(self) -> list[str | bytes | memoryview]:
     """Returns the numbers of the kept records, and the source's outline."""
-    return [self.kept.tobytes(), *self.source.outline()]
+    return [memoryview(self.kept).cast("B"), *self.source.outline()]
+
+  def __getstate__(self) -> dict[str, Any]:
+    """A list that is mapped from a file is mapped by each process."""
+    state = self.__dict__.copy()
+    if isinstance(self.kept, np.memmap):
+      state["kept"] = str(self.kept.filename)
+    return state
+
+  def __setstate__(self, state: dict[str, Any]) -> None:
+    if isinstance(state["kept"], str):
+      state["kept"] = np.load(state["kept"], mmap_mode="r")
+    self.__dict__.update(state)
 
   def name(self, index: int) -> str:
     """Returns a name by which a person can find the record."""
@@ -90,8 +104,10 @@ def apply(
     max_aspect: the largest ratio of longer to shorter side; 0 for any.
     min_caption, max_caption: in characters; other captions are dropped, and
       records that have none left. Images without captions pass.
-    keep: a file with the records to keep, one a line: their names as the log
-      has them ("a.tar:000123"), the part behind the last ":", or their ids.
+    keep: a file with the records to keep: a .npy with their numbers, as
+      big_contrastive.keep writes it; or text with one a line: their names as
+      the log has them ("a.tar:000123"), the part behind the last ":", or their
+      ids.
 
   Raises:
     UserError: if nothing is left.
@@ -107,7 +123,8 @@ def apply(
   skipped: collections.Counter[str] = collections.Counter()
   chosen = np.arange(len(source))
   if keep is not None:
-    chosen = _listed(source, keep)
+    numbered = keep.endswith(".npy")
+    chosen = (_numbered if numbered else _listed)(source, keep)
     skipped["not in the list of kept ones"] = len(source) - len(chosen)
   fits = Length(min_caption, max_caption)
   if (min_side, max_aspect, fits) != (0, 0.0, Length(1, 10**9)):
@@ -148,6 +165,32 @@ def _reason(
   except (OSError, ValueError, SyntaxError) as e:
     bad_records.kind(e)
   return ""
+
+
+def _numbered(source: Source, keep: str) -> np.ndarray:
+  """The numbers in a file, a memory map: they may be a billion."""
+  path = paths.find(keep, "filter.keep")[0]
+  try:
+    numbers = np.load(path, mmap_mode="r", allow_pickle=False)
+  except (OSError, ValueError) as e:
+    allowed = "a file that big_contrastive.keep has written"
+    raise errors.UserError("filter.keep", keep, allowed, f"{e}.") from e
+  value = f"{numbers.dtype} {list(numbers.shape)} in {keep}"
+  if numbers.dtype == np.int64 and numbers.ndim == 1:
+    last = -1
+    for start in range(0, len(numbers), _BLOCK):
+      block = numbers[start : start + _BLOCK]
+      if block[0] <= last or (np.diff(block) <= 0).any():
+        value, last = f"numbers of {keep} that do not ascend", len(source)
+        break
+      last = int(block[-1])
+    if last < len(source):
+      return numbers
+    if not value.endswith("ascend"):
+      value = f"record {last:,} of {len(source):,}, in {keep}"
+  allowed = f"numbers below {len(source):,}, int64, ascending"
+  remedy = "Is it the list of other data?"
+  raise errors.UserError("filter.keep", value, allowed, remedy)
 
 
 def _listed(source: Source, keep: str) -> np.ndarray:

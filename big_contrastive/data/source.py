@@ -71,7 +71,7 @@ class Source(abc.ABC):
     """Returns the record that replaces a bad one in training."""
     return (index + 1) % len(self)
 
-  def outline(self) -> Iterable[str | bytes]:
+  def outline(self) -> Iterable[str | bytes | memoryview]:
     """Returns what is known without reading images; a digest covers it."""
     return ()
 

@@ -74,6 +74,8 @@ class Embedding:
       "key": pa.array([shard.name(i) for i in numbers], pa.string()),
       "id": pa.array(shard.id, mask=~good),
       "label": pa.array(shard.label, mask=~good | (shard.label < 0)),
+      "width": pa.array(shard.sides[:, 0], mask=~good),
+      "height": pa.array(shard.sides[:, 1], mask=~good),
       "captions": pa.array(captions, pa.list_(pa.string())),
       "bad": pa.array([shard.bad.get(i) for i in numbers], pa.string()),
     }  # fmt: skip

@@ -10,7 +10,7 @@ from big_contrastive.data import bad_records
 from big_contrastive.data.files import fields
 from big_contrastive.data.loader.draws import DRAWS
 from big_contrastive.data.source import Source
-from big_contrastive.data.transforms import pipeline
+from big_contrastive.data.transforms import decode, pipeline
 from big_contrastive.offline.tasks import Task
 
 
@@ -20,6 +20,7 @@ class Shard(Source):
   Attributes:
     captions: of each record, a list.
     id, label: int32, of each record; -1 for none.
+    sides: int32 [n, 2], width and height of the images; -1 where not known.
     bad: kind of fault by record.
   """
 
@@ -28,6 +29,7 @@ class Shard(Source):
     n = len(task)
     self.captions: list[list[str]] = [[] for _ in range(n)]
     self.id, self.label = np.full((2, n), -1, np.int32)
+    self.sides = np.full((n, 2), -1, np.int32)
     self.bad: dict[int, str] = {}
     self._lock = threading.Lock()
 
@@ -42,6 +44,7 @@ class Shard(Source):
       if not isinstance(one, str):
         kind = type(one).__name__
         raise bad_records.BadRecord("type", f"a caption is a {kind}")
+    self.sides[index] = decode.size(record["image"])
     self.captions[index] = [fields.clean(one) for one in several]
     self.id[index] = record["id"]
     self.label[index] = record.get("label", -1)

@@ -10,7 +10,16 @@ import re
 import numpy as np
 import pytest
 
-from big_contrastive import convert, embed, evaluate, pack, plan, train
+from big_contrastive import (
+  convert,
+  embed,
+  evaluate,
+  keep,
+  pack,
+  plan,
+  score,
+  train,
+)
 from big_contrastive.config import errors
 from big_contrastive.factory import cli
 
@@ -21,6 +30,8 @@ NEEDS = {
     "--checkpoint": "{model}", "--data": DATA, "--task": "retrieval"
   },
   embed.run: {"--checkpoint": "{model}", "--data": DATA, "--out": "{new}"},
+  score.run: {"--embedded": "{folder}", "--out": "{new}"},
+  keep.run: {"--scores": "{scores}", "--out": "{new}.npy"},
   convert.run: {"--from": "{model}", "--to": "{new}"},
   pack.run: {"--data": DATA, "--out": "{new}.tar"},
   plan.run: {"--config": "configs/siglip.py:smoke"},
@@ -29,7 +40,8 @@ NEEDS = {
 MODEL = ("--batch_size", "--tokenizer")
 NUMBERS = (
   "--batch_size", "--tolerance", "--per_file", "--per_shard", "--views",
-  "--seed",
+  "--seed", "--reference", "--min_side", "--max_aspect", "--min_words",
+  "--min_characters", "--fraction", "--threshold",
 )  # fmt: skip
 OPTIONAL = {
   evaluate.run: MODEL,
@@ -42,6 +54,16 @@ OPTIONAL = {
     "--train_image",
     "--seed",
   ),
+  score.run: (
+    "--by",
+    "--reference",
+    "--seed",
+    "--min_side",
+    "--max_aspect",
+    "--min_words",
+    "--min_characters",
+  ),
+  keep.run: ("--fraction", "--threshold"),
   convert.run: ("--format", "--from_format", "--tokenizer", "--tolerance"),
   pack.run: ("--per_file",),
   plan.run: ("--topology",),
@@ -66,6 +88,14 @@ WRONG = [
   (embed.run, "--views", "2", "--train_image is missing"),
   (embed.run, "--out", "{file}/in", "a path in a directory"),
   (embed.run, "--out", "{new}/in", "a path in a directory"),
+  (score.run, "--embedded", "{new}", "embed writes it"),
+  (score.run, "--by", "cosines", "Did you mean 'cosine'"),
+  (score.run, "--reference", "0", "a whole number from 1 up"),
+  (score.run, "--min_side", "-1", "a whole number from 0"),
+  (score.run, "--max_aspect", "inf", "expected a number from 0"),
+  (keep.run, "--fraction", "2", "--fraction = 2.0; expected a number above 0"),
+  (keep.run, "--fraction", "half", "--fraction"),
+  (keep.run, "--threshold", "x", "--threshold = 'x'; expected a float"),
   (convert.run, "--to", "{file}", "a path where nothing is"),
   (convert.run, "--from", "{new}", "a model's path"),
   (convert.run, "--format", "torch", "one of big_vision"),
@@ -173,12 +203,14 @@ def places(tmp_path_factory, small):
   folder = tmp_path_factory.mktemp("places")
   (folder / "file").write_text("text")
   (folder / "folder").mkdir()
+  (folder / "scores").mkdir()
+  np.save(folder / "scores" / "scores.npy", np.zeros(8, np.float32))
   (folder / "raises.py").write_text("x = unknown\n")
   (folder / "empty.py").write_text("")
   code = "def get_config(argument):\n  return 1 / 0\n"
   (folder / "divides.py").write_text(code)
   scripts = {k: folder / f"{k}.py" for k in ("raises", "empty", "divides")}
-  found = {k: folder / k for k in ("file", "folder", "new")}
+  found = {k: folder / k for k in ("file", "folder", "new", "scores")}
   return {"model": small} | found | scripts
 
 

@@ -39,7 +39,7 @@ def _outline(source: Source) -> Iterator[bytes]:
   for line in source.outline():
     yield (
       line
-      if isinstance(line, bytes)
+      if isinstance(line, bytes | memoryview)
       else f"{line}\n".encode("utf-8", "replace")
     )
 

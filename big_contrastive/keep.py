@@ -1,0 +1,125 @@
+"""Lists the records with the best scores.
+
+  python -m big_contrastive.keep --scores scores --fraction 0.15 --out kept.npy
+
+kept.npy has their numbers, int64, ascending: a source takes them with
+filter.keep. --fraction f keeps exactly floor(f n) of n records, of equal scores
+those of the first records; --threshold t keeps all scores from t up. What has
+no score (NaN) is never kept. Prints what is kept, and a histogram of scores.
+"""
+
+if __name__ == "__main__":  # Before what takes seconds to import.
+  from big_contrastive.parallel import signals
+
+  signals.end_at_once()
+
+import fractions
+import json
+import math
+import pathlib
+
+import numpy as np
+
+from big_contrastive.checkpoints import atomic
+from big_contrastive.config import errors
+from big_contrastive.factory import cli
+from big_contrastive.offline import selection
+
+
+def run() -> None:
+  """Parses the flags and writes the list."""
+  parser = cli.parser(__doc__)
+  parser.add_argument("--scores", required=True, help="a folder of score")
+  parser.add_argument("--out", required=True, help="NAME.npy")
+  parser.add_argument("--fraction", type=fraction)
+  parser.add_argument("--threshold", type=float)
+  flags = parser.parse_args()
+  if (flags.fraction is None) == (flags.threshold is None):
+    both = flags.fraction is not None
+    value = "both given" if both else None
+    thing = "--fraction or --threshold"
+    raise errors.UserError(thing, value, "one of the two", "See --help.")
+  out = atomic.free(flags.out, "--out")
+  if out.suffix != ".npy":
+    raise errors.UserError("--out", flags.out, "NAME.npy", "Add the extension.")
+  scores = read(flags.scores)
+  chosen = choose(scores, flags.fraction, flags.threshold)
+  count = chosen.above + chosen.ties
+  with atomic.appears(out) as new:
+    kept = np.lib.format.open_memmap(new, "w+", np.int64, (count,))
+    done = 0
+    for block in selection.numbers(scores, chosen):
+      kept[done : done + len(block)] = block
+      done += len(block)
+    assert done == count
+    kept.flush()
+  counts, edges = selection.histogram(scores)
+  print(
+    json.dumps(
+      {
+        "records": len(scores),
+        "scored": selection.known(scores),
+        "kept": count,
+        "least": chosen.least,
+        "histogram": {"counts": counts, "edges": edges},
+      }
+    )
+  )
+
+
+def fraction(text: str) -> fractions.Fraction:
+  """Returns a decimal as it is written: 0.29 of 100 is 29, not 28.99..."""
+  return fractions.Fraction(text)
+
+
+def read(path: str) -> np.ndarray:
+  """Returns the scores of a folder, a memory map.
+
+  Raises:
+    UserError: if there are none.
+  """
+  file = pathlib.Path(path).expanduser() / "scores.npy"
+  try:
+    scores = np.load(file, mmap_mode="r", allow_pickle=False)
+  except (OSError, ValueError) as e:
+    allowed = "a folder that score has written"
+    raise errors.UserError("--scores", path, allowed, f"{e}.") from e
+  if scores.dtype != np.float32 or scores.ndim != 1:
+    value = f"{scores.dtype} {list(scores.shape)} in {file}"
+    raise errors.UserError("--scores", value, "float32 [n]", "Run score again.")
+  return scores
+
+
+def choose(
+  scores: np.ndarray,
+  fraction: fractions.Fraction | None,
+  threshold: float | None,
+) -> selection.Chosen:
+  """Returns what is kept by a fraction of all records, or by a threshold.
+
+  Raises:
+    UserError: if that is nothing, or more records than have scores.
+  """
+  if threshold is not None:
+    if not math.isfinite(threshold):
+      allowed = "a finite number"
+      raise errors.UserError("--threshold", threshold, allowed, "See --help.")
+    chosen = selection.at_least(scores, threshold)
+    if not chosen.above + chosen.ties:
+      allowed = "a score that some record has"
+      raise errors.UserError("--threshold", threshold, allowed, "Lower it.")
+    return chosen
+  if not 0 < fraction <= 1:
+    allowed = "a number above 0, at most 1"
+    value = float(fraction)
+    raise errors.UserError("--fraction", value, allowed, "See --help.")
+  count, known = math.floor(fraction * len(scores)), selection.known(scores)
+  if not 1 <= count <= known:
+    value = f"{float(fraction)}: {count:,} of {len(scores):,} records"
+    allowed = f"from 1 to {known:,} records, those that have a score"
+    raise errors.UserError("--fraction", value, allowed, "Change it.")
+  return selection.best(scores, count)
+
+
+if __name__ == "__main__":
+  cli.main(run)
