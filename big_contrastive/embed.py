@@ -16,8 +16,9 @@ none leaves the vectors out; bfloat16 is stored as uint16, its bits.
 
 Give the same command again after a kill: parts that are there stay. Several
 workers need not know of each other: worker i of n takes --shards i/n, by
-default from SLURM_ARRAY_TASK_ID, JOB_COMPLETION_INDEX or TPU_WORKER_ID. If the
-data get more records at their end, the same command does those.
+default from SLURM_ARRAY_TASK_ID, JOB_COMPLETION_INDEX or TPU_WORKER_ID. With
+--engine ray, n actors with --resources do this worker's shards. If the data get
+more records at their end, the same command does those.
 """
 
 if __name__ == "__main__":  # Before what takes seconds to import.
@@ -26,17 +27,13 @@ if __name__ == "__main__":  # Before what takes seconds to import.
   signals.end_at_once()
 
 import argparse
+import functools
 import sys
 
-import jax
-
 from big_contrastive.config import errors, files
-from big_contrastive.data.build import build_source
-from big_contrastive.data.transforms import operations
 from big_contrastive.factory import cli
-from big_contrastive.inference.model import load
-from big_contrastive.offline import folder, tasks, worker
-from big_contrastive.offline.embedding import DTYPES, Embedding
+from big_contrastive.offline import folder, ray_pool, tasks, worker
+from big_contrastive.offline.embedding import DTYPES, open_work
 
 
 def run() -> None:
@@ -47,29 +44,34 @@ def run() -> None:
     raise errors.UserError("--distributed", True, "left out", remedy)
   share = tasks.share(flags.shards)
   out = folder.begin(flags.out, "--out")
-  source = build_source(flags.data, "--data")
-  shards = tasks.tasks(len(source), out, flags.per_shard)
-  views = []
   if flags.views:
     cli.require(flags, train_image="the operations that make a view")
-    ops = operations.parse(flags.train_image, "--train_image")
-    views = [ops] * flags.views
-  model = load(
-    flags.checkpoint,
-    tokenizer=flags.tokenizer,
-    # So much on each: the numbers are then the same on any number of devices.
-    batch_size=flags.batch_size * jax.local_device_count(),
-    where="--checkpoint",
-  )
-  work = Embedding(model, source, flags.dtype, views, flags.seed)
+  given = {k: getattr(flags, k) for k in _OF_WORK}
+  work = open_work(**given)
+  shards = tasks.tasks(len(work.source), out, flags.per_shard)
   spoken = {k: getattr(flags, k) for k in ("checkpoint", "data", "per_shard")}
   folder.describe(out, work, spoken | work.about())
   mine = share.of(shards)
-  bad = worker.run_all(mine, work, lambda line: print(line, file=sys.stderr))
+  if flags.engine == "ray":
+    make, resources = functools.partial(open_work, **given), flags.resources
+    bad = ray_pool.run_all(mine, make, _tell, flags.actors, resources)
+  else:
+    bad = worker.run_all(mine, work, _tell)
   total = sum(map(len, mine))
   left = f", {sum(bad.values())} of them bad {bad}" if bad else ""
   shown = f"{len(mine)} of {len(shards)} shards"
   print(f"{shown}, {total:,} records{left}: {out}", file=sys.stderr)
+
+
+_OF_WORK = (
+  "checkpoint", "data", "tokenizer", "batch_size", "dtype", "views",
+  "train_image", "seed",
+)  # fmt: skip
+_ENGINES = ("none", "ray")
+
+
+def _tell(line: str) -> None:
+  print(line, file=sys.stderr)
 
 
 def _flags() -> argparse.Namespace:
@@ -83,7 +85,14 @@ def _flags() -> argparse.Namespace:
     "--train_image", type=files.literal, help="of a view, as config.train_image"
   )
   parser.add_argument("--seed", type=int, default=0, help="of the views")
+  parser.add_argument("--engine", default="none", help="or ray")
+  parser.add_argument("--actors", type=int, default=1, help="of ray")
+  parser.add_argument(
+    "--resources", type=files.literal, default={"CPU": 1},
+    help='of an actor: {"CPU": 1, "GPU": 1}',
+  )  # fmt: skip
   flags = parser.parse_args()
+  errors.choice("--engine", flags.engine, _ENGINES)
   errors.choice("--dtype", flags.dtype, DTYPES)
   if flags.views < 0:
     allowed = "a whole number from 0"

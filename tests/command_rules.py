@@ -144,8 +144,8 @@ def run(*words, cwd=None, python="python", more="."):
 
 
 RULES = {
-  r"python -m big_contrastive\.(train|evaluate|pack|convert|embed|plan)\b":
-    python,
+  r"python -m big_contrastive\."
+  r"(train|evaluate|pack|convert|embed|score|keep|plan)\b": python,
   r"make [a-z-]+": make,
   r"launch/local\.sh ": launched,
   r"sbatch .*launch/slurm\.sbatch ": launched,

@@ -22,9 +22,12 @@ from big_contrastive.checkpoints import checkpointer
 from big_contrastive.data.build import build_source
 from big_contrastive.factory import experiment
 from big_contrastive.models import layers
+from big_contrastive.offline import embedding, folder, tasks, worker
 
 ROOT = pathlib.Path(__file__).parents[1]
-COMMANDS = ("train", "evaluate", "pack", "convert", "embed", "plan")
+COMMANDS = (
+  "train", "evaluate", "pack", "convert", "embed", "score", "keep", "plan",
+)  # fmt: skip
 _WORDS = r"(?:python -m|make|launch/\S+|sbatch|pip|sha256sum|bash)\s"
 _MENTION = rf"(?:{'|'.join(COMMANDS)})\s.*--\w"
 _SOURCE = r"(?:wds|webdataset|parquet|tfds|folder|table|shapes):\S"
@@ -240,6 +243,26 @@ def _runs(root, name):
   store = checkpointer.Checkpoints(root / name)
   store.save(0, made.first().items(), made.meta(0), made.blob)
   store.close()
+
+
+@makes("embedded")
+def _embedded(root, name):
+  provide(root, "runs/demo")
+  out = folder.begin(str(root / name), "out")
+  data = "shapes:split=heldout,train_size=512,size=32"
+  work = embedding.open_work(checkpoint=str(root / "runs/demo"), data=data)
+  folder.describe(out, work, work.about() | {"per_shard": 20, "data": data})
+  shards = tasks.tasks(len(work.source), out, 20)
+  worker.run_all(shards, work, lambda line: None)
+
+
+@makes("scores", "kept.npy")
+def _scores(root, name):
+  if name == "kept.npy":
+    np.save(root / name, np.arange(20))
+  else:
+    (root / name).mkdir()
+    np.save(root / name / "scores.npy", np.arange(25, dtype=np.float32))
 
 
 @makes("exported", "DIR_OR_NPZ", "siglip2-base-patch16-224")

@@ -14,6 +14,7 @@ import inspect
 import json
 import re
 import sys
+import types
 
 import command_rules
 import jax
@@ -29,6 +30,7 @@ from big_contrastive.config import files, registry
 from big_contrastive.data.build import build_source
 from big_contrastive.factory import experiment
 from big_contrastive.inference.model import Model
+from big_contrastive.offline import tasks
 from big_contrastive.training import loop
 
 ROOT = readme.ROOT
@@ -136,6 +138,22 @@ def test_a_snippet_of_python_runs(snippet, inside, monkeypatch, capsys):
     exec(snippet.text.replace("224", "32"), space)
     experiment.build(space["config"].to_dict())
     return
+  if "pyspark" in snippet.text:
+    context = types.SimpleNamespace(
+      parallelize=lambda items, n: types.SimpleNamespace(
+        foreachPartition=lambda run: [run(items[k::n]) for k in range(n)]
+      )
+    )
+    stand_in = types.SimpleNamespace(
+      SparkContext=types.SimpleNamespace(getOrCreate=lambda: context)
+    )
+    monkeypatch.setitem(sys.modules, "pyspark", stand_in)
+    text = snippet.text.replace("heldout", "heldout,train_size=512,size=32")
+    exec(compile(text, snippet.place, "exec"), {})
+    assert [p.name for p in tasks.parts(root / "by_spark")] == [
+      "part-00000.parquet"
+    ]
+    return
   if "pyarrow" in snippet.text:
     parts_of(snippet, inside, monkeypatch, capsys)
     exec(compile(snippet.text, snippet.place, "exec"), {})
@@ -230,11 +248,13 @@ def test_a_flag_that_is_mentioned_is_one(snippet, monkeypatch, capsys):
 
 
 @of("flag")
-def test_a_flag_that_is_shown_is_taken(snippet, monkeypatch, capsys):
+def test_a_flag_that_is_shown_is_taken(snippet, checkout, monkeypatch, capsys):
+  monkeypatch.chdir(checkout)
+  readme.provide(checkout, snippet.text)
   flag, _, value = snippet.text.partition(" ")
   if not flag.startswith("--config."):
-    tasks = [registry.module("evals", n, "") for n in registry.names("evals")]
-    own = {k for t in tasks for k in inspect.signature(t.prepare).parameters}
+    found = [registry.module("evals", n, "") for n in registry.names("evals")]
+    own = {k for t in found for k in inspect.signature(t.prepare).parameters}
     assert flag.removeprefix("--") in own or any(
       knows(n, flag, monkeypatch, capsys) for n in readme.COMMANDS
     )

@@ -13,10 +13,12 @@ import numpy as np
 import pyarrow as pa
 
 from big_contrastive.config import finite
+from big_contrastive.data.build import build_source
 from big_contrastive.data.source import Source
+from big_contrastive.data.transforms import operations
 from big_contrastive.data.transforms.pipeline import Pipeline
 from big_contrastive.inference.embedder import NoTokenizer
-from big_contrastive.inference.model import Model
+from big_contrastive.inference.model import Model, load
 from big_contrastive.models.model import merge
 from big_contrastive.offline.shard import Shard, Views
 from big_contrastive.offline.tasks import Task
@@ -50,11 +52,16 @@ class Embedding:
     self.source, self._model, self._dtype = source, model, dtype
     self._views, self._seed = views, seed
     self.has_text = not isinstance(model.embedder.tokenizer, NoTokenizer)
-    described = [ops.described() for ops in views]
-    self.made = {
-      "model": model.digests(), "dtype": dtype, "views": described,
-      "seed": seed if views else 0,
-    }  # fmt: skip
+
+  @functools.cached_property
+  def made(self) -> dict[str, Any]:
+    """What the vectors depend on beside the records."""
+    return {
+      "model": self._model.digests(),
+      "dtype": self._dtype,
+      "views": [ops.described() for ops in self._views],
+      "seed": self._seed if self._views else 0,
+    }
 
   def about(self) -> dict[str, Any]:
     """Returns what holds for all: the logit is scale * cosine + bias."""
@@ -153,6 +160,34 @@ class Embedding:
     distinct = {text: i for i, text in enumerate(dict.fromkeys(flat))}
     z = self._model.embedder.texts(self._model.params, list(distinct))
     return z[[distinct[text] for text in flat]]
+
+
+def open_work(
+  *,
+  checkpoint: str,
+  data: str,
+  tokenizer: dict[str, Any] | None = None,
+  batch_size: int = 64,
+  dtype: Dtype = "float32",
+  views: int = 0,
+  train_image: Sequence[Any] = (),
+  seed: int = 0,
+) -> Embedding:
+  """Returns the work of `embed` by its flags, on the devices of this process.
+
+  Args:
+    batch_size: of each device: the numbers are then the same on any number.
+    checkpoint, data, tokenizer, dtype, views, train_image, seed: see embed.
+  """
+  source = build_source(data, "--data")
+  ops = operations.parse(train_image, "--train_image") if views else None
+  model = load(
+    checkpoint,
+    tokenizer=tokenizer,
+    batch_size=batch_size * jax.local_device_count(),
+    where="--checkpoint",
+  )
+  return Embedding(model, source, dtype, [ops] * views, seed)
 
 
 def fixed(

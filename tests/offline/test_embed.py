@@ -384,6 +384,34 @@ def test_without_vectors_there_are_the_cosines(loaded):
   assert less["cosines"].to_pylist() == full["cosines"].to_pylist()
 
 
+@pytest.mark.peers
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_duckdb_and_polars_read_the_parts(dtype, loaded, tmp_path):
+  duckdb = pytest.importorskip("duckdb")
+  polars = pytest.importorskip("polars")
+  fault = {1: bad_records.BadRecord("missing", "no file")}
+  source = Pictures([["a", "b"], "c", None], fault)
+  work = Embedding(loaded, source, dtype)
+  worker.run_all(tasks.tasks(3, tmp_path, 2), work, tell)
+  expected = rows(tmp_path)
+  columns = [k for k in expected if k != "texts"]
+  query = f"SELECT {', '.join(columns)}, texts FROM '{tmp_path}/*.parquet'"
+  cells = duckdb.sql(query).fetchall()
+  by_polars = polars.read_parquet(f"{tmp_path}/*.parquet").to_dicts()
+  for i in range(3):
+    ducks = dict(zip([*columns, "texts"], cells[i], strict=True))
+    for found in (ducks, by_polars[i]):
+      assert found["bad"] == expected["bad"][i]
+      assert found["key"] == expected["key"][i]
+      for name in ("image", "texts", "cosines"):
+        mine, theirs = expected[name][i], found[name]
+        assert (mine is None) == (theirs is None), name
+        if mine is not None:
+          np.testing.assert_array_equal(
+            np.array(theirs, np.float64), np.array(mine, np.float64)
+          )
+
+
 CROP = [
   ["random_resized_crop", {"size": 16, "area": [0.3, 1.0]}],
   ["flip_lr", {}],

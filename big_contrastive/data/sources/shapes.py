@@ -21,8 +21,10 @@ import PIL.Image
 import tensorflow_datasets as tfds
 
 from big_contrastive.config import errors
+from big_contrastive.data.source import Source
 from big_contrastive.data.sources import tfds as prepared
 from big_contrastive.data.synthetic import captions, drawing, scenes
+from big_contrastive.data.synthetic.wrong_captions import WrongCaptions
 
 _DATA_DIR = "~/.cache/big_contrastive/tfds"
 
@@ -111,7 +113,8 @@ def source(
   train_size: int = 20_000,
   size: int = 64,
   seed: int = 0,
-) -> prepared.Records:
+  wrong: float = 0.0,
+) -> Source:
   """Returns a split; draws the whole data set first if it doesn't exist.
 
   Args:
@@ -123,6 +126,7 @@ def source(
     train_size: scenes in train.
     size: pixels per side.
     seed: of the scenes.
+    wrong: the share of records with the captions of other ones.
 
   Raises:
     UserError: for a number out of range or a data_dir that can't be written.
@@ -154,7 +158,7 @@ def source(
   )
   if len(splits) == 1:
     records.classes = captions.classes(splits.pop())
-  return records
+  return WrongCaptions(records, wrong, seed) if wrong else records
 
 
 def _prepare(config: ShapesConfig, root: pathlib.Path) -> None:

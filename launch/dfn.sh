@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# DFN on the embedded data set: filter, score, keep, train. Give the same
+# command again after a kill: what is done stays.
+#
+#   launch/dfn.sh OUT [smoke]
+set -euo pipefail
+
+out=${1:?"launch/dfn.sh OUT [smoke]"}
+smoke=${2:+,smoke}
+python=${PYTHON:-python}
+pool="shapes:split=train[20%:],wrong=0.5"
+[ -z "$smoke" ] || pool+=",train_size=512,size=32"
+mkdir -p "$out"
+
+train() {
+  "$python" -m big_contrastive.train --workdir "$out/$1" \
+    --config "configs/dfn.py:part=$1$smoke${2:+,kept=$2}"
+}
+
+train filter
+"$python" -m big_contrastive.embed --checkpoint "$out/filter" \
+  --data "$pool" --dtype none --out "$out/embedded"
+[ -e "$out/scores" ] || "$python" -m big_contrastive.score \
+  --embedded "$out/embedded" --out "$out/scores"
+[ -e "$out/kept.npy" ] || "$python" -m big_contrastive.keep \
+  --scores "$out/scores" --fraction 0.5 --out "$out/kept.npy"
+train kept "$out/kept.npy"
+train all
