@@ -24,9 +24,11 @@ def get_config(argument: str | None = None) -> ConfigDict:
   config = demo.get_config("smoke" if arg.smoke else None)
   clean, pool = sources(arg.smoke)
   config.source = clean if arg.part == "filter" else pool
-  if arg.part == "kept":
-    # Without a file: all of it, as when the config is only built.
-    config.source["filter"] = {"keep": arg.kept} if arg.kept else {}
+  if (arg.part == "kept") != bool(arg.kept):
+    expected = "a file of big_contrastive.keep with part=kept, else none"
+    raise ValueError("kept", arg.kept, expected, "See launch/dfn.sh.")
+  if arg.kept:
+    config.source["filter"] = {"keep": arg.kept}
   if not arg.smoke:
     config.total = f"{arg.steps} steps"
     config.eval_every = config.save_every = f"{arg.steps} steps"

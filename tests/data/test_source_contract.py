@@ -83,7 +83,9 @@ def check(source):
     isinstance(name, str) for name in source.classes
   )
   assert all(source.skipped.values())
-  assert all(isinstance(line, str | bytes) for line in source.outline())
+  assert all(
+    isinstance(line, str | bytes | memoryview) for line in source.outline()
+  )
   if source.blocks is not None:
     assert source.blocks.sum() == size and source.window > 0
   copied = pickle.loads(pickle.dumps(source))

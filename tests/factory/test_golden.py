@@ -26,6 +26,7 @@ ARGUMENTS = {
   "finetune": "init={init}",
   "own_data": "images=pictures,captions=captions.csv",
   "demo": "",
+  "dfn": "",
   "simclr": "",
   "moco": "",
   "moco_v3": "",

@@ -18,7 +18,8 @@ FILE = pathlib.Path(__file__).parents[1] / "golden" / "steps.json"
 DATA = "data=shapes:split=train,train_size=512,size=32"
 RECIPES = {
   "siglip": "smoke", "clip": "smoke", "lit": "smoke", "flip": "smoke",
-  "finetune": "smoke", "demo": "smoke", "own_data": f"{DATA},smoke",
+  "finetune": "smoke", "demo": "smoke", "dfn": "smoke",
+  "own_data": f"{DATA},smoke",
   "simclr": "smoke", "moco": "smoke", "moco_v3": "smoke", "byol": "smoke",
   "simsiam": "smoke",
 }  # fmt: skip
