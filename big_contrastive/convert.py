@@ -7,7 +7,8 @@ directories, big_vision .npz files and torchvision's ResNets; reads OpenAI's .pt
 files. As a check, random images and texts are embedded by the source, by the
 result, and by transformers or OpenCLIP where they are installed. DST appears
 only if all of them agree. A warning names what DST lacks: a tokenizer, a text
-tower or preprocessing.
+tower or preprocessing. With --average OTHER the weights are averaged, as of a
+model and of what it was fine-tuned to.
 """
 
 if __name__ == "__main__":  # Before what takes seconds to import.
@@ -31,6 +32,7 @@ from big_contrastive.data.transforms import operations
 from big_contrastive.factory import cli
 from big_contrastive.inference.embedder import NoTokenizer
 from big_contrastive.interop import formats, model_files, reference
+from big_contrastive.interop.average import averaged
 from big_contrastive.interop.bundle import ModelBundle
 from big_contrastive.models import naflex
 from big_contrastive.models.build import defaults
@@ -59,6 +61,8 @@ def convert(
   from_format: str | None = None,
   tokenizer: dict[str, Any] | None = None,
   tolerance: float = 1e-5,
+  average: str | None = None,
+  share: float = 0.5,
 ) -> dict[str, float]:
   """Converts a model, and returns the largest differences.
 
@@ -71,6 +75,8 @@ def convert(
     from_format: of the source; None detects it from the files.
     tokenizer: like config.tokenizer, in place of the source's.
     tolerance: the largest difference allowed.
+    average: another model, whose weights are averaged with the source's.
+    share: of the other in the average.
 
   Returns:
     For each comparison, the largest difference of unit embeddings and of
@@ -87,6 +93,10 @@ def convert(
   format = format or _default(path, from_format)
   if tokenizer is not None:
     model = _with_tokenizer(model, tokenizer, source)
+  if average is not None:
+    other = model_files.read(average, where="--average")
+    model = averaged(model, other, share, "--average")
+  sides = [(from_format, pathlib.Path(source))] if average is None else []
   with atomic.appears(path) as new:
     model_files.write(model, new, format)
     images, tokens = _inputs(model)
@@ -95,7 +105,7 @@ def convert(
     others = {f"{format}, read back": again}
     if "text" in ours:
       arguments = _arguments(model, images)
-      for name, place in ((from_format, pathlib.Path(source)), (format, new)):
+      for name, place in (*sides, (format, new)):
         embedded = reference.embed(name, place, arguments, tokens)
         if embedded is not None:
           which = "source" if place != new else "target"
@@ -250,6 +260,8 @@ def run() -> None:
     "--tolerance", type=cli.number, default=1e-5,
     help="largest difference of unit embeddings, and of logits over exp(t)",
   )  # fmt: skip
+  parser.add_argument("--average", help="another model, of the same shapes")
+  parser.add_argument("--share", type=cli.number, default=0.5, help="of it")
   flags = vars(parser.parse_args())
   flags.pop("distributed")
   differences = convert(**flags)

@@ -6,6 +6,8 @@ kept.npy has their numbers, int64, ascending: a source takes them with
 filter.keep. --fraction f keeps exactly floor(f n) of n records, of equal scores
 those of the first records; --threshold t keeps all scores from t up. What has
 no score (NaN) is never kept. Prints what is kept, and a histogram of scores.
+--picture FILE.png shows the best and the worst, and those at the edge; it needs
+the records, --data SOURCE.
 """
 
 if __name__ == "__main__":  # Before what takes seconds to import.
@@ -13,6 +15,7 @@ if __name__ == "__main__":  # Before what takes seconds to import.
 
   signals.end_at_once()
 
+import argparse
 import fractions
 import json
 import math
@@ -22,8 +25,10 @@ import numpy as np
 
 from big_contrastive.checkpoints import atomic
 from big_contrastive.config import errors
+from big_contrastive.data.build import build_source
+from big_contrastive.data.source import Source
 from big_contrastive.factory import cli
-from big_contrastive.offline import selection
+from big_contrastive.offline import picture, selection
 
 
 def run() -> None:
@@ -33,6 +38,8 @@ def run() -> None:
   parser.add_argument("--out", required=True, help="NAME.npy")
   parser.add_argument("--fraction", type=fraction)
   parser.add_argument("--threshold", type=float)
+  parser.add_argument("--picture", help="FILE.png, of records of --data")
+  parser.add_argument("--data", help="SOURCE:VALUE,..., as embed had it")
   flags = parser.parse_args()
   if (flags.fraction is None) == (flags.threshold is None):
     both = flags.fraction is not None
@@ -43,6 +50,7 @@ def run() -> None:
   if out.suffix != ".npy":
     raise errors.UserError("--out", flags.out, "NAME.npy", "Add the extension.")
   scores = read(flags.scores)
+  shown = _shown(flags, len(scores))
   chosen = choose(scores, flags.fraction, flags.threshold)
   count = chosen.above + chosen.ties
   with atomic.appears(out) as new:
@@ -53,6 +61,10 @@ def run() -> None:
       done += len(block)
     assert done == count
     kept.flush()
+  if shown is not None:
+    png = picture.draw(shown, scores, chosen.least)
+    with atomic.appears(pathlib.Path(flags.picture).resolve()) as new:
+      new.write_bytes(png)
   counts, edges = selection.histogram(scores)
   print(
     json.dumps(
@@ -65,6 +77,22 @@ def run() -> None:
       }
     )
   )
+
+
+def _shown(flags: argparse.Namespace, records: int) -> Source | None:
+  """The records of the picture, checked; None for no picture."""
+  if flags.picture is None and flags.data is None:
+    return None
+  cli.require(flags, picture="a file, with --data", data="the records")
+  path = pathlib.Path(flags.picture)
+  if path.suffix != ".png" or not path.resolve().parent.is_dir():
+    allowed = "NAME.png in a folder that exists"
+    raise errors.UserError("--picture", flags.picture, allowed, "See --help.")
+  source = build_source(flags.data, "--data")
+  if len(source) != records:
+    value, allowed = f"{len(source):,} records", f"{records:,}, as --scores"
+    raise errors.UserError("--data", value, allowed, "Is it other data?")
+  return source
 
 
 def fraction(text: str) -> fractions.Fraction:

@@ -1,12 +1,11 @@
 """DFN (arXiv:2309.17425) on the embedded data set, half of it mismatched.
 
-  launch/dfn.sh runs/dfn [smoke]
-
-trains a filter on 4,000 clean pairs, scores 16,000 of which half have the
-captions of others, keeps the best half, and trains a model on these. The parts:
-filter, kept (needs kept=FILE), and all (on the whole pool, to compare with).
-Beside them: steps, smoke. Unlike the paper's: the demo's small towers, drawn
-pictures, no fine-tuning of the filter; and the share to keep is known.
+What launch/dfn.sh runs (docs/scale.md): it trains a filter on 4,000 clean
+pairs, scores 16,000 of which half have the captions of others, keeps the best
+half, and trains a model on these. The parts: filter, kept (needs kept=FILE),
+and all (on the whole pool, to compare with). Beside them: steps, smoke. Unlike
+the paper's: the demo's small towers, drawn pictures, no fine-tuning of the
+filter; and the share to keep is known.
 """
 
 from ml_collections import ConfigDict

@@ -23,6 +23,7 @@ train filter
 [ -e "$out/scores" ] || "$python" -m big_contrastive.score \
   --embedded "$out/embedded" --out "$out/scores"
 [ -e "$out/kept.npy" ] || "$python" -m big_contrastive.keep \
-  --scores "$out/scores" --fraction 0.5 --out "$out/kept.npy"
+  --scores "$out/scores" --fraction 0.5 --out "$out/kept.npy" \
+  --picture "$out/kept.png" --data "$pool"
 train kept "$out/kept.npy"
 train all

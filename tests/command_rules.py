@@ -92,18 +92,36 @@ def make(words, monkeypatch, capsys):
   assert found.returncode == 0, found.stderr
 
 
-def launched(words, monkeypatch, capsys):
-  """The launcher runs, with a Python that prints what it is asked to do."""
+def printing():
+  """A folder with a Python that prints what it is asked to do."""
   folder = pathlib.Path("stub")
   folder.mkdir(exist_ok=True)
   stub = folder / "python"
   stub.write_text(
     f'#!/bin/sh\n[ "$1" = -c ] && exec {sys.executable} "$@"\necho RUN "$@"\n'
   )
+  stub.chmod(0o755)
+  return folder
+
+
+def recipe(words, monkeypatch, capsys):
+  """Its commands are run here, one after another."""
+  folder = printing()
+  found = run("bash", *words, python=str((folder / "python").absolute()))
+  assert found.returncode == 0, found.stderr
+  asked = [line.split() for line in found.stdout.splitlines()]
+  assert len(asked) > 3 and all(line[:2] == ["RUN", "-m"] for line in asked)
+  for line in asked:
+    python(["python", *line[1:]], monkeypatch, capsys)
+
+
+def launched(words, monkeypatch, capsys):
+  """The launcher runs, with a Python that prints what it is asked to do."""
+  folder = printing()
+  stub = folder / "python"
   srun = folder / "srun"
   srun.write_text('#!/bin/sh\necho RUN "$@"\n')
-  for file in (stub, srun):
-    file.chmod(0o755)
+  srun.chmod(0o755)
   own = [word for word in words[1:] if not word.startswith("launch/")]
   script = next(word for word in words if word.startswith("launch/"))
   if words[0] == "sbatch":
@@ -148,6 +166,7 @@ RULES = {
   r"(train|evaluate|pack|convert|embed|score|keep|plan)\b": python,
   r"make [a-z-]+": make,
   r"launch/local\.sh ": launched,
+  r"launch/dfn\.sh ": recipe,
   r"sbatch .*launch/slurm\.sbatch ": launched,
   r"pip install .*\[\w+\]": pip,
   r"sha256sum -c SHA256SUMS$": checksums,

@@ -1,11 +1,13 @@
 """The command convert: between formats, whole or not at all."""
 
+import dataclasses
 import importlib.util
 import json
 import pathlib
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
@@ -17,6 +19,7 @@ from big_contrastive.data.tokenizers.tokenizer import build_tokenizer
 from big_contrastive.data.transforms import operations
 from big_contrastive.inference.model import load
 from big_contrastive.interop import model_files
+from big_contrastive.interop.average import averaged
 from big_contrastive.interop.bundle import ModelBundle
 from big_contrastive.models.build import build_model
 
@@ -261,3 +264,39 @@ def test_the_command_says_it_in_one_line(tmp_path):
   )  # fmt: skip
   assert done.returncode == 2 and done.stderr.startswith("error: ")
   assert done.stderr.count("\n") == 1
+
+
+def test_weights_are_averaged(checkpoint, tmp_path):
+  """With what it is named after: a quarter of the other's."""
+  other = dataclasses.replace(
+    model(), params=jax.tree.map(lambda x: 3 * x + 1, model().params)
+  )
+  model_files.write(other, tmp_path / "other", "checkpoint")
+  convert.convert(
+    str(checkpoint), str(tmp_path / "mean"), format="checkpoint",
+    average=str(tmp_path / "other"), share=0.25,
+  )  # fmt: skip
+  found = rules.flatten(model_files.read(tmp_path / "mean").params)
+  for name, x in rules.flatten(model().params).items():
+    expected = np.float64(x) * 1.5 + 0.25
+    np.testing.assert_allclose(found[name], expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["shape", "tokenizer", "share"])
+def test_what_can_not_be_averaged_is_said(kind, checkpoint, tmp_path):
+  other, share = model(), 0.5
+  if kind == "shape":
+    wide = {"fc": np.zeros(3, np.float32)}
+    other = dataclasses.replace(other, params=other.params | {"heads": wide})
+  elif kind == "tokenizer":
+    spec = other.tokenizer | {"lower": not other.tokenizer.get("lower", False)}
+    other = dataclasses.replace(other, tokenizer=spec)
+  else:
+    share = 1.5
+  said = {
+    "shape": "other parameters: heads/fc",
+    "tokenizer": "'another tokenizer'",
+    "share": "--share = 1.5",
+  }[kind]
+  with pytest.raises(errors.UserError, match=said):
+    averaged(model(), other, share, "--average")

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -76,6 +76,27 @@ def numbers(scores: np.ndarray, chosen: Chosen) -> Iterator[np.ndarray]:
     ties -= len(at)
     above = np.flatnonzero(block > np.float32(chosen.least))
     yield first + np.sort(np.concatenate([above, at]))
+
+
+def first(
+  scores: np.ndarray, key: Callable[[np.ndarray], np.ndarray], count: int
+) -> np.ndarray:
+  """Returns the numbers of the records with the smallest finite keys, int64.
+
+  Args:
+    scores: float32 [n], or a memory map.
+    key: of a block of scores; where it is infinite or NaN, a record is not
+      among them. Of equal keys those of the first records are.
+    count: how many at most; memory is that of these and a block.
+  """
+  keys, places = np.zeros(0, np.float32), np.zeros(0, np.int64)
+  for start, block in _blocks(scores):
+    keys = np.concatenate([keys, key(block)])
+    places = np.concatenate([places, np.arange(start, start + len(block))])
+    order = np.argsort(keys, kind="stable")  # NaN comes last.
+    order = order[np.isfinite(keys[order])][:count]
+    keys, places = keys[order], places[order]
+  return places
 
 
 def known(scores: np.ndarray) -> int:

@@ -41,7 +41,7 @@ MODEL = ("--batch_size", "--tokenizer")
 NUMBERS = (
   "--batch_size", "--tolerance", "--per_file", "--per_shard", "--views",
   "--seed", "--reference", "--min_side", "--max_aspect", "--min_words",
-  "--min_characters", "--fraction", "--threshold",
+  "--min_characters", "--fraction", "--threshold", "--share",
 )  # fmt: skip
 OPTIONAL = {
   evaluate.run: MODEL,
@@ -63,8 +63,15 @@ OPTIONAL = {
     "--min_words",
     "--min_characters",
   ),
-  keep.run: ("--fraction", "--threshold"),
-  convert.run: ("--format", "--from_format", "--tokenizer", "--tolerance"),
+  keep.run: ("--fraction", "--threshold", "--picture", "--data"),
+  convert.run: (
+    "--format",
+    "--from_format",
+    "--tokenizer",
+    "--tolerance",
+    "--average",
+    "--share",
+  ),
   pack.run: ("--per_file",),
   plan.run: ("--topology",),
   train.run: (),
@@ -96,6 +103,7 @@ WRONG = [
   (keep.run, "--fraction", "2", "--fraction = 2.0; expected a number above 0"),
   (keep.run, "--fraction", "half", "--fraction"),
   (keep.run, "--threshold", "x", "--threshold = 'x'; expected a float"),
+  (convert.run, "--share", "-1", "--share = '-1'; expected a number from 0"),
   (convert.run, "--to", "{file}", "a path where nothing is"),
   (convert.run, "--from", "{new}", "a model's path"),
   (convert.run, "--format", "torch", "one of big_vision"),

@@ -4,6 +4,7 @@ import json
 import pickle
 
 import numpy as np
+import PIL.Image
 import pyarrow as pa
 import pytest
 from scipy.special import logsumexp
@@ -16,6 +17,7 @@ from big_contrastive.data.source import Records
 from big_contrastive.offline import (
   folder,
   parts,
+  picture,
   scoring,
   selection,
   tasks,
@@ -311,3 +313,46 @@ def test_a_list_is_mapped_by_each_process_not_copied(tmp_path):
   plain = filters.Filtered(records, np.asarray(found.kept).copy(), None, {})
   same = [fingerprint.fingerprint(x)["digest"] for x in (found, plain)]
   assert same[0] == same[1]
+
+
+def test_a_picture_has_the_best_the_worst_and_the_edge(
+  tmp_path, monkeypatch, capsys
+):
+  scores = np.linspace(-1, 1, 25, dtype=np.float32)
+  scores[3] = np.nan
+  (tmp_path / "s").mkdir()
+  np.save(tmp_path / "s" / "scores.npy", scores)
+  seen = []
+  real = picture._cell
+  monkeypatch.setattr(
+    picture, "_cell", lambda *a: (seen.append((a[3], a[5])), real(*a))
+  )
+  data = "shapes:split=heldout,train_size=512,size=32"
+  command(
+    monkeypatch, capsys, keep, scores=tmp_path / "s", fraction=0.4,
+    out=tmp_path / "k.npy", picture=tmp_path / "p.png", data=data,
+  )  # fmt: skip
+  numbers = [i for i, _ in seen]
+  assert numbers[:8] == [*range(24, 16, -1)]
+  assert numbers[8:16] == [*range(15, 23)]  # Just kept: 15 is the least.
+  assert numbers[16:24] == [*range(14, 6, -1)]
+  assert numbers[24:] == [0, 1, 2, 4, 5, 6, 7, 8]
+  assert all(color == ("green" if i >= 15 else "red") for i, color in seen)
+  with PIL.Image.open(tmp_path / "p.png") as sheet:
+    assert sheet.size[0] > 900
+
+
+def test_a_picture_of_other_data_is_an_error(tmp_path, monkeypatch, capsys):
+  (tmp_path / "s").mkdir()
+  np.save(tmp_path / "s" / "scores.npy", np.zeros(24, np.float32))
+  data = "shapes:split=heldout,train_size=512,size=32"
+  flags = {"scores": tmp_path / "s", "fraction": 0.5, "out": tmp_path / "k.npy"}
+  for more, said in (
+    ({"data": data, "picture": tmp_path / "p.png"}, "25 records'; expected 24"),
+    ({"data": data}, "--picture is missing"),
+    ({"picture": tmp_path / "p.png"}, "--data is missing"),
+    ({"data": data, "picture": tmp_path / "p.jpg"}, "NAME.png in a folder"),
+  ):
+    with pytest.raises(errors.UserError, match=said):
+      command(monkeypatch, capsys, keep, **flags, **more)
+  assert not (tmp_path / "k.npy").exists()
