@@ -6,7 +6,8 @@
 arXiv:2111.07991. Arguments: variant (B/16), res (224), init (a big_vision
 .npz, or a checkpoint of ours, with the image tower), pool (tok, as the AugReg
 ViTs have it), data and eval_data (TFDS names or sources: see siglip.py), vocab
-(BERT's uncased vocab.txt), smoke.
+(BERT's uncased vocab.txt), cached and width (a folder of embed, and the width
+of its vectors, by default the variant's: no image is read), smoke.
 The paper's BERT is pretrained; --config.init.txt takes that of a LiT-*.npz.
 [M]: known from the paper; [R]: big_vision's configs/proj/image_text.
 """
@@ -20,7 +21,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
   """Returns the config; see the file's docstring for the argument."""
   arg = common.parse(
     argument, variant="B/16", res=224, init="", pool="tok", data="",
-    eval_data="", vocab="vocab.txt", smoke=False,
+    eval_data="", vocab="vocab.txt", cached="", width=1, smoke=False,
   )  # fmt: skip
   size = arg.variant.partition("/")[0]
   config = ConfigDict()
@@ -56,6 +57,22 @@ def get_config(argument: str | None = None) -> ConfigDict:
   config.save_every = "1000 steps"
   config.eval_every = "5000 steps"
   if arg.smoke:
-    common.use_smoke(config, arg.data, arg.eval_data)
+    common.use_smoke(config, arg.data or arg.cached, arg.eval_data)
     config.init = {"img": arg.init} if arg.init else {}
+  if arg.cached:
+    width = arg.width if arg.width > 1 else config.model.text.out_dim
+    use_cached(config, arg.cached, width)
   return config
+
+
+def use_cached(config: ConfigDict, parts: str, width: int) -> None:
+  """Puts vectors that embed has made in the place of the image tower."""
+  if (
+    not isinstance(config.get("evals"), ConfigDict) or "shapes" in config.evals
+  ):
+    config.evals = {}  # Of images, which there are none of.
+  config.source = {"name": "cached", "parts": parts}
+  config.train_image = config.eval_image = [("vectors", {"size": width})]
+  config.model.image = {"tower": "vectors", "width": width}
+  config.model.text.out_dim = width
+  config.init, config.freeze = {}, [(".*", False)]

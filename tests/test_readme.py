@@ -28,9 +28,9 @@ import tiny
 from big_contrastive import losses
 from big_contrastive.config import files, registry
 from big_contrastive.data.build import build_source
+from big_contrastive.data.files import embedded as embedded_files
 from big_contrastive.factory import experiment
 from big_contrastive.inference.model import Model
-from big_contrastive.offline import tasks
 from big_contrastive.training import loop
 
 ROOT = readme.ROOT
@@ -150,7 +150,7 @@ def test_a_snippet_of_python_runs(snippet, inside, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "pyspark", stand_in)
     text = snippet.text.replace("heldout", "heldout,train_size=512,size=32")
     exec(compile(text, snippet.place, "exec"), {})
-    assert [p.name for p in tasks.parts(root / "by_spark")] == [
+    assert [p.name for p in embedded_files.parts(root / "by_spark")] == [
       "part-00000.parquet"
     ]
     return

@@ -257,7 +257,7 @@ class Embedder:
 
   def _blank(self) -> dict[str, Any]:
     """The shapes of a batch of images."""
-    one = self.image(np.zeros((32, 32, 3), np.uint8), None)
+    one = self.image.blank()
     image = jax.ShapeDtypeStruct((self.batch_size, *one.shape), one.dtype)
     one = jax.ShapeDtypeStruct((self.batch_size,), np.int32)
     return {"image": image, "label": one, "id": one}
@@ -272,7 +272,7 @@ class Embedder:
       beside: other arrays on the devices at the time: shapes and shardings.
       example: one "text" if the model has a text tower.
     """
-    image = self.image(np.zeros((32, 32, 3), np.uint8), None)
+    image = self.image.blank()
 
     def batch(x: Any) -> jax.ShapeDtypeStruct:
       shape, where = (self.batch_size, *x.shape), sharding.batch(self.mesh)

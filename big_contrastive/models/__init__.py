@@ -34,17 +34,19 @@ class Tower(Protocol):
   Attributes:
     out_dim: width d of its vectors.
     takes: of an image tower, the shape of one input without channels: (h, w),
-      or (patches, side, side) for NaFlex.
+      or (patches, side, side) for NaFlex; (d,) if it takes vectors.
+    unit: whether its vectors have length 1 already.
   """
 
   out_dim: int
   takes: tuple[int, ...]
+  unit: bool
 
   def features(self, x: jax.Array, keys: Any = None) -> Features:
     """Returns tokens and pooled vectors of a batch.
 
     Args:
-      x: uint8 images [b, *takes, 3] or token ids [b, l].
+      x: uint8 images [b, *takes, 3], vectors [b, d] or token ids [b, l].
       keys: one per example, for randomness in training; None evaluates.
     """
 

@@ -67,7 +67,8 @@ class Built(NamedTuple):
   @property
   def parts(self) -> frozenset[str]:
     """The names of its parts: "img", "txt", "t", "b" and heads."""
-    return frozenset(self.shapes)
+    # An image tower of stored vectors has no parameters.
+    return frozenset(self.shapes) | {"img"}
 
   def frozen_parts(self, frozen: frozenset[str]) -> frozenset[str]:
     """Returns the parts all of whose parameters are frozen, by flat name."""

@@ -47,11 +47,13 @@ class Model(nnx.Module):
       setattr(self, name, head)
 
   def embed_image(
-    self, image: Num[Array, "b h w 3"], keys: ExampleKeys = None
+    self, image: Num[Array, "b ..."], keys: ExampleKeys = None
   ) -> Float[Array, "b d"]:
     """Returns unit embeddings of images, uint8 or normalized floats."""
-    chex.assert_shape(image, (None, None, None, 3))
-    return unit(self.img(image, keys))
+    self._check(image)
+    z = self.img(image, keys)
+    # Vectors that were unit when they were stored keep their bits.
+    return z if self.img.unit else unit(z)
 
   def embed_text(
     self, tokens: Int[Array, "b l"], keys: ExampleKeys = None
@@ -62,14 +64,20 @@ class Model(nnx.Module):
     return unit(self.txt(tokens, keys))
 
   def features(
-    self, image: Num[Array, "b h w 3"], keys: ExampleKeys = None
+    self, image: Num[Array, "b ..."], keys: ExampleKeys = None
   ) -> Features:
     """Returns tokens and pooled vectors of images, float32."""
-    chex.assert_shape(image, (None, None, None, 3))
+    self._check(image)
     tokens, pooled, mask = self.img.features(image, keys)
     return Features(
       tokens.astype(jnp.float32), pooled.astype(jnp.float32), mask
     )
+
+  def _check(self, image: Num[Array, "b ..."]) -> None:
+    if len(self.img.takes) == 1:
+      chex.assert_shape(image, (None, *self.img.takes))
+    else:
+      chex.assert_shape(image, (None, None, None, 3))
 
   def flops(self, frozen: frozenset[str] = frozenset()) -> float:
     """Returns model FLOPs of training on one example, a pair if it has text.

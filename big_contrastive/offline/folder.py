@@ -6,10 +6,10 @@ from typing import Any
 
 from big_contrastive.checkpoints import atomic
 from big_contrastive.config import errors
+from big_contrastive.data.files import embedded
 from big_contrastive.data.loader import fingerprint
 from big_contrastive.offline.worker import Work, difference
 
-ABOUT = "about.json"
 _OTHER = "Choose another folder, or remove what is there."
 
 
@@ -28,7 +28,9 @@ def begin(out: str, flag: str) -> pathlib.Path:
     raise errors.UserError(flag, out, "a path in a directory", remedy)
   if path.is_dir():
     names = sorted(p.name for p in path.iterdir())
-    others = [n for n in names if not n.startswith((".", "part-", ABOUT))]
+    others = [
+      n for n in names if not n.startswith((".", "part-", embedded.ABOUT))
+    ]
     if others:
       allowed = "a folder that is new, or has parts alone"
       remedy = f"It holds {others[0]}. {_OTHER}"
@@ -53,7 +55,7 @@ def describe(out: pathlib.Path, work: Work, more: dict[str, Any]) -> None:
   data = fingerprint.fingerprint(work.source)
   about = more | {"made": work.made, "records": data}
   out.mkdir(exist_ok=True)
-  if (out / ABOUT).exists():
+  if (out / embedded.ABOUT).exists():
     before = read(out)
     fixed = {"per_shard": more.get("per_shard")} | work.made
     other = {"per_shard": before.get("per_shard")} | before["made"]
@@ -64,7 +66,7 @@ def describe(out: pathlib.Path, work: Work, more: dict[str, Any]) -> None:
     _check_data(before["records"], data, work, out)
     if before == about:
       return
-  atomic.replace(out / ABOUT, json.dumps(about, indent=2) + "\n")
+  atomic.replace(out / embedded.ABOUT, json.dumps(about, indent=2) + "\n")
 
 
 def _check_data(
@@ -88,9 +90,9 @@ def read(out: pathlib.Path) -> dict[str, Any]:
     UserError: if there is none, or it is no JSON.
   """
   try:
-    return json.loads((out / ABOUT).read_text())
+    return json.loads((out / embedded.ABOUT).read_text())
   except (OSError, ValueError) as e:
     remedy = f"embed writes it: {e}."
     raise errors.UserError(
-      str(out / ABOUT), "unreadable", "JSON", remedy
+      str(out / embedded.ABOUT), "unreadable", "JSON", remedy
     ) from e

@@ -17,10 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from big_contrastive.checkpoints import checksums
+from big_contrastive.data.files import embedded
 from big_contrastive.data.source import Source
 from big_contrastive.parallel import signals
 
-_KEY = b"big_contrastive"
 _ROWS = 1000  # Of a row group: what a reader of one row reads.
 _ABANDONED = 3600  # Seconds after which a half-written file has no writer.
 
@@ -34,7 +34,7 @@ def write(path: pathlib.Path, table: pa.Table, about: dict[str, Any]) -> None:
     about: for `read_about`; JSON.
   """
   note = json.dumps(about, sort_keys=True, allow_nan=False)
-  table = table.replace_schema_metadata({_KEY: note})
+  table = table.replace_schema_metadata({embedded.NOTE: note})
   for left in path.parent.glob(f".{path.name}.*"):
     if time.time() - left.stat().st_mtime > _ABANDONED:
       left.unlink(missing_ok=True)
@@ -48,7 +48,7 @@ def write(path: pathlib.Path, table: pa.Table, about: dict[str, Any]) -> None:
     with signals.removing(remove), new.open("wb") as file:
       pq.write_table(
         table, file, row_group_size=_ROWS, compression="zstd",
-        write_page_checksum=True,
+        use_dictionary=False, write_page_checksum=True,
       )  # fmt: skip
       file.flush()
       os.fsync(file.fileno())
@@ -65,8 +65,7 @@ def about(path: pathlib.Path) -> dict[str, Any]:
   Raises:
     OSError, pa.ArrowInvalid: for a file that is not whole.
   """
-  note = (pq.read_schema(path).metadata or {}).get(_KEY)
-  return json.loads(note) if note else {}
+  return embedded.note(pq.read_schema(path))
 
 
 def damage(path: pathlib.Path) -> str | None:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from big_contrastive.config import errors
+from big_contrastive.data.files import embedded
 from big_contrastive.offline import folder, tasks
 from big_contrastive.parallel import sharding
 
@@ -32,7 +33,7 @@ class Parts:
 
   def __init__(self, path: str, flag: str):
     root = pathlib.Path(path).expanduser()
-    self.about, self.files = folder.read(root), tasks.parts(root)
+    self.about, self.files = folder.read(root), embedded.parts(root)
     self.records = self.about["records"]["records"]
     counts = [pq.read_metadata(file).num_rows for file in self.files]
     self.ends = np.cumsum(counts)
@@ -64,12 +65,7 @@ class Parts:
     Args:
       column: of a table; or the lists of a column of such lists.
     """
-    if isinstance(column, pa.ChunkedArray):
-      column = column.combine_chunks()
-    flat = np.asarray(column.flatten())
-    if self.about["made"]["dtype"] == "bfloat16":
-      flat = (flat.astype(np.uint32) << 16).view(np.float32)
-    return flat.astype(np.float32).reshape(-1, column.type.list_size)
+    return embedded.floats(column, self.about["made"]["dtype"])
 
 
 _REMEDIES = {"cosines": "The model has no text tower, or --views was given."}

@@ -57,17 +57,6 @@ def path(out: pathlib.Path, number: int) -> pathlib.Path:
   return out / f"part-{number:05}.parquet"
 
 
-def parts(out: pathlib.Path) -> list[pathlib.Path]:
-  """Returns the files of a folder's shards, in order."""
-  named = (re.fullmatch(r"part-(\d{5,})\.parquet", p.name) for p in _in(out))
-  numbers = sorted(int(match[1]) for match in named if match)
-  return [path(out, number) for number in numbers]
-
-
-def _in(folder: pathlib.Path) -> list[pathlib.Path]:
-  return list(folder.iterdir()) if folder.is_dir() else []
-
-
 @dataclasses.dataclass(frozen=True)
 class Share:
   """Worker i of n, counted from 0: every n-th shard from the i-th on."""

@@ -20,7 +20,13 @@ from big_contrastive.data.transforms import views
 from big_contrastive.factory import cli, warm_start
 from big_contrastive.models import build
 from big_contrastive.models.heads import mlp
-from big_contrastive.models.image import clip_resnet, convnet, resnet, vit
+from big_contrastive.models.image import (
+  clip_resnet,
+  convnet,
+  resnet,
+  vectors,
+  vit,
+)
 from big_contrastive.models.text import transformer
 from big_contrastive.objectives import (
   byol,
@@ -53,6 +59,9 @@ SIGNATURES = {
   ),
   "model.image with tower = clip_resnet": (
     clip_resnet.ClipResNet, {"dtype", "remat", "pin", "rngs"}
+  ),
+  "model.image with tower = vectors": (
+    vectors.Vectors, {"dtype", "remat", "pin", "rngs"}
   ),
   "model.image with tower = convnet": (
     convnet.ConvNet, {"dtype", "remat", "pin", "rngs"}
@@ -233,7 +242,8 @@ def test_all_fields_are_printed_in_80_columns(monkeypatch, capsys):
       "model.image",
       ["config.model.image", "config.model.image with tower = resnet",
        "config.model.image with tower = clip_resnet",
-       "config.model.image with tower = convnet"],
+       "config.model.image with tower = convnet",
+       "config.model.image with tower = vectors"],
     ),
     ("config.mesh", ["config.mesh"]),
     (
@@ -241,7 +251,8 @@ def test_all_fields_are_printed_in_80_columns(monkeypatch, capsys):
       ["config.model", "config.model.image",
        "config.model.image with tower = resnet",
        "config.model.image with tower = clip_resnet",
-       "config.model.image with tower = convnet", "config.model.text",
+       "config.model.image with tower = convnet",
+       "config.model.image with tower = vectors", "config.model.text",
        "config.model.heads.NAME",
        "config.model.heads.NAME with name = mlp"],
     ),  # fmt: skip

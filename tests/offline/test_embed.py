@@ -20,6 +20,7 @@ from big_contrastive import embed
 from big_contrastive.config import errors
 from big_contrastive.data import bad_records
 from big_contrastive.data import source as contract
+from big_contrastive.data.files import embedded as embedded_files
 from big_contrastive.data.loader.draws import DRAWS
 from big_contrastive.data.transforms import operations
 from big_contrastive.inference.model import load
@@ -58,11 +59,11 @@ def run(monkeypatch, root, out, *flags, table="t.tsv"):
 
 
 def contents(out):
-  return {p.name: p.read_bytes() for p in tasks.parts(out)}
+  return {p.name: p.read_bytes() for p in embedded_files.parts(out)}
 
 
 def rows(out):
-  tables = [pq.read_table(p) for p in tasks.parts(out)]
+  tables = [pq.read_table(p) for p in embedded_files.parts(out)]
   return pa.concat_tables(
     [t.replace_schema_metadata(None) for t in tables]
   ).to_pydict()

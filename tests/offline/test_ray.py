@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 
 from big_contrastive.config import errors
+from big_contrastive.data.files import embedded as embedded_files
 from big_contrastive.offline import ray_pool, tasks, worker
 from big_contrastive.offline.embedding import Embedding, open_work
 from big_contrastive.offline.map_batches import Embed
@@ -39,7 +40,7 @@ def ray():
 
 
 def contents(folder):
-  return [p.read_bytes() for p in tasks.parts(folder)]
+  return [p.read_bytes() for p in embedded_files.parts(folder)]
 
 
 class Dies(Embedding):
@@ -76,9 +77,9 @@ def test_an_actor_that_is_killed_costs_a_shard_and_no_byte_differs(
   assert (tmp_path / "died").exists() and not bad
   assert contents(out) == contents(expected) and len(shards) > 3
   # All is there: a second run does nothing.
-  times = [p.stat().st_mtime_ns for p in tasks.parts(out)]
+  times = [p.stat().st_mtime_ns for p in embedded_files.parts(out)]
   ray_pool.run_all(shards, make, tell, 1, {"CPU": 1})
-  assert times == [p.stat().st_mtime_ns for p in tasks.parts(out)]
+  assert times == [p.stat().st_mtime_ns for p in embedded_files.parts(out)]
 
 
 @pytest.mark.filterwarnings("ignore")

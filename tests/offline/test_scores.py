@@ -12,10 +12,10 @@ from scipy.special import logsumexp
 from big_contrastive import keep, score
 from big_contrastive.config import errors
 from big_contrastive.data import filters
+from big_contrastive.data.files import embedded as embedded_files
 from big_contrastive.data.loader import fingerprint
 from big_contrastive.data.source import Records
 from big_contrastive.offline import (
-  folder,
   parts,
   picture,
   scoring,
@@ -47,7 +47,7 @@ def embedded(tmp_path):
     "records": {"records": len(CAPTIONS), "digest": ""},
     "made": {"dtype": "float32", "model": {}},
   }  # fmt: skip
-  (out / folder.ABOUT).write_text(json.dumps(about))
+  (out / embedded_files.ABOUT).write_text(json.dumps(about))
   for task in tasks.tasks(len(CAPTIONS), out, 4):
     rows = range(task.start, task.stop)
     good = np.array([CAPTIONS[i] is not None for i in rows])

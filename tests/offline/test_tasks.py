@@ -5,6 +5,7 @@ import pathlib
 import pytest
 
 from big_contrastive.config import errors
+from big_contrastive.data.files import embedded as embedded_files
 from big_contrastive.offline import tasks
 
 OUT = pathlib.Path("out")
@@ -29,7 +30,7 @@ def test_parts_are_listed_in_order_beyond_five_digits(tmp_path):
     tasks.path(tmp_path, number).touch()
   (tmp_path / "part-1.parquet").touch()
   (tmp_path / ".part-00003.parquet.abc").touch()
-  names = [p.name for p in tasks.parts(tmp_path)]
+  names = [p.name for p in embedded_files.parts(tmp_path)]
   assert names == [f"part-{n}.parquet" for n in ("00007", "99999", "100000")]
 
 

@@ -16,6 +16,7 @@ from big_contrastive.config.fields import (
   run,
   self_supervised,
   training,
+  vectors,
 )
 from big_contrastive.config.fields.run import Config as Config
 
@@ -35,6 +36,7 @@ SECTIONS: dict[str, type] = {
   "model.image with tower = resnet": resnet.ResNet,
   "model.image with tower = clip_resnet": clip_resnet.ClipResNet,
   "model.image with tower = convnet": convnet.ConvNet,
+  "model.image with tower = vectors": vectors.Vectors,
   "model.text": model.Text,
   "model.heads.NAME": heads.Head,
   "model.heads.NAME with name = mlp": heads.Mlp,

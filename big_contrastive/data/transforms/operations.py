@@ -31,6 +31,7 @@ from big_contrastive.data.transforms.crops import (
 )
 from big_contrastive.data.transforms.decode import decode as decode
 from big_contrastive.data.transforms.pipeline import Pipeline
+from big_contrastive.data.transforms.vectors import Vectors
 
 _FIXED = (resize, resize_shortest, center_crop, naflex)
 _RANDOM = (
@@ -49,7 +50,9 @@ _INTEGERS = ("size", "padding", "kernel", "threshold", "patch", "most")
 _ASCENDING = ("area", "aspect", "sigma")
 
 
-def parse(ops: Sequence[Any], where: str, train: bool = True) -> Pipeline:
+def parse(
+  ops: Sequence[Any], where: str, train: bool = True
+) -> Pipeline | Vectors:
   """Returns the pipeline of [(name, arguments), ...] or ["name", ...].
 
   Args:
@@ -58,10 +61,14 @@ def parse(ops: Sequence[Any], where: str, train: bool = True) -> Pipeline:
     train: False for evaluation, where nothing may be random. In training, a
       JPEG is decoded at a reduced size if that is enough: see geometry.
 
+  [("vectors", {"size": d})] alone takes images that are embedded already.
+
   Raises:
     UserError: for a name, an argument or a value that is not allowed, and for
       a pipeline whose results are not all of one size.
   """
+  if [op[0] for op in ops if isinstance(op, tuple | list)] == ["vectors"]:
+    return _vectors(ops[0], where)
   bound, size = [], None
   for i, op in enumerate(ops):
     bound.append(_bind(op, f"{where}[{i}]", train))
@@ -79,6 +86,15 @@ def parse(ops: Sequence[Any], where: str, train: bool = True) -> Pipeline:
     remedy = "Add a resize or a crop at the end."
     raise errors.UserError(where, named, allowed, remedy)
   return Pipeline(tuple(bound), size, scaled=train)
+
+
+def _vectors(op: Any, where: str) -> Vectors:
+  """What takes one of the views of an image that is embedded already."""
+  size = dict(op[1]).get("size")
+  if len(op[1]) != 1 or type(size) is not int or size < 1:
+    allowed = '("vectors", {"size": d}), of vectors of d numbers'
+    raise errors.UserError(f"{where}[0]", op, allowed, "See embed.")
+  return Vectors((size,))
 
 
 def _bind(op: Any, at: str, train: bool) -> functools.partial:

@@ -49,6 +49,10 @@ class Pipeline:
     begun = self.begin(rng)
     return begun.end(decode(data, begun.spare))
 
+  def blank(self) -> np.ndarray:
+    """Returns a result of the shape and dtype of all; not for random ones."""
+    return self(np.zeros((32, 32, 3), np.uint8))
+
   def described(self) -> str:
     """Returns its operations and their arguments, as JSON."""
     ops = [(op.func.__name__, _arguments(op)) for op in self.ops]

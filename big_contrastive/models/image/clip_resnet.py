@@ -50,6 +50,8 @@ class ClipResNet(nnx.Module):
 
   max_patches = None
 
+  unit = False  # Its vectors have any length.
+
   def __init__(
     self,
     variant: str,

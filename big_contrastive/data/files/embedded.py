@@ -1,0 +1,140 @@
+"""The folder of Parquet parts that `embed` writes, as a reader sees it."""
+
+import json
+import pathlib
+import re
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from big_contrastive.config import errors
+from big_contrastive.data.bad_records import BadRecord
+
+ABOUT = "about.json"
+NOTE = b"big_contrastive"  # In the metadata of a part's schema.
+
+
+def parts(folder: pathlib.Path) -> list[pathlib.Path]:
+  """Returns the parts of a folder, by their numbers."""
+  names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
+  found = (re.fullmatch(r"part-(\d{5,})\.parquet", name) for name in names)
+  return [
+    folder / m[0] for m in sorted(filter(None, found), key=lambda m: int(m[1]))
+  ]
+
+
+def note(schema: pa.Schema) -> dict[str, Any]:
+  """Returns what a part says of itself; {} for another file."""
+  text = (schema.metadata or {}).get(NOTE)
+  return json.loads(text) if text else {}
+
+
+def floats(column: Any, dtype: str) -> np.ndarray:
+  """Returns lists of d numbers as float32 [n, d], null ones left out.
+
+  Args:
+    column: a column of fixed-size lists.
+    dtype: of the numbers; bfloat16 is stored as its bits, uint16.
+  """
+  if isinstance(column, pa.ChunkedArray):
+    column = column.combine_chunks()
+  flat = np.asarray(column.flatten())
+  if dtype == "bfloat16":
+    flat = (flat.astype(np.uint32) << 16).view(np.float32)
+  return flat.astype(np.float32).reshape(-1, column.type.list_size)
+
+
+class Folder:
+  """All parts of a folder, of one model and one preprocessing.
+
+  Args:
+    path: the folder.
+    flag: its name in errors.
+
+  Attributes:
+    about: the content of about.json.
+    groups: (file, row group, rows) of each block.
+    columns: of the vectors: "image", or "view_0" and so on.
+    width: of the vectors.
+
+  Raises:
+    UserError: if there is none, parts are missing, or they differ in what made
+      them; and without vectors.
+  """
+
+  def __init__(self, path: pathlib.Path, flag: str):
+    self.path, self.files = path, parts(path)
+    try:
+      self.about = json.loads((path / ABOUT).read_text())
+    except (OSError, ValueError) as e:
+      allowed = "a folder that embed has written"
+      raise errors.UserError(flag, str(path), allowed, f"{e}.") from e
+    self.groups: list[tuple[int, int, int]] = []
+    schema = None
+    for i, file in enumerate(self.files):
+      with pq.ParquetFile(file) as opened:
+        schema, head = opened.schema_arrow, opened.metadata
+        self.groups += [
+          (i, g, head.row_group(g).num_rows) for g in range(head.num_row_groups)
+        ]
+      if note(schema).get("made") != self.about["made"]:
+        value = f"{file.name}: made with another model or other flags"
+        remedy = "Embed anew into another folder."
+        raise errors.UserError(flag, value, "parts of one work", remedy)
+    records = self.about["records"]["records"]
+    rows = sum(n for _, _, n in self.groups)
+    if not rows or rows != records:
+      value = f"{path}: {rows:,} of {records:,} records"
+      remedy = "Give the command of embed again: it does what is missing."
+      raise errors.UserError(flag, value, "all of them", remedy)
+    names = schema.names
+    self.columns = [k for k in names if re.fullmatch(r"image|view_\d+", k)]
+    if not self.columns:
+      remedy = "Run embed without --dtype none."
+      raise errors.UserError(flag, str(path), "parts with vectors", remedy)
+    self.width = schema.field(self.columns[0]).type.list_size
+
+  def good(self) -> np.ndarray:
+    """Returns the numbers of the records that are not bad, int64."""
+    bad = [pq.read_table(f, columns=["bad"])["bad"] for f in self.files]
+    null = [column.is_null().to_numpy() for column in bad]
+    return np.flatnonzero(np.concatenate(null))
+
+  def read(self, block: int) -> tuple[np.ndarray, pa.Table]:
+    """Returns a block's vectors float32 [rows, views, d], and other columns.
+
+    Raises:
+      BadRecord: if it can't be read.
+    """
+    file, group, rows = self.groups[block]
+    others = ["bad", "id", "label", "captions"]
+    try:
+      with pq.ParquetFile(
+        self.files[file], page_checksum_verification=True
+      ) as opened:
+        table = opened.read_row_group(
+          group, [*others, *self.columns], use_threads=False
+        ).combine_chunks()
+    except (pa.ArrowException, OSError) as e:
+      message = f"{self.files[file]}, row group {group}: {e}"
+      raise BadRecord("read", " ".join(message.split())[:200]) from e
+    vectors = np.zeros((rows, len(self.columns), self.width), np.float32)
+    valid = table[self.columns[0]].combine_chunks().is_valid()
+    for k, name in enumerate(self.columns):
+      found = floats(table[name], self.about["made"]["dtype"])
+      vectors[np.asarray(valid), k] = found
+    return vectors, table.select(others)
+
+  def name(self, block: int, row: int) -> str:
+    """Returns "part-00000.parquet:1007" for a row of a block."""
+    file, group, _ = self.groups[block]
+    before = (n for f, g, n in self.groups[:block] if f == file and g < group)
+    return f"{self.files[file].name}:{sum(before) + row}"
+
+  def outline(self) -> list[str]:
+    """Returns what made the vectors, and of which records."""
+    return [
+      json.dumps(self.about[k], sort_keys=True) for k in ("made", "records")
+    ]

@@ -1,0 +1,114 @@
+"""Images as the vectors that `embed` has made of them, with their captions.
+
+A locked image tower (LiT) needs no pictures: a training step reads a vector of
+some kilobytes. Row groups are read as a whole, one after another.
+"""
+
+import collections
+import pathlib
+import threading
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from big_contrastive.config import errors
+from big_contrastive.data import filters
+from big_contrastive.data.bad_records import BadRecord
+from big_contrastive.data.files import embedded, fields
+from big_contrastive.data.source import Source
+
+
+class Vectors(Source):
+  """Random access to embedded records, bad ones among them.
+
+  Args:
+    folder: that `embed` has written.
+    cache: bytes of row groups to keep in memory.
+  """
+
+  def __init__(self, folder: embedded.Folder, cache: int):
+    self._folder = folder
+    self.blocks = np.array([n for _, _, n in folder.groups], np.int64)
+    self._ends = np.cumsum(self.blocks).tolist()
+    row = 4 * folder.width * len(folder.columns)
+    self._keep = max(1, cache // (row * int(self.blocks.max())))
+    self.window = int(self.blocks.max()) * max(1, self._keep // 2)
+    self._begin()
+
+  def _begin(self) -> None:
+    self._lock = threading.Lock()
+    self._read: collections.OrderedDict[int, tuple] = collections.OrderedDict()
+
+  def __getstate__(self) -> dict[str, Any]:
+    return {k: v for k, v in vars(self).items() if k not in ("_lock", "_read")}
+
+  def __setstate__(self, state: dict[str, Any]) -> None:
+    vars(self).update(state)
+    self._begin()
+
+  def __len__(self) -> int:
+    return self._ends[-1]
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    """Returns "image" float32 [views, d], "text", "id", and maybe "label"."""
+    block, row = fields.place(index, self._ends)
+    vectors, table = self._block(block)
+    cells = {k: table[k][row].as_py() for k in table.column_names}
+    if cells["bad"]:
+      raise BadRecord(cells["bad"], "it could not be embedded")
+    record = {"image": vectors[row], "id": cells["id"]}
+    record["text"] = fields.one_or_several(cells["captions"])
+    if cells["label"] is not None:
+      record["label"] = cells["label"]
+    return record
+
+  def _block(self, block: int) -> tuple[np.ndarray, pa.Table]:
+    with self._lock:  # Of threads that need the same one, one reads it.
+      if block not in self._read:
+        self._read[block] = self._folder.read(block)
+        while len(self._read) > self._keep:
+          self._read.popitem(last=False)
+      self._read.move_to_end(block)
+      return self._read[block]
+
+  def name(self, index: int) -> str:
+    """Returns a name by which a person can find it: "part-00000.parquet:7"."""
+    block, row = fields.place(index, self._ends)
+    return self._folder.name(block, row)
+
+  def outline(self) -> list[str]:
+    """Returns what made the vectors, and of what, for a digest."""
+    return self._folder.outline()
+
+
+def source(
+  split: str | None = None, *, parts: str, cache_mb: int = 1024
+) -> filters.Filtered:
+  """Returns the records that `embed` could read, in their order.
+
+  Args:
+    split: replaces "{split}" in parts.
+    parts: a folder that `embed` has written, with vectors; of `embed --views
+      k`, training draws one of k views, and evaluation takes the first.
+    cache_mb: memory for row groups, in each process that reads.
+
+  Raises:
+    UserError: if parts are missing, damaged or not all of one model and one
+      preprocessing; if there are no vectors, or no record is good.
+  """
+  if cache_mb < 1:
+    allowed = "a whole number from 1 up"
+    raise errors.UserError("cache_mb", cache_mb, allowed, "Raise it.")
+  path = pathlib.Path(parts.replace("{split}", split or "")).expanduser()
+  folder = embedded.Folder(path, "parts")
+  good = folder.good()
+  if not len(good):
+    allowed = "parts with a record that could be read"
+    raise errors.UserError("parts", str(path), allowed, "Look at column bad.")
+  data = Vectors(folder, cache_mb * 2**20)
+  skipped = {"could not be embedded": len(data) - len(good)}
+  every = filters.Length(0, 10**9)
+  return filters.Filtered(
+    data, good, every, {k: n for k, n in skipped.items() if n}
+  )
