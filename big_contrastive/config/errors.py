@@ -85,6 +85,13 @@ def closest(word: str, allowed: Iterable[str]) -> str:
   return f"Did you mean {near[0]!r}?" if near else "Choose one of them."
 
 
+def at_least(thing: str, value: int, least: int) -> None:
+  """Raises UserError for a number below the least."""
+  if value < least:
+    allowed = f"a whole number from {least} up"
+    raise UserError(thing, value, allowed, "Raise it.")
+
+
 def choice(thing: str, value: str, allowed: Iterable[str]) -> str:
   """Returns `value` if it is one of `allowed`, else raises UserError."""
   allowed = sorted(allowed)

@@ -12,6 +12,7 @@ from test_embed import Pictures, tell
 from big_contrastive.config import errors
 from big_contrastive.data import bad_records
 from big_contrastive.data.build import build_source
+from big_contrastive.data.files import block_cache
 from big_contrastive.data.loader import fingerprint, shuffle
 from big_contrastive.data.transforms import operations
 from big_contrastive.offline import folder, tasks, worker
@@ -76,13 +77,15 @@ def test_vectors_have_the_bits_that_were_stored(dtype, loaded, tmp_path):
 
 def test_an_epoch_reads_whole_blocks(parts):
   """Each once, in memory for one: in the order of training."""
-  found = build_source(f"cached:{parts},cache_mb=1", "x")
-  inner = found.source
-  inner._keep, inner.window = 1, 1
+  found = build_source(f"cached:{parts}", "x")
+  inner, reads = found.source, []
   found.window = 1
-  reads = []
-  real = inner._folder.read
-  inner._folder.read = lambda block: (reads.append(block), real(block))[1]
+
+  def read(block):
+    reads.append(block)
+    return inner._folder.read(block)
+
+  inner._read = block_cache.BlockCache(read, lambda block: 1, 1)
   order = shuffle.stream(found, 0)
   for index in order(np.arange(len(found))):
     found[int(index)]

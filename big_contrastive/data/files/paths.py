@@ -5,6 +5,7 @@ import glob
 import os
 import posixpath
 import re
+import time
 import weakref
 from typing import Any
 
@@ -196,7 +197,7 @@ class Reader:
       OSError: if the file ends earlier.
     """
     if remote(path):
-      data = system(path, self._thing).cat_file(path, start, stop)
+      data = _patiently(path, self._thing, start, stop)
     else:
       data = self._opened(path).read(start, stop)
     if len(data) != stop - start:
@@ -205,6 +206,30 @@ class Reader:
 
   def __reduce__(self) -> tuple:
     return Reader, (self._thing,)
+
+
+# Seconds between tries to read from a bucket: it may be away for a minute.
+_PAUSES = (0.5, 2.0, 8.0, 20.0, 40.0)
+
+
+def _patiently(path: str, thing: str, start: int, stop: int) -> bytes:
+  """The bytes of a URL; tries again where the storage fails.
+
+  Raises:
+    OSError: if it fails still, or if there is no such file.
+  """
+  files = system(path, thing)
+  for pause in (*_PAUSES, None):
+    try:
+      return files.cat_file(path, start, stop)
+    except FileNotFoundError:
+      raise
+    except Exception as e:  # Each library has kinds of its own.
+      if pause is None:
+        told = " ".join(f"{type(e).__name__}: {e}".split())[:200]
+        raise OSError(f"{path} can't be read: {told}") from e
+      time.sleep(pause)
+  raise AssertionError
 
 
 class _Opened:

@@ -4,9 +4,7 @@ A locked image tower (LiT) needs no pictures: a training step reads a vector of
 some kilobytes. Row groups are read as a whole, one after another.
 """
 
-import collections
 import pathlib
-import threading
 from typing import Any
 
 import numpy as np
@@ -15,7 +13,7 @@ import pyarrow as pa
 from big_contrastive.config import errors
 from big_contrastive.data import filters
 from big_contrastive.data.bad_records import BadRecord
-from big_contrastive.data.files import embedded, fields
+from big_contrastive.data.files import block_cache, embedded, fields
 from big_contrastive.data.source import Source
 
 
@@ -32,20 +30,9 @@ class Vectors(Source):
     self.blocks = np.array([n for _, _, n in folder.groups], np.int64)
     self._ends = np.cumsum(self.blocks).tolist()
     row = 4 * folder.width * len(folder.columns)
-    self._keep = max(1, cache // (row * int(self.blocks.max())))
-    self.window = int(self.blocks.max()) * max(1, self._keep // 2)
-    self._begin()
-
-  def _begin(self) -> None:
-    self._lock = threading.Lock()
-    self._read: collections.OrderedDict[int, tuple] = collections.OrderedDict()
-
-  def __getstate__(self) -> dict[str, Any]:
-    return {k: v for k, v in vars(self).items() if k not in ("_lock", "_read")}
-
-  def __setstate__(self, state: dict[str, Any]) -> None:
-    vars(self).update(state)
-    self._begin()
+    largest = int(self.blocks.max())
+    self.window = largest * max(1, cache // (2 * row * largest))
+    self._read = block_cache.BlockCache(folder.read, _bytes, cache)
 
   def __len__(self) -> int:
     return self._ends[-1]
@@ -53,7 +40,7 @@ class Vectors(Source):
   def __getitem__(self, index: int) -> dict[str, Any]:
     """Returns "image" float32 [views, d], "text", "id", and maybe "label"."""
     block, row = fields.place(index, self._ends)
-    vectors, table = self._block(block)
+    vectors, table = self._read[block]
     cells = {k: table[k][row].as_py() for k in table.column_names}
     if cells["bad"]:
       raise BadRecord(cells["bad"], "it could not be embedded")
@@ -63,15 +50,6 @@ class Vectors(Source):
       record["label"] = cells["label"]
     return record
 
-  def _block(self, block: int) -> tuple[np.ndarray, pa.Table]:
-    with self._lock:  # Of threads that need the same one, one reads it.
-      if block not in self._read:
-        self._read[block] = self._folder.read(block)
-        while len(self._read) > self._keep:
-          self._read.popitem(last=False)
-      self._read.move_to_end(block)
-      return self._read[block]
-
   def name(self, index: int) -> str:
     """Returns a name by which a person can find it: "part-00000.parquet:7"."""
     block, row = fields.place(index, self._ends)
@@ -80,6 +58,10 @@ class Vectors(Source):
   def outline(self) -> list[str]:
     """Returns what made the vectors, and of what, for a digest."""
     return self._folder.outline()
+
+
+def _bytes(block: tuple[np.ndarray, pa.Table]) -> int:
+  return block[0].nbytes + block[1].nbytes
 
 
 def source(

@@ -4,8 +4,8 @@ An image is bytes, a path, or a struct of the two, {bytes, path}; a caption is
 a string or a list of strings.
 """
 
-import collections
 import logging
+import operator
 import os
 import posixpath
 import threading
@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from big_contrastive.config import errors
 from big_contrastive.data import bad_records
 from big_contrastive.data.files import (
+  block_cache,
   class_names,
   fields,
   parquet_columns,
@@ -80,14 +81,12 @@ class Rows(Source):
     self._begin()
 
   def _begin(self) -> None:
-    self._lock = threading.Lock()
-    self._tables: collections.OrderedDict[int, futures.Future] = (
-      collections.OrderedDict()
-    )
     self._open = threading.local()
+    size = operator.attrgetter("nbytes")
+    self._tables = block_cache.BlockCache(self._read, size, self.cache)
 
   def __getstate__(self) -> dict[str, Any]:
-    left = ("_lock", "_tables", "_open")
+    left = ("_tables", "_open")
     return {k: v for k, v in vars(self).items() if k not in left}
 
   def __setstate__(self, state: dict[str, Any]) -> None:
@@ -100,7 +99,7 @@ class Rows(Source):
   def __getitem__(self, index: int) -> dict[str, Any]:
     """Returns "image" (encoded), "text", "id", and maybe "label"."""
     block, row = fields.place(index, self._ends)
-    table = self._block(block)
+    table = self._tables[block]
     cells = {k: table[c][row].as_py() for k, c in self.columns.items()}
     record: dict[str, Any] = {
       "image": self._image(cells["image"], self.groups[block][0]),
@@ -145,35 +144,6 @@ class Rows(Source):
     column = self.columns["image"]
     cells = parquet_files.first(self.files, self.groups, column, _TRIED)
     return list(map(parquet_columns.which_image, cells))
-
-  def _block(self, block: int) -> pa.Table:
-    """A row group; of threads that need the same one, one reads it."""
-    with self._lock:
-      future = self._tables.get(block)
-      if mine := future is None:
-        future = self._tables[block] = futures.Future()
-      self._tables.move_to_end(block)
-    if not mine:
-      return future.result()
-    try:
-      future.set_result(self._read(block))
-    except BaseException as e:
-      with self._lock:
-        self._tables.pop(block, None)
-      future.set_exception(e)
-      raise
-    self._forget()
-    return future.result()
-
-  def _forget(self) -> None:
-    with self._lock:
-      done = [(b, f) for b, f in self._tables.items() if f.done()]
-      size = sum(f.result().nbytes for _, f in done)
-      for block, future in done[:-1]:
-        if size <= self.cache:
-          break
-        size -= future.result().nbytes
-        del self._tables[block]
 
   def _read(self, block: int) -> pa.Table:
     file, group = self.groups[block]

@@ -14,10 +14,12 @@ import numpy as np
 
 from big_contrastive.config import errors
 from big_contrastive.data.files import (
+  block_cache,
   class_names,
   fields,
   label_matching,
   paths,
+  tar_blocks,
   tar_index,
   tar_samples,
 )
@@ -26,6 +28,7 @@ from big_contrastive.data.transforms.decode import ENDINGS
 
 _URLS = "urls"
 _GAP = 2**16  # Bytes between members up to which one read covers all.
+_BLOCK = 8  # MiB of a tar behind a URL that are read at once.
 _TRIED = 200  # First samples that are searched for repeated images.
 
 
@@ -47,6 +50,9 @@ class Samples(Source):
     classes: names by label.
     skipped: reason -> number of samples that were left out.
     folder: where indices are stored.
+    block: bytes of a tar that are read at once, with the samples in them; 0
+      reads each sample alone.
+    cache: bytes of blocks to keep in memory.
   """
 
   tars: list[str]
@@ -63,9 +69,20 @@ class Samples(Source):
   classes: list[str] | None = dataclasses.field()
   skipped: dict[str, int] = dataclasses.field()
   folder: str | None
+  block: int = 0
+  cache: int = 0
 
   def __post_init__(self):
     self._reader = paths.Reader(_URLS)
+    if self.block:
+      self._spans = tar_blocks.spans(
+        self.shard, self.start, self.size, self.block
+      )
+      self.blocks = np.diff(self._spans.first)
+      self._ends = self._spans.first[1:].tolist()
+      bytes_of_one = self._spans.nbytes / len(self)
+      self.window = max(1, int(self.cache / 2 / bytes_of_one))
+      self._blocks = block_cache.BlockCache(self._span, len, self.cache)
     used = [*self.caption, self.label, self.id]
     self._json = any(where and where[1] for where in used)
 
@@ -110,8 +127,27 @@ class Samples(Source):
       return fields.picture(image)
     return fields.number(_value(members.get(kind), field, parse))
 
+  def _span(self, block: int) -> bytes:
+    """The bytes of a block."""
+    path = self.tars[self.shard[self._spans.first[block]]]
+    start, stop = self._spans.start[block], self._spans.stop[block]
+    return self._reader.read(path, int(start), int(stop))
+
+  def _of_block(self, index: int) -> list[bytes | None]:
+    """The members' bytes, of the block that they are in."""
+    block, _ = fields.place(index, self._ends)
+    data, first = self._blocks[block], int(self._spans.start[block])
+    starts = (self.start[index] - first).tolist()
+    sizes = self.size[index].tolist()
+    return [
+      data[start : start + size] if size >= 0 else None
+      for start, size in zip(starts, sizes)
+    ]
+
   def _read(self, index: int) -> list[bytes | None]:
     """The members' bytes; members near each other take a single read."""
+    if self.block:
+      return self._of_block(index)
     path = self.tars[self.shard[index]]
     # Python's numbers are faster than NumPy's, one at a time.
     starts, sizes = self.start[index].tolist(), self.size[index].tolist()
@@ -182,6 +218,8 @@ def source(
   id: str | None = None,
   classes: str | None = None,
   index: str | None = None,
+  block_mb: int | None = None,
+  cache_mb: int = 1024,
 ) -> Samples:
   """Returns the samples of tars, in the order of their names.
 
@@ -206,12 +244,20 @@ def source(
       one sample per caption), the default is "image".
     classes: names by label, as class_names.read takes them.
     index: a folder for the indices.
+    block_mb: how much of a tar is read at once; the order of training then
+      stays for a while within as many blocks as fit into half of cache_mb. 0
+      reads each sample alone, in any order. By default 8 of a URL, 0 of a file.
+    cache_mb: memory for blocks, in each process that reads.
 
   Raises:
     UserError: for a file that is missing or not a tar, and for tars without
       captions.
   """
   tars = paths.find(urls.replace("{split}", split or ""), _URLS)
+  if block_mb is None:
+    block_mb = _BLOCK if any(map(paths.remote, tars)) else 0
+  errors.at_least("block_mb", block_mb, 0)
+  errors.at_least("cache_mb", cache_mb, 1)
   with futures.ThreadPoolExecutor(8) as pool:
     indices = list(pool.map(lambda p: tar_index.load(p, _URLS, index), tars))
   names = label_matching.of_labels(classes, "classes") if classes else None
@@ -243,7 +289,7 @@ def source(
     tar_samples.field(id, kinds) if id else None,
     tar_samples.ids(indices, shard, number) if id == "key" else None,
     np.cumsum([0, *(len(one.keys) for one in indices)]), names,
-    dict(skipped), index,
+    dict(skipped), index, block_mb * 2**20, cache_mb * 2**20,
   )  # fmt: skip
   if id is None and fields.repeat(samples.first_images()):
     samples.id = ("image", "")
