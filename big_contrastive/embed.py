@@ -94,9 +94,11 @@ def _flags() -> argparse.Namespace:
   flags = parser.parse_args()
   errors.choice("--engine", flags.engine, _ENGINES)
   errors.choice("--dtype", flags.dtype, DTYPES)
-  if flags.views < 0:
-    allowed = "a whole number from 0"
-    raise errors.UserError("--views", flags.views, allowed, "See --help.")
+  errors.at_least("--views", flags.views, 0)
+  errors.at_least("--actors", flags.actors, 1)
+  if not isinstance(flags.resources, dict):
+    allowed = 'numbers by name: {"CPU": 1}'
+    raise errors.UserError("--resources", flags.resources, allowed, "Quote it.")
   return flags
 
 

@@ -106,12 +106,8 @@ def _flags() -> argparse.Namespace:
   flags = parser.parse_args()
   errors.choice("--by", flags.by, BY)
   for name in ("min_side", "min_words", "min_characters"):
-    if getattr(flags, name) < 0:
-      value, allowed = getattr(flags, name), "a whole number from 0"
-      raise errors.UserError(f"--{name}", value, allowed, "0 is any.")
-  if flags.reference < 1:
-    allowed = "a whole number from 1 up"
-    raise errors.UserError("--reference", flags.reference, allowed, "Raise it.")
+    errors.at_least(f"--{name}", getattr(flags, name), 0)
+  errors.at_least("--reference", flags.reference, 1)
   return flags
 
 

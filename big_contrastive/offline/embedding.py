@@ -125,11 +125,13 @@ class Embedding:
     for z, *_ in embedder.over(
       self._compute, self._model.params, shown, image=image, bad=bad
     ):
-      done = k * sum(map(len, found))
-      finite.unit(
-        z.reshape(-1, z.shape[-1]), "images", lambda i: shard.name(i // k), done
-      )
-      found.append(z.reshape(len(z), k, -1))
+      z = np.array(z.reshape(len(z), k, -1))
+      done = sum(map(len, found))
+      # What stands in the place of a bad record need not have a unit vector.
+      z[[done + i in shard.bad for i in range(len(z))]] = np.eye(z.shape[-1])[0]
+      rows = z.reshape(-1, z.shape[-1])
+      finite.unit(rows, "images", lambda i: shard.name(i // k), k * done)
+      found.append(z)
     return np.concatenate(found)
 
   def _blank(self) -> np.ndarray:

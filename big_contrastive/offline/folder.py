@@ -2,9 +2,9 @@
 
 import json
 import pathlib
+import uuid
 from typing import Any
 
-from big_contrastive.checkpoints import atomic
 from big_contrastive.config import errors
 from big_contrastive.data.files import embedded
 from big_contrastive.data.loader import fingerprint
@@ -66,7 +66,10 @@ def describe(out: pathlib.Path, work: Work, more: dict[str, Any]) -> None:
     _check_data(before["records"], data, work, out)
     if before == about:
       return
-  atomic.replace(out / embedded.ABOUT, json.dumps(about, indent=2) + "\n")
+  # A name of its own: other workers write the same at the same time.
+  new = out / f".{embedded.ABOUT}.{uuid.uuid4().hex[:8]}"
+  new.write_text(json.dumps(about, indent=2, allow_nan=False) + "\n")
+  new.replace(out / embedded.ABOUT)
 
 
 def _check_data(

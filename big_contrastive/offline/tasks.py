@@ -43,9 +43,7 @@ def tasks(
   Raises:
     UserError: if `per_shard` is not a positive number.
   """
-  if per_shard < 1:
-    allowed = "a whole number from 1 up"
-    raise errors.UserError("--per_shard", per_shard, allowed, "Raise it.")
+  errors.at_least("--per_shard", per_shard, 1)
   return [
     Task(i, start, min(start + per_shard, records), path(out, i))
     for i, start in enumerate(range(0, records, per_shard))

@@ -40,7 +40,8 @@ NEEDS = {
 MODEL = ("--batch_size", "--tokenizer")
 NUMBERS = (
   "--batch_size", "--tolerance", "--per_file", "--per_shard", "--views",
-  "--seed", "--reference", "--min_side", "--max_aspect", "--min_words",
+  "--seed", "--actors", "--reference", "--min_side", "--max_aspect",
+  "--min_words",
   "--min_characters", "--fraction", "--threshold", "--share",
 )  # fmt: skip
 OPTIONAL = {
@@ -53,6 +54,9 @@ OPTIONAL = {
     "--views",
     "--train_image",
     "--seed",
+    "--engine",
+    "--actors",
+    "--resources",
   ),
   score.run: (
     "--by",
@@ -93,6 +97,9 @@ WRONG = [
   (embed.run, "--dtype", "float64", "one of bfloat16, float16"),
   (embed.run, "--views", "-1", "a whole number from 0"),
   (embed.run, "--views", "2", "--train_image is missing"),
+  (embed.run, "--engine", "rya", "Did you mean 'ray'"),
+  (embed.run, "--actors", "0", "a whole number from 1 up"),
+  (embed.run, "--resources", "2", "numbers by name"),
   (embed.run, "--out", "{file}/in", "a path in a directory"),
   (embed.run, "--out", "{new}/in", "a path in a directory"),
   (score.run, "--embedded", "{new}", "embed writes it"),

@@ -8,6 +8,7 @@ import dataclasses
 import json
 import os
 import shutil
+from concurrent import futures
 
 import ml_dtypes
 import numpy as np
@@ -24,7 +25,7 @@ from big_contrastive.data.files import embedded as embedded_files
 from big_contrastive.data.loader.draws import DRAWS
 from big_contrastive.data.transforms import operations
 from big_contrastive.inference.model import load
-from big_contrastive.offline import parts, tasks, worker
+from big_contrastive.offline import folder, parts, tasks, worker
 from big_contrastive.offline.embedding import Embedding, fixed
 from big_contrastive.parallel import sharding
 
@@ -351,6 +352,35 @@ def test_an_error_of_the_user_is_no_bad_record(loaded):
   fault = errors.UserError("label", "x", "a class", "Fix it.")
   with pytest.raises(errors.UserError, match="label = 'x'"):
     table_of(loaded, Pictures(["a", "b"], {1: fault}))
+
+
+def test_workers_that_begin_at_once_agree(loaded, tmp_path):
+  """On about.json, too, which all of them write."""
+  work = Embedding(loaded, Pictures(["a"] * 6))
+  out = tmp_path / "out"
+  with futures.ThreadPoolExecutor(8) as pool:
+    begun = [
+      pool.submit(folder.describe, out, work, {"per_shard": 2})
+      for _ in range(32)
+    ]
+  assert [one.result() for one in begun] == [None] * 32
+  assert [p.name for p in out.iterdir()] == ["about.json"]
+
+
+def test_what_stands_for_a_bad_record_need_not_be_a_vector(loaded, monkeypatch):
+  """As of a tower that gives zeros for gray."""
+  gone = bad_records.BadRecord("missing", "no file")
+  source = Pictures(["a", "b", "c"], {1: gone})
+  real = loaded.embedder.embed_image
+
+  def zeros(params, batch):
+    z, *others = real(params, batch)
+    gray = (batch["image"] == 128).all((1, 2, 3))
+    return z * ~gray[:, None], *others
+
+  monkeypatch.setattr(loaded.embedder, "embed_image", zeros)
+  table, bad = table_of(loaded, source)
+  assert bad == {"missing": 1} and table["image"].null_count == 1
 
 
 def test_all_records_may_be_bad_or_without_captions(loaded):
