@@ -245,7 +245,7 @@ def _runs(root, name):
   store.close()
 
 
-@makes("embedded")
+@makes("embedded", "vectors")
 def _embedded(root, name):
   provide(root, "runs/demo")
   out = folder.begin(str(root / name), "out")
