@@ -6,7 +6,7 @@
 
 --data is SOURCE:VALUE,KEY=VALUE,...: a file of data/sources and its arguments.
 --out NAME.tar writes NAME-00000.tar, NAME-00001.tar and so on, with the bytes
-of the images unchanged. Read them as
+of the images unchanged, and beside each its index. Read them as
 
   wds:NAME-*.tar,caption=json:captions,id=json:id,label=json:label
   parquet:NAME-*.parquet,id=id,label=label
@@ -36,6 +36,7 @@ import pyarrow.parquet as pq
 from big_contrastive.config import errors
 from big_contrastive.data import bad_records
 from big_contrastive.data.build import build_source
+from big_contrastive.data.files import tar_index
 from big_contrastive.data.source import Source
 from big_contrastive.data.transforms import decode
 from big_contrastive.factory import cli
@@ -90,6 +91,9 @@ def pack(source: Source, out: str, per_file: int) -> list[str]:
     remove()
     raise
   names = [str(file.rename(file.with_suffix(""))) for file in files]
+  if path.suffix == ".tar":
+    for name in names:  # Its index beside it, to be copied with it.
+      tar_index.load(name, "--out")
   left = f", {sum(records.bad.values())} left out {records.bad}"
   print(
     f"{records.good} records in {len(names)} files{left * bool(records.bad)}",

@@ -58,6 +58,8 @@ def test_tars_and_parquet_give_back_every_record(config, tmp_path, monkeypatch):
   )  # fmt: skip
   names = {f"a-0000{i}.tar" for i in range(3)}
   names |= {f"a-0000{i}.parquet" for i in range(2)}
+  # And beside each tar its index.
+  names |= {f"{n}.index.npz" for n in names if n.endswith(".tar")}
   assert names == {n for n in os.listdir(tmp_path) if n.startswith("a-")}
   columns = "id=json:id,label=json:label,caption=json:captions"
   tars = build_source(f"wds:{tmp_path}/a-*.tar,{columns}", "x")

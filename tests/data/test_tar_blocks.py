@@ -10,7 +10,7 @@ import pytest
 from test_webdataset import records, samples, write
 
 from big_contrastive.config import errors
-from big_contrastive.data.files import paths, tar_blocks
+from big_contrastive.data.files import paths, tar_blocks, tar_index
 from big_contrastive.data.loader import shuffle
 from big_contrastive.data.sources import webdataset
 
@@ -153,3 +153,65 @@ def test_a_file_that_is_not_there_is_not_waited_for(failing):
   with pytest.raises(FileNotFoundError):
     paths.Reader("x").read("failing://f/b", 2, 5)
   assert not failing
+
+
+# --- Indices beside tars in a bucket. ---
+
+
+@pytest.fixture
+def uploaded(shards, monkeypatch, tmp_path):
+  """What `pack` leaves beside tars, copied with them; and a count of scans."""
+  monkeypatch.setattr(tar_index, "_CACHE", str(tmp_path / "cache"))
+  memory, scans = fsspec.filesystem("memory"), []
+  if memory.exists("/up"):
+    memory.rm("/up", recursive=True)
+  for file in shards.glob("s-*.tar"):
+    tar_index.load(str(file), "x")
+    for path in (file, file.with_name(f"{file.name}.index.npz")):
+      memory.pipe_file(f"/up/{path.name}", path.read_bytes())
+  real = tar_index.scan
+  monkeypatch.setattr(
+    tar_index, "scan", lambda *a: (scans.append(a[0]), real(*a))[1]
+  )
+  return memory, scans
+
+
+def test_an_index_that_was_copied_with_its_tar_is_taken(
+  uploaded, shards, tmp_path
+):
+  memory, scans = uploaded
+  found = webdataset.source(urls="memory://up/s-*.tar")
+  assert not scans
+  assert records(found) == records(webdataset.source(urls=f"{shards}/s-*.tar"))
+  assert len(os.listdir(tmp_path / "cache")) == 3
+  memory.rm("/up/s-0.tar.index.npz")
+  webdataset.source(urls="memory://up/s-*.tar")
+  assert not scans  # The second time without the bucket's.
+
+
+@pytest.mark.parametrize("how", ["end", "middle", "size", "damaged index"])
+def test_an_index_of_another_tar_is_not(how, uploaded, shards):
+  memory, scans = uploaded
+  data = bytearray((shards / "s-1.tar").read_bytes())
+  if how == "damaged index":
+    memory.pipe_file("/up/s-1.tar.index.npz", b"PK\x03\x04 broken")
+  elif how == "size":
+    memory.pipe_file("/up/s-1.tar", bytes(data) + bytes(10_240))
+  else:
+    data[-600 if how == "end" else len(data) // 2] ^= 1
+    memory.pipe_file("/up/s-1.tar", bytes(data))
+  webdataset.source(urls="memory://up/s-*.tar")
+  assert scans == ["memory://up/s-1.tar"]
+
+
+def test_a_missing_index_is_made_once_and_kept_in_the_bucket(
+  uploaded, tmp_path, monkeypatch
+):
+  memory, scans = uploaded
+  memory.rm("/up/s-2.tar.index.npz")
+  webdataset.source(urls="memory://up/s-*.tar")
+  assert scans == ["memory://up/s-2.tar"]
+  assert memory.exists("/up/s-2.tar.index.npz")
+  monkeypatch.setattr(tar_index, "_CACHE", str(tmp_path / "another host"))
+  webdataset.source(urls="memory://up/s-*.tar")
+  assert len(scans) == 1

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import io
 import logging
@@ -10,6 +11,7 @@ import pathlib
 import tempfile
 import threading
 import zipfile
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from big_contrastive.data.files import paths
 from big_contrastive.data.files.tar_members import Members
 
 _VERSION = 2
+_PROBE = 2**15  # Bytes of each of the places that tell a tar from others.
 _CACHE = "~/.cache/big_contrastive/tars"
 # NumPy parses a header with `ast`. In Python 3.11 two threads that do so at
 # once, while garbage is collected, cause a SystemError.
@@ -50,30 +53,58 @@ class Index:
 def load(path: str, thing: str, folder: str | None = None) -> Index:
   """Returns the index of a tar, from the stored index if it is still valid.
 
+  It is valid for a tar of the same size and time; behind a URL, also for one of
+  the same size and the same bytes at both ends and in the middle, so that tars
+  may be copied into a bucket with their indices.
+
   Args:
     path: an uncompressed tar, or a URL of one.
     thing: the argument that holds the path, for errors.
-    folder: where indices are stored; by default the tar's folder if it is
-      writable, else ~/.cache/big_contrastive/tars.
+    folder: where indices are stored; by default beside the tar where that can
+      be written, else ~/.cache/big_contrastive/tars. Of a URL both.
 
   Raises:
     UserError: for a file that is not a tar, or a compressed one.
   """
   version = [_VERSION, *paths.version(path, thing)]
   places = _places(path, folder)
-  for place in places:
+  probe = functools.cache(lambda: _probe(path, thing, version[1]))
+  beside = f"{path}.index.npz"
+  for place in [*places, *([beside] if paths.remote(path) else [])]:
     with contextlib.suppress(OSError):
-      index = _read(place, version)
+      index = _read(place, version, probe, thing)
       if index is not None:
+        if place == beside:  # The next time without a request.
+          _store(places, index, version, probe())
         return index
   index = scan(path, thing)
+  _store(places, index, version, probe())
+  if paths.remote(path):
+    with contextlib.suppress(Exception):  # Of any library: it may be read-only.
+      data = _packed(index, version, probe())
+      paths.system(path, thing).pipe_file(beside, data)
+  return index
+
+
+def _store(
+  places: list[pathlib.Path], index: Index, version: list[Any], probe: str
+) -> None:
+  """Writes an index to the first place that can be written."""
   for place in places:
     try:
-      _write(place, index, version)
+      _write(place, _packed(index, version, probe))
       break
     except OSError as e:
       logging.debug("no index at %s: %s", place, e)
-  return index
+
+
+def _probe(path: str, thing: str, size: int) -> str:
+  """A digest of some bytes at both ends of a tar and in its middle."""
+  reader, digest = paths.Reader(thing), hashlib.sha256()
+  last = max(0, size - _PROBE)
+  for start in (0, last // 2, last):
+    digest.update(reader.read(path, start, min(size, start + _PROBE)))
+  return digest.hexdigest()
 
 
 def _places(path: str, folder: str | None) -> list[pathlib.Path]:
@@ -88,15 +119,30 @@ def _places(path: str, folder: str | None) -> list[pathlib.Path]:
   return [*beside, cached]
 
 
-def _read(place: pathlib.Path, version: list[Any]) -> Index | None:
+def _read(
+  place: pathlib.Path | str,
+  version: list[Any],
+  probe: Callable[[], str],
+  thing: str,
+) -> Index | None:
   """The index in a file; None if it is outdated or damaged."""
-  if not place.exists():
+  if isinstance(place, str):
+    files = paths.system(place, thing)
+    if not files.exists(place):
+      return None
+    raw = io.BytesIO(files.cat_file(place))
+  elif place.exists():
+    raw = io.BytesIO(place.read_bytes())
+  else:
     return None
-  raw = io.BytesIO(place.read_bytes())
   try:
     with _PARSING, np.load(raw, allow_pickle=False) as file:
-      if file["version"].tolist() != list(map(str, version)):
-        return None
+      stored, now = file["version"].tolist(), list(map(str, version))
+      if stored != now:
+        if not isinstance(place, str) or stored[:2] != now[:2]:
+          return None  # A file's headers are read again soon enough.
+        if "probe" not in file or str(file["probe"]) != probe():
+          return None
       texts = {k: file[k].tobytes().decode() for k in ("keys", "kinds")}
       index = Index(
         keys=_lines(texts["keys"]),
@@ -131,27 +177,35 @@ def _lines(text: str) -> list[str]:
   return text.split("\n")[:-1]
 
 
-def _write(place: pathlib.Path, index: Index, version: list[Any]) -> None:
-  place.parent.mkdir(parents=True, exist_ok=True)
+def _packed(index: Index, version: list[Any], probe: str) -> bytes:
+  """The content of an index's file."""
   texts = {
     name: np.frombuffer("".join(f"{x}\n" for x in lines).encode(), np.uint8)
     for name, lines in (("keys", index.keys), ("kinds", index.kinds))
   }
+  file = io.BytesIO()
+  np.savez(
+    file,
+    version=np.array(list(map(str, version))),
+    probe=np.array(probe),
+    damage=np.array(index.damage),
+    reasons=np.array(list(index.skipped), np.str_),
+    counts=np.array(list(index.skipped.values()), np.int64),
+    sample=index.sample,
+    kind=index.kind,
+    start=index.start,
+    size=index.size,
+    **texts,
+  )
+  return file.getvalue()
+
+
+def _write(place: pathlib.Path, content: bytes) -> None:
+  place.parent.mkdir(parents=True, exist_ok=True)
   handle, name = tempfile.mkstemp(dir=place.parent, suffix=".new")
   try:
     with os.fdopen(handle, "wb") as file:
-      np.savez(
-        file,
-        version=np.array(list(map(str, version))),
-        damage=np.array(index.damage),
-        reasons=np.array(list(index.skipped), np.str_),
-        counts=np.array(list(index.skipped.values()), np.int64),
-        sample=index.sample,
-        kind=index.kind,
-        start=index.start,
-        size=index.size,
-        **texts,
-      )
+      file.write(content)
     os.replace(name, place)  # Atomic: complete, or absent.
   except BaseException:
     os.unlink(name)
