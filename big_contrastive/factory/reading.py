@@ -41,13 +41,22 @@ class Reading:
 
 
 class Blank(Source):
-  """A source with one record: a black picture with a caption."""
+  """A source with one record: a black picture with a caption.
+
+  Args:
+    width: of the vector that stands in the picture's place; None for a picture.
+  """
+
+  def __init__(self, width: int | None = None):
+    self._width = width
 
   def __len__(self) -> int:
     return 1
 
   def __getitem__(self, index: int) -> dict[str, Any]:
     picture = np.zeros((1024, 1024, 3), np.uint8)
+    if self._width is not None:
+      picture = np.zeros((1, self._width), np.float32)
     return {"image": picture, "text": "a", "id": 0, "label": 0}
 
 
@@ -66,7 +75,10 @@ class Shapes(Reading):
     self.notes: list[str] = []
 
   def source(self, config: dict[str, Any] | str, where: str) -> Source:
-    return build_source(config, where, lambda make: Blank())
+    image = schema.section(self._config["model"], "config.model").get("image")
+    stored = image and image.get("tower") == "vectors"
+    width = image.get("width") if stored else None
+    return build_source(config, where, lambda make: Blank(width))
 
   def tokenizer(
     self, config: dict[str, Any], data: Source, blob: bytes | None
