@@ -35,12 +35,11 @@ class Tower(Protocol):
     out_dim: width d of its vectors.
     takes: of an image tower, the shape of one input without channels: (h, w),
       or (patches, side, side) for NaFlex; (d,) if it takes vectors.
-    unit: whether its vectors have length 1 already.
+      Such a tower also has `unit`: whether its vectors have length 1 already.
   """
 
   out_dim: int
   takes: tuple[int, ...]
-  unit: bool
 
   def features(self, x: jax.Array, keys: Any = None) -> Features:
     """Returns tokens and pooled vectors of a batch.

@@ -50,10 +50,10 @@ class Model(nnx.Module):
     self, image: Num[Array, "b ..."], keys: ExampleKeys = None
   ) -> Float[Array, "b d"]:
     """Returns unit embeddings of images, uint8 or normalized floats."""
-    self._check(image)
+    stored = self._check(image)
     z = self.img(image, keys)
     # Vectors that were unit when they were stored keep their bits.
-    return z if self.img.unit else unit(z)
+    return z if stored and self.img.unit else unit(z)
 
   def embed_text(
     self, tokens: Int[Array, "b l"], keys: ExampleKeys = None
@@ -73,11 +73,12 @@ class Model(nnx.Module):
       tokens.astype(jnp.float32), pooled.astype(jnp.float32), mask
     )
 
-  def _check(self, image: Num[Array, "b ..."]) -> None:
-    if len(self.img.takes) == 1:
-      chex.assert_shape(image, (None, *self.img.takes))
-    else:
-      chex.assert_shape(image, (None, None, None, 3))
+  def _check(self, image: Num[Array, "b ..."]) -> bool:
+    """Checks the shape; returns whether these are vectors, not images."""
+    vectors = len(self.img.takes) == 1
+    shape = self.img.takes if vectors else (None, None, 3)
+    chex.assert_shape(image, (None, *shape))
+    return vectors
 
   def flops(self, frozen: frozenset[str] = frozenset()) -> float:
     """Returns model FLOPs of training on one example, a pair if it has text.

@@ -52,6 +52,8 @@ class Embedding:
     self.source, self._model, self._dtype = source, model, dtype
     self._views, self._seed = views, seed
     self.has_text = not isinstance(model.embedder.tokenizer, NoTokenizer)
+    if not self.has_text:
+      logging.warning("the model embeds no texts: there is no column texts")
 
   @functools.cached_property
   def made(self) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def run(task: Task, work: Work) -> Stats:
   table, bad = work(task)
   if bad.get("read", 0) > max(_UNREAD, _UNREAD_SHARE * len(task)):
     raise errors.UserError(
-      f"records of shard {task.number} that can't be read", bad["read"],
+      f"unreadable records of shard {task.number}", bad["read"],
       f"at most {_UNREAD}, or one in a hundred",
       "Is the storage there? Nothing of the shard is kept: run again.",
     )  # fmt: skip

@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import test_source_contract
 from test_embed import Pictures, tell
 
 from big_contrastive.config import errors
@@ -53,6 +54,7 @@ def test_a_record_has_its_vectors_and_captions(parts, loaded, tmp_path):
     image = found[i]["image"]
     assert image.shape == (2, 24) and image.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(image, axis=-1), 1, atol=1e-6)
+  test_source_contract.check(found)
   assert found.name(2) == "part-00001.parquet:0"
   assert found.blocks.tolist() == [2, 3, 1]
   again = pickle.loads(pickle.dumps(found))

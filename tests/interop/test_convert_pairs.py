@@ -9,12 +9,14 @@ import pytest
 import test_convert
 
 import big_contrastive
-from big_contrastive import convert, embed
+from big_contrastive import convert
 from big_contrastive.config import errors, rules
+from big_contrastive.data.source import Records
 from big_contrastive.data.tokenizers.tokenizer import build_tokenizer
 from big_contrastive.interop import formats, model_files
 from big_contrastive.interop.bundle import ModelBundle
 from big_contrastive.interop.open_clip import config as open_clip_config
+from big_contrastive.offline import embedding, tasks
 
 pytestmark = pytest.mark.peers
 
@@ -174,16 +176,17 @@ def test_an_image_tower_alone_stays_one(
 
 
 @pytest.mark.parametrize("kind", ["no tokenizer", "one tower"])
-def test_embed_takes_images_without_captions(kind, expected, tmp_path):
+def test_embed_takes_images_alone(kind, expected, tmp_path, caplog):
   model_files.write(siglip(kind), tmp_path / "ours", "checkpoint")
   loaded = big_contrastive.load(str(tmp_path / "ours"))
-  source = [{"image": x, "id": 0, "text": []} for x in PICTURES]
-  found = embed.embed(loaded, source)
-  np.testing.assert_allclose(found["images"], expected["image"], atol=1e-5)
-  assert found["texts"].shape == (0, 32)
-  source[0]["text"] = ["a cat"]
-  with pytest.raises(errors.UserError, match="is an image tower|has none"):
-    embed.embed(loaded, source)
+  records = [{"image": x, "id": 0, "text": ["a cat"]} for x in PICTURES]
+  work = embedding.Embedding(loaded, Records(records))
+  table, bad = work(tasks.Task(0, 0, len(records), tmp_path))
+  images = np.array(table["image"].to_pylist(), np.float32)
+  np.testing.assert_allclose(images, expected["image"], atol=1e-5)
+  assert not bad and not {"texts", "cosines"} & {*table.column_names}
+  assert table["captions"].to_pylist() == [["a cat"]] * len(records)
+  assert "embeds no texts: there is no column texts" in caplog.text
 
 
 def test_a_tokenizer_that_the_text_tower_cannot_have_had_is_refused(tmp_path):

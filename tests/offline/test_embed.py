@@ -338,7 +338,7 @@ def test_storage_that_is_away_is_no_bad_record(loaded, tmp_path):
     source = Pictures(["x"] * 40, {i: away[i] for i in range(n)})
     (task,) = tasks.tasks(40, tmp_path)
     if fails:
-      said = "can't be read = 21; expected at most 20"
+      said = "unreadable records of shard 0 = 21; expected at most 20"
       task = dataclasses.replace(task, path=tmp_path / "part-00001.parquet")
       with pytest.raises(errors.UserError, match=said):
         worker.run(task, Embedding(loaded, source))

@@ -50,8 +50,6 @@ class ClipResNet(nnx.Module):
 
   max_patches = None
 
-  unit = False  # Its vectors have any length.
-
   def __init__(
     self,
     variant: str,

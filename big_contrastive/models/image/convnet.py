@@ -73,8 +73,6 @@ class ConvNet(nnx.Module):
     pin: splits activations over the mesh's batch axes.
   """
 
-  unit = False  # Its vectors have any length.
-
   def __init__(
     self,
     res: int,

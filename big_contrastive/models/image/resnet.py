@@ -59,8 +59,6 @@ class ResNet(nnx.Module):
     pin: splits activations over the mesh's batch axes.
   """
 
-  unit = False  # Its vectors have any length.
-
   def __init__(
     self,
     depth: Literal[18, 34, 50, 101, 152],

@@ -42,8 +42,6 @@ class ImageTower(nnx.Module):
     dtype: compute dtype; parameters are float32 always.
   """
 
-  unit = False  # Its vectors have any length.
-
   def __init__(
     self,
     variant: str,

@@ -44,8 +44,6 @@ class TextTower(nnx.Module):
     dtype: compute dtype; parameters are float32 always.
   """
 
-  unit = False  # Its vectors have any length.
-
   def __init__(
     self,
     variant: str,
