@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import tiny
+from big_contrastive import plan
 from big_contrastive.config import rules
 from big_contrastive.data.sources import cached
 from big_contrastive.factory import experiment
@@ -104,3 +105,9 @@ def test_killed_and_resumed_it_is_the_same(parts, tmp_path):
   shutil.rmtree(tmp_path / "cut" / "checkpoints" / "6")
   again = loop.fit(experiment.build(config), tmp_path / "cut")
   assert again["train/loss"] == whole["train/loss"]
+
+
+def test_a_plan_needs_no_parts():
+  argument = "cached=nowhere,width=24,smoke"
+  lines = plan.plan(tiny.load("lit", argument, *PLAIN), jax.devices()[:1])
+  assert any(line.startswith("peak ") for line in lines)
