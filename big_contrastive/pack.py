@@ -68,9 +68,7 @@ def pack(source: Source, out: str, per_file: int) -> list[str]:
     UserError: for another extension, existing files, or too many bad records.
   """
   path = _free(out)
-  if per_file < 1:
-    allowed, remedy = "a whole number from 1 up", "Raise it."
-    raise errors.UserError("--per_file", per_file, allowed, remedy)
+  errors.at_least("--per_file", per_file, 1)
   path.parent.mkdir(parents=True, exist_ok=True)
   records, files = _Good(source), []
 

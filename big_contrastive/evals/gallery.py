@@ -37,9 +37,7 @@ def prepare(
     seed: of the choice of images.
   """
   for name, value in {"rows": rows, "columns": columns}.items():
-    if value < 1:
-      allowed = "a whole number from 1 up"
-      raise errors.UserError(name, value, allowed, "Raise it.")
+    errors.at_least(name, value, 1)
   if texts == "classes" and not source.classes:
     remedy = 'Set it to "captions", or give a source with class names.'
     raise errors.UserError("texts", texts, "captions", remedy)

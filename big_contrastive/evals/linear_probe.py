@@ -126,9 +126,7 @@ def _check_positive(given: dict[str, Sequence[float]]) -> None:
 
 def _check_whole(given: dict[str, int]) -> None:
   for name, value in given.items():
-    if value < 1:
-      allowed = "a whole number from 1 up"
-      raise errors.UserError(name, value, allowed, "Raise it.")
+    errors.at_least(name, value, 1)
 
 
 def _scale(x: np.ndarray, normalize: str) -> _linear.Scale:

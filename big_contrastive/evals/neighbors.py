@@ -52,9 +52,7 @@ def prepare(
   """
   _labeled.choice_on(on)
   for name, value in {"rows": rows, "k": k}.items():
-    if value < 1:
-      allowed = "a whole number from 1 up"
-      raise errors.UserError(name, value, allowed, "Raise it.")
+    errors.at_least(name, value, 1)
   bank = source if train is None else train
   most = len(bank) - (bank is source)
   if k > most:

@@ -56,7 +56,7 @@ def describe(out: pathlib.Path, work: Work, more: dict[str, Any]) -> None:
   about = more | {"made": work.made, "records": data}
   out.mkdir(exist_ok=True)
   if (out / embedded.ABOUT).exists():
-    before = read(out)
+    before = embedded.about(out, "--out")
     fixed = {"per_shard": more.get("per_shard")} | work.made
     other = {"per_shard": before.get("per_shard")} | before["made"]
     if fixed != other:
@@ -84,18 +84,3 @@ def _check_data(
       str(out), f"a folder of {counts}, now {now['records']:,}",
       "the same data, or more at their end", _OTHER,
     )  # fmt: skip
-
-
-def read(out: pathlib.Path) -> dict[str, Any]:
-  """Returns the content of about.json.
-
-  Raises:
-    UserError: if there is none, or it is no JSON.
-  """
-  try:
-    return json.loads((out / embedded.ABOUT).read_text())
-  except (OSError, ValueError) as e:
-    remedy = f"embed writes it: {e}."
-    raise errors.UserError(
-      str(out / embedded.ABOUT), "unreadable", "JSON", remedy
-    ) from e

@@ -31,7 +31,7 @@ def write(path: pathlib.Path, table: pa.Table, about: dict[str, Any]) -> None:
   Args:
     path: the file.
     table: its rows.
-    about: for `read_about`; JSON.
+    about: what the function `about` returns; JSON.
   """
   note = json.dumps(about, sort_keys=True, allow_nan=False)
   table = table.replace_schema_metadata({embedded.NOTE: note})

@@ -14,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from big_contrastive.config import errors
 from big_contrastive.data.files import embedded
-from big_contrastive.offline import folder, tasks
+from big_contrastive.offline import tasks
 from big_contrastive.parallel import sharding
 
 _ROWS, _TILE = 256, 1024  # Pairs of a device at a time, of the reference.
@@ -33,7 +33,7 @@ class Parts:
 
   def __init__(self, path: str, flag: str):
     root = pathlib.Path(path).expanduser()
-    self.about, self.files = folder.read(root), embedded.parts(root)
+    self.about, self.files = embedded.about(root, flag), embedded.parts(root)
     self.records = self.about["records"]["records"]
     counts = [pq.read_metadata(file).num_rows for file in self.files]
     self.ends = np.cumsum(counts)

@@ -25,6 +25,22 @@ def parts(folder: pathlib.Path) -> list[pathlib.Path]:
   ]
 
 
+def about(folder: pathlib.Path, flag: str) -> dict[str, Any]:
+  """Returns the content of a folder's about.json.
+
+  Raises:
+    UserError: if there is none, or it is no JSON; names the folder's flag.
+  """
+  try:
+    return json.loads((folder / ABOUT).read_text())
+  except (OSError, ValueError) as e:
+    allowed, remedy = (
+      "a folder that embed has written",
+      f"embed writes it: {e}.",
+    )
+    raise errors.UserError(flag, str(folder), allowed, remedy) from e
+
+
 def note(schema: pa.Schema) -> dict[str, Any]:
   """Returns what a part says of itself; {} for another file."""
   text = (schema.metadata or {}).get(NOTE)
@@ -66,11 +82,7 @@ class Folder:
 
   def __init__(self, path: pathlib.Path, flag: str):
     self.path, self.files = path, parts(path)
-    try:
-      self.about = json.loads((path / ABOUT).read_text())
-    except (OSError, ValueError) as e:
-      allowed = "a folder that embed has written"
-      raise errors.UserError(flag, str(path), allowed, f"{e}.") from e
+    self.about = about(path, flag)
     self.groups: list[tuple[int, int, int]] = []
     schema = None
     for i, file in enumerate(self.files):

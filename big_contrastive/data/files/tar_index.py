@@ -75,24 +75,22 @@ def load(path: str, thing: str, folder: str | None = None) -> Index:
       index = _read(place, version, probe, thing)
       if index is not None:
         if place == beside:  # The next time without a request.
-          _store(places, index, version, probe())
+          _store(places, _packed(index, version, probe()))
         return index
   index = scan(path, thing)
-  _store(places, index, version, probe())
+  content = _packed(index, version, probe())
+  _store(places, content)
   if paths.remote(path):
     with contextlib.suppress(Exception):  # Of any library: it may be read-only.
-      data = _packed(index, version, probe())
-      paths.system(path, thing).pipe_file(beside, data)
+      paths.system(path, thing).pipe_file(beside, content)
   return index
 
 
-def _store(
-  places: list[pathlib.Path], index: Index, version: list[Any], probe: str
-) -> None:
+def _store(places: list[pathlib.Path], content: bytes) -> None:
   """Writes an index to the first place that can be written."""
   for place in places:
     try:
-      _write(place, _packed(index, version, probe))
+      _write(place, content)
       break
     except OSError as e:
       logging.debug("no index at %s: %s", place, e)

@@ -79,9 +79,7 @@ def source(
     UserError: if parts are missing, damaged or not all of one model and one
       preprocessing; if there are no vectors, or no record is good.
   """
-  if cache_mb < 1:
-    allowed = "a whole number from 1 up"
-    raise errors.UserError("cache_mb", cache_mb, allowed, "Raise it.")
+  errors.at_least("cache_mb", cache_mb, 1)
   path = pathlib.Path(parts.replace("{split}", split or "")).expanduser()
   folder = embedded.Folder(path, "parts")
   good = folder.good()

@@ -223,9 +223,7 @@ def source(
   Raises:
     UserError: for a file that is missing, not Parquet or has other columns.
   """
-  if cache_mb < 1:
-    allowed = "a whole number from 1 up"
-    raise errors.UserError("cache_mb", cache_mb, allowed, "Raise it.")
+  errors.at_least("cache_mb", cache_mb, 1)
   file_paths, others = parquet_files.find(files, split)
   with futures.ThreadPoolExecutor(8) as pool:
     heads = list(pool.map(parquet_files.head, file_paths))
