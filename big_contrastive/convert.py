@@ -18,14 +18,12 @@ if __name__ == "__main__":  # Before what takes seconds to import.
 
 import dataclasses
 import logging
-import pathlib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from big_contrastive.checkpoints import atomic
 from big_contrastive.config import errors, files, schema
 from big_contrastive.data.tokenizers.tokenizer import build_tokenizer
 from big_contrastive.data.transforms import operations
@@ -37,6 +35,8 @@ from big_contrastive.interop.bundle import ModelBundle
 from big_contrastive.models import naflex
 from big_contrastive.models.build import defaults
 from big_contrastive.models.model import merge
+from big_contrastive.storage import atomic
+from big_contrastive.storage.paths import Path
 
 _PAIRS = 4
 _WORDS = (
@@ -67,8 +67,10 @@ def convert(
   """Converts a model, and returns the largest differences.
 
   Args:
-    source: its file or directory.
-    target: a path that does not exist yet, or an empty directory.
+    source: its file or directory; also of a bucket or of the Hugging Face Hub,
+      hf://OWNER/NAME.
+    target: a path that does not exist yet, or an empty directory; also of a
+      bucket, gs://... or s3://...
     format: of the target, one of interop/formats/; None: big_vision for
       *.npz, torchvision for *.safetensors, else checkpoint from other projects
       and hugging_face from ours.
@@ -87,8 +89,8 @@ def convert(
       format can't hold, or a difference above the tolerance.
   """
   path = atomic.free(target, "--to")
-  if from_format is None and pathlib.Path(source).exists():
-    from_format = model_files.recognize(source)
+  there = model_files.place(source, "--from")
+  from_format = from_format or model_files.recognize(there)
   model = model_files.read(source, from_format)
   format = format or _default(path, from_format)
   if tokenizer is not None:
@@ -96,7 +98,7 @@ def convert(
   if average is not None:
     other = model_files.read(average, where="--average")
     model = averaged(model, other, share, "--average")
-  sides = [(from_format, pathlib.Path(source))] if average is None else []
+  sides = [(from_format, there)] if average is None else []
   with atomic.appears(path) as new:
     model_files.write(model, new, format)
     images, tokens = _inputs(model)
@@ -154,7 +156,7 @@ def _lacks(model: ModelBundle, format: str) -> list[str]:
   return lines
 
 
-def _default(path: pathlib.Path, from_format: str | None) -> str:
+def _default(path: Path, from_format: str | None) -> str:
   suffixes = {formats.module(name).SUFFIX: name for name in formats.names()}
   if path.suffix and path.suffix in suffixes:
     return suffixes[path.suffix]

@@ -19,16 +19,15 @@ import argparse
 import fractions
 import json
 import math
-import pathlib
 
 import numpy as np
 
-from big_contrastive.checkpoints import atomic
 from big_contrastive.config import errors
 from big_contrastive.data.build import build_source
 from big_contrastive.data.source import Source
 from big_contrastive.factory import cli
 from big_contrastive.offline import picture, selection
+from big_contrastive.storage import atomic, paths
 
 
 def run() -> None:
@@ -63,7 +62,8 @@ def run() -> None:
     kept.flush()
   if shown is not None:
     png = picture.draw(shown, scores, chosen.least)
-    with atomic.appears(pathlib.Path(flags.picture).resolve()) as new:
+    target = paths.absolute(flags.picture, "--picture")
+    with atomic.appears(target) as new:
       new.write_bytes(png)
   counts, edges = selection.histogram(scores)
   print(
@@ -84,10 +84,11 @@ def _shown(flags: argparse.Namespace, records: int) -> Source | None:
   if flags.picture is None and flags.data is None:
     return None
   cli.require(flags, picture="a file, with --data", data="the records")
-  path = pathlib.Path(flags.picture)
-  if path.suffix != ".png" or not path.resolve().parent.is_dir():
-    allowed = "NAME.png in a folder that exists"
+  path = paths.absolute(flags.picture, "--picture")
+  if path.suffix != ".png":
+    allowed = "NAME.png"
     raise errors.UserError("--picture", flags.picture, allowed, "See --help.")
+  atomic.check_parent(path, flags.picture, "--picture")
   source = build_source(flags.data, "--data")
   if len(source) != records:
     value, allowed = f"{len(source):,} records", f"{records:,}, as --scores"
@@ -106,7 +107,7 @@ def read(path: str) -> np.ndarray:
   Raises:
     UserError: if there are none.
   """
-  file = pathlib.Path(path).expanduser() / "scores.npy"
+  file = paths.local(f"{path}/scores.npy", "--scores")
   try:
     scores = np.load(file, mmap_mode="r", allow_pickle=False)
   except (OSError, ValueError) as e:

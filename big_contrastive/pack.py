@@ -21,13 +21,15 @@ if __name__ == "__main__":  # Before what takes seconds to import.
 
   signals.end_at_once()
 
+import contextlib
 import glob
 import io
 import json
 import pathlib
 import sys
 import tarfile
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -41,6 +43,8 @@ from big_contrastive.data.source import Source
 from big_contrastive.data.transforms import decode
 from big_contrastive.factory import cli
 from big_contrastive.parallel import signals
+from big_contrastive.storage import atomic, paths, urls
+from big_contrastive.storage.paths import Path
 
 _GROUP = 100  # Rows in a row group: reading one row reads its group.
 
@@ -61,7 +65,7 @@ def pack(source: Source, out: str, per_file: int) -> list[str]:
 
   Args:
     source: random access to records.
-    out: a path that ends in .tar or .parquet.
+    out: a path that ends in .tar or .parquet; also gs://... or s3://...
     per_file: records in each file.
 
   Raises:
@@ -69,12 +73,15 @@ def pack(source: Source, out: str, per_file: int) -> list[str]:
   """
   path = _free(out)
   errors.at_least("--per_file", per_file, 1)
-  path.parent.mkdir(parents=True, exist_ok=True)
+  away = urls.remote(out)
+  if not away:
+    path.parent.mkdir(parents=True, exist_ok=True)
   records, files = _Good(source), []
 
   def remove(*_: object) -> None:
     for file in files:
-      file.unlink(missing_ok=True)
+      with contextlib.suppress(FileNotFoundError):
+        file.unlink()
 
   write = _parquet if path.suffix == ".parquet" else _tar
   try:
@@ -82,14 +89,19 @@ def pack(source: Source, out: str, per_file: int) -> list[str]:
       while not records.done:
         name = path.with_name(f"{path.stem}-{len(files):05}{path.suffix}")
         files.append(name.with_name(name.name + ".new"))
-        write(files[-1], records.take(per_file), source)
+        if away:
+          _send(write, files[-1], records.take(per_file), source)
+        else:
+          write(files[-1], records.take(per_file), source)
       records.check()
       signals.end_no_more()  # All files get their names.
   except BaseException:
     remove()
     raise
-  names = [str(file.rename(file.with_suffix(""))) for file in files]
-  if path.suffix == ".tar":
+  for file in files:
+    atomic.rename(file, file.with_suffix(""))
+  names = [str(file.with_suffix("")) for file in files]
+  if path.suffix == ".tar" and not away:
     for name in names:  # Its index beside it, to be copied with it.
       tar_index.load(name, "--out")
   left = f", {sum(records.bad.values())} left out {records.bad}"
@@ -100,15 +112,34 @@ def pack(source: Source, out: str, per_file: int) -> list[str]:
   return names
 
 
-def _free(out: str) -> pathlib.Path:
+def _send(
+  write: Callable[[pathlib.Path, Iterator, Source], None],
+  target: Path,
+  records: Iterator,
+  source: Source,
+) -> None:
+  """Writes a file here, and copies it, and a tar's index, to a bucket."""
+  name = target.with_suffix("")
+  with tempfile.TemporaryDirectory() as folder:
+    here = pathlib.Path(folder) / name.name
+    write(here, records, source)
+    if here.suffix == ".tar":
+      tar_index.load(str(here), "--out")
+    for file in pathlib.Path(folder).iterdir():  # The file, and its index.
+      to = target if file == here else name.with_name(file.name)
+      atomic.send(file, to)
+
+
+def _free(out: str) -> Path:
   """The path of `out`, after checking that none of its files exist."""
-  path = pathlib.Path(out).expanduser()
+  path = paths.at(out, "--out")
   if path.suffix not in (".tar", ".parquet"):
     allowed = "a name that ends in .tar or .parquet"
     raise errors.UserError("--out", out, allowed, "Add the extension.")
-  if there := sorted(
-    path.parent.glob(f"{glob.escape(path.stem)}-?????{path.suffix}")
-  ):
+  pattern = f"{glob.escape(path.stem)}-?????{path.suffix}"
+  with urls.reached("--out", out):
+    there = sorted(path.parent.glob(pattern))
+  if there:
     remedy = "Remove them or choose another name."
     raise errors.UserError("--out", str(there[0]), "a new name", remedy)
   return path

@@ -25,11 +25,11 @@ from typing import Any
 
 import numpy as np
 
-from big_contrastive.checkpoints import atomic
 from big_contrastive.config import errors
 from big_contrastive.factory import cli
 from big_contrastive.offline import scoring, text_and_size
 from big_contrastive.parallel import sharding
+from big_contrastive.storage import atomic
 
 BY = ("cosine", "normalized")
 

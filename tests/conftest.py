@@ -94,6 +94,22 @@ def mesh():
   return make
 
 
+@pytest.fixture(scope="module", params=["gs", "s3"])
+def bucket(request, tmp_path_factory):
+  """The URL of an empty bucket, of a server that runs while a module does."""
+  import buckets
+
+  from big_contrastive.data.files import tar_index
+  from big_contrastive.storage import paths
+
+  cache = str(tmp_path_factory.mktemp("cache"))
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(paths, "_CACHE", cache)
+    patch.setattr(tar_index, "_CACHE", cache)
+    with buckets.served(request.param, patch) as server:
+      yield server.url
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _caches(tmp_path_factory):
   """One data set, and what has been compiled, for all workers of a session.

@@ -13,6 +13,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ROWS = [
   {"config"},
   {"parallel", "losses"},
+  {"storage"},
   {"models", "data"},
   {"objectives", "evals", "checkpoints"},
   {"interop"},

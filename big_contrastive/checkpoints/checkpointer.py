@@ -4,28 +4,25 @@ A checkpoint is a directory DIR/checkpoints/STEP that somebody else can
 evaluate without knowing how it was made. Orbax writes it in the background,
 sharded, as STEP.saving; when all of it is on disk, checksums included, it is
 renamed to STEP, and only then older ones are removed. So every directory whose
-name is a number is complete, and what a killed run leaves has another name.
+name is a number is complete, and what a killed run leaves has another name. Of
+buckets see folders.py.
 """
 
 import concurrent.futures
 import json
 import logging
 import pathlib
-import re
-import shutil
-import time
 from typing import Any
 
 import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from big_contrastive.checkpoints import checksums, compare, find
+from big_contrastive.checkpoints import compare, find, folders
 from big_contrastive.config import errors, finite, rules
 from big_contrastive.parallel import multihost
-
-# Names that a killed run leaves, of a save or of the removal of an old one.
-_LEFT = re.compile(r"\d+\.(saving|deleting|orbax-checkpoint-tmp)")
+from big_contrastive.storage import paths, urls
+from big_contrastive.storage.paths import Path
 
 
 class Checkpoints:
@@ -40,15 +37,13 @@ class Checkpoints:
   def __init__(
     self, workdir: str | pathlib.Path, *, keep: int = 2, keep_every: int = 0
   ):
-    self.folder = pathlib.Path(workdir).resolve() / find.FOLDER
+    self.folder = paths.absolute(workdir, "--workdir") / find.FOLDER
+    self._inside = folders.of(self.folder)
     self._keep, self._keep_every = keep, keep_every
     self._thread = concurrent.futures.ThreadPoolExecutor(1)
     self._saving: tuple[int, concurrent.futures.Future] | None = None
     if jax.process_index() == 0:
-      self.folder.mkdir(parents=True, exist_ok=True)
-      for left in self.folder.iterdir():
-        if _LEFT.match(left.name):
-          shutil.rmtree(left, ignore_errors=True)
+      self._inside.prepare()
 
   def newest(self) -> int | None:
     """Returns the newest intact step, None if there is no checkpoint at all.
@@ -69,7 +64,7 @@ class Checkpoints:
       logging.warning("checkpoint %d is damaged: %s", step, wrong)
       damaged.append(step)
       if jax.process_index() == 0:
-        _replace(self.folder / str(step), ".damaged")
+        self._inside.set_damaged(step, wrong)
     if damaged:
       raise errors.UserError(
         f"checkpoints in {self.folder}",
@@ -100,13 +95,15 @@ class Checkpoints:
     # Orbax can't store an empty array: add a byte, which reading drops.
     tokenizer = {"blob": np.frombuffer(blob + b"\0", np.uint8)}
     items = items | {"tokenizer": tokenizer}
-    path = self.folder / f"{step}.saving"
+    path = self._inside.writing(step)
     try:
-      with _context():
+      if jax.process_index() == 0:
+        self._inside.begin(step)
+      with _context(path):
         writing = ocp.save_checkpointables_async(
           path, items, custom_metadata=meta
         )
-    except (OSError, ValueError) as e:
+    except Exception as e:  # Of a bucket, each library has its own.
       raise self._not_written(step, e) from e
     self._saving = step, self._thread.submit(self._finish, step, writing)
 
@@ -141,37 +138,31 @@ class Checkpoints:
     writing.result()
     if jax.process_index():
       return
-    saving = self.folder / f"{step}.saving"
-    checksums.write(saving)
-    saving.rename(self.folder / str(step))
-    checksums.sync_folder(self.folder)
+    self._inside.finish(step)
     every = self._keep_every
     for old in find.steps(self.folder)[: -self._keep]:
       if not every or old % every:
-        _replace(self.folder / str(old), ".deleting")
-        shutil.rmtree(self.folder / f"{old}.deleting")
+        self._inside.remove(old)
 
   def _not_written(self, step: int, cause: Exception) -> errors.UserError:
     if jax.process_index() == 0:
-      self._remove(f"{step}.saving*")
-    sound = find.steps(self.folder)
+      self._inside.abandon(step)
+    sound = self._sound()
     rest = f"{sound[-1]} and those before are" if sound else "nothing else was"
     first = next(iter(str(cause).strip().splitlines()), "")
     return errors.UserError(
       f"checkpoint {step} in {self.folder}",
       f"not written: {type(cause).__name__}: {first[:300]}",
-      "a disk with room for it that can be written to",
+      "a disk or bucket with room for it that can be written to",
       f"Mend that and run again; {rest} intact.",
     )
 
-  def _remove(self, pattern: str) -> None:
-    """Removes folders, to which Orbax's threads may still be writing."""
-    for _ in range(100):
-      for folder in (folders := list(self.folder.glob(pattern))):
-        shutil.rmtree(folder, ignore_errors=True)
-      if not folders:
-        return
-      time.sleep(0.05)
+  def _sound(self) -> list[int]:
+    """The steps that are there; none if that can't be seen."""
+    try:
+      return self._inside.steps()
+    except Exception:  # Each library has kinds of its own.
+      return []
 
   def restore(
     self, step: int, abstract: dict[str, Any]
@@ -190,21 +181,16 @@ class Checkpoints:
     return loaded, read_meta(directory), read_blob(directory)
 
 
-def _context() -> ocp.Context:
+def _context(path: Path) -> ocp.Context:
   """Of saves. Replicas share the writing of large arrays only.
 
   Each shape that they share is a program to compile.
   """
   context = ocp.Context()
+  if urls.remote(path):  # Where a rename is a copy.
+    context.atomicity.mode = ocp.options.AtomicityMode.COMMIT_FILE
   context.array.saving.min_slice_bytes_for_replica_parallel = 2**16
   return context
-
-
-def _replace(folder: pathlib.Path, suffix: str) -> None:
-  """Appends a suffix to a folder's name; replaces what has the new name."""
-  new = folder.with_name(folder.name + suffix)
-  shutil.rmtree(new, ignore_errors=True)
-  folder.rename(new)
 
 
 def _check_json(meta: dict[str, Any]) -> None:
@@ -217,26 +203,24 @@ def _check_json(meta: dict[str, Any]) -> None:
     raise errors.UserError("metadata", str(e), allowed, remedy) from e
 
 
-def read_meta(directory: pathlib.Path) -> dict[str, Any]:
+def read_meta(directory: Path) -> dict[str, Any]:
   """Returns the config, tokenizer, preprocessing and data position."""
   return ocp.checkpointables_metadata(directory).custom_metadata
 
 
-def read_blob(directory: pathlib.Path) -> bytes:
+def read_blob(directory: Path) -> bytes:
   """Returns the tokenizer's vocabulary file."""
   return _read_host(directory, "tokenizer")["blob"].tobytes()[:-1]
 
 
-def read_params(
-  directory: pathlib.Path, abstract: dict[str, Any]
-) -> dict[str, Any]:
+def read_params(directory: Path, abstract: dict[str, Any]) -> dict[str, Any]:
   """Returns only the parameters, with abstract's shardings."""
   compare.params(directory, abstract)
   loaded = ocp.load_checkpointables(directory, {"params": abstract})
   return loaded["params"]
 
 
-def read_exported(directory: pathlib.Path) -> dict[str, Any]:
+def read_exported(directory: Path) -> dict[str, Any]:
   """Returns the weights to use, nested, as numpy arrays.
 
   They are what the method exports, such as an average: meta["exported"], see
@@ -251,7 +235,7 @@ def read_exported(directory: pathlib.Path) -> dict[str, Any]:
   return rules.unflatten({k: flat[source] for k, source in sources.items()})
 
 
-def _read_host(directory: pathlib.Path, item: str) -> dict[str, Any]:
+def _read_host(directory: Path, item: str) -> dict[str, Any]:
   """One item of a checkpoint as numpy arrays, however it was sharded."""
   stored = ocp.checkpointables_metadata(directory).metadata[item]
   abstract = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), stored)

@@ -1,16 +1,16 @@
 """Whether a checkpoint fits what a run would restore from it."""
 
-import pathlib
 from typing import Any
 
 import jax
 from orbax.checkpoint import v1 as ocp
 
 from big_contrastive.config import errors, rules
+from big_contrastive.storage.paths import Path
 
 
 def params(
-  directory: pathlib.Path,
+  directory: Path,
   abstract: dict[str, Any],
   exported: dict[str, str] | None = None,
 ) -> None:
@@ -29,7 +29,7 @@ def params(
   rules.compare_shapes(str(directory), stored, _shapes(abstract))
 
 
-def items(directory: pathlib.Path, abstract: dict[str, Any]) -> None:
+def items(directory: Path, abstract: dict[str, Any]) -> None:
   """Raises UserError if the run stores other things than the checkpoint.
 
   Parameters are compared first, as in `params`.

@@ -2,24 +2,26 @@
 
 import logging
 import os
-import pathlib
 from typing import Any
 
 from orbax.checkpoint import v1 as ocp
 
-from big_contrastive.checkpoints import checksums
+from big_contrastive.checkpoints import checksums, folders, objects, orbax_s3
 from big_contrastive.config import errors
+from big_contrastive.storage import paths, urls
+from big_contrastive.storage.paths import Path
 
 FOLDER = "checkpoints"
 
+orbax_s3.install()
 
-def steps(folder: pathlib.Path) -> list[int]:
+
+def steps(folder: Path) -> list[int]:
   """Returns the steps of the checkpoints in a folder, ascending."""
-  inside = folder.iterdir() if folder.is_dir() else []
-  return sorted(int(d.name) for d in inside if d.name.isdigit())
+  return folders.of(folder).steps()
 
 
-def find(path: str, where: str) -> pathlib.Path:
+def find(path: str, where: str) -> Path:
   """Returns the directory of one checkpoint, its files checked.
 
   Args:
@@ -27,23 +29,19 @@ def find(path: str, where: str) -> pathlib.Path:
       is taken), or one checkpoint in it.
     where: the flag or config field, for the error.
   """
-  directory, remedy = _look(path)
+  with urls.reached(where, path):
+    directory, remedy = _look(path, where)
   if directory is None:
     allowed = "a workdir, or a checkpoint in its folder checkpoints/"
     raise errors.UserError(where, path, allowed, remedy)
   return directory
 
 
-def search(path: str) -> pathlib.Path | None:
-  """Returns what `find` does, or None if there is no checkpoint of ours."""
-  return _look(path)[0]
-
-
-def _look(path: str) -> tuple[pathlib.Path | None, str]:
+def _look(path: str, where: str) -> tuple[Path | None, str]:
   """The newest intact checkpoint, or None and the reason."""
   if not isinstance(path, str | os.PathLike) or not str(path):
     return None, "Give its path."
-  root = pathlib.Path(path).resolve()
+  root = paths.absolute(path, where)
   reason = "holds no checkpoint" if root.exists() else "does not exist"
   remedy = f"{root} {reason}."
   for folder in (root, root / FOLDER):
@@ -59,12 +57,19 @@ def _look(path: str) -> tuple[pathlib.Path | None, str]:
   return None, remedy
 
 
-def damage(directory: pathlib.Path, *args: Any, **kwargs: Any) -> str | None:
+def damage(directory: Path, *args: Any, **kwargs: Any) -> str | None:
   """Returns what is wrong with a checkpoint; see checksums.damage."""
   if not _is_complete(directory):
     return "it is not whole"
+  if urls.remote(directory):
+    return objects.damage(directory, kwargs.get("skip", ""))
   return checksums.damage(directory, *args, **kwargs)
 
 
-def _is_complete(directory: pathlib.Path) -> bool:
-  return (directory / "params").is_dir() and ocp.is_orbax_checkpoint(directory)
+def _is_complete(directory: Path) -> bool:
+  if not (directory / "params").is_dir():
+    return False
+  inside = folders.of(directory.parent)
+  if isinstance(inside, folders.Bucket) and inside.is_marked(directory.name):
+    return False
+  return ocp.is_orbax_checkpoint(directory)

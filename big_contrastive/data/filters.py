@@ -15,6 +15,7 @@ from big_contrastive.data import bad_records
 from big_contrastive.data.files import paths
 from big_contrastive.data.source import Source
 from big_contrastive.data.transforms import decode
+from big_contrastive.storage import paths as places
 
 _BLOCK = 2**22  # Numbers at a time.
 
@@ -169,7 +170,7 @@ def _reason(
 
 def _numbered(source: Source, keep: str) -> np.ndarray:
   """The numbers in a file, a memory map: they may be a billion."""
-  path = paths.find(keep, "filter.keep")[0]
+  path = places.local(paths.find(keep, "filter.keep")[0], "filter.keep")
   try:
     numbers = np.load(path, mmap_mode="r", allow_pickle=False)
   except (OSError, ValueError) as e:

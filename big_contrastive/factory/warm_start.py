@@ -13,6 +13,7 @@ from big_contrastive.interop import model_files, resample
 from big_contrastive.interop.bundle import ModelBundle
 from big_contrastive.interop.formats import big_vision
 from big_contrastive.models import build
+from big_contrastive.storage.paths import Path
 
 # The state's parameters -> the initial ones.
 Load = Callable[[dict[str, Any]], dict[str, Any]]
@@ -83,7 +84,7 @@ def tokenizer_with(
 
 
 def is_there(path: Any) -> bool:
-  """Returns whether a file or directory exists at a path."""
+  """Returns whether a file or directory of this machine exists at a path."""
   return isinstance(path, str) and path != "" and pathlib.Path(path).exists()
 
 
@@ -148,21 +149,19 @@ def _reader(
   name: str, path: str, abstract: dict[str, Any], model: dict[str, Any]
 ) -> Callable:
   expected = {name: abstract[name]} if name in abstract else abstract
-  if not is_there(path):
-    remedy = "No such file or directory."
-    where = f"config.init.{name}"
-    raise errors.UserError(where, path, "a model's path", remedy)
+  where = f"config.init.{name}"
+  there = model_files.place(path, where)
   if name == "img" and path.endswith(".npz"):
-    bundle = big_vision.read_image_tower(pathlib.Path(path))
+    bundle = big_vision.read_image_tower(there)
     finite.arrays(bundle.params, f"config.init.img = {path!r}", finite.ANOTHER)
   elif name == "all":
-    directory = find.find(path, f"config.init.{name}")
+    directory = find.find(str(there), where)
     exported = checkpointer.read_meta(directory).get("exported")
     compare.params(directory, abstract, exported)
     return lambda: _read_all(directory, abstract)
   else:
-    bundle = read(path, f"config.init.{name}")
-    errors.choice(f"config.init.{name}", name, bundle.params)
+    bundle = read(path, where)
+    errors.choice(where, name, bundle.params)
   _warn(name, path, bundle.model, model)
   stored = {name: dict(bundle.params[name])}
   if "project" in stored[name] and "project" not in expected[name]:
@@ -172,7 +171,7 @@ def _reader(
   return lambda: _put(fitted(), expected)[name]
 
 
-def _read_all(directory: pathlib.Path, abstract: dict[str, Any]) -> Any:
+def _read_all(directory: Path, abstract: dict[str, Any]) -> Any:
   if checkpointer.read_meta(directory).get("exported"):
     params = _put(checkpointer.read_exported(directory), abstract)
   else:

@@ -13,6 +13,9 @@ from big_contrastive.data.tokenizers.tokenizer import (
 )
 from big_contrastive.interop import formats
 from big_contrastive.interop.bundle import ModelBundle
+from big_contrastive.interop.formats import checkpoint
+from big_contrastive.storage import paths, urls
+from big_contrastive.storage.paths import Path
 
 _HERE = (
   "a checkpoint, a Hugging Face or OpenCLIP directory, a big_vision .npz, a "
@@ -20,9 +23,9 @@ _HERE = (
 )
 
 
-def recognize(path: str | pathlib.Path) -> str | None:
+def recognize(path: str | Path) -> str | None:
   """Returns the format of a file or directory, None if it is unknown."""
-  path = pathlib.Path(path)
+  path = pathlib.Path(path) if isinstance(path, str) else path
   for name in formats.names():
     if formats.module(name).recognize(path):
       return name
@@ -37,7 +40,8 @@ def read(
   Args:
     path: a workdir or a checkpoint of ours, a Hugging Face or OpenCLIP
       directory, a big_vision .npz, a torchvision ResNet, or anything else that
-      interop/formats reads.
+      interop/formats reads; of this machine, of a bucket, or of the Hugging
+      Face Hub, hf://OWNER/NAME.
     format: its name; None detects it from the files.
     where: the path's name in errors.
 
@@ -45,7 +49,7 @@ def read(
     UserError: for a path that doesn't exist, an unknown format, a broken file.
     RunError: for parameters that are not finite.
   """
-  there = _there(path, where)
+  there = place(path, where)
   name = format or recognize(there)
   if name is None:
     remedy = "It has neither config.json nor open_clip_config.json."
@@ -57,11 +61,24 @@ def read(
   return bundle
 
 
-def _there(path: str | os.PathLike, where: str) -> pathlib.Path:
-  """The path, if it exists; else raises UserError."""
+def place(path: str | os.PathLike, where: str) -> Path:
+  """Returns where the model at a path is to be read from.
+
+  That is the path itself, if it exists. Of a URL it is a copy of the files on
+  this machine; but a checkpoint of ours in a bucket is read there, in parts.
+
+  Raises:
+    UserError: if there is nothing.
+  """
   if (
     isinstance(path, str | os.PathLike) and str(path) and "\0" not in str(path)
   ):
+    if urls.remote(path):
+      if urls.protocol(str(path)) in ("gs", "s3"):
+        with urls.reached(where, path):
+          if checkpoint.recognize(there := paths.at(path, where)):
+            return there
+      return paths.local(str(path), where)
     there = pathlib.Path(os.path.expanduser(path))
     with contextlib.suppress(OSError):  # A name too long to exist.
       if there.exists():

@@ -1,32 +1,32 @@
 """The folder of the parts, and what its about.json says of all of them."""
 
 import json
-import pathlib
-import uuid
 from typing import Any
 
 from big_contrastive.config import errors
 from big_contrastive.data.files import embedded
 from big_contrastive.data.loader import fingerprint
 from big_contrastive.offline.worker import Work, difference
+from big_contrastive.storage import atomic, paths, urls
+from big_contrastive.storage.paths import Path
 
 _OTHER = "Choose another folder, or remove what is there."
 
 
-def begin(out: str, flag: str) -> pathlib.Path:
+def begin(out: str, flag: str) -> Path:
   """Returns the folder for parts, which may be in it; `describe` makes it.
 
   Raises:
     UserError: if it is a file or holds something else, or its parent is
       missing.
   """
-  path = pathlib.Path(out).expanduser().resolve()
-  if path.exists() and not path.is_dir():
-    raise errors.UserError(flag, out, "a folder", "Choose another.")
-  if not path.parent.is_dir():
-    remedy = f"{path.parent} does not exist."
-    raise errors.UserError(flag, out, "a path in a directory", remedy)
-  if path.is_dir():
+  path = paths.absolute(out, flag)
+  with urls.reached(flag, out):
+    there = path.is_dir()
+    if path.exists() and not there:
+      raise errors.UserError(flag, out, "a folder", "Choose another.")
+  atomic.check_parent(path, out, flag)
+  if there:
     names = sorted(p.name for p in path.iterdir())
     others = [
       n for n in names if not n.startswith((".", "part-", embedded.ABOUT))
@@ -38,7 +38,7 @@ def begin(out: str, flag: str) -> pathlib.Path:
   return path
 
 
-def describe(out: pathlib.Path, work: Work, more: dict[str, Any]) -> None:
+def describe(out: Path, work: Work, more: dict[str, Any]) -> None:
   """Makes the folder with about.json, or checks that its parts fit.
 
   Workers that begin at the same time write the same.
@@ -54,7 +54,8 @@ def describe(out: pathlib.Path, work: Work, more: dict[str, Any]) -> None:
   """
   data = fingerprint.fingerprint(work.source)
   about = more | {"made": work.made, "records": data}
-  out.mkdir(exist_ok=True)
+  if not urls.remote(out):
+    out.mkdir(exist_ok=True)
   if (out / embedded.ABOUT).exists():
     before = embedded.about(out, "--out")
     fixed = {"per_shard": more.get("per_shard")} | work.made
@@ -66,14 +67,12 @@ def describe(out: pathlib.Path, work: Work, more: dict[str, Any]) -> None:
     _check_data(before["records"], data, work, out)
     if before == about:
       return
-  # A name of its own: other workers write the same at the same time.
-  new = out / f".{embedded.ABOUT}.{uuid.uuid4().hex[:8]}"
-  new.write_text(json.dumps(about, indent=2, allow_nan=False) + "\n")
-  new.replace(out / embedded.ABOUT)
+  text = json.dumps(about, indent=2, allow_nan=False) + "\n"
+  atomic.replace(out / embedded.ABOUT, text)
 
 
 def _check_data(
-  before: dict[str, Any], now: dict[str, Any], work: Work, out: pathlib.Path
+  before: dict[str, Any], now: dict[str, Any], work: Work, out: Path
 ) -> None:
   if before == now:
     return

@@ -8,7 +8,6 @@ the work adds. Every page has a checksum, which pyarrow and others can verify.
 import hashlib
 import json
 import os
-import pathlib
 import time
 import uuid
 from typing import Any
@@ -20,12 +19,14 @@ from big_contrastive.checkpoints import checksums
 from big_contrastive.data.files import embedded
 from big_contrastive.data.source import Source
 from big_contrastive.parallel import signals
+from big_contrastive.storage import atomic, urls
+from big_contrastive.storage.paths import Path
 
 _ROWS = 1000  # Of a row group: what a reader of one row reads.
 _ABANDONED = 3600  # Seconds after which a half-written file has no writer.
 
 
-def write(path: pathlib.Path, table: pa.Table, about: dict[str, Any]) -> None:
+def write(path: Path, table: pa.Table, about: dict[str, Any]) -> None:
   """Writes a part, which appears complete or not at all.
 
   Args:
@@ -35,6 +36,11 @@ def write(path: pathlib.Path, table: pa.Table, about: dict[str, Any]) -> None:
   """
   note = json.dumps(about, sort_keys=True, allow_nan=False)
   table = table.replace_schema_metadata({embedded.NOTE: note})
+  if urls.remote(path):
+    content = pa.BufferOutputStream()
+    _write(table, content)
+    atomic.write_bytes(path, content.getvalue().to_pybytes())
+    return
   for left in path.parent.glob(f".{path.name}.*"):
     if time.time() - left.stat().st_mtime > _ABANDONED:
       left.unlink(missing_ok=True)
@@ -46,10 +52,7 @@ def write(path: pathlib.Path, table: pa.Table, about: dict[str, Any]) -> None:
 
   try:
     with signals.removing(remove), new.open("wb") as file:
-      pq.write_table(
-        table, file, row_group_size=_ROWS, compression="zstd",
-        use_dictionary=False, write_page_checksum=True,
-      )  # fmt: skip
+      _write(table, file)
       file.flush()
       os.fsync(file.fileno())
       new.replace(path)
@@ -59,22 +62,42 @@ def write(path: pathlib.Path, table: pa.Table, about: dict[str, Any]) -> None:
   checksums.sync_folder(path.parent)
 
 
-def about(path: pathlib.Path) -> dict[str, Any]:
+def _write(table: pa.Table, file: Any) -> None:
+  pq.write_table(
+    table, file, row_group_size=_ROWS, compression="zstd",
+    use_dictionary=False, write_page_checksum=True,
+  )  # fmt: skip
+
+
+def about(path: Path) -> dict[str, Any]:
   """Returns what `write` was told; {} for a file that is no part.
 
   Raises:
     OSError, pa.ArrowInvalid: for a file that is not whole.
   """
-  return embedded.note(pq.read_schema(path))
+  return embedded.note(embedded.using(path, lambda part: part.schema_arrow))
 
 
-def damage(path: pathlib.Path) -> str | None:
-  """Returns what is wrong with the file of a part; None if nothing is."""
+def damage(path: Path) -> str | None:
+  """Returns what is wrong with the file of a part; None if nothing is.
+
+  A bucket checks its files itself: of one there only the end is read.
+
+  Raises:
+    OSError: if a bucket can't be reached.
+  """
+
+  def read(part: pq.ParquetFile) -> None:
+    for _ in () if urls.remote(path) else part.iter_batches():
+      pass
+
   try:
-    with pq.ParquetFile(path, page_checksum_verification=True) as file:
-      for _ in file.iter_batches():
-        pass
-  except (OSError, pa.ArrowException) as e:
+    embedded.using(path, read)
+  except pa.ArrowException as e:
+    return str(e).splitlines()[0]
+  except OSError as e:
+    if urls.remote(path):
+      raise
     return str(e).splitlines()[0]
   return None
 

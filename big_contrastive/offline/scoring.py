@@ -1,7 +1,6 @@
 """Scores of records, from the parts of `embed`."""
 
 import functools
-import pathlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +15,8 @@ from big_contrastive.config import errors
 from big_contrastive.data.files import embedded
 from big_contrastive.offline import tasks
 from big_contrastive.parallel import sharding
+from big_contrastive.storage import paths
+from big_contrastive.storage.paths import Path
 
 _ROWS, _TILE = 256, 1024  # Pairs of a device at a time, of the reference.
 
@@ -32,10 +33,13 @@ class Parts:
   """
 
   def __init__(self, path: str, flag: str):
-    root = pathlib.Path(path).expanduser()
+    root = paths.at(path, flag)
     self.about, self.files = embedded.about(root, flag), embedded.parts(root)
     self.records = self.about["records"]["records"]
-    counts = [pq.read_metadata(file).num_rows for file in self.files]
+    counts = [
+      embedded.using(file, lambda part: part.metadata.num_rows)
+      for file in self.files
+    ]
     self.ends = np.cumsum(counts)
     expected = tasks.tasks(self.records, root, self.about["per_shard"])
     missing = sorted({t.path for t in expected} - {*self.files})
@@ -50,13 +54,16 @@ class Parts:
   def tables(self, columns: list[str]) -> Iterator[tuple[int, pa.Table]]:
     """Yields the number of each part's first record, and its columns."""
     for file, end in zip(self.files, self.ends, strict=True):
-      schema = pq.read_schema(file)
-      for name in columns:
-        if name not in schema.names:
-          remedy = _REMEDIES.get(name, "Run embed without --dtype none.")
-          allowed = "parts with that column"
-          raise errors.UserError(f"column {name}", str(file), allowed, remedy)
-      table = pq.read_table(file, columns=columns)
+
+      def read(part: pq.ParquetFile, file: Path = file) -> pa.Table:
+        for name in columns:
+          if name not in part.schema_arrow.names:
+            remedy = _REMEDIES.get(name, "Run embed without --dtype none.")
+            allowed = "parts with that column"
+            raise errors.UserError(f"column {name}", str(file), allowed, remedy)
+        return part.read(columns)
+
+      table = embedded.using(file, read)
       yield int(end) - len(table), table
 
   def vectors(self, column: Any) -> np.ndarray:

@@ -2,11 +2,11 @@
 
 import dataclasses
 import os
-import pathlib
 import re
 from collections.abc import Mapping
 
 from big_contrastive.config import errors
+from big_contrastive.storage.paths import Path
 
 PER_SHARD = 10_000
 
@@ -24,15 +24,13 @@ class Task:
   number: int
   start: int
   stop: int
-  path: pathlib.Path
+  path: Path
 
   def __len__(self) -> int:
     return self.stop - self.start
 
 
-def tasks(
-  records: int, out: pathlib.Path, per_shard: int = PER_SHARD
-) -> list[Task]:
+def tasks(records: int, out: Path, per_shard: int = PER_SHARD) -> list[Task]:
   """Returns the shards of a data set, in the order of its records.
 
   Args:
@@ -50,7 +48,7 @@ def tasks(
   ]
 
 
-def path(out: pathlib.Path, number: int) -> pathlib.Path:
+def path(out: Path, number: int) -> Path:
   """Returns the file of a shard."""
   return out / f"part-{number:05}.parquet"
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -38,13 +39,19 @@ class Health:
     names: what each entry of metrics["finite"] checks; the parameters are
       checked, too.
     folder: where batches with bad numbers are kept.
+    named: returns where a user finds a file of that folder.
     skipped: steps that were skipped before a resume.
   """
 
   def __init__(
-    self, limits: Limits, names: list[str], folder: pathlib.Path, skipped: int
+    self,
+    limits: Limits,
+    names: list[str],
+    folder: pathlib.Path,
+    named: Callable[[pathlib.Path], str],
+    skipped: int,
   ):
-    self.limits, self.folder = limits, folder
+    self.limits, self.folder, self._named = limits, folder, named
     self.names = [*names, "the parameters"]
     self.skipped, self._in_a_row = skipped, 0
     self._losses: list[float] = []
@@ -105,7 +112,7 @@ class Health:
     if "id" in batch:
       about["ids"] = batch["id"].tolist()
     (self.folder / f"{name}.json").write_text(json.dumps(about) + "\n")
-    return str(self.folder / f"{name}.npz")
+    return self._named(self.folder / f"{name}.npz")
 
   def warnings(
     self, step: int, values: dict[str, float], batch: dict[str, np.ndarray]

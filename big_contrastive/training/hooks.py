@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import pathlib
 import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -11,10 +10,10 @@ import jax
 import numpy as np
 import PIL.Image
 
-from big_contrastive.checkpoints import atomic
 from big_contrastive.checkpoints.checkpointer import Checkpoints
 from big_contrastive.config import errors
 from big_contrastive.parallel import multihost, sharding, signals
+from big_contrastive.storage import atomic, mirror
 from big_contrastive.training import flops, health, metrics, progress
 from big_contrastive.training.experiment import Experiment
 from big_contrastive.training.state import State
@@ -49,11 +48,10 @@ class _Pending(NamedTuple):
 class Run:
   """One run's evaluations, checkpoints, metrics, progress and speed."""
 
-  def __init__(
-    self, experiment: Experiment, workdir: pathlib.Path, begin: Begin
-  ):
+  def __init__(self, experiment: Experiment, files: mirror.Here, begin: Begin):
     self.experiment, self.begin = experiment, begin
     self.every = experiment.intervals
+    self.files, workdir = files, files.folder
     self.writer = metrics.Writer(workdir, begin.step, begin.evaluated)
     self.latest: dict[str, Any] = self.writer.latest
     self.progress = progress.Progress(self.every.total, begin.step)
@@ -62,6 +60,7 @@ class Run:
       experiment.limits,
       experiment.placed.checked,
       workdir / "nonfinite",
+      files.named,
       begin.skipped,
     )
     self.requests = multihost.Requests(self.every.save_minutes)
@@ -114,10 +113,20 @@ class Run:
     """Saves the state, once its last step is known to be finite."""
     self.settle()
     self.writer.sync()
+    self._publish()
     run = {"evaluated": evaluated, "skipped": self.health.skipped}
     meta = self.experiment.meta(done) | {"run": run}
     checkpoints.save(done, state.items(), meta, self.experiment.blob)
     self._saved()
+
+  def _publish(self) -> None:
+    """Copies metrics to a bucket: a checkpoint must not outlive them."""
+    try:
+      self.files.publish()
+    except OSError as e:
+      allowed = "a bucket that can be written to"
+      remedy = "Run again: it goes on from the last checkpoint."
+      raise errors.UserError("--workdir", str(e), allowed, remedy) from e
 
   def _saved(self) -> None:
     self.requests.saved()
@@ -234,8 +243,9 @@ class Run:
       say(_line(name, results))
       for key, value in results.items():
         if isinstance(value, PIL.Image.Image):
-          say(f"{'':34}{self.writer.picture_path(key)}")
-    say(f"everything else is in {self.writer.workdir}")
+          picture = self.writer.picture_path(key)
+          say(f"{'':34}{self.files.named(picture)}")
+    say(f"everything else is in {self.files.named(self.writer.workdir)}")
 
 
 @contextlib.contextmanager

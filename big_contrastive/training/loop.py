@@ -13,7 +13,8 @@ from big_contrastive.checkpoints.checkpointer import Checkpoints
 from big_contrastive.config import errors
 from big_contrastive.data.loader import fingerprint
 from big_contrastive.parallel import multihost
-from big_contrastive.training import workdir_lock
+from big_contrastive.storage import mirror, paths
+from big_contrastive.training import metrics, workdir_lock
 from big_contrastive.training.experiment import Experiment
 from big_contrastive.training.hooks import Begin, Run
 from big_contrastive.training.state import State, from_items
@@ -35,7 +36,8 @@ def fit(
 
   Args:
     experiment: from experiment.build.
-    workdir: for checkpoints/, metrics.jsonl, tensorboard/, pictures/.
+    workdir: for checkpoints/, metrics.jsonl, tensorboard/, pictures/; a path,
+      or gs://... or s3://...
     strict_data: whether data that are not those that the run began with, or
       not the same on all processes, are an error instead of a warning.
 
@@ -46,17 +48,20 @@ def fit(
     UserError: if the workdir is in use, has another experiment, or is full.
     RunError: for numbers that are not finite, and after a signal.
   """
-  workdir, every = pathlib.Path(workdir), experiment.intervals
+  home, every = paths.at(workdir, "--workdir"), experiment.intervals
   with contextlib.ExitStack() as stack:
-    stack.enter_context(workdir_lock.held(workdir))
+    stack.enter_context(workdir_lock.held(home))
+    files = stack.enter_context(
+      contextlib.closing(mirror.of(home, metrics.CONTINUED))
+    )
     # However the run ends, a checkpoint that is being written is finished.
     checkpoints = Checkpoints(
-      workdir, keep=every.keep, keep_every=every.keep_every
+      home, keep=every.keep, keep_every=every.keep_every
     )
     stack.callback(checkpoints.close)
     state, begin = _begin(experiment, checkpoints, strict_data)
     _check_total(every.total, begin.step)
-    run = Run(experiment, workdir, begin)
+    run = Run(experiment, files, begin)
     stack.callback(run.close)
     stack.enter_context(run.requests.listening())
     batches = experiment.training.batches(begin.step, every.total, run.place)

@@ -13,7 +13,10 @@ import numpy as np
 import PIL.Image
 import tensorboardX
 
-from big_contrastive.checkpoints import atomic
+from big_contrastive.storage import atomic
+
+FILE = "metrics.jsonl"
+CONTINUED = (FILE,)  # What a run that resumes goes on with.
 
 
 class Writer:
@@ -37,7 +40,7 @@ class Writer:
     if jax.process_index():
       return
     workdir.mkdir(parents=True, exist_ok=True)
-    path = workdir / "metrics.jsonl"
+    path = workdir / FILE
     for row in _drop_after(path, step, evaluated):
       self.latest |= row
     self.latest.pop("step", None)

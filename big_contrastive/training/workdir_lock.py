@@ -2,7 +2,8 @@
 
 The kernel locks the file .lock in it while its run lives; the file names the
 owner. Some shared disks do not pass locks on to other machines, so a run also
-touches the file every few seconds: while its time changes, the run lives.
+touches the file every few seconds: while its time changes, the run lives. Of
+buckets see bucket_lock.py.
 """
 
 import contextlib
@@ -20,6 +21,9 @@ import jax
 
 from big_contrastive.config import errors
 from big_contrastive.parallel import multihost
+from big_contrastive.storage import urls
+from big_contrastive.storage.paths import Path
+from big_contrastive.training import bucket_lock
 
 _FILE = ".lock"
 _TOUCH = 5.0  # Seconds.
@@ -27,7 +31,7 @@ _PATIENCE = 60.0  # Untouched for longer, it's stale: a stalled disk, a swap.
 
 
 @contextlib.contextmanager
-def held(workdir: pathlib.Path) -> Iterator[None]:
+def held(workdir: Path) -> Iterator[None]:
   """Holds the lock of a workdir; process 0 does so for all.
 
   Raises:
@@ -38,9 +42,15 @@ def held(workdir: pathlib.Path) -> Iterator[None]:
   with contextlib.ExitStack() as stack:
     if jax.process_index() == 0:
       try:
-        file = stack.enter_context(_open(path))
-        _take(file, path)
-        stack.enter_context(_alive(file, path))
+        if urls.remote(path):
+          with urls.reached("--workdir", workdir):
+            lock = bucket_lock.Lock(path, lambda owner: _in_use(path, owner))
+            lock.take()
+          stack.enter_context(lock.kept())
+        else:
+          file = stack.enter_context(_open(path))
+          _take(file, path)
+          stack.enter_context(_alive(file, path))
       except errors.UserError as e:
         error = e
     if multihost.on_any(error is not None):
@@ -118,7 +128,7 @@ def _touch(path: pathlib.Path, ended: threading.Event) -> None:
       os.utime(path)
 
 
-def _in_use(path: pathlib.Path, owner: dict[str, Any]) -> errors.UserError:
+def _in_use(path: Path, owner: dict[str, Any]) -> errors.UserError:
   who = f"process {owner.get('pid', '?')} on {owner.get('host', '?')}"
   return errors.UserError(
     "--workdir",

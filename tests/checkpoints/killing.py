@@ -28,8 +28,13 @@ SIGLIP = (
 MOCO = ("--config", "tests/moco_with_norms.py")
 
 
-def start(workdir, processes, devices, *flags, launcher=(), config=SIGLIP):
-  """Starts training; returns the process of it or of its launcher."""
+def start(
+  workdir, processes, devices, *flags, launcher=(), config=SIGLIP, log=None
+):
+  """Starts training; returns the process of it or of its launcher.
+
+  What it says is in log, by default beside the workdir.
+  """
   path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
   environment = os.environ | {"PYTHON": sys.executable, "PYTHONPATH": path}
   if compiled := environment.get("JAX_COMPILATION_CACHE_DIR"):
@@ -45,7 +50,8 @@ def start(workdir, processes, devices, *flags, launcher=(), config=SIGLIP):
   else:
     environment |= {"JAX_NUM_CPU_DEVICES": str(devices), "PJRT_NPROC": "16"}
     command = [sys.executable, "-m", "big_contrastive.train"]
-  with (workdir.parent / f"{workdir.name}.err").open("a") as err:
+  log = log or workdir.parent / f"{workdir.name}.err"
+  with log.open("a") as err:
     return subprocess.Popen(
       [*map(str, command), *arguments], env=environment, cwd=ROOT, stderr=err
     )

@@ -13,6 +13,7 @@ from big_contrastive.config import errors
 from big_contrastive.data.files import paths, tar_blocks, tar_index
 from big_contrastive.data.loader import shuffle
 from big_contrastive.data.sources import webdataset
+from big_contrastive.storage import urls
 
 
 @pytest.fixture
@@ -129,7 +130,7 @@ class Failing(fsspec.get_filesystem_class("memory")):
 def failing(monkeypatch):
   fsspec.register_implementation("failing", Failing, clobber=True)
   slept = []
-  monkeypatch.setattr(paths.time, "sleep", slept.append)
+  monkeypatch.setattr(urls.time, "sleep", slept.append)
   fsspec.filesystem("failing").pipe_file("failing://f/a", b"0123456789")
   Failing.tries = 0
   return slept

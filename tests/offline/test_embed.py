@@ -7,6 +7,7 @@ run without any of it, or one line.
 import dataclasses
 import json
 import os
+import pathlib
 import shutil
 from concurrent import futures
 
@@ -316,7 +317,7 @@ class Pictures(contract.Source):
 
 
 def table_of(model, source, **kwargs):
-  (task,) = tasks.tasks(len(source), tasks.pathlib.Path("nowhere"))
+  (task,) = tasks.tasks(len(source), pathlib.Path("nowhere"))
   table, bad = Embedding(model, source, **kwargs)(task)
   return table, bad
 

@@ -19,7 +19,7 @@ NAMES = ["the loss", "the update", "the gradient of t"]
 
 def make(folder, warmup=0, skip_nonfinite=False, **fields):
   limits = health.Limits(pairs.Pairs(None, **fields), warmup, skip_nonfinite)
-  return health.Health(limits, NAMES, folder, skipped=0)
+  return health.Health(limits, NAMES, folder, str, skipped=0)
 
 
 def batch(size=40, same=0, ids=None):

@@ -9,6 +9,7 @@ from typing import Any
 from big_contrastive.config import errors
 from big_contrastive.data.bad_records import BadRecord
 from big_contrastive.data.files import fields, paths, tables
+from big_contrastive.storage import urls
 
 _KINDS = "a list, a file with one per line, table.tsv:column or file.json:key"
 _SHOWN = 5
@@ -117,7 +118,7 @@ def _split(value: str, where: str) -> tuple[str, str]:
   before, _, after = value.rpartition(":")
   for path, key in ((value, ""), (before, after)):
     full = os.path.expanduser(path)
-    if os.path.isfile(full) or paths.remote(path):
+    if os.path.isfile(full) or urls.remote(path):
       return full, key
   remedy = f"Give {_KINDS}."
   raise errors.UserError(where, value, "a file that exists", remedy)

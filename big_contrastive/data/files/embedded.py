@@ -1,9 +1,10 @@
 """The folder of Parquet parts that `embed` writes, as a reader sees it."""
 
+import contextlib
 import json
-import pathlib
 import re
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -11,12 +12,36 @@ import pyarrow.parquet as pq
 
 from big_contrastive.config import errors
 from big_contrastive.data.bad_records import BadRecord
+from big_contrastive.storage import urls
+from big_contrastive.storage.paths import Path
+
+T = TypeVar("T")
 
 ABOUT = "about.json"
 NOTE = b"big_contrastive"  # In the metadata of a part's schema.
 
 
-def parts(folder: pathlib.Path) -> list[pathlib.Path]:
+def using(path: Path, action: Callable[[pq.ParquetFile], T]) -> T:
+  """Returns what `action` does with a part, whose pages are checked.
+
+  In a bucket it is tried for a minute.
+
+  Raises:
+    OSError: for a file that can't be read.
+    pa.ArrowInvalid: for one that is not whole.
+  """
+
+  def act() -> T:
+    with contextlib.ExitStack() as stack:
+      raw = stack.enter_context(path.open("rb")) if away else path
+      part = pq.ParquetFile(raw, page_checksum_verification=True)
+      return action(stack.enter_context(part))
+
+  away = urls.remote(path)
+  return urls.patiently(act, str(path)) if away else act()
+
+
+def parts(folder: Path) -> list[Path]:
   """Returns the parts of a folder, by their numbers."""
   names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
   found = (re.fullmatch(r"part-(\d{5,})\.parquet", name) for name in names)
@@ -25,7 +50,7 @@ def parts(folder: pathlib.Path) -> list[pathlib.Path]:
   ]
 
 
-def about(folder: pathlib.Path, flag: str) -> dict[str, Any]:
+def about(folder: Path, flag: str) -> dict[str, Any]:
   """Returns the content of a folder's about.json.
 
   Raises:
@@ -33,12 +58,18 @@ def about(folder: pathlib.Path, flag: str) -> dict[str, Any]:
   """
   try:
     return json.loads((folder / ABOUT).read_text())
-  except (OSError, ValueError) as e:
+  except Exception as e:  # Of a bucket, each library has kinds of its own.
     allowed, remedy = (
       "a folder that embed has written",
       f"embed writes it: {e}.",
     )
     raise errors.UserError(flag, str(folder), allowed, remedy) from e
+
+
+def _rows(part: pq.ParquetFile) -> list[int]:
+  """The rows of each row group."""
+  head = part.metadata
+  return [head.row_group(g).num_rows for g in range(head.num_row_groups)]
 
 
 def note(schema: pa.Schema) -> dict[str, Any]:
@@ -80,17 +111,14 @@ class Folder:
       them; and without vectors.
   """
 
-  def __init__(self, path: pathlib.Path, flag: str):
+  def __init__(self, path: Path, flag: str):
     self.path, self.files = path, parts(path)
     self.about = about(path, flag)
     self.groups: list[tuple[int, int, int]] = []
     schema = None
     for i, file in enumerate(self.files):
-      with pq.ParquetFile(file) as opened:
-        schema, head = opened.schema_arrow, opened.metadata
-        self.groups += [
-          (i, g, head.row_group(g).num_rows) for g in range(head.num_row_groups)
-        ]
+      schema, rows = using(file, lambda p: (p.schema_arrow, _rows(p)))
+      self.groups += [(i, g, n) for g, n in enumerate(rows)]
       if note(schema).get("made") != self.about["made"]:
         value = f"{file.name}: made with another model or other flags"
         remedy = "Embed anew into another folder."
@@ -110,7 +138,7 @@ class Folder:
 
   def good(self) -> np.ndarray:
     """Returns the numbers of the records that are not bad, int64."""
-    bad = [pq.read_table(f, columns=["bad"])["bad"] for f in self.files]
+    bad = [using(f, lambda p: p.read(["bad"])["bad"]) for f in self.files]
     null = [column.is_null().to_numpy() for column in bad]
     return np.flatnonzero(np.concatenate(null))
 
@@ -122,13 +150,12 @@ class Folder:
     """
     file, group, rows = self.groups[block]
     others = ["bad", "id", "label", "captions"]
+    columns = [*others, *self.columns]
     try:
-      with pq.ParquetFile(
-        self.files[file], page_checksum_verification=True
-      ) as opened:
-        table = opened.read_row_group(
-          group, [*others, *self.columns], use_threads=False
-        ).combine_chunks()
+      table = using(
+        self.files[file],
+        lambda p: p.read_row_group(group, columns, use_threads=False),
+      ).combine_chunks()
     except (pa.ArrowException, OSError) as e:
       message = f"{self.files[file]}, row group {group}: {e}"
       raise BadRecord("read", " ".join(message.split())[:200]) from e

@@ -10,13 +10,14 @@ import pyarrow.parquet as pq
 from big_contrastive.config import errors
 from big_contrastive.data.files import paths
 from big_contrastive.data.transforms.decode import ENDINGS
+from big_contrastive.storage import urls
 
 THING = "files"  # The argument that holds them, for errors.
 
 
 def opened(path: str) -> pq.ParquetFile:
   """Opens a file; raises OSError or ArrowException if it is not Parquet."""
-  if not paths.remote(path):
+  if not urls.remote(path):
     # Reading ahead takes a third more time where there is no latency.
     return pq.ParquetFile(path, pre_buffer=False)
   return pq.ParquetFile(paths.open_file(path, THING))
@@ -33,7 +34,7 @@ def find(files: str, split: str | None) -> tuple[list[str], list[str]]:
   """
   pattern = files.replace("{split}", split or "")
   folder = os.path.expanduser(pattern)
-  if paths.remote(pattern) or not os.path.isdir(folder):
+  if urls.remote(pattern) or not os.path.isdir(folder):
     return paths.find(pattern, THING), []
   every: list[str] = []
   others: list[str] = []

@@ -5,14 +5,13 @@ import glob
 import os
 import posixpath
 import re
-import time
 import weakref
 from typing import Any
 
-import fsspec
-
 from big_contrastive.config import errors
 from big_contrastive.data.bad_records import BadRecord
+from big_contrastive.storage import paths as places
+from big_contrastive.storage import urls
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
@@ -32,13 +31,15 @@ def find(patterns: str, thing: str, remedy: str = "") -> list[str]:
   """
   files: dict[str, None] = {}
   # A path that exists may contain commas and braces.
-  exists = not remote(patterns) and os.path.exists(os.path.expanduser(patterns))
+  exists = not urls.remote(patterns) and os.path.exists(
+    os.path.expanduser(patterns)
+  )
   for pattern in [patterns] if exists else _split(patterns):
     for name in [pattern] if exists else braces(pattern, thing):
       matches = _match(name, thing)
       if not matches:
         where = (
-          "" if remote(name) else f"Nothing was found below {os.getcwd()}."
+          "" if urls.remote(name) else f"Nothing was found below {os.getcwd()}."
         )
         allowed = "files that exist"
         raise errors.UserError(thing, name, allowed, f"{where} {remedy}")
@@ -97,31 +98,13 @@ def _split(patterns: str) -> list[str]:
   return [part.strip() for part in parts if part.strip()]
 
 
-def remote(path: str) -> bool:
-  """Whether a path is a URL."""
-  return "://" in path
-
-
-def system(path: str, thing: str) -> Any:
-  """Returns the fsspec file system of a URL.
-
-  Raises:
-    UserError: if its library isn't installed.
-  """
-  protocol = path.split("://")[0]
-  try:
-    return fsspec.filesystem(protocol)
-  except (ImportError, ValueError) as e:
-    allowed = "a path, or a URL that fsspec can open"
-    raise errors.UserError(thing, path, allowed, f"{e}.") from e
-
-
 def _match(name: str, thing: str) -> list[str]:
-  if remote(name):
-    files, protocol = system(name, thing), name.split("://")[0]
+  if urls.remote(name):
+    files = urls.system(name, thing, listed=True)
     if not glob.has_magic(name):
       return [name] if files.exists(name) else []
-    return [f"{protocol}://{p.lstrip('/')}" for p in sorted(files.glob(name))]
+    start = f"{urls.protocol(name)}://"
+    return [start + p.lstrip("/") for p in sorted(files.glob(name))]
   name = os.path.expanduser(name)
   if os.path.exists(name):
     return [name]
@@ -130,18 +113,17 @@ def _match(name: str, thing: str) -> list[str]:
 
 def version(path: str, thing: str) -> tuple[int, str]:
   """Returns a file's size, and an etag or time that changes on a rewrite."""
-  if not remote(path):
+  if not urls.remote(path):
     stat = os.stat(path)
     return stat.st_size, str(stat.st_mtime_ns)
-  info = system(path, thing).info(path)
-  names = ("etag", "ETag", "mtime", "LastModified", "updated", "created")
-  return info["size"], str(next((info[k] for k in names if info.get(k)), ""))
+  info = urls.system(path, thing, listed=True).info(path)
+  return info["size"], places.stamp(info)
 
 
 def open_file(path: str, thing: str) -> Any:
   """Returns a file opened for random access to its bytes."""
-  if remote(path):
-    return system(path, thing).open(path, "rb")
+  if urls.remote(path):
+    return urls.system(path, thing, listed=True).open(path, "rb")
   if os.path.isdir(path):
     remedy = "This is a folder: name files in it, as FOLDER/*.tar."
     raise errors.UserError(thing, path, "a file", remedy)
@@ -196,8 +178,11 @@ class Reader:
     Raises:
       OSError: if the file ends earlier.
     """
-    if remote(path):
-      data = _patiently(path, self._thing, start, stop)
+    if urls.remote(path):
+      files = urls.system(path, self._thing)
+      # By name: the second argument is a version in s3fs.
+      span = {"start": start, "end": stop}
+      data = urls.patiently(lambda: files.cat_file(path, **span), path)
     else:
       data = self._opened(path).read(start, stop)
     if len(data) != stop - start:
@@ -206,30 +191,6 @@ class Reader:
 
   def __reduce__(self) -> tuple:
     return Reader, (self._thing,)
-
-
-# Seconds between tries to read from a bucket: it may be away for a minute.
-_PAUSES = (0.5, 2.0, 8.0, 20.0, 40.0)
-
-
-def _patiently(path: str, thing: str, start: int, stop: int) -> bytes:
-  """The bytes of a URL; tries again where the storage fails.
-
-  Raises:
-    OSError: if it fails still, or if there is no such file.
-  """
-  files = system(path, thing)
-  for pause in (*_PAUSES, None):
-    try:
-      return files.cat_file(path, start, stop)
-    except FileNotFoundError:
-      raise
-    except Exception as e:  # Each library has kinds of its own.
-      if pause is None:
-        told = " ".join(f"{type(e).__name__}: {e}".split())[:200]
-        raise OSError(f"{path} can't be read: {told}") from e
-      time.sleep(pause)
-  raise AssertionError
 
 
 class _Opened:

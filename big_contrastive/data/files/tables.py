@@ -9,6 +9,7 @@ from typing import Any, TextIO
 
 from big_contrastive.config import errors
 from big_contrastive.data.files import fields, paths
+from big_contrastive.storage import paths as places
 
 Row = dict[str, Any]
 Numbered = Iterator[tuple[int, Row]]
@@ -59,7 +60,7 @@ def read_table(
   if reader is None:
     allowed = "a file that ends in " + ", ".join(readers)
     raise errors.UserError(thing, path, allowed, "Convert or rename it.")
-  full = os.path.expanduser(path)
+  full = str(places.local(path, thing))
   if not os.path.isfile(full):
     remedy = f"It was not found below {os.getcwd()}."
     raise errors.UserError(thing, path, "a file that exists", remedy)

@@ -18,6 +18,7 @@ import numpy as np
 
 from big_contrastive.data.files import paths
 from big_contrastive.data.files.tar_members import Members
+from big_contrastive.storage import urls
 
 _VERSION = 2
 _PROBE = 2**15  # Bytes of each of the places that tell a tar from others.
@@ -70,7 +71,7 @@ def load(path: str, thing: str, folder: str | None = None) -> Index:
   places = _places(path, folder)
   probe = functools.cache(lambda: _probe(path, thing, version[1]))
   beside = f"{path}.index.npz"
-  for place in [*places, *([beside] if paths.remote(path) else [])]:
+  for place in [*places, *([beside] if urls.remote(path) else [])]:
     with contextlib.suppress(OSError):
       index = _read(place, version, probe, thing)
       if index is not None:
@@ -80,9 +81,9 @@ def load(path: str, thing: str, folder: str | None = None) -> Index:
   index = scan(path, thing)
   content = _packed(index, version, probe())
   _store(places, content)
-  if paths.remote(path):
+  if urls.remote(path):
     with contextlib.suppress(Exception):  # Of any library: it may be read-only.
-      paths.system(path, thing).pipe_file(beside, content)
+      urls.system(path, thing).pipe_file(beside, content)
   return index
 
 
@@ -108,12 +109,12 @@ def _probe(path: str, thing: str, size: int) -> str:
 def _places(path: str, folder: str | None) -> list[pathlib.Path]:
   file_name = f"{pathlib.PurePosixPath(path).name}.index.npz"
   digest = hashlib.sha256(
-    (path if paths.remote(path) else os.path.abspath(path)).encode()
+    (path if urls.remote(path) else os.path.abspath(path)).encode()
   ).hexdigest()[:16]
   if folder is not None:
     return [pathlib.Path(folder).expanduser() / f"{digest}.{file_name}"]
   cached = pathlib.Path(_CACHE).expanduser() / f"{digest}.{file_name}"
-  beside = [] if paths.remote(path) else [pathlib.Path(path).parent / file_name]
+  beside = [] if urls.remote(path) else [pathlib.Path(path).parent / file_name]
   return [*beside, cached]
 
 
@@ -125,7 +126,7 @@ def _read(
 ) -> Index | None:
   """The index in a file; None if it is outdated or damaged."""
   if isinstance(place, str):
-    files = paths.system(place, thing)
+    files = urls.system(place, thing)
     if not files.exists(place):
       return None
     raw = io.BytesIO(files.cat_file(place))

@@ -4,7 +4,6 @@ A locked image tower (LiT) needs no pictures: a training step reads a vector of
 some kilobytes. Row groups are read as a whole, one after another.
 """
 
-import pathlib
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from big_contrastive.data import filters
 from big_contrastive.data.bad_records import BadRecord
 from big_contrastive.data.files import block_cache, embedded, fields
 from big_contrastive.data.source import Source
+from big_contrastive.storage import paths
 
 
 class Vectors(Source):
@@ -71,8 +71,9 @@ def source(
 
   Args:
     split: replaces "{split}" in parts.
-    parts: a folder that `embed` has written, with vectors; of `embed --views
-      k`, training draws one of k views, and evaluation takes the first.
+    parts: a folder that `embed` has written, with vectors, also in a bucket;
+      of `embed --views k`, training draws one of k views, and evaluation takes
+      the first.
     cache_mb: memory for row groups, in each process that reads.
 
   Raises:
@@ -80,7 +81,7 @@ def source(
       preprocessing; if there are no vectors, or no record is good.
   """
   errors.at_least("cache_mb", cache_mb, 1)
-  path = pathlib.Path(parts.replace("{split}", split or "")).expanduser()
+  path = paths.at(parts.replace("{split}", split or ""), "parts")
   folder = embedded.Folder(path, "parts")
   good = folder.good()
   if not len(good):

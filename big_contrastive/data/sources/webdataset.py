@@ -25,6 +25,7 @@ from big_contrastive.data.files import (
 )
 from big_contrastive.data.source import Source
 from big_contrastive.data.transforms.decode import ENDINGS
+from big_contrastive.storage.urls import remote
 
 _URLS = "urls"
 _GAP = 2**16  # Bytes between members up to which one read covers all.
@@ -255,7 +256,7 @@ def source(
   """
   tars = paths.find(urls.replace("{split}", split or ""), _URLS)
   if block_mb is None:
-    block_mb = _BLOCK if any(map(paths.remote, tars)) else 0
+    block_mb = _BLOCK if any(map(remote, tars)) else 0
   errors.at_least("block_mb", block_mb, 0)
   errors.at_least("cache_mb", cache_mb, 1)
   with futures.ThreadPoolExecutor(8) as pool:

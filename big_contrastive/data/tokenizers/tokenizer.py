@@ -6,7 +6,6 @@ captions.
 """
 
 import html
-import pathlib
 import string
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
@@ -17,6 +16,7 @@ import numpy as np
 from big_contrastive.config import errors, schema
 from big_contrastive.data.tokenizers import vocabulary
 from big_contrastive.data.tokenizers.vocabulary import Vocabulary
+from big_contrastive.storage import paths
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 # Their own rules for white space and lower case are the reference.
@@ -204,7 +204,7 @@ def _read(kind: str, path: str | None) -> bytes:
   if path is None:
     return b""
   try:
-    return pathlib.Path(path).expanduser().read_bytes()
+    return paths.local(path, "path").read_bytes()
   except OSError as e:
     raise _error("path", path, file, f"{e.strerror}.") from e
 

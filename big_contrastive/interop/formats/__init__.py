@@ -4,7 +4,7 @@ Code for a format's configs and weights is in the folders beside this one.
 """
 
 import pathlib
-from typing import Protocol
+from typing import Any, Protocol
 
 from big_contrastive.config import registry
 from big_contrastive.interop.bundle import ModelBundle
@@ -22,10 +22,13 @@ class Format(Protocol):
   MAY_LACK: tuple[str, ...]
   SUFFIX: str
 
-  def recognize(self, path: pathlib.Path) -> bool:
-    """Returns whether a file or directory is in this format."""
+  def recognize(self, path: Any) -> bool:
+    """Returns whether a file or directory of this machine is in this format.
 
-  def read(self, path: pathlib.Path, where: str) -> ModelBundle:
+    Of checkpoints of ours also one in a bucket.
+    """
+
+  def read(self, path: Any, where: str) -> ModelBundle:
     """Returns the model at a path.
 
     Args:

@@ -8,19 +8,20 @@ from big_contrastive.checkpoints import checkpointer, find
 from big_contrastive.config import rules, schema
 from big_contrastive.data.tokenizers.tokenizer import restore_tokenizer
 from big_contrastive.interop.bundle import ModelBundle
+from big_contrastive.storage.paths import Path
 
 MAY_LACK = ("text",)
 SUFFIX = ""
 
 
-def recognize(path: pathlib.Path) -> bool:
+def recognize(path: Path) -> bool:
   """Whether it is a workdir, its folder of checkpoints, or one of them."""
   if (path / find.FOLDER).is_dir() or (path / "params").is_dir():
     return True
   return any((d / "params").is_dir() for d in path.glob("[0-9]*"))
 
 
-def read(path: pathlib.Path, where: str = "path") -> ModelBundle:
+def read(path: Path, where: str = "path") -> ModelBundle:
   """Returns the newest intact model, with the weights that it exports."""
   directory = find.find(str(path), where)
   meta = checkpointer.read_meta(directory)

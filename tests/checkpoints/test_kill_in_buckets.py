@@ -1,0 +1,51 @@
+"""A run in a bucket that is killed, cut off, disturbed and stopped."""
+
+import random
+import signal
+import time
+
+import buckets
+import pytest
+
+import killing
+from big_contrastive.checkpoints import find
+from big_contrastive.storage import paths
+
+FLAGS = ["--config.total=30", "--config.eval_every=15"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "processes"), [("gs", 2), ("s3", 1)])
+def test_whatever_happens_nothing_changes(
+  kind, processes, tmp_path, monkeypatch
+):
+  """Metrics and parameters are those of a run on a disk, bit for bit."""
+  rng, log = random.Random(0), tmp_path / "log"
+  killing.train(tmp_path / "whole", processes, 1, *FLAGS)
+  with buckets.served(kind, monkeypatch) as server:
+    workdir = paths.at(f"{server.url}/run", "x")
+
+    def start(steps):
+      run = killing.start(workdir, processes, 1, *FLAGS, log=log)
+      killing.wait_until(run, lambda: killing.last(workdir) >= steps)
+      return run
+
+    run = start(5)
+    time.sleep(rng.uniform(0, 2))
+    killing.os.kill(rng.choice(killing.workers(run)), signal.SIGKILL)
+    assert run.wait(timeout=900) != 0
+    run = start(15)
+    server.process.send_signal(signal.SIGSTOP)  # It does not answer.
+    time.sleep(10)
+    server.process.send_signal(signal.SIGCONT)
+    if processes == 1:
+      run.send_signal(signal.SIGTERM)
+      assert run.wait(timeout=300) == 75, log.read_text()[-3000:]
+      last = killing.last(workdir)
+      assert find.steps(workdir / "checkpoints")[-1] == last < 30
+      run = start(30)
+    assert run.wait(timeout=900) == 0, log.read_text()[-3000:]
+    killing.assert_same_bits(tmp_path / "whole", workdir)
+    names = buckets.names(server.url)
+    assert not [n for n in names if n.endswith((".saving", ".lock"))]
+    assert {"run/config.json", "run/metrics.jsonl"} <= set(names)
