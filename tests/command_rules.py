@@ -177,5 +177,6 @@ def obey(snippet, monkeypatch, capsys):
   """Runs a command by its rule; without one it is an error."""
   for form, rule in RULES.items():
     if re.match(form, snippet.text):
-      return rule(shlex.split(snippet.text, comments=True), monkeypatch, capsys)
+      words = shlex.split(readme.here(snippet.text), comments=True)
+      return rule(words, monkeypatch, capsys)
   raise AssertionError(f"no rule covers {snippet.place}: {snippet.text}")

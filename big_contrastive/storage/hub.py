@@ -10,6 +10,9 @@ from big_contrastive.storage import paths, urls
 
 _FORM = "hf://OWNER/NAME, hf://OWNER/NAME@REVISION or hf://OWNER/NAME/FILE"
 
+# One of these is in every model's folder.
+_CONFIGS = "config.json", "open_clip_config.json"
+
 
 def local(url: str, thing: str) -> pathlib.Path:
   """Returns a file or a model's folder, downloaded into the Hub's cache.
@@ -55,12 +58,17 @@ def _folder(where: dict) -> str:
   """The snapshot of a repository, with the files that a model needs."""
   try:
     listed = huggingface_hub.HfApi().list_repo_files(**where)
-  except hub_errors.RepositoryNotFoundError:
+  except (
+    hub_errors.RepositoryNotFoundError,
+    hub_errors.RevisionNotFoundError,
+  ):
     raise
-  except hub_errors.RevisionNotFoundError:
+  except Exception:  # Offline: what the cache has of it.
+    for name in _CONFIGS:
+      found = huggingface_hub.try_to_load_from_cache(filename=name, **where)
+      if isinstance(found, str):
+        return str(pathlib.Path(found).parent)
     raise
-  except Exception:  # Offline: whatever the cache has of it.
-    return huggingface_hub.snapshot_download(**where, local_files_only=True)
   top = [name for name in listed if "/" not in name]
   # A repository of one of our checkpoints is read as a whole.
   ours = any("checkpoints/" in f"/{name}" for name in listed)
