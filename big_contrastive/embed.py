@@ -7,12 +7,13 @@
   OUT/about.json              the model, the data; the logit of a pair is
                               scale * image . text + bias
 
-Columns: "key", the record's name; "id"; "label"; "captions"; "image", a unit
-vector as a list of d numbers; "texts", one such list a caption; "cosines" of
-the image with each caption; and "bad", null or the kind of fault of a record
-that can't be read, whose other columns are null or empty. With --views k the
-images are k random views, "view_0" to "view_{k-1}", by --train_image. --dtype
-none leaves the vectors out; bfloat16 is stored as uint16, its bits.
+Columns: "key", the record's name; "id"; "label"; "digest" of the image's bytes;
+"captions"; "image", a unit vector as a list of d numbers; "texts", one such
+list a caption; "cosines" of the image with each caption; and "bad", null or the
+kind of fault of a record that can't be read, whose other columns are null or
+empty. With --views k the images are k random views, "view_0" to "view_{k-1}",
+by --train_image. --dtype none leaves the vectors out; bfloat16 is stored as
+uint16, its bits.
 
 Give the same command again after a kill: parts that are there stay. Several
 workers need not know of each other: worker i of n takes --shards i/n, by

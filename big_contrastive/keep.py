@@ -5,7 +5,9 @@
 kept.npy has their numbers, int64, ascending: a source takes them with
 filter.keep. --fraction f keeps exactly floor(f n) of n records, of equal scores
 those of the first records; --threshold t keeps all scores from t up. What has
-no score (NaN) is never kept. Prints what is kept, and a histogram of scores.
+no score (NaN) is never kept. With --among A.npy,B.npy only records of all these
+lists are, such as dedup and balance write; f is still of all records. Prints
+what is kept, and a histogram of scores.
 --picture FILE.png shows the best and the worst, and those at the edge; it needs
 the records, --data SOURCE.
 """
@@ -37,6 +39,7 @@ def run() -> None:
   parser.add_argument("--out", required=True, help="NAME.npy")
   parser.add_argument("--fraction", type=fraction)
   parser.add_argument("--threshold", type=float)
+  parser.add_argument("--among", help="A.npy,B.npy: of all these alone")
   parser.add_argument("--picture", help="FILE.png, of records of --data")
   parser.add_argument("--data", help="SOURCE:VALUE,..., as embed had it")
   flags = parser.parse_args()
@@ -45,10 +48,10 @@ def run() -> None:
     value = "both given" if both else None
     thing = "--fraction or --threshold"
     raise errors.UserError(thing, value, "one of the two", "See --help.")
-  out = atomic.free(flags.out, "--out")
-  if out.suffix != ".npy":
-    raise errors.UserError("--out", flags.out, "NAME.npy", "Add the extension.")
+  out = selection.list_path(flags.out)
   scores = read(flags.scores)
+  if flags.among:
+    scores = selection.among(scores, flags.among.split(","), "--among")
   shown = _shown(flags, len(scores))
   chosen = choose(scores, flags.fraction, flags.threshold)
   count = chosen.above + chosen.ties

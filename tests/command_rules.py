@@ -163,7 +163,8 @@ def run(*words, cwd=None, python="python", more="."):
 
 RULES = {
   r"python -m big_contrastive\."
-  r"(train|evaluate|pack|convert|embed|score|keep|plan)\b": python,
+  r"(train|evaluate|pack|convert|plan|embed|score|keep|dedup|balance)"
+  r"\b": python,
   r"make [a-z-]+": make,
   r"launch/local\.sh ": launched,
   r"launch/dfn\.sh ": recipe,

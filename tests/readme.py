@@ -26,7 +26,8 @@ from big_contrastive.offline import embedding, folder, tasks, worker
 
 ROOT = pathlib.Path(__file__).parents[1]
 COMMANDS = (
-  "train", "evaluate", "pack", "convert", "embed", "score", "keep", "plan",
+  "train", "evaluate", "pack", "convert", "embed", "score", "keep", "dedup",
+  "balance", "plan",
 )  # fmt: skip
 _WORDS = r"(?:python -m|make|launch/\S+|sbatch|pip|sha256sum|bash)\s"
 _MENTION = rf"(?:{'|'.join(COMMANDS)})\s.*--\w"
@@ -269,6 +270,16 @@ def _scores(root, name):
   else:
     (root / name).mkdir()
     np.save(root / name / "scores.npy", np.arange(25, dtype=np.float32))
+
+
+@makes("unique.npy", "balanced.npy")
+def _list(root, name):
+  np.save(root / name, np.arange(20))
+
+
+@makes("entries.txt")
+def _entries(root, name):
+  (root / name).write_text("red\nblue\ncircle\n")
 
 
 @makes("exported", "DIR_OR_NPZ", "siglip2-base-patch16-224")

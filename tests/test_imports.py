@@ -27,6 +27,8 @@ ROWS = [
     "embed",
     "score",
     "keep",
+    "dedup",
+    "balance",
     "convert",
     "pack",
     "plan",

@@ -85,6 +85,9 @@ class Embedding:
       "label": pa.array(shard.label, mask=~good | (shard.label < 0)),
       "width": pa.array(shard.sides[:, 0], mask=~good),
       "height": pa.array(shard.sides[:, 1], mask=~good),
+      "digest": pa.array(
+        [d if ok else None for d, ok in zip(shard.digest, good)], pa.binary(16)
+      ),
       "captions": pa.array(captions, pa.list_(pa.string())),
       "bad": pa.array([shard.bad.get(i) for i in numbers], pa.string()),
     }  # fmt: skip

@@ -75,7 +75,10 @@ class Parts:
     return embedded.floats(column, self.about["made"]["dtype"])
 
 
-_REMEDIES = {"cosines": "The model has no text tower, or --views was given."}
+_REMEDIES = {
+  "digest": "Embed anew: an earlier version has written these.",
+  "cosines": "The model has no text tower, or --views was given.",
+}
 
 
 def cosines(parts: Parts) -> Iterator[tuple[int, np.ndarray]]:
@@ -130,7 +133,7 @@ def normalized(
     number = (first + place).astype(np.int32)
     scores = [
       np.asarray(
-        compute(*(_padded(x[i : i + rows], rows) for x in (zimg, ztxt, number)))
+        compute(*(padded(x[i : i + rows], rows) for x in (zimg, ztxt, number)))
       )
       for i in range(0, len(place), rows)
     ]
@@ -138,7 +141,8 @@ def normalized(
     yield first, _best(joined[: len(place)], offsets)
 
 
-def _padded(x: np.ndarray, rows: int) -> np.ndarray:
+def padded(x: np.ndarray, rows: int) -> np.ndarray:
+  """Returns x [n, ...] with zeros behind it, [rows, ...]."""
   return np.pad(x, [(0, rows - len(x))] + [(0, 0)] * (x.ndim - 1))
 
 
@@ -168,8 +172,8 @@ def _drawn(parts: Parts, count: int, seed: int) -> tuple[np.ndarray, ...]:
     raise errors.UserError("the reference", "empty", allowed, remedy)
   missing = -len(number) % _TILE
   return (
-    _padded(np.concatenate(images), len(number) + missing),
-    _padded(np.concatenate(texts), len(number) + missing),
+    padded(np.concatenate(images), len(number) + missing),
+    padded(np.concatenate(texts), len(number) + missing),
     np.pad(number, (0, missing), constant_values=-1),
   )
 

@@ -2,9 +2,13 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
+
+from big_contrastive.config import errors
+from big_contrastive.storage import atomic, paths
+from big_contrastive.storage.paths import Path
 
 _BLOCK = 2**22  # Scores at a time.
 _HALF = 2**16
@@ -97,6 +101,48 @@ def first(
     order = order[np.isfinite(keys[order])][:count]
     keys, places = keys[order], places[order]
   return places
+
+
+def among(scores: np.ndarray, lists: Sequence[str], flag: str) -> np.ndarray:
+  """Returns the scores, NaN where a record is not in all lists.
+
+  Args:
+    scores: float32 [n].
+    lists: files of record numbers, int64, ascending.
+    flag: their name in errors.
+
+  Raises:
+    UserError: for another file, and for numbers of other data.
+  """
+  every = np.ones(len(scores), bool)
+  for name in lists:
+    file = paths.local(name, flag)
+    try:
+      numbers = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as e:
+      allowed = "a list of record numbers, NAME.npy"
+      raise errors.UserError(flag, name, allowed, f"{e}.") from e
+    one = np.zeros(len(scores), bool)
+    fits = numbers.dtype == np.int64 and numbers.ndim == 1
+    if not fits or (len(numbers) and not 0 <= numbers[-1] < len(scores)):
+      value = f"{numbers.dtype} {list(numbers.shape)} in {name}"
+      allowed = f"int64 [n], numbers below {len(scores):,}"
+      raise errors.UserError(flag, value, allowed, "Is it of other data?")
+    one[numbers] = True
+    every &= one
+  return np.where(every, scores, np.float32(np.nan))
+
+
+def list_path(out: str) -> Path:
+  """Returns the path --out of a new list of record numbers.
+
+  Raises:
+    UserError: for another ending, or if something is there.
+  """
+  path = atomic.free(out, "--out")
+  if path.suffix != ".npy":
+    raise errors.UserError("--out", out, "NAME.npy", "Add the extension.")
+  return path
 
 
 def known(scores: np.ndarray) -> int:

@@ -1,5 +1,6 @@
 """The records of a shard, read once; what is bad is noted, not raised."""
 
+import hashlib
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -21,6 +22,7 @@ class Shard(Source):
     captions: of each record, a list.
     id, label: int32, of each record; -1 for none.
     sides: int32 [n, 2], width and height of the images; -1 where not known.
+    digest: of the bytes of each record's image, 16 bytes.
     bad: kind of fault by record.
   """
 
@@ -30,6 +32,7 @@ class Shard(Source):
     self.captions: list[list[str]] = [[] for _ in range(n)]
     self.id, self.label = np.full((2, n), -1, np.int32)
     self.sides = np.full((n, 2), -1, np.int32)
+    self.digest: list[bytes | None] = [None] * n
     self.bad: dict[int, str] = {}
     self._lock = threading.Lock()
 
@@ -45,6 +48,7 @@ class Shard(Source):
         kind = type(one).__name__
         raise bad_records.BadRecord("type", f"a caption is a {kind}")
     self.sides[index] = decode.size(record["image"])
+    self.digest[index] = _digest(record["image"])
     self.captions[index] = [fields.clean(one) for one in several]
     self.id[index] = record["id"]
     self.label[index] = record.get("label", -1)
@@ -68,6 +72,15 @@ class Shard(Source):
     """Returns the number of bad records by kind."""
     kinds = list(self.bad.values())
     return {k: kinds.count(k) for k in sorted(set(kinds))}
+
+
+def _digest(image: Any) -> bytes:
+  """16 bytes of an image's bytes, or of its pixels if it has none."""
+  if isinstance(image, bytes | bytearray | memoryview):
+    return hashlib.blake2b(image, digest_size=16).digest()
+  pixels = np.ascontiguousarray(image)
+  kind = f"{pixels.dtype} {pixels.shape}".encode()
+  return hashlib.blake2b(kind + pixels.tobytes(), digest_size=16).digest()
 
 
 class Views(Source):

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from big_contrastive import (
+  balance,
   convert,
+  dedup,
   embed,
   evaluate,
   keep,
@@ -32,6 +34,12 @@ NEEDS = {
   embed.run: {"--checkpoint": "{model}", "--data": DATA, "--out": "{new}"},
   score.run: {"--embedded": "{folder}", "--out": "{new}"},
   keep.run: {"--scores": "{scores}", "--out": "{new}.npy"},
+  dedup.run: {
+    "--embedded": "{folder}", "--out": "{new}.npy", "--by": "content"
+  },
+  balance.run: {
+    "--data": DATA, "--entries": "{file}", "--out": "{new}.npy"
+  },
   convert.run: {"--from": "{model}", "--to": "{new}"},
   pack.run: {"--data": DATA, "--out": "{new}.tar"},
   plan.run: {"--config": "configs/siglip.py:smoke"},
@@ -41,7 +49,7 @@ MODEL = ("--batch_size", "--tokenizer")
 NUMBERS = (
   "--batch_size", "--tolerance", "--per_file", "--per_shard", "--views",
   "--seed", "--actors", "--reference", "--min_side", "--max_aspect",
-  "--min_words",
+  "--min_words", "--clusters", "--rounds", "--limit", "--tail",
   "--min_characters", "--fraction", "--threshold", "--share",
 )  # fmt: skip
 OPTIONAL = {
@@ -67,7 +75,9 @@ OPTIONAL = {
     "--min_words",
     "--min_characters",
   ),
-  keep.run: ("--fraction", "--threshold", "--picture", "--data"),
+  keep.run: ("--fraction", "--threshold", "--picture", "--data", "--among"),
+  dedup.run: ("--threshold", "--clusters", "--rounds", "--seed"),
+  balance.run: ("--limit", "--tail", "--seed"),
   convert.run: (
     "--format",
     "--from_format",
@@ -110,6 +120,16 @@ WRONG = [
   (keep.run, "--fraction", "2", "--fraction = 2.0; expected a number above 0"),
   (keep.run, "--fraction", "half", "--fraction"),
   (keep.run, "--threshold", "x", "--threshold = 'x'; expected a float"),
+  (dedup.run, "--by", "contents", "Did you mean 'content'"),
+  (dedup.run, "--threshold", "0.9", "left out: content is the same"),
+  (dedup.run, "--clusters", "0", "a whole number from 1 up"),
+  (dedup.run, "--rounds", "-1", "a whole number from 0"),
+  (dedup.run, "--out", "{new}", "NAME.npy"),
+  (dedup.run, "--embedded", "{new}", "embed writes it"),
+  (balance.run, "--limit", "0", "a whole number from 1 up"),
+  (balance.run, "--tail", "1.5", "a number between 0 and 1"),
+  (balance.run, "--entries", "{new}", "files that exist"),
+  (balance.run, "--seed", "-1", "a whole number from 0"),
   (convert.run, "--share", "-1", "--share = '-1'; expected a number from 0"),
   (convert.run, "--to", "{file}", "a path where nothing is"),
   (convert.run, "--from", "{new}", "a model's path"),
