@@ -8,7 +8,8 @@ files. As a check, random images and texts are embedded by the source, by the
 result, and by transformers or OpenCLIP where they are installed. DST appears
 only if all of them agree. A warning names what DST lacks: a tokenizer, a text
 tower or preprocessing. With --average OTHER the weights are averaged, as of a
-model and of what it was fine-tuned to.
+model and of what it was fine-tuned to; with --image OTHER the tower that made
+the vectors of LiT takes their place.
 """
 
 if __name__ == "__main__":  # Before what takes seconds to import.
@@ -24,6 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from big_contrastive.checkpoints import checkpointer, find
 from big_contrastive.config import errors, files, schema
 from big_contrastive.data.tokenizers.tokenizer import build_tokenizer
 from big_contrastive.data.transforms import operations
@@ -32,9 +34,11 @@ from big_contrastive.inference.embedder import NoTokenizer
 from big_contrastive.interop import formats, model_files, reference
 from big_contrastive.interop.average import averaged
 from big_contrastive.interop.bundle import ModelBundle
+from big_contrastive.interop.image_tower import with_tower
 from big_contrastive.models import naflex
 from big_contrastive.models.build import defaults
 from big_contrastive.models.model import merge
+from big_contrastive.offline import vectors
 from big_contrastive.storage import atomic
 from big_contrastive.storage.paths import Path
 
@@ -63,6 +67,7 @@ def convert(
   tolerance: float = 1e-5,
   average: str | None = None,
   share: float = 0.5,
+  image: str | None = None,
 ) -> dict[str, float]:
   """Converts a model, and returns the largest differences.
 
@@ -79,6 +84,8 @@ def convert(
     tolerance: the largest difference allowed.
     average: another model, whose weights are averaged with the source's.
     share: of the other in the average.
+    image: of a source that was trained on stored vectors (LiT), the model that
+      made them, whose image tower takes their place.
 
   Returns:
     For each comparison, the largest difference of unit embeddings and of
@@ -98,7 +105,14 @@ def convert(
   if average is not None:
     other = model_files.read(average, where="--average")
     model = averaged(model, other, share, "--average")
-  sides = [(from_format, there)] if average is None else []
+  if image is not None:
+    other = model_files.read(image, where="--image")
+    model = with_tower(model, other, "--image")
+    meta = checkpointer.read_meta(find.find(str(there), "--from"))
+    trained_on = meta["config"].get("source", {})
+    vectors.check_made_by(trained_on, image, "--image")
+  alone = average is None and image is None
+  sides = [(from_format, there)] if alone else []
   with atomic.appears(path) as new:
     model_files.write(model, new, format)
     images, tokens = _inputs(model)
@@ -264,6 +278,7 @@ def run() -> None:
   )  # fmt: skip
   parser.add_argument("--average", help="another model, of the same shapes")
   parser.add_argument("--share", type=cli.number, default=0.5, help="of it")
+  parser.add_argument("--image", help="whose vectors SRC was trained on (LiT)")
   flags = vars(parser.parse_args())
   flags.pop("distributed")
   differences = convert(**flags)

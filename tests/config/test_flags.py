@@ -85,6 +85,7 @@ OPTIONAL = {
     "--tolerance",
     "--average",
     "--share",
+    "--image",
   ),
   pack.run: ("--per_file",),
   plan.run: ("--topology",),

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 import tiny
-from big_contrastive import plan
-from big_contrastive.config import rules
+from big_contrastive import convert, plan
+from big_contrastive.config import errors, rules
 from big_contrastive.data.sources import cached
 from big_contrastive.factory import experiment
+from big_contrastive.inference.model import load
+from big_contrastive.interop import model_files
 from big_contrastive.models import model
 from big_contrastive.offline import embedding, folder, tasks, worker
 from big_contrastive.training import loop
@@ -111,3 +113,46 @@ def test_a_plan_needs_no_parts():
   argument = "cached=nowhere,width=24,smoke"
   lines = plan.plan(tiny.load("lit", argument, *PLAIN), jax.devices()[:1])
   assert any(line.startswith("peak ") for line in lines)
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory, parts):
+  """The workdir of a text tower that was trained on the vectors."""
+  workdir = tmp_path_factory.mktemp("texts") / "texts"
+  config = tiny.load("lit", f"cached={parts},smoke", *PLAIN)
+  config = config | {"total": "3 steps", "evals": {}}
+  loop.fit(experiment.build(config), workdir)
+  return workdir
+
+
+def test_the_tower_is_put_back_beside_the_trained_text_tower(
+  run, texts, tmp_path, caplog
+):
+  """Pictures as the tower embeds them, texts as the trained one does."""
+  convert.convert(
+    str(texts), str(tmp_path / "whole"), "checkpoint", image=str(run)
+  )
+  assert "not checked" not in caplog.text
+  whole, tower = (load(path) for path in (tmp_path / "whole", run))
+  picture = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+  np.testing.assert_array_equal(
+    whole.encode_image(picture), tower.encode_image(picture)
+  )
+  words = load(texts).encode_text(["a red circle"])
+  np.testing.assert_array_equal(whole.encode_text(["a red circle"]), words)
+  assert np.abs(words - tower.encode_text(["a red circle"])).max() > 1e-3
+
+
+def test_another_tower_is_not_put_there(run, texts, tmp_path):
+  other = model_files.read(run)
+  other.params["img"] = jax.tree.map(lambda x: x * 1.01, other.params["img"])
+  model_files.write(other, tmp_path / "other", "checkpoint")
+  for source, image, said in (
+    (texts, tmp_path / "other", "--image = .*; expected the model that made"),
+    (run, run, "config.model.image.tower = 'vit'; expected"),
+  ):
+    with pytest.raises(errors.UserError, match=said):
+      convert.convert(
+        str(source), str(tmp_path / "out"), "checkpoint", image=str(image)
+      )
+  assert not (tmp_path / "out").exists()
