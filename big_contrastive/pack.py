@@ -11,7 +11,8 @@ of the images unchanged, and beside each its index. Read them as
   wds:NAME-*.tar,caption=json:captions,id=json:id,label=json:label
   parquet:NAME-*.parquet,id=id,label=label
 
-(without label where the source has none; caption=none for images alone).
+(without label where the source has none; caption=none for images alone). With
+--keep LIST only the records of a list are, such as big_contrastive.keep writes.
 Records that can't be read are left out, counted and named. If they are more
 than 20 and more than one in a hundred, that is an error and no file is kept.
 """
@@ -36,7 +37,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from big_contrastive.config import errors
-from big_contrastive.data import bad_records
+from big_contrastive.data import bad_records, filters
 from big_contrastive.data.build import build_source
 from big_contrastive.data.files import tar_index
 from big_contrastive.data.source import Source
@@ -55,8 +56,14 @@ def run() -> None:
   parser.add_argument("--data", required=True, help="SOURCE:VALUE,...")
   parser.add_argument("--out", required=True, help="NAME.tar or NAME.parquet")
   parser.add_argument("--per_file", type=int, default=10_000)
+  parser.add_argument("--keep", help="a list of records, as filter.keep")
   flags = parser.parse_args()
   source = build_source(flags.data, "--data")
+  if flags.keep is not None:
+    try:
+      source = filters.apply(source, keep=flags.keep)
+    except errors.UserError as e:
+      raise e.replaced("filter.keep", "--keep") from e
   pack(source, flags.out, flags.per_file)
 
 

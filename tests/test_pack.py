@@ -4,6 +4,7 @@ import json
 import os
 import tarfile
 
+import numpy as np
 import PIL.Image
 import pyarrow.parquet as pq
 import pytest
@@ -164,3 +165,25 @@ def test_nothing_is_overwritten(config, tmp_path, monkeypatch):
   run(monkeypatch, *flags)
   with pytest.raises(errors.UserError, match="a new name"):
     run(monkeypatch, *flags)
+
+
+def test_what_is_kept_is_packed(config, tmp_path, monkeypatch):
+  """By a list of numbers, as keep writes it; another list is an error."""
+  want = records(build_source(config, "x"))
+  np.save(tmp_path / "kept.npy", np.array([1, 2, 6]))
+  run(
+    monkeypatch, "--data", config, "--keep", tmp_path / "kept.npy", "--out",
+    tmp_path / "k.tar",
+  )  # fmt: skip
+  found = build_source(
+    f"wds:{tmp_path}/k-*.tar,caption=json:captions,id=json:id,label=json:label",
+    "x",
+  )
+  assert records(found) == [want[i] for i in (1, 2, 6)]
+  np.save(tmp_path / "other.npy", np.array([1, 7]))
+  with pytest.raises(errors.UserError, match="--keep = 'record 7 of 7"):
+    run(
+      monkeypatch, "--data", config, "--keep", tmp_path / "other.npy",
+      "--out", tmp_path / "o.tar",
+    )  # fmt: skip
+  assert not list(tmp_path.glob("o*.tar"))

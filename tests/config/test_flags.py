@@ -87,7 +87,7 @@ OPTIONAL = {
     "--share",
     "--image",
   ),
-  pack.run: ("--per_file",),
+  pack.run: ("--per_file", "--keep"),
   plan.run: ("--topology",),
   train.run: (),
 }
@@ -102,6 +102,7 @@ WRONG = [
   (pack.run, "--per_file", "1e3", "--per_file = '1e3'; expected an integer"),
   (pack.run, "--per_file", "2.5", "--per_file = '2.5'; expected an integer"),
   (pack.run, "--out", "{new}", "ends in .tar or .parquet"),
+  (pack.run, "--keep", "{new}.npy", "--keep = '.*'; expected files that exist"),
   (embed.run, "--out", "{file}", "expected a folder"),
   (embed.run, "--per_shard", "0", "a whole number from 1 up"),
   (embed.run, "--shards", "4/4", "i/n with 0 <= i < n"),
