@@ -11,6 +11,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
+from typing import Any
 
 from big_contrastive.config import errors
 from big_contrastive.parallel import signals
@@ -109,7 +110,18 @@ def send(source: pathlib.Path, target: Path) -> None:
     OSError: if it can't be written.
   """
   files, url = urls.system(str(target), "a URL"), str(target)
-  urls.patiently(lambda: files.put_file(str(source), url), url, "written")
+
+  def put() -> None:
+    files.put_file(str(source), url)
+    _arrived(files, url, source.stat().st_size)
+
+  urls.patiently(put, url, "written")
+
+
+def _arrived(files: Any, url: str, size: int) -> None:
+  """Raises OSError unless all bytes are there; the next try may do better."""
+  if (there := files.info(url)["size"]) != size:
+    raise OSError(f"{there:,} of {size:,} bytes have arrived")
 
 
 def replace(path: Path, text: str) -> None:
@@ -139,7 +151,12 @@ def write_bytes(path: Path, content: bytes) -> None:
     OSError: if it can't be written.
   """
   files, url = urls.system(str(path), "a URL"), str(path)
-  urls.patiently(lambda: files.pipe_file(url, content), url, "written")
+
+  def put() -> None:
+    files.pipe_file(url, content)
+    _arrived(files, url, len(content))
+
+  urls.patiently(put, url, "written")
 
 
 def rename(path: Path, target: Path) -> None:

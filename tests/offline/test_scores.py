@@ -351,7 +351,7 @@ def test_a_picture_of_other_data_is_an_error(tmp_path, monkeypatch, capsys):
     ({"data": data, "picture": tmp_path / "p.png"}, "25 records'; expected 24"),
     ({"data": data}, "--picture is missing"),
     ({"picture": tmp_path / "p.png"}, "--data is missing"),
-    ({"data": data, "picture": tmp_path / "p.jpg"}, "a path in a directory"),
+    ({"data": data, "picture": tmp_path / "p.jpg"}, "expected NAME.png"),
   ):
     with pytest.raises(errors.UserError, match=said):
       command(monkeypatch, capsys, keep, **flags, **more)

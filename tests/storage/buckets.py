@@ -4,6 +4,8 @@ Run as a program, it is such a server: buckets.py gs PORT.
 """
 
 import contextlib
+import email.parser
+import re
 import socket
 import subprocess
 import sys
@@ -102,12 +104,42 @@ def names(url):
   return sorted(n.removeprefix(start + "/") for n in files.find(url))
 
 
+class _Parts:
+  """Reads what gcsfs uploads as it is: the emulator drops a last line end."""
+
+  def parsebytes(self, data):
+    head, _, rest = data.partition(b"\r\n")
+    match = re.search(rb'boundary="?([^";]+)"?', head)
+    if match is None or head.startswith(b"Content-Type:multipart/mixed"):
+      return email.parser.BytesParser().parsebytes(data)
+    self._parts = rest.split(b"--" + match[1])[1:3]
+    return self
+
+  def get_payload(self):
+    return [_Part(part) for part in self._parts]
+
+
+class _Part:
+  def __init__(self, data):
+    self._head, _, body = data[1:].partition(b"\n\n")
+    self._body = body[:-1]
+
+  def get_payload(self, decode=False):
+    return self._body if decode else self._body.decode()
+
+  def get_content_type(self):
+    return self._head.partition(b": ")[2].decode().strip()
+
+
 def _serve(kind, port):
   if kind == "gs":
-    from gcp_storage_emulator.server import create_server
+    from gcp_storage_emulator import server
 
+    server.BytesParser = _Parts
     address = "127.0.0.1", port
-    create_server(*address, in_memory=True, default_bucket="bucket").run()
+    server.create_server(
+      *address, in_memory=True, default_bucket="bucket"
+    ).run()
   else:
     from moto.server import main
 

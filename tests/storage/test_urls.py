@@ -1,5 +1,7 @@
 """Storage that fails, for a while or for good; and names that can't be."""
 
+import pathlib
+
 import fsspec
 import pytest
 
@@ -86,3 +88,34 @@ def test_a_copy_is_kept_until_the_original_changes(monkeypatch, tmp_path):
   memory.pipe_file("/copied/a.txt", b"other")
   assert paths.local("memory://copied/a.txt", "x").read_bytes() == b"other"
   assert not [p for p in tmp_path.rglob(".*")]
+
+
+@pytest.mark.parametrize("end", [b"\r", b"\n", b"\r\n", b" ", b"\0"])
+def test_the_last_bytes_of_a_file_arrive(end, bucket, slept, tmp_path):
+  """Uploads are made of lines, but files are not."""
+  content = b"\0\r\n--" + end
+  (tmp_path / "a").write_bytes(content)
+  targets = [paths.at(f"{bucket}/{name}", "x") for name in ("sent", "written")]
+  atomic.send(tmp_path / "a", targets[0])
+  atomic.write_bytes(targets[1], content)
+  assert [t.read_bytes() for t in targets] == [content, content]
+
+
+def test_what_arrives_in_part_is_an_error(monkeypatch, slept, tmp_path):
+  class Lossy(fsspec.get_filesystem_class("memory")):
+    protocol = "lossy"
+
+    def pipe_file(self, path, value, **kwargs):
+      super().pipe_file(path, value[:-1], **kwargs)
+
+    def put_file(self, here, path, **kwargs):
+      self.pipe_file(path, pathlib.Path(here).read_bytes())
+
+  monkeypatch.setattr(urls, "system", lambda *given: Lossy())
+  (tmp_path / "a").write_bytes(b"123")
+  for write in (
+    lambda: atomic.write_bytes("lossy://a", b"123"),
+    lambda: atomic.send(tmp_path / "a", "lossy://a"),
+  ):
+    with pytest.raises(OSError, match="2 of 3 bytes have arrived"):
+      write()
