@@ -84,11 +84,17 @@ class Mirror(Here):
       OSError: if the bucket is away for more than a minute.
     """
     with self._one_at_a_time:
-      for file in sorted(p for p in self.folder.rglob("*") if p.is_file()):
+      for file in sorted(self.folder.rglob("*")):
+        if file.name.startswith(".") or not file.is_file():
+          continue  # One that is being replaced, or a folder.
         stat = file.stat()
         version = stat.st_size, stat.st_mtime_ns
         if self._sent.get(file) != version:
-          atomic.send(file, self._home / file.relative_to(self.folder))
+          # As long as it was: lines are added meanwhile.
+          with file.open("rb") as opened:
+            content = opened.read(stat.st_size)
+          target = self._home / file.relative_to(self.folder).as_posix()
+          atomic.write_bytes(target, content)
           self._sent[file] = version
 
   def _watch(self) -> None:
