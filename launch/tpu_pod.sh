@@ -8,7 +8,7 @@
 #   launch/tpu_pod.sh logs | stop | delete
 #
 # `run` again after a failure, a stop or a preemption resumes from the newest
-# checkpoint; the workdir must be on a disk that all hosts share.
+# checkpoint; the workdir must be on a disk that all hosts share, or in a bucket.
 # --dry-run before the verb prints the commands and runs none.
 set -euo pipefail
 
@@ -52,7 +52,7 @@ case "${1:-}" in
       && python3 -m pip install --quiet uv \
       && python3 -m uv venv --allow-existing --python 3.12 .venv \
       && python3 -m uv pip install --quiet --python .venv/bin/python \
-        -c requirements-3.12.lock -e '.[tpu]'"
+        -c requirements-3.12.lock -e '.[tpu,gcs]'"
     ;;
   run)
     shift
