@@ -18,6 +18,7 @@ import sys
 
 from big_contrastive.config import errors, files, reference
 from big_contrastive.factory import cli, experiment
+from big_contrastive.storage import paths
 from big_contrastive.training import loop, profile_input
 
 
@@ -49,6 +50,7 @@ def run() -> None:
     print_fields(flags, overrides)
     return
   cli.require(flags, config="FILE.py[:ARGUMENT]", workdir="a directory")
+  paths.at(flags.workdir, "--workdir")  # A URL that can't be, at once.
   config = files.load_config(flags.config, overrides)
   cli.start(flags.distributed)
   built = experiment.build(config)

@@ -1,6 +1,7 @@
 """URLs, through fsspec: buckets, the Hugging Face Hub, web servers."""
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -15,6 +16,9 @@ _BUCKETS = "gs", "gcs", "s3", "s3a"
 for _name in _BUCKETS:
   _settings = fsspec.config.conf.setdefault(_name, {})
   _settings.setdefault("use_listings_cache", False)
+
+# It logs each failed try with a traceback; what fails for good is our error.
+logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
 
 # The extra of setup.py that has the library of a protocol.
 _EXTRAS = {"gs": "gcs", "gcs": "gcs", "s3": "s3", "s3a": "s3", "hf": "hf"}

@@ -147,6 +147,7 @@ WRONG = [
     "--tolerance = 'much'; expected a number",
   ),
   (convert.run, "--tokenizer", "5", "a section with fields"),
+  (train.run, "--workdir", "hf://me/run", "begins with gs:// or s3://"),
   (plan.run, "--config", "{file}", "a .py that exists"),
   (plan.run, "--config", "{new}.py", "a .py that exists"),
   (plan.run, "--config", "{folder}", "a .py that exists"),
