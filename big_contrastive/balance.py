@@ -59,10 +59,7 @@ def run() -> None:
   out = selection.list_path(flags.out)
   names = paths.lines(flags.entries, "--entries")
   entries = balancing.Entries(names, f"--entries: {flags.entries}")
-  if (flags.limit is None) == (flags.tail is None):
-    value = "both given" if flags.limit is not None else None
-    thing = "--limit or --tail"
-    raise errors.UserError(thing, value, "one of the two", "See --help.")
+  cli.one_of(flags, "limit", "tail")
   source = build_source(flags.data, "--data")
   with tempfile.TemporaryDirectory() as folder:
     matches = balancing.Matches(entries, pathlib.Path(folder))

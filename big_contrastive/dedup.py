@@ -60,7 +60,7 @@ def run() -> None:
     errors.at_least("--clusters", flags.clusters, 1)
   out = selection.list_path(flags.out)
   parts = scoring.Parts(flags.embedded, "--embedded")
-  bad = np.concatenate([block for _, block in duplicates.bad(parts)])
+  bad = duplicates.bad(parts)
   clusters = flags.clusters
   if clusters is None:
     clusters = near.default_clusters(parts.records)
@@ -74,8 +74,9 @@ def run() -> None:
       allowed = f"at most {good:,}, the records that are not bad"
       raise errors.UserError("--clusters", clusters, allowed, "Lower it.")
     found = near.near(
-      parts, sharding.make_mesh(), threshold, clusters, flags.rounds, flags.seed
-    )
+      parts, ~bad, sharding.make_mesh(), threshold, clusters, flags.rounds,
+      flags.seed,
+    )  # fmt: skip
   kept = np.flatnonzero(~(found | bad))
   with atomic.appears(out) as new:
     np.save(new, kept)

@@ -43,11 +43,7 @@ def run() -> None:
   parser.add_argument("--picture", help="FILE.png, of records of --data")
   parser.add_argument("--data", help="SOURCE:VALUE,..., as embed had it")
   flags = parser.parse_args()
-  if (flags.fraction is None) == (flags.threshold is None):
-    both = flags.fraction is not None
-    value = "both given" if both else None
-    thing = "--fraction or --threshold"
-    raise errors.UserError(thing, value, "one of the two", "See --help.")
+  cli.one_of(flags, "fraction", "threshold")
   out = selection.list_path(flags.out)
   scores = read(flags.scores)
   if flags.among:

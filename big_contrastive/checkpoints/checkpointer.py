@@ -140,7 +140,7 @@ class Checkpoints:
       return
     self._inside.finish(step)
     every = self._keep_every
-    for old in find.steps(self.folder)[: -self._keep]:
+    for old in self._inside.steps()[: -self._keep]:
       if not every or old % every:
         self._inside.remove(old)
 

@@ -15,7 +15,7 @@ from big_contrastive.checkpoints import checksums, objects
 from big_contrastive.storage import atomic, urls
 from big_contrastive.storage.paths import Path
 
-_SAVING, _DELETING, _DAMAGED = ".saving", ".deleting", ".damaged"
+_MARKS = _SAVING, _DELETING, _DAMAGED = ".saving", ".deleting", ".damaged"
 # What a killed run leaves, of a save or of the removal of an old one.
 _LEFT = re.compile(r"(\d+)\.(saving|deleting|orbax-checkpoint-tmp)")
 
@@ -43,9 +43,8 @@ class Disk:
       if _LEFT.match(left.name):
         shutil.rmtree(left, ignore_errors=True)
 
-  def begin(self, step: int) -> Path:
-    """Returns where to write a checkpoint; for the first process alone."""
-    return self.writing(step)
+  def begin(self, step: int) -> None:
+    """Makes room for a checkpoint; for the first process alone."""
 
   def writing(self, step: int) -> Path:
     """Returns where all processes write a checkpoint."""
@@ -91,11 +90,10 @@ class Bucket:
 
   def steps(self) -> list[int]:
     names = self._names()
-    marks = (_SAVING, _DELETING, _DAMAGED)
     return sorted(
       int(name)
       for name in names
-      if name.isdigit() and not any(name + mark in names for mark in marks)
+      if name.isdigit() and not any(name + mark in names for mark in _MARKS)
     )
 
   def _names(self) -> set[str]:
@@ -113,11 +111,10 @@ class Bucket:
         self._rm(left[1])
         self._rm(name)
 
-  def begin(self, step: int) -> Path:
+  def begin(self, step: int) -> None:
     self._mark(step, _SAVING)
     self._rm(str(step))
     self._rm(f"{step}{_DAMAGED}")
-    return self.writing(step)
 
   def writing(self, step: int) -> Path:
     return self.path / str(step)
@@ -151,5 +148,4 @@ class Bucket:
 
   def is_marked(self, step: str) -> bool:
     """Whether a folder of that name is there, but is not a checkpoint."""
-    marks = (_SAVING, _DELETING, _DAMAGED)
-    return any((self.path / (step + mark)).exists() for mark in marks)
+    return any((self.path / (step + mark)).exists() for mark in _MARKS)

@@ -124,8 +124,10 @@ def apply(
   skipped: collections.Counter[str] = collections.Counter()
   chosen = np.arange(len(source))
   if keep is not None:
-    numbered = keep.endswith(".npy")
-    chosen = (_numbered if numbered else _listed)(source, keep)
+    if keep.endswith(".npy"):
+      chosen = numbers_in(keep, len(source), "filter.keep")
+    else:
+      chosen = _listed(source, keep)
     skipped["not in the list of kept ones"] = len(source) - len(chosen)
   fits = Length(min_caption, max_caption)
   if (min_side, max_aspect, fits) != (0, 0.0, Length(1, 10**9)):
@@ -168,30 +170,39 @@ def _reason(
   return ""
 
 
-def _numbered(source: Source, keep: str) -> np.ndarray:
-  """The numbers in a file, a memory map: they may be a billion."""
-  path = places.local(paths.find(keep, "filter.keep")[0], "filter.keep")
+def numbers_in(keep: str, count: int, thing: str) -> np.ndarray:
+  """Returns the record numbers in a file, a memory map: it may be a billion.
+
+  Args:
+    keep: the file, NAME.npy.
+    count: of all records.
+    thing: the argument that holds the file's name, for errors.
+
+  Raises:
+    UserError: unless they are int64, ascending, and below the count.
+  """
+  path = places.local(paths.find(keep, thing)[0], thing)
   try:
     numbers = np.load(path, mmap_mode="r", allow_pickle=False)
   except (OSError, ValueError) as e:
     allowed = "a file that big_contrastive.keep has written"
-    raise errors.UserError("filter.keep", keep, allowed, f"{e}.") from e
+    raise errors.UserError(thing, keep, allowed, f"{e}.") from e
   value = f"{numbers.dtype} {list(numbers.shape)} in {keep}"
   if numbers.dtype == np.int64 and numbers.ndim == 1:
     last = -1
     for start in range(0, len(numbers), _BLOCK):
       block = numbers[start : start + _BLOCK]
       if block[0] <= last or (np.diff(block) <= 0).any():
-        value, last = f"numbers of {keep} that do not ascend", len(source)
+        value, last = f"numbers of {keep} that do not ascend", count
         break
       last = int(block[-1])
-    if last < len(source):
+    if last < count:
       return numbers
     if not value.endswith("ascend"):
-      value = f"record {last:,} of {len(source):,}, in {keep}"
-  allowed = f"numbers below {len(source):,}, int64, ascending"
+      value = f"record {last:,} of {count:,}, in {keep}"
+  allowed = f"numbers below {count:,}, int64, ascending"
   remedy = "Is it the list of other data?"
-  raise errors.UserError("filter.keep", value, allowed, remedy)
+  raise errors.UserError(thing, value, allowed, remedy)
 
 
 def _listed(source: Source, keep: str) -> np.ndarray:

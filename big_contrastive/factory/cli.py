@@ -123,6 +123,15 @@ def parser(description: str) -> argparse.ArgumentParser:
   return p
 
 
+def one_of(flags: argparse.Namespace, a: str, b: str) -> None:
+  """Raises UserError unless exactly one of two flags is given."""
+  given = [getattr(flags, name) is not None for name in (a, b)]
+  if sum(given) != 1:
+    value = "both given" if all(given) else None
+    thing = f"--{a} or --{b}"
+    raise errors.UserError(thing, value, "one of the two", "See --help.")
+
+
 def require(flags: argparse.Namespace, **expected: str) -> None:
   """Raises UserError for the first of these flags that is missing.
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from big_contrastive.config import errors
+from big_contrastive.offline import bits
 
 _APART = ",.;:?!`"
 _SPACES = str.maketrans("\t\n\r", "   ")
@@ -153,8 +154,5 @@ def drawn(count: int, seed: int) -> np.ndarray:
   """Returns a number in [0, 1) of each record, of it and the seed alone."""
   x = np.arange(count, dtype=np.uint64) + np.uint64(1)
   for key in (seed, 0):
-    x = x * np.uint64(0x9E3779B97F4A7C15) ^ np.uint64(key)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    x = x ^ (x >> np.uint64(31))
+    x = bits.spread(x * bits.GOLDEN ^ np.uint64(key))
   return (x >> np.uint64(11)) * 2.0**-53

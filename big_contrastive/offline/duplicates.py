@@ -8,11 +8,10 @@ import re
 import tempfile
 import unicodedata
 import zlib
-from collections.abc import Iterator
 
 import numpy as np
 
-from big_contrastive.offline import scoring
+from big_contrastive.offline import bits, scoring
 from big_contrastive.offline.spill import Spill
 
 # A signature has bands of numbers. Two captions meet where all numbers of a
@@ -91,7 +90,7 @@ def minhashes(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
   rng = np.random.default_rng(0)  # The same for all data.
   odd = rng.integers(0, 2**63, _BANDS * _ROWS, np.uint64) * 2 + 1
   more = rng.integers(0, 2**63, _BANDS * _ROWS, np.uint64)
-  mixed = _mixed(np.array(hashes, np.uint64))
+  mixed = bits.spread(np.array(hashes, np.uint64) + bits.GOLDEN)
   signatures = np.empty((len(some), len(odd)), np.uint32)
   for k in range(len(odd)):  # One at a time: little memory.
     high = ((mixed * odd[k] + more[k]) >> np.uint64(32)).astype(np.uint32)
@@ -108,14 +107,6 @@ def shingles(text: str) -> set[str]:
   }
 
 
-def _mixed(x: np.ndarray) -> np.ndarray:
-  """Evenly distributed 64-bit numbers (splitmix64)."""
-  x = x + np.uint64(0x9E3779B97F4A7C15)
-  x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-  x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-  return x ^ (x >> np.uint64(31))
-
-
 def _band(signatures: np.ndarray, band: int) -> np.ndarray:
   """A key, uint64 [n, 2], of the numbers of one band."""
   rows = signatures[:, band * _ROWS : (band + 1) * _ROWS].astype(np.uint64)
@@ -123,7 +114,7 @@ def _band(signatures: np.ndarray, band: int) -> np.ndarray:
   for side in range(2):
     key = np.full(len(rows), 2 * band + side, np.uint64)
     for column in rows.T:
-      key = _mixed(key ^ column)
+      key = bits.spread((key ^ column) + bits.GOLDEN)
     keys[:, side] = key
   return keys
 
@@ -155,7 +146,7 @@ class _Groups:
     return found
 
 
-def bad(parts: scoring.Parts) -> Iterator[tuple[int, np.ndarray]]:
-  """Yields the number of a first record, and which from there on are bad."""
-  for first, table in parts.tables(["bad"]):
-    yield first, ~table["bad"].is_null().to_numpy()
+def bad(parts: scoring.Parts) -> np.ndarray:
+  """Returns which records are bad, bool [n]."""
+  columns = [table["bad"] for _, table in parts.tables(["bad"])]
+  return np.concatenate([~column.is_null().to_numpy() for column in columns])

@@ -25,6 +25,7 @@ _ROWS, _TILE = 256, 1024  # Vectors of a device at a time, and of the others.
 
 def near(
   parts: scoring.Parts,
+  good: np.ndarray,
   mesh: Mesh,
   threshold: float,
   clusters: int,
@@ -35,6 +36,7 @@ def near(
 
   Args:
     parts: what `embed` has written, with images' vectors.
+    good: bool [n], the records that are not bad.
     mesh: its devices share the work.
     threshold: the cosine above which two are the same.
     clusters: k, at most the number of records that are not bad.
@@ -45,7 +47,7 @@ def near(
     bool [n]; False for bad records.
   """
   compare = Compare(mesh)
-  centers = _centers(parts, compare, clusters, rounds, seed)
+  centers = _centers(parts, good, compare, clusters, rounds, seed)
   found = np.zeros(parts.records, bool)
   with tempfile.TemporaryDirectory() as folder:
     for numbers, z, cosines in _by_cluster(
@@ -148,13 +150,18 @@ def _vectors(parts: scoring.Parts) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 
 def _centers(
-  parts: scoring.Parts, compare: Compare, k: int, rounds: int, seed: int
+  parts: scoring.Parts,
+  good: np.ndarray,
+  compare: Compare,
+  k: int,
+  rounds: int,
+  seed: int,
 ) -> np.ndarray:
   """The centers of spherical k-means, float32 [k, d]."""
-  good = np.concatenate([numbers for numbers, _ in _vectors(parts)])
-  errors.at_least("records that are not bad", len(good), k)
+  numbers = np.flatnonzero(good)
+  errors.at_least("records that are not bad", len(numbers), k)
   rng = np.random.default_rng(seed)
-  drawn = np.sort(rng.choice(good, k, replace=False, shuffle=False))
+  drawn = np.sort(rng.choice(numbers, k, replace=False, shuffle=False))
   centers = np.concatenate(
     [z[np.isin(numbers, drawn)] for numbers, z in _vectors(parts)]
   )

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from big_contrastive.config import errors
-from big_contrastive.storage import atomic, paths
+from big_contrastive.data import filters
+from big_contrastive.storage import atomic
 from big_contrastive.storage.paths import Path
 
 _BLOCK = 2**22  # Scores at a time.
@@ -116,19 +117,8 @@ def among(scores: np.ndarray, lists: Sequence[str], flag: str) -> np.ndarray:
   """
   every = np.ones(len(scores), bool)
   for name in lists:
-    file = paths.local(name, flag)
-    try:
-      numbers = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as e:
-      allowed = "a list of record numbers, NAME.npy"
-      raise errors.UserError(flag, name, allowed, f"{e}.") from e
     one = np.zeros(len(scores), bool)
-    fits = numbers.dtype == np.int64 and numbers.ndim == 1
-    if not fits or (len(numbers) and not 0 <= numbers[-1] < len(scores)):
-      value = f"{numbers.dtype} {list(numbers.shape)} in {name}"
-      allowed = f"int64 [n], numbers below {len(scores):,}"
-      raise errors.UserError(flag, value, allowed, "Is it of other data?")
-    one[numbers] = True
+    one[filters.numbers_in(name, len(scores), flag)] = True
     every &= one
   return np.where(every, scores, np.float32(np.nan))
 
