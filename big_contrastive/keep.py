@@ -8,8 +8,9 @@ those of the first records; --threshold t keeps all scores from t up. What has
 no score (NaN) is never kept. With --among A.npy,B.npy only records of all these
 lists are, such as dedup and balance write; f is still of all records. Prints
 what is kept, and a histogram of scores.
---picture FILE.png shows the best and the worst, and those at the edge; it needs
-the records, --data SOURCE.
+With --data SOURCE, the records: --picture FILE.png shows the best and the
+worst, and those at the edge; --uids writes a list as DataComp has it, of dtype
+"u8,u8", sorted; and lists of --among may be of that kind.
 """
 
 if __name__ == "__main__":  # Before what takes seconds to import.
@@ -26,6 +27,7 @@ import numpy as np
 
 from big_contrastive.config import errors
 from big_contrastive.data.build import build_source
+from big_contrastive.data.files import uids
 from big_contrastive.data.source import Source
 from big_contrastive.factory import cli
 from big_contrastive.offline import picture, selection
@@ -41,14 +43,16 @@ def run() -> None:
   parser.add_argument("--threshold", type=float)
   parser.add_argument("--among", help="A.npy,B.npy: of all these alone")
   parser.add_argument("--picture", help="FILE.png, of records of --data")
+  parser.add_argument("--uids", action="store_true", help="as DataComp lists")
   parser.add_argument("--data", help="SOURCE:VALUE,..., as embed had it")
   flags = parser.parse_args()
   cli.one_of(flags, "fraction", "threshold")
   out = selection.list_path(flags.out)
   scores = read(flags.scores)
+  source = _records(flags, len(scores))
   if flags.among:
-    scores = selection.among(scores, flags.among.split(","), "--among")
-  shown = _shown(flags, len(scores))
+    lists = flags.among.split(",")
+    scores = selection.among(scores, lists, "--among", source)
   chosen = choose(scores, flags.fraction, flags.threshold)
   count = chosen.above + chosen.ties
   with atomic.appears(out) as new:
@@ -59,8 +63,13 @@ def run() -> None:
       done += len(block)
     assert done == count
     kept.flush()
-  if shown is not None:
-    png = picture.draw(shown, scores, chosen.least)
+    if flags.uids:
+      named = np.sort(uids.of(source, kept, "--uids"))
+      del kept  # It maps the file that is now written.
+      with new.open("wb") as file:
+        np.save(file, named)
+  if flags.picture:
+    png = picture.draw(source, scores, chosen.least)
     target = paths.absolute(flags.picture, "--picture")
     with atomic.appears(target) as new:
       new.write_bytes(png)
@@ -78,16 +87,20 @@ def run() -> None:
   )
 
 
-def _shown(flags: argparse.Namespace, records: int) -> Source | None:
-  """The records of the picture, checked; None for no picture."""
-  if flags.picture is None and flags.data is None:
+def _records(flags: argparse.Namespace, records: int) -> Source | None:
+  """The records, checked; None without --data."""
+  if flags.picture is not None:
+    path = paths.absolute(flags.picture, "--picture")
+    if path.suffix != ".png":
+      value, allowed = flags.picture, "NAME.png"
+      raise errors.UserError("--picture", value, allowed, "See --help.")
+    atomic.check_parent(path, flags.picture, "--picture")
+  if flags.picture is not None or flags.uids:
+    cli.require(flags, data="the records, for --picture and --uids")
+  elif flags.data is not None and flags.among is None:
+    cli.require(flags, picture="a file, or --uids, or --among, with --data")
+  if flags.data is None:
     return None
-  cli.require(flags, picture="a file, with --data", data="the records")
-  path = paths.absolute(flags.picture, "--picture")
-  if path.suffix != ".png":
-    allowed = "NAME.png"
-    raise errors.UserError("--picture", flags.picture, allowed, "See --help.")
-  atomic.check_parent(path, flags.picture, "--picture")
   source = build_source(flags.data, "--data")
   if len(source) != records:
     value, allowed = f"{len(source):,} records", f"{records:,}, as --scores"

@@ -172,6 +172,8 @@ class _Good:
         if (texts := record.get("text")) is not None:
           record["text"] = [texts] if isinstance(texts, str) else list(texts)
         record["image"] = _bytes(record["image"])
+        if (uid := self.source.uid(at)) is not None:
+          record["uid"] = uid
       except (OSError, ValueError) as e:
         kind, name = bad_records.kind(e), self.source.name(at)
         self.bad[kind] = self.bad.get(kind, 0) + 1
@@ -215,7 +217,7 @@ _STARTS = {
 def _tar(path: pathlib.Path, records: Iterator, source: Source) -> None:
   with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
     for number, record in records:
-      names = {"captions": "text", "id": "id", "label": "label"}
+      names = {"captions": "text", "id": "id", "label": "label", "uid": "uid"}
       about = {k: record[v] for k, v in names.items() if v in record}
       text = json.dumps(about, ensure_ascii=False).encode()
       for kind, data in (
@@ -246,6 +248,9 @@ def _parquet(path: pathlib.Path, records: Iterator, source: Source) -> None:
   string = {"dtype": "string", "_type": "Value"}
   features |= {k: {"feature": string, "_type": "List"} for k in texts}
   features |= {n: {"dtype": "int64", "_type": "Value"} for n in numbers}
+  if any("uid" in row for row in rows):
+    columns["uid"] = pa.array([row.get("uid") for row in rows], pa.string())
+    features["uid"] = string
   if "label" in numbers and source.classes:
     features["label"] = {"names": source.classes, "_type": "ClassLabel"}
   note = json.dumps({"info": {"features": features}})

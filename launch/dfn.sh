@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# DFN on the embedded data set: filter, score, keep, train. Give the same
-# command again after a kill: what is done stays.
+# DFN on the embedded data set: filter, fine-tune and average it, score, keep,
+# train. Give the same command again after a kill: what is done stays.
 #
 #   launch/dfn.sh OUT [smoke]
 set -euo pipefail
@@ -14,16 +14,20 @@ mkdir -p "$out"
 
 train() {
   "$python" -m big_contrastive.train --workdir "$out/$1" \
-    --config "configs/dfn.py:part=$1$smoke${2:+,kept=$2}"
+    --config "configs/dfn.py:part=$1$smoke${2:+,$2}"
 }
 
 train filter
-"$python" -m big_contrastive.embed --checkpoint "$out/filter" \
+train finetuned "init=$out/filter"
+[ -e "$out/mean" ] || "$python" -m big_contrastive.convert \
+  --from "$out/filter" --average "$out/finetuned" \
+  --to "$out/mean" --format checkpoint
+"$python" -m big_contrastive.embed --checkpoint "$out/mean" \
   --data "$pool" --dtype none --out "$out/embedded"
 [ -e "$out/scores" ] || "$python" -m big_contrastive.score \
   --embedded "$out/embedded" --out "$out/scores"
 [ -e "$out/kept.npy" ] || "$python" -m big_contrastive.keep \
   --scores "$out/scores" --fraction 0.5 --out "$out/kept.npy" \
   --picture "$out/kept.png" --data "$pool"
-train kept "$out/kept.npy"
+train kept "kept=$out/kept.npy"
 train all

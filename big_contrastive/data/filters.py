@@ -12,7 +12,7 @@ import numpy as np
 
 from big_contrastive.config import errors
 from big_contrastive.data import bad_records
-from big_contrastive.data.files import paths
+from big_contrastive.data.files import paths, uids
 from big_contrastive.data.source import Source
 from big_contrastive.data.transforms import decode
 from big_contrastive.storage import paths as places
@@ -73,6 +73,10 @@ class Filtered(Source):
     """Returns a name by which a person can find the record."""
     return self.source.name(int(self.kept[index]))
 
+  def uid(self, index: int) -> str | None:
+    """Returns the record's uid, if the source has uids."""
+    return self.source.uid(int(self.kept[index]))
+
 
 @dataclasses.dataclass(frozen=True)
 class Length:
@@ -106,9 +110,9 @@ def apply(
     min_caption, max_caption: in characters; other captions are dropped, and
       records that have none left. Images without captions pass.
     keep: a file with the records to keep: a .npy with their numbers, as
-      big_contrastive.keep writes it; or text with one a line: their names as
-      the log has them ("a.tar:000123"), the part behind the last ":", or their
-      ids.
+      big_contrastive.keep writes it, or with their uids, as DataComp does; or
+      text with one a line: their names as the log has them ("a.tar:000123"),
+      the part behind the last ":", or their ids.
 
   Raises:
     UserError: if nothing is left.
@@ -125,7 +129,7 @@ def apply(
   chosen = np.arange(len(source))
   if keep is not None:
     if keep.endswith(".npy"):
-      chosen = numbers_in(keep, len(source), "filter.keep")
+      chosen = numbers_in(keep, len(source), "filter.keep", source)
     else:
       chosen = _listed(source, keep)
     skipped["not in the list of kept ones"] = len(source) - len(chosen)
@@ -170,16 +174,20 @@ def _reason(
   return ""
 
 
-def numbers_in(keep: str, count: int, thing: str) -> np.ndarray:
+def numbers_in(
+  keep: str, count: int, thing: str, source: Source | None = None
+) -> np.ndarray:
   """Returns the record numbers in a file, a memory map: it may be a billion.
 
   Args:
     keep: the file, NAME.npy.
     count: of all records.
     thing: the argument that holds the file's name, for errors.
+    source: the records, whose uids are read if the file has uids.
 
   Raises:
-    UserError: unless they are int64, ascending, and below the count.
+    UserError: unless they are int64, ascending, and below the count; or uids
+      of dtype "u8,u8", of which the source has some.
   """
   path = places.local(paths.find(keep, thing)[0], thing)
   try:
@@ -188,6 +196,11 @@ def numbers_in(keep: str, count: int, thing: str) -> np.ndarray:
     allowed = "a file that big_contrastive.keep has written"
     raise errors.UserError(thing, keep, allowed, f"{e}.") from e
   value = f"{numbers.dtype} {list(numbers.shape)} in {keep}"
+  if source is not None and numbers.dtype == uids.KIND and numbers.ndim == 1:
+    found = uids.places(source, numbers, thing)
+    message = "%s: %d of the %d uids in %s are of a record"
+    logging.info(message, thing, len(found), len(numbers), keep)
+    return found
   if numbers.dtype == np.int64 and numbers.ndim == 1:
     last = -1
     for start in range(0, len(numbers), _BLOCK):

@@ -63,3 +63,8 @@ class Mixture(Source):
     """Returns a name by which a person can find the record."""
     k, inner = fields.place(index, self._ends)
     return f"source {k}, {self.sources[k].name(inner)}"
+
+  def uid(self, index: int) -> str | None:
+    """Returns the record's uid, if its source has uids."""
+    k, inner = fields.place(index, self._ends)
+    return self.sources[k].uid(inner)

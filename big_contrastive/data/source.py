@@ -67,6 +67,14 @@ class Source(abc.ABC):
     """Returns a name by which a person can find it, like "a.tar:000123"."""
     return f"record {index}"
 
+  def uid(self, index: int) -> str | None:
+    """Returns the record's 32 hexadecimal digits in lists like DataComp's.
+
+    None in a source that has none.
+    """
+    del index
+    return None
+
   def after(self, index: int) -> int:
     """Returns the record that replaces a bad one in training."""
     return (index + 1) % len(self)

@@ -8,6 +8,7 @@ import numpy as np
 
 from big_contrastive.config import errors
 from big_contrastive.data import filters
+from big_contrastive.data.source import Source
 from big_contrastive.storage import atomic
 from big_contrastive.storage.paths import Path
 
@@ -104,13 +105,19 @@ def first(
   return places
 
 
-def among(scores: np.ndarray, lists: Sequence[str], flag: str) -> np.ndarray:
+def among(
+  scores: np.ndarray,
+  lists: Sequence[str],
+  flag: str,
+  source: Source | None = None,
+) -> np.ndarray:
   """Returns the scores, NaN where a record is not in all lists.
 
   Args:
     scores: float32 [n].
-    lists: files of record numbers, int64, ascending.
+    lists: files of record numbers, int64, ascending; or of uids.
     flag: their name in errors.
+    source: the records, for lists of uids.
 
   Raises:
     UserError: for another file, and for numbers of other data.
@@ -118,7 +125,7 @@ def among(scores: np.ndarray, lists: Sequence[str], flag: str) -> np.ndarray:
   every = np.ones(len(scores), bool)
   for name in lists:
     one = np.zeros(len(scores), bool)
-    one[filters.numbers_in(name, len(scores), flag)] = True
+    one[filters.numbers_in(name, len(scores), flag, source)] = True
     every &= one
   return np.where(every, scores, np.float32(np.nan))
 

@@ -1,8 +1,11 @@
 """Which samples of tars are read together."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+
+_GAP = 2**16  # Bytes between members up to which one read covers all.
 
 
 class Spans(NamedTuple):
@@ -50,3 +53,30 @@ def spans(
     np.minimum.reduceat(low, first),
     np.maximum.reduceat(high, first),
   )
+
+
+def members(
+  read: Callable[[int, int], bytes], starts: list[int], sizes: list[int]
+) -> list[bytes | None]:
+  """Returns the members of one sample; those near each other take one read.
+
+  Args:
+    read: the bytes from an offset to another.
+    starts, sizes: of the members; the first is there, size -1 is a missing one.
+  """
+  first = last = starts[0]
+  gaps = 0
+  for start, size in zip(starts, sizes, strict=True):
+    if size >= 0:
+      first, last = min(first, start), max(last, start + size)
+      gaps -= size
+  if gaps + last - first > _GAP:
+    return [
+      read(start, start + size) if size >= 0 else None
+      for start, size in zip(starts, sizes, strict=True)
+    ]
+  data = read(first, last)
+  return [
+    data[start - first : start - first + size] if size >= 0 else None
+    for start, size in zip(starts, sizes, strict=True)
+  ]

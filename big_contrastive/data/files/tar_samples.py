@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -143,3 +144,28 @@ def field(text: str, kinds: dict[str, None]) -> tuple[str, str]:
     allowed = "json:FIELD"
     raise errors.UserError("member", text, allowed, "Say which field.")
   return kind, field
+
+
+def uid(text: str, kinds: dict[str, None]) -> tuple[str, str]:
+  """Returns where uids are, as `field` does; the key and the image are none."""
+  kind, path = field(text, kinds)
+  if kind in NO_MEMBERS:
+    remedy = "Without a uid, list record numbers."
+    raise errors.UserError("uid", text, "json:FIELD", remedy)
+  return kind, path
+
+
+def value(data: bytes | None, field: str, parse: Callable) -> Any:
+  """Returns a member's content, or a field of its JSON, "outer/inner".
+
+  Args:
+    data: the member; None if there is none.
+    field: "" for the content.
+    parse: fields.parse_json.
+  """
+  if data is None or not field:
+    return data
+  inner = parse(data)
+  for name in field.split("/"):
+    inner = inner.get(name) if isinstance(inner, dict) else None
+  return inner

@@ -25,6 +25,7 @@ from big_contrastive.data.files import (
   parquet_columns,
   parquet_files,
   paths,
+  uids,
 )
 from big_contrastive.data.source import Source
 
@@ -40,7 +41,7 @@ class Rows(Source):
     files: their paths.
     groups: (file, row group) of each block of rows.
     blocks: int64, number of rows of each block.
-    columns: the files' columns for "image", "text", "label", "id".
+    columns: the files' columns for "image", "text", "label", "id", "uid".
     root: the folder that image paths are relative to; None: their file's.
     classes: names by label.
     text_names: names by number where the captions are class numbers.
@@ -135,6 +136,13 @@ class Rows(Source):
     )
     return f"{self.files[file]}:row {first + row}"
 
+  def uid(self, index: int) -> str | None:
+    """Returns the row's uid; None if the source was not told of a column."""
+    if "uid" not in self.columns:
+      return None
+    block, row = fields.place(index, self._ends)
+    return uids.checked(self._tables[block][self.columns["uid"]][row].as_py())
+
   def outline(self) -> list[bytes]:
     """Returns the blocks and the layout, for a digest."""
     return [self.blocks.tobytes(), self.layout]
@@ -193,6 +201,7 @@ def source(
   caption: str | None = None,
   label: str | None = None,
   id: str | None = None,
+  uid: str | None = None,
   classes: str | list | None = None,
   root: str | None = None,
   cache_mb: int = 1024,
@@ -214,6 +223,7 @@ def source(
       no label; an id per row, or per image if neighbors among the first rows
       have the same image. Rows with equal ids are not each other's negatives;
       id="image" derives ids from images. Other columns of the files may differ.
+    uid: the column by which a filter.keep of DataComp's kind names rows.
     classes: names by label, as class_names.read takes them, in place of those
       that `datasets` stores; needed if labels are names.
     root: the folder that image paths are relative to, or that contains them if
@@ -232,7 +242,7 @@ def source(
   chosen = {"image": column_of("image", image, _IMAGES, schemas[0])}
   if caption != fields.NO_CAPTION:
     chosen["text"] = column_of("caption", caption, _CAPTIONS, schemas[0])
-  extra = {"label": label, "id": id}
+  extra = {"label": label, "id": id, "uid": uid}
   chosen |= {k: column_of(k, v, (), schemas[0]) for k, v in extra.items() if v}
   if by_image := chosen.get("id") == chosen["image"]:
     del chosen["id"]

@@ -22,13 +22,13 @@ from big_contrastive.data.files import (
   tar_blocks,
   tar_index,
   tar_samples,
+  uids,
 )
 from big_contrastive.data.source import Source
 from big_contrastive.data.transforms.decode import ENDINGS
 from big_contrastive.storage.urls import remote
 
 _URLS = "urls"
-_GAP = 2**16  # Bytes between members up to which one read covers all.
 _BLOCK = 8  # MiB of a tar behind a URL that are read at once.
 _TRIED = 200  # First samples that are searched for repeated images.
 
@@ -45,7 +45,8 @@ class Samples(Source):
       other members; size is -1 for one that is missing.
     fields: ending of each other member.
     caption: (ending, path in its JSON) of each caption.
-    label, id: the same for these, or None; ("image", "") for an id by image.
+    label, id, uid_in: the same for these, or None; ("image", "") for an id by
+      image.
     ids: int32 [n], if they are derived from the names; or None.
     first: the number of the first sample of each tar among all.
     classes: names by label.
@@ -65,6 +66,7 @@ class Samples(Source):
   caption: list[tuple[str, str]]
   label: tuple[str, str] | None
   id: tuple[str, str] | None
+  uid_in: tuple[str, str] | None
   ids: np.ndarray | None
   first: np.ndarray
   classes: list[str] | None = dataclasses.field()
@@ -101,7 +103,7 @@ class Samples(Source):
       parse = functools.cache(parse)
     texts = []
     for where in self.caption:
-      value = _value(members.get(where[0]), where[1], parse)
+      value = tar_samples.value(members.get(where[0]), where[1], parse)
       if where == self.label and self.classes and value is not None:
         value = self.classes[class_names.label(value, self.classes)]
       texts += fields.caption(value)
@@ -110,7 +112,7 @@ class Samples(Source):
       record["text"] = fields.one_or_several(texts)
     if self.label is not None:
       kind, field = self.label
-      value = _value(members.get(kind), field, parse)
+      value = tar_samples.value(members.get(kind), field, parse)
       record["label"] = class_names.label(value, self.classes)
     return record
 
@@ -126,7 +128,7 @@ class Samples(Source):
     kind, field = self.id
     if kind == "image":
       return fields.picture(image)
-    return fields.number(_value(members.get(kind), field, parse))
+    return fields.number(tar_samples.value(members.get(kind), field, parse))
 
   def _span(self, block: int) -> bytes:
     """The bytes of a block."""
@@ -152,23 +154,11 @@ class Samples(Source):
     path = self.tars[self.shard[index]]
     # Python's numbers are faster than NumPy's, one at a time.
     starts, sizes = self.start[index].tolist(), self.size[index].tolist()
-    first = last = starts[0]  # The image, which is never missing.
-    gaps = 0
-    for start, size in zip(starts, sizes):
-      if size >= 0:
-        first, last = min(first, start), max(last, start + size)
-        gaps -= size
-    read = self._reader.read
-    if gaps + last - first > _GAP:
-      return [
-        read(path, start, start + size) if size >= 0 else None
-        for start, size in zip(starts, sizes)
-      ]
-    data = read(path, first, last)
-    return [
-      data[start - first : start - first + size] if size >= 0 else None
-      for start, size in zip(starts, sizes)
-    ]
+
+    def read(start: int, stop: int) -> bytes:
+      return self._reader.read(path, start, stop)
+
+    return tar_blocks.members(read, starts, sizes)
 
   def key(self, index: int) -> str:
     """Returns the sample's name without its tar: "000123"."""
@@ -178,6 +168,19 @@ class Samples(Source):
   def name(self, index: int) -> str:
     """Returns a name by which a person can find it: "a.tar:000123"."""
     return f"{self.tars[self.shard[index]]}:{self.key(index)}"
+
+  def uid(self, index: int) -> str | None:
+    """Returns the sample's uid; None if the source was not told of any."""
+    if self.uid_in is None:
+      return None
+    kind, field = self.uid_in
+    at = 1 + self.fields.index(kind)
+    start, size = int(self.start[index, at]), int(self.size[index, at])
+    data = None
+    if size >= 0:
+      path = self.tars[self.shard[index]]
+      data = self._reader.read(path, start, start + size)
+    return uids.checked(tar_samples.value(data, field, fields.parse_json))
 
   def outline(self) -> list[bytes]:
     """Returns where the members lie, in order, for a digest."""
@@ -199,16 +202,6 @@ def _keys(path: str, folder: str | None) -> list[str]:
   return tar_index.load(path, _URLS, folder).keys
 
 
-def _value(data: bytes | None, field: str, parse: Any) -> Any:
-  """A member's content, or a field of its JSON, "outer/inner"."""
-  if data is None or not field:
-    return data
-  value = parse(data)
-  for name in field.split("/"):
-    value = value.get(name) if isinstance(value, dict) else None
-  return value
-
-
 def source(
   split: str | None = None,
   *,
@@ -217,6 +210,7 @@ def source(
   caption: str | None = None,
   label: str | None = None,
   id: str | None = None,
+  uid: str | None = None,
   classes: str | None = None,
   index: str | None = None,
   block_mb: int | None = None,
@@ -243,6 +237,7 @@ def source(
       with equal values are not each other's negatives. By default all differ;
       but if neighbors among the first samples have the same image (there is
       one sample per caption), the default is "image".
+    uid: "json:FIELD", by which a filter.keep of DataComp's kind names samples.
     classes: names by label, as class_names.read takes them.
     index: a folder for the indices.
     block_mb: how much of a tar is read at once; the order of training then
@@ -267,6 +262,8 @@ def source(
   extra_fields = [
     tar_samples.field(text, kinds) for text in (label, id) if text
   ]
+  uid_in = tar_samples.uid(uid, kinds) if uid else None
+  extra_fields += [uid_in] * bool(uid_in)
   members = dict.fromkeys(
     k for k, _ in (*captions, *extra_fields) if k not in tar_samples.NO_MEMBERS
   )
@@ -288,6 +285,7 @@ def source(
     tars, shard, number, start, size, list(members), captions,
     tar_samples.field(label, kinds) if label else None,
     tar_samples.field(id, kinds) if id else None,
+    uid_in,
     tar_samples.ids(indices, shard, number) if id == "key" else None,
     np.cumsum([0, *(len(one.keys) for one in indices)]), names,
     dict(skipped), index, block_mb * 2**20, cache_mb * 2**20,

@@ -52,3 +52,7 @@ class WrongCaptions(Source):
   def name(self, index: int) -> str:
     """Returns a name by which a person can find it."""
     return self._source.name(index)
+
+  def uid(self, index: int) -> str | None:
+    """Returns the record's uid, if the source has uids."""
+    return self._source.uid(index)
