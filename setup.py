@@ -13,7 +13,7 @@ setuptools.setup(
   description="Large-batch contrastive image-text pretraining in JAX",
   license="Apache-2.0",
   packages=setuptools.find_packages(include=["big_contrastive*"]),
-  package_data={"": ["*.txt"]},
+  package_data={"": ["*.txt", "wordnet_shapes/*"]},
   python_requires=">=3.11",
   install_requires=[
     "absl-py",
@@ -69,6 +69,7 @@ setuptools.setup(
     # Other projects, for parity tests.
     "peers": [
       "duckdb",
+      "nltk==3.8.1",  # What CatLIP was trained with.
       "open_clip_torch",
       "polars",
       "ray[data]",

@@ -30,7 +30,7 @@ from big_contrastive.config import errors, files, schema
 from big_contrastive.data.tokenizers.tokenizer import build_tokenizer
 from big_contrastive.data.transforms import operations
 from big_contrastive.factory import cli
-from big_contrastive.inference.embedder import NoTokenizer
+from big_contrastive.inference.no_tokenizer import NoTokenizer
 from big_contrastive.interop import formats, model_files, reference
 from big_contrastive.interop.average import averaged
 from big_contrastive.interop.bundle import ModelBundle

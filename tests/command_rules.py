@@ -163,7 +163,7 @@ def run(*words, cwd=None, python="python", more="."):
 
 RULES = {
   r"python -m big_contrastive\."
-  r"(train|evaluate|pack|convert|plan|embed|score|keep|dedup|balance)"
+  r"(train|evaluate|pack|convert|plan|embed|score|keep|dedup|balance|synsets)"
   r"\b": python,
   r"make [a-z-]+": make,
   r"launch/local\.sh ": launched,

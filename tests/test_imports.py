@@ -32,6 +32,7 @@ ROWS = [
     "convert",
     "pack",
     "plan",
+    "synsets",
     "__init__",
   },
 ]

@@ -42,6 +42,24 @@ class Pooled:
 
 
 @dataclasses.dataclass(frozen=True)
+class Classes:
+  """A classifier of captions' words, as an evaluator sees it.
+
+  Attributes:
+    count: how many classes.
+    rows: texts -> the classes of each, int32 [n, k]; `count` and more is none.
+    logits: (source, classes int32 [c]) -> logits float32 [n, c], in the
+      source's order, and the records' labels [n].
+    name: class -> its name.
+  """
+
+  count: int
+  rows: Callable[[list[str]], np.ndarray]
+  logits: Callable[[Source, np.ndarray], tuple[np.ndarray, np.ndarray]]
+  name: Callable[[int], str]
+
+
+@dataclasses.dataclass(frozen=True)
 class Embed:
   """A model, as an evaluator sees it; every process gets every result.
 
@@ -54,6 +72,7 @@ class Embed:
     has_text: whether the model embeds texts; if not, `texts` raises.
     check: for an evaluator to call, on every process, between pieces of long
       work: there, a run in training ends if it is asked to.
+    classes: what a classifier of captions' words says; None without one.
   """
 
   images: Callable[[Source], Embedded]
@@ -62,6 +81,7 @@ class Embed:
   mesh: Mesh
   has_text: bool = True
   check: Callable[[], None] = lambda: None
+  classes: Classes | None = None
 
   def require_text(self) -> None:
     """Raises UserError, before any work, if the model embeds no texts."""

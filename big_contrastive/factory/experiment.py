@@ -99,13 +99,13 @@ def _build(
       "config.total", config.total, "one step or more", remedy
     )
   tokenizer = None
-  if config.tokenizer is not None and config.model.get("text") is not None:
+  if config.tokenizer is not None and parts.reads_text(config.model):
     tokenizer = reading.tokenizer(config.tokenizer, data, blob)
   model = build_model(config.model, tokenizer, sharding.pin(mesh))
   seen = views.parse(config.views, "config.views")
   setting = Setting(
     model, mesh, size, config.micro_batch, unit["total"],
-    {name: seen[name].count for name in sorted(seen)},
+    {name: seen[name].count for name in sorted(seen)}, tokenizer,
   )  # fmt: skip
   recipe, table = _recipe(config, setting, unit)
   placed, method = step.place(recipe, mesh, config.shard), recipe.objective
@@ -126,7 +126,13 @@ def _build(
     ),
     training=training,
     embedder=embedder.Embedder(
-      model.graph, mesh, tokenizer, eval_ops, at_once, training.threads
+      model.graph,
+      mesh,
+      tokenizer if "txt" in model.parts else None,
+      eval_ops,
+      at_once,
+      training.threads,
+      tokenizer if "classifier" in model.parts else None,
     ),
     evaluators=_evaluators(config.evals or {}, reading),
     tokenizer=tokenizer,

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import optax
@@ -17,6 +18,13 @@ from big_contrastive.data.tokenizers.tokenizer import (
 from big_contrastive.interop import model_files
 from big_contrastive.objectives._ema import averaged
 from big_contrastive.training import optimizers, schedules
+
+
+def reads_text(model: dict[str, Any]) -> bool:
+  """Returns whether a model has a text tower, or a classifier of labels."""
+  heads = dict(model.get("heads") or {}).values()
+  files = [h.get("name") for h in heads if isinstance(h, Mapping)]
+  return model.get("text") is not None or "classifier" in files
 
 
 def tokenizer(

@@ -107,7 +107,9 @@ class Shapes(Reading):
     tower = schema.section(towers.get("text", {}), "config.model.text")
     cased = kind == "bert" and not kwargs.get("lower", True)
     known = _NAMED.get(pathlib.Path(path).name, _PUBLISHED.get(kind))
-    stated = kwargs.get("vocab_size"), tower.get("vocab_size")
+    stated = (
+      kwargs.get("vocab_size"), tower.get("vocab_size"), self._labels(kind)
+    )  # fmt: skip
     known = None if cased else known
     size = next((n for n in stated if type(n) is int), known)
     if size is None:
@@ -120,7 +122,16 @@ class Shapes(Reading):
     tokenizer = build_tokenizer("bytes", kwargs["length"])
     tokenizer.vocab_size, tokenizer.pad_id = size, tower.get("pad_id") or 0
     tokenizer.eos_id = tokenizer.eos_id if kwargs.get("eos", True) else None
+    tokenizer.spec = tokenizer.spec | {"kind": kind}
+    if kind == "synsets":
+      tokenizer.frequency = np.full(size - 1, 0.5)
     return tokenizer
+
+  def _labels(self, kind: str) -> int | None:
+    """The ids of a tokenizer that fits the classifier; None without one."""
+    heads = dict(self._config["model"]).get("heads") or {}
+    classes = dict(dict(heads).get("classifier") or {}).get("classes")
+    return classes and classes + (kind == "synsets")
 
   def evaluator(self, config: dict[str, Any], where: str) -> Evaluator:
     evaluators.evaluation(config, where, self.source)

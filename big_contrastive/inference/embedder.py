@@ -1,7 +1,7 @@
 """Embeds whole data sets and lists of texts, on all devices."""
 
 import reprlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import flax.nnx as nnx
@@ -9,41 +9,17 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from big_contrastive.config import errors, finite
+from big_contrastive.config import finite
 from big_contrastive.data.loader import evaluation
 from big_contrastive.data.source import Source, as_source
 from big_contrastive.data.tokenizers.tokenizer import Tokenizer
 from big_contrastive.data.transforms.pipeline import Pipeline
 from big_contrastive.evals import Embed, Embedded, Pooled
+from big_contrastive.inference import classifier
+from big_contrastive.inference.no_tokenizer import NoTokenizer
 from big_contrastive.models import Features
 from big_contrastive.models.model import merge
 from big_contrastive.parallel import sharding
-
-
-class NoTokenizer:
-  """A placeholder for a missing tokenizer, which raises when it is used.
-
-  Args:
-    path: of the model, for the error.
-    has_text: whether it has a text tower, and only the tokenizer is missing.
-  """
-
-  def __init__(self, path: str, has_text: bool):
-    self._path, self._has_text = path, has_text
-
-  def rows(self, texts: Sequence[str]) -> np.ndarray:
-    """Raises UserError: there is no tokenizer, or not even a text tower."""
-    if not self._has_text:
-      thing, expected = "text tower", "a model with an image and a text tower"
-      remedy = f"{self._path} is an image tower alone: it embeds images only."
-    else:
-      thing = "tokenizer"
-      expected = "what config.tokenizer takes, for a model without one"
-      remedy = (
-        f"{self._path} has none: give the one that it was trained with, "
-        "load(path, tokenizer={...}) or --tokenizer."
-      )
-    raise errors.UserError(thing, None, expected, remedy)
 
 
 def _on_host(results: Iterator[tuple[Any, int]]) -> Iterator[Any]:
@@ -80,6 +56,7 @@ class Embedder:
     image: evaluation preprocessing, from operations.parse.
     batch_size: images, or texts, at a time over all devices.
     threads: number of threads that read and decode.
+    labels: of a model with a classifier: captions -> its classes.
   """
 
   def __init__(
@@ -90,7 +67,9 @@ class Embedder:
     image: Pipeline,
     batch_size: int,
     threads: int,
+    labels: Tokenizer | None = None,
   ):
+    self.labels = labels
     self.graph, self.mesh, self.image = graph, mesh, image
     self.tokenizer = tokenizer or NoTokenizer("this model", has_text=False)
     self.batch_size, self._threads = batch_size, threads
@@ -131,6 +110,7 @@ class Embedder:
       mesh=self.mesh,
       has_text=not isinstance(self.tokenizer, NoTokenizer),
       check=check,
+      classes=classifier.bound(self, params, check),
     )
 
   def images(

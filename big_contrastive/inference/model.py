@@ -25,7 +25,8 @@ from big_contrastive.data.source import Source
 from big_contrastive.data.tokenizers.tokenizer import Tokenizer, build_tokenizer
 from big_contrastive.data.transforms import decode, operations
 from big_contrastive.inference import inputs
-from big_contrastive.inference.embedder import Embedder, NoTokenizer
+from big_contrastive.inference.embedder import Embedder
+from big_contrastive.inference.no_tokenizer import NoTokenizer
 from big_contrastive.interop import model_files
 from big_contrastive.interop.bundle import ModelBundle
 from big_contrastive.models import Features
@@ -160,8 +161,9 @@ def load(
   n = sharding.ring_size(mesh)
   size = -(-batch_size // n) * n
   params = jax.device_put(bundle.params, sharding.replicated(mesh))
+  labels = bundle.make_tokenizer() if bundle.has_labels else None
   return Model(
-    Embedder(built.graph, mesh, text or missing, ops, size, threads),
+    Embedder(built.graph, mesh, text or missing, ops, size, threads, labels),
     params,
     bundle.model,
   )

@@ -51,6 +51,11 @@ class ModelBundle:
     return "txt" in self.params
 
   @property
+  def has_labels(self) -> bool:
+    """Whether there is a classifier of captions' words, and its tokenizer."""
+    return "classifier" in self.params and bool(self.tokenizer)
+
+  @property
   def text_sizes(self) -> TextSizes:
     """What the text tower requires of a tokenizer, from its weights."""
     section, tower = self.model["text"], rules.flatten(self.params["txt"])
@@ -64,7 +69,9 @@ class ModelBundle:
 
   def make_tokenizer(self) -> Tokenizer:
     """Returns its tokenizer, with the length that its text tower takes."""
-    spec = self.tokenizer | {"length": self.text_sizes.length}
+    spec = self.tokenizer
+    if self.has_text:
+      spec = spec | {"length": self.text_sizes.length}
     return restore_tokenizer(spec, self.blob)
 
   def build(

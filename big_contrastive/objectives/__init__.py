@@ -13,6 +13,7 @@ import jax
 from jax.sharding import Mesh
 
 from big_contrastive.config.rules import Rules
+from big_contrastive.data.tokenizers.tokenizer import Tokenizer
 from big_contrastive.models.build import Built
 from big_contrastive.models.model import variables
 
@@ -33,6 +34,7 @@ class Setting:
     total: steps of the run, for schedules inside the objective.
     views: how many of each view of an image a batch has, see config.views; in
       the order of their names.
+    tokenizer: of batch["text"]; None without one.
   """
 
   model: Built
@@ -41,6 +43,7 @@ class Setting:
   micro_batch: int | dict[str, Any] | None = None
   total: int = 1
   views: dict[str, int] = dataclasses.field(default_factory=dict)
+  tokenizer: Tokenizer | None = None
 
 
 @dataclasses.dataclass(frozen=True)

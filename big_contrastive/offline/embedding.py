@@ -17,8 +17,8 @@ from big_contrastive.data.build import build_source
 from big_contrastive.data.source import Source
 from big_contrastive.data.transforms import operations
 from big_contrastive.data.transforms.pipeline import Pipeline
-from big_contrastive.inference.embedder import NoTokenizer
 from big_contrastive.inference.model import Model, load
+from big_contrastive.inference.no_tokenizer import NoTokenizer
 from big_contrastive.models.model import merge
 from big_contrastive.offline.shard import Shard, Views
 from big_contrastive.offline.tasks import Task

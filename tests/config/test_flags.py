@@ -20,6 +20,7 @@ from big_contrastive import (
   pack,
   plan,
   score,
+  synsets,
   train,
 )
 from big_contrastive.config import errors
@@ -41,6 +42,7 @@ NEEDS = {
     "--data": DATA, "--entries": "{file}", "--out": "{new}.npy"
   },
   convert.run: {"--from": "{model}", "--to": "{new}"},
+  synsets.run: {"--published": "{file}", "--wordnet": "shapes"},
   pack.run: {"--data": DATA, "--out": "{new}.tar"},
   plan.run: {"--config": "configs/siglip.py:smoke"},
   train.run: {"--config": "configs/siglip.py:smoke", "--workdir": "{new}"},
@@ -50,7 +52,8 @@ NUMBERS = (
   "--batch_size", "--tolerance", "--per_file", "--per_shard", "--views",
   "--seed", "--actors", "--reference", "--min_side", "--max_aspect",
   "--min_words", "--clusters", "--rounds", "--limit", "--tail",
-  "--min_characters", "--fraction", "--threshold", "--share",
+  "--least", "--size", "--captions", "--min_characters", "--fraction",
+  "--threshold", "--share",
 )  # fmt: skip
 OPTIONAL = {
   evaluate.run: MODEL,
@@ -88,6 +91,16 @@ OPTIONAL = {
     "--image",
   ),
   pack.run: ("--per_file", "--keep"),
+  synsets.run: (
+    "--synonyms",
+    "--least",
+    "--size",
+    "--captions",
+    "--out",
+    "--shards",
+    "--per_shard",
+    "--counts",
+  ),
   plan.run: ("--topology",),
   train.run: (),
 }

@@ -19,7 +19,7 @@ from big_contrastive.data.tokenizers import tokenizer, vocabulary
 from big_contrastive.data.transforms import views
 from big_contrastive.factory import cli, warm_start
 from big_contrastive.models import build
-from big_contrastive.models.heads import mlp
+from big_contrastive.models.heads import classifier, mlp
 from big_contrastive.models.image import (
   clip_resnet,
   convnet,
@@ -30,11 +30,13 @@ from big_contrastive.models.image import (
 from big_contrastive.models.text import transformer
 from big_contrastive.objectives import (
   byol,
+  catlip,
   moco,
   moco_v3,
   pairs,
   simclr,
   simsiam,
+  superclass,
 )
 from big_contrastive.parallel import sharding
 from big_contrastive.training import optimizers, schedules
@@ -75,7 +77,12 @@ SIGNATURES = {
   "objective with name = moco_v3": (moco_v3.build, {"setting"}),
   "objective with name = byol": (byol.build, {"setting"}),
   "objective with name = simsiam": (simsiam.build, {"setting"}),
+  "objective with name = catlip": (catlip.build, {"setting"}),
+  "objective with name = superclass": (superclass.build, {"setting"}),
   "model.heads.NAME with name = mlp": (mlp.Mlp, {"width", "dtype", "rngs"}),
+  "model.heads.NAME with name = classifier": (
+    classifier.Classifier, {"width", "dtype", "rngs"}
+  ),
   "optimizer with name = adamw": (optimizers.adamw, set()),
   "optimizer with name = adafactor": (optimizers.adafactor, set()),
   "optimizer with name = sgd": (optimizers.sgd, set()),
@@ -254,14 +261,15 @@ def test_all_fields_are_printed_in_80_columns(monkeypatch, capsys):
        "config.model.image with tower = convnet",
        "config.model.image with tower = vectors", "config.model.text",
        "config.model.heads.NAME",
-       "config.model.heads.NAME with name = mlp"],
+       "config.model.heads.NAME with name = mlp",
+       "config.model.heads.NAME with name = classifier"],
     ),  # fmt: skip
     (
       "evals",
       ["config.evals.NAME"]
       + [f"config.evals.NAME with task = {task}" for task in (
         "zero_shot", "gallery", "knn", "linear_probe", "few_shot", "collapse",
-        "neighbors",
+        "neighbors", "labels", "zero_shot_labels",
       )],
     ),  # fmt: skip
     ("source.mixture", ["config.source.mixture[i]"]),

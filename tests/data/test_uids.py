@@ -92,7 +92,9 @@ def test_pack_keeps_uids(pool, tmp_path):
     kind = "wds" if ending == "tar" else "parquet"
     pack.pack(source, f"{tmp_path}/p.{ending}", 100)
     extra = ",caption=json:captions" if ending == "tar" else ""
-    again = build_source(f"{kind}:{tmp_path}/p-*.{ending},uid={said}{extra}", "")
+    again = build_source(
+      f"{kind}:{tmp_path}/p-*.{ending},uid={said}{extra}", ""
+    )
     assert [again.uid(i) for i in range(N)] == [digits(i) for i in range(N)]
 
 

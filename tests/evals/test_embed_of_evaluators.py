@@ -13,7 +13,7 @@ from big_contrastive.config import errors, registry
 from big_contrastive.data.build import build_source
 from big_contrastive.evals import gallery, knn, retrieval, zero_shot
 from big_contrastive.factory import experiment
-from big_contrastive.inference.embedder import NoTokenizer
+from big_contrastive.inference.no_tokenizer import NoTokenizer
 from big_contrastive.training import loop
 
 SHAPES = "shapes:split=by_shape,train_size=512,size=32"
@@ -138,7 +138,8 @@ def test_all_run_in_training_and_are_logged(tmp_path):
   assert latest["eval/neighbors/pictures/nearest_images"].size[0] > 3 * 96
   tasks = {name.split("/")[1] for name in latest if name.startswith("eval/")}
   texts = {"retrieval", "zero_shot", "gallery"}
-  assert tasks | texts == {*registry.names("evals")}
+  words = {"labels", "zero_shot_labels"}  # Need a classifier.
+  assert tasks | texts | words == {*registry.names("evals")}
 
 
 @pytest.mark.slow

@@ -31,7 +31,7 @@ def test_a_method_is_documented_and_builds_an_objective(name):
   assert isinstance(method, Objective) and set(method.fields)
   params = jax.eval_shape(method.init, jax.random.key(0))
   extra = jax.eval_shape(method.init_extra, params, jax.random.key(0))
-  names = rules.shapes(params)
+  names = rules.shapes(params) | rules.shapes(extra.get("statistics", {}))
   assert rules.shapes(method.exported(params, extra)).keys() <= names.keys()
   assert method.chance is None or method.chance > 0
   assert method.flops() > 0 and min(method.micro_batches) >= 1

@@ -21,7 +21,7 @@ RECIPES = {
   "finetune": "smoke", "demo": "smoke", "dfn": "smoke",
   "own_data": f"{DATA},smoke",
   "simclr": "smoke", "moco": "smoke", "moco_v3": "smoke", "byol": "smoke",
-  "simsiam": "smoke",
+  "simsiam": "smoke", "catlip": "smoke", "superclass": "smoke",
 }  # fmt: skip
 # At their own rates these multiply a difference of 1e-7 in the parameters, the
 # rounding of another CPU, by up to 1e4 in three steps; at a hundredth by 10.

@@ -5,7 +5,9 @@ from typing import Literal
 
 from big_contrastive.config.fields.field import field
 
-Kind = Literal["bert", "bpe", "bytes", "clip_bpe", "json", "sentencepiece"]
+Kind = Literal[
+  "bert", "bpe", "bytes", "clip_bpe", "json", "sentencepiece", "synsets"
+]  # fmt: skip
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -119,7 +121,8 @@ class Tokenizer:
     doc='"bytes": those of UTF-8. "bpe": byte-level, from a tokenizers JSON or '
     'trained on the captions. "sentencepiece": a .model file. "bert": '
     'WordPiece\'s vocab.txt. "clip_bpe": bpe_simple_vocab_16e6.txt.gz. '
-    '"json": any tokenizer.json.',
+    '"json": any tokenizer.json. "synsets": classes instead of tokens, of a '
+    "vocabulary of big_contrastive.synsets.",
   )
   length: int = field(
     doc="Ids in a row; longer captions are cut, shorter ones padded.",

@@ -23,8 +23,8 @@ class Eval:
 
   task: str = field(
     doc="Which evaluator: zero_shot, retrieval, knn, linear_probe, few_shot, "
-    "collapse, the pictures gallery and neighbors, or the path of a Python "
-    "file.",
+    "collapse, labels, zero_shot_labels, the pictures gallery and neighbors, "
+    "or the path of a Python file.",
   )
   source: dict | str = field(doc="Where its examples come from, as in source.")
 
@@ -171,3 +171,22 @@ class Neighbors:
   rows: int = field(8, doc="How many images.")
   k: int = field(6, doc="Neighbors of each.")
   seed: int = field(0, doc="Of the choice of images.")
+
+
+@dataclasses.dataclass(kw_only=True)
+class Labels:
+  """Mean average precision of captions' words; needs a classifier of them."""
+
+  least: int = field(1, doc="Images that a class must have.", unit="images")
+
+
+@dataclasses.dataclass(kw_only=True)
+class ZeroShotLabels:
+  """The class whose name's words are seen; needs a classifier of words."""
+
+  by: Literal["probability", "logit"] = field(
+    "probability",
+    doc='A class\'s score: "probability" that all words of its name are there, '
+    'or the mean "logit" of them.',
+    why="logit for SuperClass, whose logits mean nothing alone.",
+  )

@@ -11,8 +11,8 @@ class Head:
   """A head: it maps the vectors of a tower, or of another head."""
 
   name: str = field(
-    doc='A file in models/heads/, such as "mlp", or the path of one elsewhere. '
-    "Its arguments are the other fields.",
+    doc='A file in models/heads/: "mlp", "classifier"; or the path of one '
+    "elsewhere. Its arguments are the other fields.",
   )
   on: str = field(
     "image",
@@ -47,3 +47,16 @@ class Mlp:
     '"scale" without bias, "plain" without either. None: none.',
     why='"scale" in SimCLR, "plain" in MoCo v3 and SimSiam\'s projector.',
   )
+
+
+@dataclasses.dataclass(kw_only=True)
+class Classifier:
+  """A linear layer with a logit for each class, zeros at first."""
+
+  classes: int = field(
+    doc="How many: ids of the tokenizer, for synsets without the padding.",
+    unit="classes", why="24,320 in CatLIP, 49,408 in SuperClass.",
+  )  # fmt: skip
+  norm: bool = field(
+    False, doc="Whether a layer norm comes first.", why="SuperClass has it.",
+  )  # fmt: skip

@@ -14,13 +14,14 @@ import ftfy
 import numpy as np
 
 from big_contrastive.config import errors, schema
+from big_contrastive.data.labels import synsets
 from big_contrastive.data.tokenizers import vocabulary
 from big_contrastive.data.tokenizers.vocabulary import Vocabulary
 from big_contrastive.storage import paths
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 # Their own rules for white space and lower case are the reference.
-_AS_IS = ("sentencepiece", "json", "bert")
+_AS_IS = ("sentencepiece", "json", "bert", "synsets")
 
 
 class Tokenizer:
@@ -32,6 +33,7 @@ class Tokenizer:
     bos_id, eos_id: begin and end every text; None if texts have none.
     spec: keyword arguments of `build_tokenizer`, in JSON's types.
     blob: the vocabulary file's content; b"" for kind="bytes".
+    frequency: see Vocabulary.
   """
 
   def __init__(self, vocab: Vocabulary, spec: dict[str, Any], blob: bytes):
@@ -40,6 +42,7 @@ class Tokenizer:
     self.bos_id = vocab.bos if spec["bos"] else None
     self.eos_id = vocab.eos if spec["eos"] else None
     self.spec, self.blob, self._vocab = spec, blob, vocab
+    self.frequency = vocab.frequency
     self._head = [] if self.bos_id is None else [self.bos_id]
     self._tail = [] if self.eos_id is None else [self.eos_id]
     self._room = self.length - len(self._head) - len(self._tail)
@@ -105,6 +108,9 @@ def build_tokenizer(
       "bert": WordPiece's vocab.txt. LiT has eos=False.
       "clip_bpe": bpe_simple_vocab_16e6.txt.gz.
       "json": any tokenizer.json, with its own rules for white space.
+      "synsets": the classes of the nouns in it (CatLIP), of a vocabulary that
+        big_contrastive.synsets made, or path="shapes" for the embedded data;
+        rows have neither BOS nor EOS.
     length: ids per row.
     path, blob: the vocabulary file, or its content.
     vocab_size: the most ids a BPE may have (8192 if None and trained here);
@@ -118,7 +124,8 @@ def build_tokenizer(
       html.unescape; None: for clip_bpe only.
     bos: whether a text begins with BOS; None: for bert, clip_bpe, and a json
       that says so.
-    eos: whether a text ends with EOS, also when truncated ("sticky").
+    eos: whether a text ends with EOS, also when truncated ("sticky"); classes
+      never do.
     pad: the vocabulary's "pad", its "eos", or an id; None: "eos" for
       sentencepiece, 0 for clip_bpe, else "pad".
     captions: texts to train the BPE on, read only if there is no file.
@@ -140,6 +147,7 @@ def build_tokenizer(
     blob = _read(kind, path)
   vocab = _load(spec, blob, path)
   bos = vocab.starts if bos is None else bos
+  eos = eos and kind != "synsets"
   spec |= dict(vocab_size=vocab_size, bos=bos, eos=eos, pad=pad)
   return Tokenizer(vocab, spec | _settle(spec, vocab), blob)
 
@@ -164,8 +172,8 @@ def clean(text: str, spec: dict[str, Any]) -> str:
     text = text.replace("_", " ")
   if spec["canonicalize"]:
     text = text.translate(_NO_PUNCTUATION)
-  # BERT's own lower-casing is not Python's.
-  if spec["lower"] and spec["kind"] != "bert":
+  # BERT's own lower-casing is not Python's; synsets repair the text before.
+  if spec["lower"] and spec["kind"] not in ("bert", "synsets"):
     text = text.lower()
   return " ".join(text.split()) if squeezes(spec) else text
 
@@ -204,6 +212,8 @@ def _read(kind: str, path: str | None) -> bytes:
   if path is None:
     return b""
   try:
+    if (kind, path) == ("synsets", "shapes"):
+      return synsets.SHAPES.read_bytes()
     return paths.local(path, "path").read_bytes()
   except OSError as e:
     raise _error("path", path, file, f"{e.strerror}.") from e

@@ -4,12 +4,14 @@ import gzip
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import sentencepiece
 import tokenizers
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
 from tokenizers.trainers import BpeTrainer
 
 from big_contrastive.config import errors
+from big_contrastive.data.labels import synsets
 
 # Names of PAD, EOS and BOS; the first of each are ours, with ids 0, 1, 2.
 NAMES = (
@@ -30,6 +32,8 @@ class Vocabulary(NamedTuple):
     size: the largest id plus one.
     pad, eos, bos: ids, None if there is no such token.
     starts: whether texts begin with BOS by default.
+    frequency: share of texts that have each id but the padding, float64; None
+      where it is not known.
   """
 
   encode: Callable[[list[str]], list[Sequence[int]]]
@@ -39,6 +43,7 @@ class Vocabulary(NamedTuple):
   eos: int | None
   bos: int | None
   starts: bool = False
+  frequency: np.ndarray | None = None
 
 
 def train_bpe(captions: Iterable[str], vocab_size: int) -> bytes:
@@ -174,6 +179,20 @@ def _clip_bpe(blob: bytes, lower: bool) -> Vocabulary:
   return _wrap(clip(blob))._replace(starts=True)
 
 
+def _synsets(blob: bytes, lower: bool) -> Vocabulary:
+  """The classes of a caption; the padding is none of them, the last id."""
+  found = synsets.Vocabulary(blob)
+  n = len(found.heads)
+
+  def decode(ids: Sequence[int]) -> str:
+    return ", ".join(found.name(i) for i in ids if i < n)
+
+  return Vocabulary(
+    lambda texts: [found.labels(text) for text in texts], decode, n + 1,
+    pad=n, eos=None, bos=None, frequency=found.frequency,
+  )  # fmt: skip
+
+
 def special_ids(tokenizer: tokenizers.Tokenizer) -> tuple[int | None, ...]:
   """Returns the ids of pad, EOS and BOS, None for a missing one."""
   vocab = tokenizer.get_vocab()
@@ -219,4 +238,5 @@ KINDS: dict[str, tuple[Callable[[bytes, bool], Vocabulary], str]] = {
   "sentencepiece": (_sentencepiece, "a SentencePiece .model file"),
   "bert": (_bert, "BERT's vocab.txt"),
   "clip_bpe": (_clip_bpe, "CLIP's bpe_simple_vocab_16e6.txt.gz"),
+  "synsets": (_synsets, "a vocabulary of big_contrastive.synsets"),
 }

@@ -1,0 +1,1 @@
+"""Labels from captions: the nouns of WordNet that stand in them (CatLIP)."""
