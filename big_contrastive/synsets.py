@@ -1,7 +1,7 @@
 """Makes a vocabulary of labels from captions: the nouns of WordNet (CatLIP).
 
   python -m big_contrastive.synsets --data wds:shards/*.tar \\
-    --wordnet /usr/share/wordnet --counts counts --out vocabulary.json
+    --wordnet /usr/share/wordnet --counts nouns --out vocabulary.json
 
 It counts in how many captions each noun is, shard by shard into --counts: give
 the same command again after a kill, and --shards i/n to several workers. When

@@ -146,6 +146,16 @@ def pip(words, monkeypatch, capsys):
     assert extra in known
 
 
+def downloaded(words, monkeypatch, capsys):
+  """As the Makefile gets it."""
+  assert words[:2] == ["pip", "download"]
+  makefile = (ROOT / "Makefile").read_text().replace("\\\n", " ")
+  line = next(
+    x for x in makefile.splitlines() if "pip" in x.lower() and words[-1] in x
+  )
+  assert set(words[1:]) <= set(line.split())
+
+
 def checksums(words, monkeypatch, capsys):
   readme.provide(pathlib.Path.cwd(), "runs/demo")
   (folder,) = pathlib.Path("runs/demo/checkpoints").glob("[0-9]*")
@@ -170,6 +180,7 @@ RULES = {
   r"launch/dfn\.sh ": recipe,
   r"sbatch .*launch/slurm\.sbatch ": launched,
   r"pip install .*\[\w+\]": pip,
+  r"pip download ": downloaded,
   r"sha256sum -c SHA256SUMS$": checksums,
 }  # fmt: skip
 
