@@ -2,12 +2,13 @@
 
 The logits of a few rows have all classes, so what a row needs of them is known
 at once: their gradient is made with their value, and neither is kept. That is
-6 n w V flops for value and gradients, and no n x V array.
+6 n w V flops for value and gradients, and no n x V array. n are the rows that
+weigh something: those of padding are moved behind the others, and left out.
 """
 
 import functools
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import chex
 import jax
@@ -33,7 +34,7 @@ class Sums(NamedTuple):
   bias: jax.Array | None
 
 
-def mean(
+def total(
   link: Link,
   x: jax.Array,
   kernel: jax.Array,
@@ -42,15 +43,16 @@ def mean(
   weights: jax.Array,
   mass: jax.Array,
   *,
+  spread: float = 0.0,
   axis: Axis,
   split: str | None,
   tile: int | None,
 ) -> jax.Array:
-  """Returns the mean over the rows of the global batch, a float32 scalar.
+  """Returns the sum over the rows of the global batch, a float32 scalar.
 
   Of a row with logits s = x kernel + bias it is
-  mass link(s) - sum_j weights_j s[labels_j], where link is the sum of softplus
-  or the log-sum-exp. It can be differentiated once.
+  mass (link(s) - spread sum_v s_v) - sum_j weights_j s[labels_j], where link is
+  the sum of softplus or the log-sum-exp. It can be differentiated once.
 
   Args:
     link: see above.
@@ -58,7 +60,8 @@ def mean(
     kernel, bias: [w, v] and [v], this device's part of the classes.
     labels: int32 [b, k], numbers among all classes.
     weights: float32 [b, k]; 0 where there is no label. Constants.
-    mass: float32 [b]; a constant.
+    mass: float32 [b], a constant; a row of 0 is left out, with its weights.
+    spread: of label smoothing.
     axis: mesh axis name(s) of the batch inside shard_map; None for one device.
     split: that of the classes; None where each device has all.
     tile: rows of logits in memory at a time; None for what 4 million logits
@@ -75,10 +78,8 @@ def mean(
   axes = _together(axis, split)
   constants = jax.lax.stop_gradient((weights, mass))
   operands = _ring.varying((x, kernel, bias, labels, *constants), axes)
-  total = _local((link, split, tile), *operands)
-  if split is not None:
-    total = jax.lax.psum(total, split)
-  return _ring.mean(total / b, axis)
+  value = _local((link, spread, split, tile), *operands)
+  return value if axes is None else jax.lax.psum(value, axes)
 
 
 def _together(axis: Axis, split: str | None) -> Axis:
@@ -111,7 +112,7 @@ _local.defvjp(_forward, _backward)
 
 
 def _sums(
-  plan: tuple[Link, str | None, int],
+  plan: tuple[Link, float, str | None, int],
   x: jax.Array,
   kernel: jax.Array,
   bias: jax.Array,
@@ -120,49 +121,52 @@ def _sums(
   mass: jax.Array,
   needs: bool,
 ) -> Sums:
-  link, split, tile = plan
+  link, spread, split, tile = plan
   b, v = len(x), kernel.shape[1]
   first = 0 if split is None else jax.lax.axis_index(split) * v
+  weighs = mass != 0
+  order = jnp.argsort(~weighs, stable=True)
+  # Behind the last row that weighs something there is none.
+  order = jnp.where(jnp.arange(b) < weighs.sum(), order, b)
+  order = jnp.pad(order, (0, -b % tile), constant_values=b)
   rows = x, labels - first, weights, mass
-  count = -(-b // tile)
-  # Rows that fill up the last tile weigh nothing.
-  parts = jax.tree.map(
-    lambda a: jnp.pad(
-      a, [(0, count * tile - b)] + [(0, 0)] * (a.ndim - 1)
-    ).reshape(count, tile, *a.shape[1:]),
-    rows,
-  )
 
-  def one(sums: tuple, part: tuple) -> tuple[tuple, Any]:
-    value, dkernel, dbias = sums
-    x, labels, weights, mass = part
+  def one(i: jax.Array, sums: Sums) -> Sums:
+    at = jax.lax.dynamic_slice_in_dim(order, i * tile, tile)
+    x, labels, weights, mass = (
+      a.at[at].get(mode="fill", fill_value=0) for a in rows
+    )
     logits = _product(x, kernel) + bias.astype(jnp.float32)[None]
     linked, slope = _LINKS[link](logits, split)
     here = (labels >= 0) & (labels < v)
     # A place beyond the last is dropped, where -1 would be the last one.
     place = jnp.where(here, labels, v)
-    at = jnp.take_along_axis(logits, place, axis=1, mode="fill", fill_value=0)
-    positive = jnp.sum(weights * at, axis=-1)
-    value += jnp.sum(mass * linked / _ring.size(split) - positive)
+    at_label = jnp.take_along_axis(
+      logits, place, axis=1, mode="fill", fill_value=0
+    )
+    own = mass * linked / _ring.size(split) - (weights * at_label).sum(-1)
+    if spread:
+      own -= mass * spread * logits.sum(-1)
+    value = sums.value + own.sum()
     if not needs:
-      return (value, dkernel, dbias), None
-    lines = jnp.arange(len(x))[:, None]
-    grad = mass[:, None] * slope(logits)
+      return sums._replace(value=value)
+    lines = jnp.arange(tile)[:, None]
+    grad = mass[:, None] * (slope(logits) - spread)
     grad = grad.at[lines, place].add(-weights, mode="drop")
-    dkernel += _product(x.T, grad)
-    return (value, dkernel, dbias + grad.sum(0)), _product(grad, kernel.T)
+    dbias = sums.bias + grad.sum(0)
+    grad = grad.astype(x.dtype)
+    dx = sums.x.at[at].set(_product(grad, kernel.T), mode="drop")
+    return Sums(value, dx, sums.kernel + _product(x.T, grad), dbias)
 
   zeros = [
-    jnp.zeros(a.shape, jnp.float32) if needs else None for a in (kernel, bias)
+    jnp.zeros(a.shape, jnp.float32) if needs else None
+    for a in (x, kernel, bias)
   ]
-  start = jnp.zeros((), jnp.float32), *zeros
+  start = Sums(jnp.zeros((), jnp.float32), *zeros)
   start = jax.tree.map(
     lambda a: jax.lax.pcast(a, _varies(x, kernel), to="varying"), start
   )
-  (value, dkernel, dbias), dx = jax.lax.scan(one, start, parts)
-  if dx is not None:
-    dx = dx.reshape(count * tile, -1)[:b]
-  return Sums(value, dx, dkernel, dbias)
+  return jax.lax.fori_loop(0, -(-weighs.sum() // tile), one, start)
 
 
 def _varies(*arrays: jax.Array) -> tuple[str, ...]:

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from big_contrastive.losses.classes import multilabel, softmax
+import peers
+from big_contrastive.config import errors
+from big_contrastive.losses.classes import multilabel, softmax, tokens
 from big_contrastive.parallel import sharding
 
 B, W, V, K = 24, 7, 40, 5
@@ -188,3 +190,138 @@ def test_it_can_be_differentiated_once():
     jax.jit(jax.grad(lambda x: inner(x, *map(jnp.asarray, given[1:])).sum()))(
       given[0]
     )
+
+
+# --- Tokens. ---
+
+SMOOTHING = 0.1
+
+
+def dense_tokens(x, kernel, bias, target, weight, smoothing=SMOOTHING):
+  """The cross entropy with its whole target distribution."""
+  x, kernel, bias, weight = (
+    np.asarray(a, np.float64) for a in (x, kernel, bias, weight)
+  )
+  s = x @ kernel + bias
+  logs = s - np.log(np.exp(s - s.max(1, keepdims=True)).sum(1, keepdims=True))
+  logs -= s.max(1, keepdims=True)
+  q = np.full_like(s, smoothing / V)
+  q[np.arange(B), target] += 1 - smoothing
+  d = weight[:, None] * (np.exp(logs) - q)
+  value = -(weight * (q * logs).sum(1)).sum()
+  return value, (d @ kernel.T, x.T @ d, d.sum(0))
+
+
+def token_numbers():
+  x, kernel, bias, labels = numbers(3)
+  weight = np.random.default_rng(4).uniform(size=B).astype(np.float32)
+  weight[[0, 3, 4, 5, 6, 7, 20]] = 0  # Padding, all of one device's rows.
+  return x, kernel, bias, labels[:, 2] % V, weight
+
+
+def of_tokens(x, kernel, bias, target, weight, **kwargs):
+  return tokens.loss(
+    x, kernel, bias, target, weight, classes=V, smoothing=SMOOTHING, **kwargs
+  )
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), *MESHES])
+@pytest.mark.parametrize("tile", [2, None])
+def test_tokens_are_the_formula_on_any_mesh(shape, tile, mesh):
+  given = token_numbers()
+  value, grads = dense_tokens(*given)
+  f = jax.jit(
+    jax.value_and_grad(over(of_tokens, mesh(*shape), tile), (0, 1, 2))
+  )
+  got = f(*given)
+  np.testing.assert_allclose(got[0], value, rtol=1e-6)
+  for one, other in zip(got[1], grads, strict=True):
+    np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("tile", [1, 5, 24])
+def test_padding_never_meets_the_vocabulary(tile):
+  """Its rows may hold anything: they are not read, and have no gradient."""
+  x, *others = token_numbers()
+  padded = others[-1] == 0
+  f = jax.jit(
+    jax.value_and_grad(functools.partial(of_tokens, tile=tile), (0, 1, 2))
+  )
+  expected = f(x, *others)
+  x[padded] = np.nan
+  got = f(x, *others)
+  np.testing.assert_array_equal(got[0], expected[0])
+  for one, other in zip(got[1], expected[1], strict=True):
+    np.testing.assert_array_equal(one, other)
+  assert not np.asarray(got[1][0])[padded].any()
+  nothing = f(x, *others[:-1], np.zeros(B, np.float32))
+  assert nothing[0] == 0 and not np.asarray(nothing[1][1]).any()
+
+
+def test_flops_are_six_for_each_token_weight_and_class():
+  n, w, v = 256, 64, 2048
+  shapes = ((n, w), (w, v), (v,))
+  x, kernel, bias = (jax.ShapeDtypeStruct(s, np.float32) for s in shapes)
+  target = jax.ShapeDtypeStruct((n,), np.int32)
+  weight = jax.ShapeDtypeStruct((n,), np.float32)
+  loss = functools.partial(tokens.loss, classes=v, tile=n)  # One tile.
+  for f, products in ((loss, 1), (jax.value_and_grad(loss, (0, 1, 2)), 3)):
+    compiled = jax.jit(f).lower(x, kernel, bias, target, weight).compile()
+    flops = compiled.cost_analysis()["flops"]
+    least = 2 * products * n * w * v
+    assert least <= flops < 1.2 * least
+
+
+def test_at_first_it_is_the_log_of_the_vocabulary():
+  x, kernel, bias, target, _ = token_numbers()
+  mask = jnp.arange(B).reshape(4, 6) % 5 > 0
+  for weigh in (tokens.each_token, tokens.each_caption):
+    value = jax.jit(of_tokens)(
+      x, 0 * kernel, 0 * bias, target, weigh(mask).ravel()
+    )
+    np.testing.assert_allclose(value, np.log(V), rtol=1e-6)
+
+
+def test_weights_are_of_the_mean_over_tokens_or_over_captions(mesh):
+  mask = np.random.default_rng(0).uniform(size=(8, 5)) < 0.6
+  mask[2] = False
+  rows = PartitionSpec(sharding.BATCH)
+
+  def global_(weigh):
+    local = functools.partial(weigh, axis=sharding.BATCH)
+    return jax.shard_map(local, mesh=mesh(4), in_specs=rows, out_specs=rows)(
+      mask
+    )
+
+  np.testing.assert_allclose(
+    global_(tokens.each_token), mask / mask.sum(), rtol=1e-6
+  )
+  each = mask / np.maximum(1, mask.sum(1, keepdims=True)) / 8
+  np.testing.assert_allclose(global_(tokens.each_caption), each, rtol=1e-6)
+  alone = tokens.each_caption(jnp.asarray(mask))
+  np.testing.assert_allclose(alone, each, rtol=1e-6)
+
+
+def test_a_wrong_smoothing_is_named():
+  given = token_numbers()
+  with pytest.raises(errors.UserError, match="smoothing = 1.0; expected"):
+    tokens.loss(*map(jnp.asarray, given), classes=V, smoothing=1.0)
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_tokens_are_those_of_torch(smoothing):
+  torch = peers.torch()
+  given = token_numbers()
+  x, kernel, bias = (torch.tensor(a, requires_grad=True) for a in given[:3])
+  target = torch.tensor(np.where(given[4] > 0, given[3], -100).astype(np.int64))
+  expected = torch.nn.functional.cross_entropy(
+    x @ kernel + bias, target, ignore_index=-100, label_smoothing=smoothing
+  )
+  expected.backward()
+  weight = (given[4] > 0) / np.float32((given[4] > 0).sum())
+  f = functools.partial(tokens.loss, classes=V, smoothing=smoothing, tile=5)
+  got = jax.jit(jax.value_and_grad(f, (0, 1, 2)))(*given[:4], weight)
+  np.testing.assert_allclose(got[0], expected.item(), rtol=1e-6)
+  for one, other in zip(got[1], (x, kernel, bias), strict=True):
+    np.testing.assert_allclose(one, other.grad, rtol=1e-4, atol=1e-7)

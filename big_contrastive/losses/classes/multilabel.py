@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from big_contrastive.losses import _classes
+from big_contrastive.losses import _classes, _ring
 from big_contrastive.losses._ring import Axis
 
 
@@ -31,14 +31,15 @@ def loss(
     labels: the classes of each row, in any order, repeated or not; numbers from
       `classes` up are none.
     classes: how many there are in all.
-    axis, split, tile: see _classes.mean.
+    axis, split, tile: see _classes.total.
   """
   labels, is_label = distinct(labels, classes)
   ones = jnp.ones(len(x), jnp.float32)
-  return _classes.mean(
+  total = _classes.total(
     "softplus", x, kernel, bias, labels, is_label.astype(jnp.float32), ones,
     axis=axis, split=split, tile=tile,
   )  # fmt: skip
+  return total / (len(x) * _ring.size(axis))
 
 
 def distinct(labels: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:

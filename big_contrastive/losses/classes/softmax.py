@@ -2,7 +2,7 @@
 
 from jaxtyping import Array, Float, Int
 
-from big_contrastive.losses import _classes
+from big_contrastive.losses import _classes, _ring
 from big_contrastive.losses._ring import Axis
 
 
@@ -28,9 +28,10 @@ def loss(
     labels: classes of each row.
     weights: of the labels, constants; 0 where there is none. Their sum is
       usually 1.
-    axis, split, tile: see _classes.mean.
+    axis, split, tile: see _classes.total.
   """
-  return _classes.mean(
+  total = _classes.total(
     "logsumexp", x, kernel, bias, labels, weights, weights.sum(-1),
     axis=axis, split=split, tile=tile,
   )  # fmt: skip
+  return total / (len(x) * _ring.size(axis))
