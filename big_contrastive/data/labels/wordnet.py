@@ -6,9 +6,10 @@ irregular plurals. Of WordNet 3.0 they are in Debian's wordnet-base, and in the
 source distribution of wn 0.0.23 (CatLIP counts in its offsets).
 """
 
+import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from big_contrastive.config import errors
 
@@ -133,15 +134,13 @@ def _lines(path: pathlib.Path, thing: str) -> list[tuple[str, str]]:
   ]
 
 
-class _told:
+@contextlib.contextmanager
+def _told(place: str, line: str, allowed: str, thing: str) -> Iterator[None]:
   """Names the line of a file that an error is about."""
-
-  def __init__(self, place: str, line: str, allowed: str, thing: str):
-    self._error = f"{thing}: {place}", line[:60], allowed
-
-  def __enter__(self) -> None:
-    pass
-
-  def __exit__(self, kind: type | None, error: object, trace: object) -> None:
-    if kind is not None and issubclass(kind, ValueError | IndexError):
-      raise errors.UserError(*self._error, "Get the file again.") from None
+  try:
+    yield
+  except (ValueError, IndexError) as e:
+    remedy = "Get the file again."
+    raise errors.UserError(
+      f"{thing}: {place}", line[:60], allowed, remedy
+    ) from e
