@@ -49,7 +49,7 @@ def saved(workdir, step):
   return {item: checkpointer._read_host(folder, item) for item in items}
 
 
-@pytest.mark.parametrize("name", ["moco", "byol"])
+@pytest.mark.parametrize("name", ["moco", "byol", "superclass"])
 def test_a_resumed_run_has_the_same_bits(name, tmp_path):
   whole = fit(tmp_path / "whole", 2, name=name)
   cut_off(tmp_path / "whole", tmp_path / "halves")
@@ -58,9 +58,12 @@ def test_a_resumed_run_has_the_same_bits(name, tmp_path):
   a, b = (saved(tmp_path / w, 4) for w in ("whole", "halves"))
   chex.assert_trees_all_equal(a, b)
   extra = rules.flatten(a["extra"])
-  assert {"statistics/img/norm/mean", "teacher/img/fc2/kernel"} <= extra.keys()
-  if name == "moco":
-    assert {"queue", "at"} <= extra.keys()
+  own = {
+    "moco": {"teacher/img/fc2/kernel", "queue", "at"},
+    "byol": {"teacher/img/fc2/kernel"},
+    "superclass": {"frequency", "batches"},
+  }
+  assert {"statistics/img/norm/mean", *own[name]} <= extra.keys()
   early = rules.flatten(saved(tmp_path / "halves", 2)["extra"])
   for key in extra:
     # A bias before a norm has no gradient.
