@@ -22,8 +22,9 @@ from big_contrastive.training import optimizers, schedules
 
 def reads_text(model: dict[str, Any]) -> bool:
   """Returns whether a model has a text tower, or a classifier of labels."""
-  heads = dict(model.get("heads") or {}).values()
-  files = [h.get("name") for h in heads if isinstance(h, Mapping)]
+  heads = model.get("heads")
+  sections = heads.values() if isinstance(heads, Mapping) else ()
+  files = [h.get("name") for h in sections if isinstance(h, Mapping)]
   return model.get("text") is not None or "classifier" in files
 
 

@@ -129,9 +129,14 @@ class Shapes(Reading):
 
   def _labels(self, kind: str) -> int | None:
     """The ids of a tokenizer that fits the classifier; None without one."""
-    heads = dict(self._config["model"]).get("heads") or {}
-    classes = dict(dict(heads).get("classifier") or {}).get("classes")
-    return classes and classes + (kind == "synsets")
+    towers = schema.section(self._config["model"], "config.model")
+    heads = schema.section(towers.get("heads") or {}, "config.model.heads")
+    where = "config.model.heads.classifier"
+    head = schema.section(heads.get("classifier") or {}, where)
+    classes = head.get("classes")
+    if type(classes) is not int:
+      return None
+    return classes + (kind == "synsets")
 
   def evaluator(self, config: dict[str, Any], where: str) -> Evaluator:
     evaluators.evaluation(config, where, self.source)
