@@ -50,13 +50,11 @@ class Classes:
     rows: texts -> the classes of each, int32 [n, k]; `count` and more is none.
     logits: (source, classes int32 [c]) -> logits float32 [n, c], in the
       source's order, and the records' labels [n].
-    name: class -> its name.
   """
 
   count: int
   rows: Callable[[list[str]], np.ndarray]
   logits: Callable[[Source, np.ndarray], tuple[np.ndarray, np.ndarray]]
-  name: Callable[[int], str]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import numpy as np
 
-from big_contrastive.config import errors, finite
+from big_contrastive.config import finite
 from big_contrastive.data.source import Source, as_source
-from big_contrastive.evals import Classes
+from big_contrastive.evals import Classes, labels
 from big_contrastive.models.model import merge
 from big_contrastive.parallel import sharding
 
@@ -54,7 +54,7 @@ def bound(
     return found, label
 
   count = params["classifier"]["linear"]["bias"].shape[0]
-  return Classes(count, tokenizer.rows, logits, lambda i: tokenizer.decode([i]))
+  return Classes(count, tokenizer.rows, logits)
 
 
 class Rows(NamedTuple):
@@ -84,15 +84,11 @@ def transferred(model: Model, names: Sequence[str]) -> Rows:
   Raises:
     UserError: for a model without such a classifier.
   """
-  tokenizer = model.embedder.labels
-  if tokenizer is None:
-    allowed = "a model with a classifier of captions' words"
-    remedy = "configs/catlip.py trains one."
-    raise errors.UserError("classifier", None, allowed, remedy)
+  classes = labels.require(model.embedder.bound(model.params))
   linear = jax.device_get(model.params["classifier"]["linear"])
   kernel, bias = linear["kernel"], linear["bias"]
   share = np.zeros((len(bias), len(names)), np.float32)
-  for column, row in enumerate(tokenizer.rows(list(names))):
+  for column, row in enumerate(classes.rows(list(names))):
     found = np.unique(row[row < len(bias)])
     share[found, column] = 1 / max(1, len(found))
   unknown = [n for n, used in zip(names, share.any(0)) if not used]

@@ -39,6 +39,20 @@ def example_keys(rng: jax.Array, size: int, mesh: Mesh) -> jax.Array:
   return jax.lax.with_sharding_constraint(keys, sharding.batch(mesh))
 
 
+def image_keys(
+  setting: Setting, frozen: frozenset[str], rng: jax.Array, size: int
+) -> jax.Array | None:
+  """Returns a key per example; None for a frozen tower: it is evaluated."""
+  if "img" in setting.model.frozen_parts(frozen):
+    return None
+  return example_keys(rng, size, setting.mesh)
+
+
+def image_tower(model: models.Model, image: jax.Array, keys: Any) -> jax.Array:
+  """Returns the image tower's vectors [b, d], not normalized."""
+  return model.img(image, keys)
+
+
 @dataclasses.dataclass
 class Applied:
   """A model in a step: it embeds, and keeps its new running statistics.

@@ -10,7 +10,6 @@ from jax.sharding import PartitionSpec
 
 from big_contrastive.config import errors
 from big_contrastive.models.heads.classifier import Classifier
-from big_contrastive.models.model import Model
 from big_contrastive.objectives import Objective, Setting, _base
 from big_contrastive.parallel import sharding
 
@@ -41,10 +40,8 @@ class Labeled(Objective):
     self, model: _base.Applied, image: jax.Array, rng: jax.Array
   ) -> jax.Array:
     """Returns what the classifier's linear layer gets, [B, w]."""
-    keys = None  # A frozen tower is only evaluated: no dropout.
-    if "img" not in self.setting.model.frozen_parts(self.frozen):
-      keys = _base.example_keys(rng, len(image), self.setting.mesh)
-    x = model.embed(_tower, image, keys, count=self.count)
+    keys = _base.image_keys(self.setting, self.frozen, rng, len(image))
+    x = model.embed(_base.image_tower, image, keys, count=self.count)
     return model.embed(lambda m, x: getattr(m, HEAD).inputs(x), x)
 
   def over_classes(
@@ -97,10 +94,6 @@ class Labeled(Objective):
       "big_contrastive.synsets and a smaller --least."
     )
     return {"unlabeled": line if share > _UNLABELED else None}
-
-
-def _tower(model: Model, image: jax.Array, keys: Any) -> jax.Array:
-  return model.img(image, keys)
 
 
 def metrics(loss: jax.Array, count: jax.Array) -> dict[str, jax.Array]:

@@ -2,13 +2,12 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from big_contrastive.config import errors
-from big_contrastive.models.model import Model, unit
+from big_contrastive.models.model import unit
 from big_contrastive.objectives import Objective, Setting, _base
 from big_contrastive.parallel import sharding
 
@@ -42,9 +41,7 @@ class TwoViews(Objective):
 
   def keys(self, rng: jax.Array, size: int) -> jax.Array | None:
     """Returns a key per example; None for a frozen tower: it is evaluated."""
-    if "img" in self.setting.model.frozen_parts(self.frozen):
-      return None
-    return _base.example_keys(rng, size, self.setting.mesh)
+    return _base.image_keys(self.setting, self.frozen, rng, size)
 
   def embed(
     self,
@@ -58,7 +55,7 @@ class TwoViews(Objective):
     The tower may run in micro-batches; the heads, and so their batch norms,
     see the batch as a whole.
     """
-    x = model.embed(_tower, image, keys, count=self.count)
+    x = model.embed(_base.image_tower, image, keys, count=self.count)
     for name in heads:
       x = model.embed(lambda m, x, name=name: getattr(m, name)(x), x)
     return x
@@ -90,10 +87,6 @@ class TwoViews(Objective):
     )
     collapsed = values["embedding_std"] < _COLLAPSED * healthy
     return {"collapse": line if collapsed else None}
-
-
-def _tower(model: Model, image: jax.Array, keys: Any) -> jax.Array:
-  return model.img(image, keys)
 
 
 def metrics(

@@ -28,7 +28,7 @@ def embed(logits, label=None):
     given = np.full(len(source), -1) if label is None else np.array(label)
     return logits[:, columns], given
 
-  classes = Classes(8, rows, of, WORDS.__getitem__)
+  classes = Classes(8, rows, of)
   made = Embed(None, None, None, None, has_text=False, classes=classes)
   return made, asked
 

@@ -174,10 +174,11 @@ class Samples(Source):
     if self.uid_in is None:
       return None
     kind, field = self.uid_in
-    at = 1 + self.fields.index(kind)
+    at, data = 1 + self.fields.index(kind), None
     start, size = int(self.start[index, at]), int(self.size[index, at])
-    data = None
-    if size >= 0:
+    if self.block:
+      data = self._of_block(index)[at]
+    elif size >= 0:
       path = self.tars[self.shard[index]]
       data = self._reader.read(path, start, start + size)
     return uids.checked(tar_samples.value(data, field, fields.parse_json))
