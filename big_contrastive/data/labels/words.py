@@ -43,7 +43,6 @@ _QUOTES_END = (
   (re.compile("([»”’])"), r" \1 "),
   (re.compile("''"), " '' "),
   (re.compile('"'), " '' "),
-  (re.compile(r"\s+"), " "),
   (re.compile("([^' ])('s|'m|'d|') ", re.I), r"\1 \2 "),
   (re.compile("([^' ])('ll|'re|'ve|n't) ", re.I), r"\1 \2 "),
 )
