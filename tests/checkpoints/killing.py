@@ -1,6 +1,6 @@
 """Kills runs at random moments and resumes them, until they are through.
 
-  python tests/killing.py --kills 20 --processes 2 --signal KILL --out DIR
+  python tests/checkpoints/killing.py --kills 20 --processes 2 --signal KILL --out DIR
 
 trains a smoke config once whole and once killed so many times, and says
 whether both wrote the same figures and the same parameters, bit for bit.
@@ -17,6 +17,8 @@ import sys
 import time
 
 import numpy as np
+
+from big_contrastive.storage import urls
 
 ROOT = pathlib.Path(__file__).parents[2]
 SAVE_EVERY = 5
@@ -72,7 +74,8 @@ def said(workdir):
 def lines(workdir, begin=1):
   """Rows of metrics.jsonl from a step on, without speeds."""
   path = workdir / "metrics.jsonl"
-  text = path.read_text() if path.exists() else ""
+  # In a bucket, a run may put a newer one there while it is read.
+  text = urls.patiently(path.read_text, path) if path.exists() else ""
   rows = [json.loads(line) for line in text.splitlines() if line[-1:] == "}"]
   return [
     {k: v for k, v in row.items() if not k.startswith("perf/")}
