@@ -1,6 +1,6 @@
 """Kills runs at random moments and resumes them, until they are through.
 
-  python tests/checkpoints/killing.py --kills 20 --processes 2 --signal KILL --out DIR
+  python tests/checkpoints/killing.py --kills 20 --signal KILL --out DIR
 
 trains a smoke config once whole and once killed so many times, and says
 whether both wrote the same figures and the same parameters, bit for bit.

@@ -1,6 +1,7 @@
 """A run that is killed goes on as if nothing had happened.
 
-tests/checkpoints/killing.py does the same by hand, twenty times; figures in LOG.md.
+tests/checkpoints/killing.py does the same by hand, twenty times; figures are
+in LOG.md.
 """
 
 import contextlib
