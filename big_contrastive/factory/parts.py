@@ -21,11 +21,15 @@ from big_contrastive.training import optimizers, schedules
 
 
 def reads_text(model: dict[str, Any]) -> bool:
-  """Returns whether a model has a text tower, or a classifier of labels."""
+  """Returns whether a model has a part that reads captions.
+
+  That is a text tower, a decoder, or a classifier of labels.
+  """
   heads = model.get("heads")
   sections = heads.values() if isinstance(heads, Mapping) else ()
   files = [h.get("name") for h in sections if isinstance(h, Mapping)]
-  return model.get("text") is not None or "classifier" in files
+  reads = any(model.get(part) is not None for part in ("text", "decoder"))
+  return reads or "classifier" in files
 
 
 def tokenizer(

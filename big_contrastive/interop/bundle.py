@@ -22,6 +22,7 @@ class TextSizes(NamedTuple):
   vocab_size: int
   pad_id: int | None
   eos_id: int | None
+  bos_id: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,20 +2,18 @@
 
 import inspect
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import flax.nnx as nnx
 import jax
 
 from big_contrastive.config import errors, registry, rules, schema
-from big_contrastive.models import layers
+from big_contrastive.models import layers, parts
 from big_contrastive.models.model import Model, split, variables
 
 _WHERE = "config.model"
 _TOWERS = {"image": "vit", "text": "transformer"}  # The defaults.
-# Parts whose names a head must not have.
-_RESERVED = ("img", "txt", "t", "b")
 
 
 @runtime_checkable
@@ -25,12 +23,13 @@ class TextSizes(Protocol):
   Attributes:
     length, vocab_size: ids per text, and distinct ids.
     pad_id: the id that pads a text to its length.
-    eos_id: the id that ends every text; None without one.
+    bos_id, eos_id: the ids that begin and end every text; None without one.
   """
 
   length: int
   vocab_size: int
   pad_id: int | None
+  bos_id: int | None
   eos_id: int | None
 
 
@@ -66,7 +65,7 @@ class Built(NamedTuple):
 
   @property
   def parts(self) -> frozenset[str]:
-    """The names of its parts: "img", "txt", "t", "b" and heads."""
+    """The names of its parts: "img", "txt", "dec", "t", "b" and heads."""
     # An image tower of stored vectors has no parameters.
     return frozenset(self.shapes) | {"img"}
 
@@ -96,6 +95,8 @@ def build_model(
   sections = schema.call(_sections, config, _WHERE)
   shared = sections["shared"] | {"pin": pin}
   text = None
+  if sections["decoder"] is not None:
+    parts.check_tokenizer(tokenizer, "decoder")
   if sections["text"] is not None:
     text = _text_section(sections["text"], tokenizer)
   logit = {"t": sections["t"], "b": sections["bias"]}
@@ -106,9 +107,11 @@ def build_model(
     if text is not None:
       length = {"length": tokenizer.length}
       towers["txt"] = _tower("text", text, kwargs | length)
-    return Model(
-      **towers, **logit, heads=_heads(sections["heads"], towers, kwargs)
-    )
+    decoder = None
+    if sections["decoder"] is not None:
+      decoder = parts.decoder(sections["decoder"], towers, tokenizer, kwargs)
+    heads = parts.heads(sections["heads"], towers, kwargs)
+    return Model(**towers, **logit, dec=decoder, heads=heads)
 
   abstract = nnx.eval_shape(lambda: make(jax.random.key(0)))
   if text is not None and abstract.img.out_dim != abstract.txt.out_dim:
@@ -151,69 +154,11 @@ def _tower(kind: str, section: dict[str, Any], kwargs: dict[str, Any]) -> Any:
   return schema.call(tower, fields, f"{_WHERE}.{kind}", kwargs)
 
 
-def _heads(
-  sections: dict[str, Any], towers: dict[str, Any], kwargs: dict[str, Any]
-) -> dict[str, Any]:
-  """Returns heads by name, each over a tower's or another head's vectors."""
-  widths = {
-    name: towers[part].out_dim
-    for name, part in (("image", "img"), ("text", "txt"))
-    if part in towers
-  }
-  heads = {}
-  kwargs = {k: kwargs[k] for k in ("dtype", "rngs")}
-  for name, fields in _in_order(sections, widths):
-    where = f"{_WHERE}.heads.{name}"
-    if name in _RESERVED or not name.isidentifier() or hasattr(Model, name):
-      remedy = "Give the head another name."
-      allowed = "an identifier that names no other part or method of the model"
-      raise errors.UserError(where, name, allowed, remedy)
-    file = fields.pop("name", None)
-    base = fields.pop("on")
-    head = registry.module("models.heads", file, f"{where}.name").head
-    heads[name] = schema.call(
-      head, fields, where, kwargs | {"width": widths[base]}
-    )
-    widths[name] = heads[name].out_dim
-  return heads
-
-
-def _in_order(
-  sections: dict[str, Any], towers: Collection[str]
-) -> Iterator[tuple[str, dict[str, Any]]]:
-  """Yields heads with their fields, each after the one that it is on.
-
-  In the order of their names otherwise: a config has no order of its own.
-  """
-  left = {
-    name: {"on": "image"} | schema.section(section, f"{_WHERE}.heads.{name}")
-    for name, section in sorted(sections.items())
-  }
-  known = {*towers, *left}
-  for name, fields in left.items():
-    errors.choice(f"{_WHERE}.heads.{name}.on", fields["on"], known - {name})
-  built = set(towers)
-  while left:
-    ready = [name for name, fields in left.items() if fields["on"] in built]
-    if not ready:
-      first = next(iter(left))
-      allowed = "a tower, or a head that is on one"
-      remedy = "These heads are on each other: " + ", ".join(left) + "."
-      where = f"{_WHERE}.heads.{first}.on"
-      raise errors.UserError(where, left[first]["on"], allowed, remedy)
-    for name in ready:
-      yield name, left.pop(name)
-    built |= {*ready}
-
-
 def _text_section(
   section: dict[str, Any], tokenizer: TextSizes | None
 ) -> dict[str, Any]:
   """Returns config.model.text, completed with the tokenizer's sizes."""
-  if tokenizer is None:
-    allowed = "a tokenizer, where the model has a text tower"
-    remedy = f"Set it, or leave {_WHERE}.text out."
-    raise errors.UserError("config.tokenizer", None, allowed, remedy)
+  parts.check_tokenizer(tokenizer, "text")
   _check_ids(section, tokenizer)
   return section | {
     "vocab_size": _rows(section, "vocab_size", tokenizer.vocab_size),
@@ -249,6 +194,7 @@ def _sections(
   *,
   image: dict,
   text: dict | None = None,
+  decoder: dict | None = None,
   heads: dict | None = None,
   scale: float | None = None,
   bias: float | None = None,
@@ -260,6 +206,7 @@ def _sections(
   Args:
     image, text: the towers: `tower`, a file in models/image or models/text,
       and its fields; no text for images alone.
+    decoder: of captions, the fields of decoder.Decoder; None for none.
     heads: by name: `name`, a file in models/heads, `on`, whose vectors it
       takes ("image", "text" or another head), and its fields.
     scale, bias: initial exp(t) and b; None for none.
@@ -267,14 +214,15 @@ def _sections(
     remat: what blocks keep for the backward pass, see layers.Transformer; None
       for all.
   """
-  for name, section in (("image", image), ("text", text)):
+  sections = {"image": image, "text": text, "decoder": decoder}
+  for name, section in sections.items():
     _check_sizes(section or {}, name)
   layers.remat_policy(remat or "none")
   if scale is not None and not 0 < scale < math.inf:
     remedy = "SigLIP begins with 10, CLIP with 1 / 0.07."
     raise errors.UserError("scale", scale, "a finite number above 0", remedy)
   return {
-    "image": image, "text": text, "heads": heads or {},
+    **sections, "heads": heads or {},
     "t": None if scale is None else math.log(scale), "bias": bias,
     "shared": {"dtype": dtype, "remat": remat or "none"},
   }  # fmt: skip

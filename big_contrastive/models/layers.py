@@ -7,10 +7,18 @@ import flax.nnx as nnx
 import jax
 import jax.numpy as jnp
 from jax.extend.core import primitives
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Float, Key
 
 from big_contrastive.config import errors
 from big_contrastive.models import norms
+from big_contrastive.models.attention import (
+  Attention,
+  Causal,
+  KeysValues,
+  Mask,
+  Sequence,
+  xavier,
+)
 
 # width, depth, mlp width, heads: Scaling ViT (arXiv:2106.04560) table 2, the
 # ViT paper (arXiv:2010.11929) and So400m (arXiv:2305.13035).
@@ -43,10 +51,6 @@ ACTIVATIONS: dict[str, Callable] = {
 
 Activation = Literal["gelu_tanh", "gelu", "quick_gelu"]
 ExampleKeys = Key[Array, "b"] | None
-Sequence = Float[Array, "b l w"]
-Mask = Bool[Array, "b l"] | None  # True where a token is attended; None: all.
-
-_xavier = nnx.initializers.xavier_uniform()
 
 
 def size_of(name: str) -> dict[str, int]:
@@ -96,8 +100,10 @@ def remat_policy(name: str) -> Callable | None:
 class Mlp(nnx.Module):
   """Two dense layers with an activation between them."""
 
-  def __init__(self, width, mlp, activation, dtype, rngs: nnx.Rngs):
-    kwargs = dict(dtype=dtype, kernel_init=_xavier, rngs=rngs)
+  def __init__(
+    self, width, mlp, activation, dtype, rngs: nnx.Rngs, *, bias=True
+  ):
+    kwargs = dict(dtype=dtype, kernel_init=xavier, use_bias=bias, rngs=rngs)
     kwargs["bias_init"] = nnx.initializers.normal(1e-6)
     self.fc1 = nnx.Linear(width, mlp, **kwargs)
     self.fc2 = nnx.Linear(mlp, width, **kwargs)
@@ -105,58 +111,6 @@ class Mlp(nnx.Module):
 
   def __call__(self, x: Sequence) -> Sequence:
     return self.fc2(self.activation(self.fc1(x)))
-
-
-class Attention(nnx.Module):
-  """Multi-head attention; logits and softmax are float32."""
-
-  def __init__(self, width, heads, dtype, rngs: nnx.Rngs):
-    kwargs = dict(dtype=dtype, kernel_init=_xavier, rngs=rngs)
-    split = (heads, width // heads)
-    self.query = nnx.LinearGeneral(width, split, **kwargs)
-    self.key = nnx.LinearGeneral(width, split, **kwargs)
-    self.value = nnx.LinearGeneral(width, split, **kwargs)
-    self.out = nnx.LinearGeneral(split, width, axis=(-2, -1), **kwargs)
-
-  def __call__(
-    self,
-    queries: Float[Array, "b q w"],
-    x: Sequence,
-    causal: bool = False,
-    mask: Mask = None,
-  ) -> Float[Array, "b q w"]:
-    query, key, value = self.query(queries), self.key(x), self.value(x)
-    return self.out(attend(query, key, value, causal, mask))
-
-
-def attend(
-  query: Float[Array, "b q h k"],
-  key: Float[Array, "b l h k"],
-  value: Float[Array, "b l h k"],
-  causal: bool = False,
-  mask: Mask = None,
-) -> Float[Array, "b q h k"]:
-  """Returns softmax(query key^T / sqrt(k)) value, for each head.
-
-  Logits and softmax are float32 for any dtype. causal: a query sees the keys
-  up to its own place; mask: it sees those that are True, bool [b, l].
-  """
-  # CPUs multiply twice as fast with heads before rows, which is not the order
-  # of jax.nn.dot_product_attention; TPU compilers choose layouts themselves.
-  query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
-  logits = jnp.einsum(
-    "bhqk,bhlk->bhql", query, key, preferred_element_type=jnp.float32
-  )
-  logits *= query.shape[-1] ** -0.5
-  visible = jnp.ones((1, 1, 1, 1), bool)
-  if causal:
-    visible = jnp.tri(*logits.shape[2:], dtype=bool)[None, None]
-  if mask is not None:
-    visible &= mask[:, None, None, :]
-  logits = jnp.where(visible, logits, jnp.finfo(jnp.float32).min)
-  weights = jax.nn.softmax(logits).astype(value.dtype)
-  y = jnp.einsum("bhql,bhlk->bhqk", weights, value)
-  return jnp.swapaxes(y, 1, 2)
 
 
 class Block(nnx.Module):
@@ -175,7 +129,7 @@ class Block(nnx.Module):
   def __call__(
     self,
     x: Sequence,
-    causal: bool,
+    causal: Causal,
     drop: Callable[[Sequence, int], Sequence],
     mask: Mask = None,
   ) -> Sequence:
@@ -185,6 +139,13 @@ class Block(nnx.Module):
     y = self.norm1(x)
     x = x + drop(self.attention(y, y, causal, mask), 0)
     return x + drop(self.mlp(self.norm2(x)), 1)
+
+  def step(
+    self, x: Sequence, cache: KeysValues, place: jax.Array
+  ) -> tuple[Sequence, KeysValues]:
+    """The next tokens of a pre-norm block; see Attention.step."""
+    y, cache = self.attention.step(self.norm1(x), cache, place)
+    return x + y + self.mlp(self.norm2(x + y)), cache
 
 
 class Transformer(nnx.Module):
@@ -224,6 +185,15 @@ class Transformer(nnx.Module):
   def __call__(
     self, x: Sequence, keys: ExampleKeys = None, mask: Mask = None
   ) -> Sequence:
+    x = self.norm(x) if self.post_norm else x
+    x = self.run(x, keys, mask)
+    return x if self.post_norm else self.norm(self.pin(x))
+
+  def run(
+    self, x: Sequence, keys: ExampleKeys = None, mask: Mask = None
+  ) -> Sequence:
+    """Returns what the last block does, without the norm."""
+
     def layer(x, block_and_index):
       block, index = block_and_index
 
@@ -235,9 +205,28 @@ class Transformer(nnx.Module):
     if self.remat != "none":
       policy = remat_policy(self.remat)
       layer = jax.checkpoint(layer, policy=policy, prevent_cse=False)
-    x = self.norm(x) if self.post_norm else x
-    x, _ = jax.lax.scan(layer, x, (self.blocks, jnp.arange(self.depth)))
-    return x if self.post_norm else self.norm(self.pin(x))
+    return jax.lax.scan(layer, x, (self.blocks, jnp.arange(self.depth)))[0]
+
+  def step(
+    self, x: Sequence, cache: KeysValues, place: jax.Array
+  ) -> tuple[Sequence, KeysValues]:
+    """Causal pre-norm blocks over the tokens from `place` on, as `run`.
+
+    Args:
+      x: the tokens place, place + 1, ...
+      cache: of each block, see Attention.step: leaves [depth, b, l, h, k].
+      place: how many tokens were before.
+    """
+
+    def layer(x, block_and_cache):
+      block, cache = block_and_cache
+      return block.step(x, cache, place)
+
+    return jax.lax.scan(layer, x, (self.blocks, cache))
+
+  def empty(self, size: int, length: int) -> KeysValues:
+    """Returns a cache for `size` sequences of at most `length` tokens."""
+    return jax.vmap(lambda b: b.attention.empty(size, length))(self.blocks)
 
   def flops(self, length: int) -> float:
     """Returns forward FLOPs of one sequence, two per multiply-add."""
@@ -267,7 +256,7 @@ class MapHead(nnx.Module):
   """Multi-head attention pooling with one learned query (arXiv:2106.04560)."""
 
   def __init__(self, width, mlp, heads, *, activation, eps, dtype, rngs):
-    self.probe = nnx.Param(_xavier(rngs.params(), (1, width)))
+    self.probe = nnx.Param(xavier(rngs.params(), (1, width)))
     self.attention = Attention(width, heads, dtype, rngs)
     self.norm = nnx.LayerNorm(width, epsilon=eps, dtype=dtype, rngs=rngs)
     self.mlp = Mlp(width, mlp, activation, dtype, rngs)
@@ -277,3 +266,32 @@ class MapHead(nnx.Module):
     probe = jnp.broadcast_to(self.probe[...].astype(x.dtype), shape)
     y = self.attention(probe, x, mask=mask)
     return (y + self.mlp(self.norm(y)))[:, 0]
+
+
+class QueryPool(nnx.Module):
+  """Learned queries that pool tokens by attention, for CoCa (arXiv:2205.01917).
+
+  As in OpenCLIP, without an MLP. `norm` is that of the result; what is pooled
+  is normalized already.
+
+  Args:
+    width: of the tokens that are pooled.
+    out_dim: of the queries and of the result.
+    queries: how many.
+    heads: a divisor of out_dim.
+  """
+
+  def __init__(self, width, out_dim, queries, heads, *, eps, dtype, rngs):
+    norm = dict(epsilon=eps, dtype=dtype, rngs=rngs)
+    normal = nnx.initializers.normal(1.0)
+    self.query = nnx.Param(normal(rngs.params(), (queries, out_dim)))
+    self.query_norm = nnx.LayerNorm(out_dim, **norm)
+    self.attention = Attention(out_dim, heads, dtype, rngs, memory=width)
+    self.norm = nnx.LayerNorm(out_dim, **norm)
+
+  def __call__(
+    self, x: Sequence, mask: Mask = None
+  ) -> Float[Array, "b queries d"]:
+    query = self.query_norm(self.query[...])
+    query = jnp.broadcast_to(query, (len(x), *query.shape))
+    return self.norm(self.attention(query, x, mask=mask))

@@ -15,7 +15,7 @@ from big_contrastive.models.norms import Statistic
 
 
 class Model(nnx.Module):
-  """Named parts: the towers "img" and "txt", the logits' "t" and "b", heads.
+  """Named parts: towers "img" and "txt", decoder "dec", "t" and "b", heads.
 
   Logits of pairs are exp(t) cos + b.
 
@@ -24,6 +24,7 @@ class Model(nnx.Module):
     txt: the same, over token ids; None for images alone.
     t: initial log-temperature; None for none.
     b: initial bias; None for none (softmax).
+    dec: of captions, see decoder.Decoder; None for none.
     heads: by name, see models.Head.
   """
 
@@ -34,6 +35,7 @@ class Model(nnx.Module):
     *,
     t: float | None = None,
     b: float | None = None,
+    dec: Any = None,
     heads: dict[str, Any] | None = None,
   ):
     self.img = img
@@ -43,6 +45,8 @@ class Model(nnx.Module):
       self.t = nnx.Param(jnp.asarray(t, jnp.float32))
     if b is not None:
       self.b = nnx.Param(jnp.asarray(b, jnp.float32))
+    if dec is not None:
+      self.dec = dec
     for name, head in (heads or {}).items():
       setattr(self, name, head)
 

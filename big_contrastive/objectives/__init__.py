@@ -162,6 +162,11 @@ class Objective:
     """The loss of guessing, None if unknown."""
     return None
 
+  @property
+  def chances(self) -> dict[str, float]:
+    """The values of guessing, by metric: of the loss, or of its parts."""
+    return {} if self.chance is None else {"loss": self.chance}
+
   def signs(
     self, values: dict[str, float], batch: dict[str, Any]
   ) -> dict[str, str | None]:

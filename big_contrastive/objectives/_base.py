@@ -20,6 +20,7 @@ from big_contrastive.parallel import sharding
 def require(model: Built, *parts: str) -> None:
   """Raises UserError for a part that is required and the model lacks."""
   fields = {"img": "image", "txt": "text", "t": "scale", "b": "bias"}
+  fields["dec"] = "decoder"
   for part in parts:
     if part not in model.parts:
       field = fields.get(part, f"heads.{part}")
@@ -46,6 +47,11 @@ def image_keys(
   if "img" in setting.model.frozen_parts(frozen):
     return None
   return example_keys(rng, size, setting.mesh)
+
+
+def folded(keys: jax.Array, number: int) -> jax.Array:
+  """Returns other keys [b], for another use of randomness."""
+  return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
 
 
 def image_tower(model: models.Model, image: jax.Array, keys: Any) -> jax.Array:
@@ -83,29 +89,70 @@ class Applied:
         sharding.ring_size.
       count: number of micro-batches.
     """
+
+    def rows(*arguments: Any) -> tuple[jax.Array, None]:
+      return function(*arguments), None
+
+    return self.rows_and_sums(rows, *inputs, count=count)[0]
+
+  def rows_and_sums(
+    self, function: Callable[..., tuple[Any, Any]], *inputs: Any, count: int = 1
+  ) -> tuple[Any, Any]:
+    """Returns function(model, *inputs), with sums over micro-batches.
+
+    Args:
+      function: (model, *inputs) -> (rows [b, ...], sums) of a micro-batch, two
+        trees; sums are such that those of the batch are their sums.
+      inputs, count: see `embed`.
+    """
     graph, mesh = self.setting.model.graph, self.setting.mesh
 
-    def one(inputs: tuple) -> tuple[jax.Array, dict[str, Any]]:
+    def one(inputs: tuple) -> tuple[Any, Any, dict[str, Any]]:
       model = models.merge(graph, self.params, self.statistics)
-      embeddings = function(model, *inputs)
-      return embeddings, models.split(model)[2]
+      rows, sums = function(model, *inputs)
+      return rows, sums, models.split(model)[2]
 
     if count == 1:
-      embeddings, self.statistics = one(inputs)
-      return embeddings
+      rows, sums, self.statistics = one(inputs)
+      return rows, sums
     batches = sharding.split_batch(inputs, count, mesh)
     # Inside a loop XLA can't undo the recomputation (by CSE).
     one = jax.checkpoint(one, prevent_cse=False)
-    embeddings, statistics = jax.lax.map(one, batches)
+    rows, sums, statistics = jax.lax.map(one, batches)
     # New statistics are linear in those of a batch: their mean is exact.
     self.statistics = jax.tree.map(lambda x: x.mean(axis=0), statistics)
-    return sharding.join_batch(embeddings, mesh)
+    joined = jax.tree.map(lambda x: sharding.join_batch(x, mesh), rows)
+    return joined, jax.tree.map(lambda x: x.sum(axis=0), sums)
 
   def extra(self, extra: dict[str, Any]) -> dict[str, Any]:
     """Returns `extra` with the statistics."""
     if "statistics" not in extra:
       return extra
     return extra | {"statistics": self.statistics}
+
+
+def check_towers(
+  setting: Setting, frozen: frozenset[str], counts: dict[str, int]
+) -> None:
+  """Raises UserError for towers that can't be frozen or split like that.
+
+  Args:
+    setting: of the objective.
+    frozen: flat names of parameters that are not trained.
+    counts: number of micro-batches, by tower.
+  """
+  parts = setting.model.frozen_parts(frozen)
+  for tower, count in counts.items():
+    if tower not in parts:
+      check_norms(setting, tower, count)
+  keep = getattr(setting.model.abstract.img, "keep", 1)
+  if "img" in parts and keep < 1:
+    raise errors.UserError(
+      "config.model.image.keep",
+      keep,
+      "1 where the image tower is frozen, and so only evaluated",
+      "Unfreeze the tower or set keep = 1.",
+    )
 
 
 def check_norms(
@@ -161,6 +208,40 @@ def on_ring(
     )(*arrays)
 
   return run
+
+
+def over_classes(
+  loss: Callable[..., jax.Array],
+  mesh: Mesh,
+  kernel: jax.Array,
+  bias: jax.Array,
+  *rows: Any,
+  tile: int | None,
+) -> jax.Array:
+  """Returns loss(x, kernel, bias, ...) of the global batch.
+
+  The classes are split over the mesh's tensor axis, if they can be.
+
+  Args:
+    loss: takes axis, split and tile; see losses/classes.
+    mesh: of the batch.
+    kernel, bias: of the classes, [w, V] and [V].
+    rows: arrays [B, ...], x the first.
+    tile: rows of logits in memory at a time on a device; None for the default.
+  """
+  axis, split = sharding.BATCH, None
+  if mesh.shape["tensor"] > 1 and len(bias) % mesh.shape["tensor"] == 0:
+    split = "tensor"
+
+  def local(kernel, bias, x, *others):
+    how = {"axis": axis, "split": split, "tile": tile}
+    return loss(x, kernel, bias, *others, **how)
+
+  columns = PartitionSpec(None, split), PartitionSpec(split)
+  specs = (*columns, *[PartitionSpec(axis)] * len(rows))
+  return jax.shard_map(
+    local, mesh=mesh, in_specs=specs, out_specs=PartitionSpec()
+  )(kernel.astype(rows[0].dtype), bias, *rows)
 
 
 def check_tile(tile: int | None) -> int | None:

@@ -42,6 +42,10 @@ class Averaged(Objective):
   def chance(self):
     return self.inner.chance
 
+  @property
+  def chances(self):
+    return self.inner.chances
+
   def init(self, key):
     return self.inner.init(key)
 

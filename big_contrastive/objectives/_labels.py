@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
 
 from big_contrastive.config import errors
 from big_contrastive.models.heads.classifier import Classifier
@@ -47,35 +46,20 @@ class Labeled(Objective):
   def over_classes(
     self, loss: Callable[..., jax.Array], params: dict[str, Any], *rows: Any
   ) -> jax.Array:
-    """Returns loss(x, kernel, bias, ...) of the global batch.
-
-    The classes are split over the mesh's tensor axis, if they can be.
+    """Returns loss(x, kernel, bias, ...) of the batch; see _base.over_classes.
 
     Args:
       loss: takes axis, split and tile.
       params: of the model.
       rows: arrays [B, ...], x the first.
     """
-    mesh, axis = self.setting.mesh, sharding.BATCH
-    split = None
-    if mesh.shape["tensor"] > 1 and self.classes % mesh.shape["tensor"] == 0:
-      split = "tensor"
-    linear = params[HEAD]["linear"]
-    kernel = linear["kernel"].astype(rows[0].dtype)
-
-    def local(kernel, bias, x, *others):
-      extra = {"axis": axis, "split": split, "tile": self.tile}
-      return loss(x, kernel, bias, *others, **extra)
-
-    columns = PartitionSpec(None, split), PartitionSpec(split)
-    specs = (*columns, *[PartitionSpec(axis)] * len(rows))
-    return jax.shard_map(
-      local, mesh=mesh, in_specs=specs, out_specs=PartitionSpec()
-    )(kernel, linear["bias"], *rows)
+    mesh, linear = self.setting.mesh, params[HEAD]["linear"]
+    return _base.over_classes(
+      loss, mesh, linear["kernel"], linear["bias"], *rows, tile=self.tile
+    )
 
   def freeze(self, frozen):
-    if "img" not in self.setting.model.frozen_parts(frozen):
-      _base.check_norms(self.setting, "img", self.count)
+    _base.check_towers(self.setting, frozen, {"img": self.count})
     return super().freeze(frozen)
 
   @property

@@ -70,18 +70,8 @@ class Pairs(Objective):
     return params, extra
 
   def freeze(self, frozen):
-    parts = self.setting.model.frozen_parts(frozen)
-    for tower, count in zip(("img", "txt"), self.counts, strict=True):
-      if tower not in parts:
-        _base.check_norms(self.setting, tower, count)
-    keep = getattr(self.setting.model.abstract.img, "keep", 1)
-    if "img" in parts and keep < 1:
-      raise errors.UserError(
-        "config.model.image.keep",
-        keep,
-        "1 where the image tower is frozen, and so only evaluated",
-        "Unfreeze the tower or set keep = 1.",
-      )
+    counts = dict(zip(("img", "txt"), self.counts, strict=True))
+    _base.check_towers(self.setting, frozen, counts)
     return super().freeze(frozen)
 
   @property

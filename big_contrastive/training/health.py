@@ -54,7 +54,7 @@ class Health:
     self.limits, self.folder, self._named = limits, folder, named
     self.names = [*names, "the parameters"]
     self.skipped, self._in_a_row = skipped, 0
-    self._losses: list[float] = []
+    self._values: dict[str, list[float]] = {}
     self._warned: set[str] = set()
 
   def check(
@@ -120,24 +120,29 @@ class Health:
     """Returns a line for each sign of a mistake, each once in a run."""
     metrics = {k.removeprefix("train/"): v for k, v in values.items()}
     signs = {
-      "chance": self._chance(step, metrics["loss"]),
+      **{
+        f"chance of {name}": self._chance(step, name, metrics[name], chance)
+        for name, chance in self.limits.objective.chances.items()
+      },
       **self.limits.objective.signs(metrics, batch),
     }
     new = {k: v for k, v in signs.items() if v and k not in self._warned}
     self._warned |= new.keys()
     return [f"warning: step {step}: {line}" for line in new.values()]
 
-  def _chance(self, step: int, loss: float) -> str | None:
+  def _chance(
+    self, step: int, name: str, value: float, chance: float
+  ) -> str | None:
     # Twice the warm-up: at its end a slow start is no mistake yet.
-    chance = self.limits.objective.chance
-    if chance is None or step <= max(100, 2 * self.limits.warmup):
+    if step <= max(100, 2 * self.limits.warmup):
       return None
-    self._losses = [*self._losses, loss][-10:]
-    mean = float(np.mean(self._losses))
-    if len(self._losses) < 10 or not mean > 0.98 * chance:
+    values = [*self._values.get(name, []), value][-10:]
+    self._values[name], mean = values, float(np.mean(values))
+    if len(values) < 10 or not mean > 0.98 * chance:
       return None
+    named = "the loss" if name == "loss" else name
     return (
-      f"the loss, {mean:.3f} after warm-up, is that of guessing "
+      f"{named}, {mean:.3f} after warm-up, is that of guessing "
       f"({chance:.3f}). Usually the learning rate is far too high or too low; "
       "or captions stand beside the wrong images."
     )

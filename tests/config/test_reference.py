@@ -18,7 +18,7 @@ from big_contrastive.data.source import Source
 from big_contrastive.data.tokenizers import tokenizer, vocabulary
 from big_contrastive.data.transforms import views
 from big_contrastive.factory import cli, warm_start
-from big_contrastive.models import build
+from big_contrastive.models import build, decoder
 from big_contrastive.models.heads import classifier, mlp
 from big_contrastive.models.image import (
   clip_resnet,
@@ -30,7 +30,9 @@ from big_contrastive.models.image import (
 from big_contrastive.models.text import transformer
 from big_contrastive.objectives import (
   byol,
+  captions,
   catlip,
+  coca,
   moco,
   moco_v3,
   pairs,
@@ -71,6 +73,12 @@ SIGNATURES = {
   "model.text": (
     transformer.TextTower, {"length", "dtype", "remat", "pin", "rngs"}
   ),
+  "model.decoder": (
+    decoder.Decoder,
+    {"memory", "length", "dtype", "remat", "pin", "rngs"},
+  ),
+  "objective with name = captions": (captions.build, {"setting"}),
+  "objective with name = coca": (coca.build, {"setting"}),
   "objective with name = pairs": (pairs.build, {"setting"}),
   "objective with name = simclr": (simclr.build, {"setting"}),
   "objective with name = moco": (moco.build, {"setting"}),
@@ -110,6 +118,7 @@ ELSEWHERE = {
 # What the factory gives a function that a config need not: the value there.
 FILLED_IN = {
   ("model.text", "vocab_size"): None,  # The tokenizer's.
+  ("model.decoder", "vocab_size"): None,
   ("schedule", "warmup"): 0,
 }
 # And durations, which the factory turns into steps.
@@ -260,7 +269,7 @@ def test_all_fields_are_printed_in_80_columns(monkeypatch, capsys):
        "config.model.image with tower = clip_resnet",
        "config.model.image with tower = convnet",
        "config.model.image with tower = vectors", "config.model.text",
-       "config.model.heads.NAME",
+       "config.model.decoder", "config.model.heads.NAME",
        "config.model.heads.NAME with name = mlp",
        "config.model.heads.NAME with name = classifier"],
     ),  # fmt: skip

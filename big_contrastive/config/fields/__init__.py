@@ -5,6 +5,7 @@ them, and docs/config.md is made from them.
 """
 
 from big_contrastive.config.fields import (
+  captions,
   clip_resnet,
   convnet,
   data,
@@ -39,6 +40,7 @@ SECTIONS: dict[str, type] = {
   "model.image with tower = convnet": convnet.ConvNet,
   "model.image with tower = vectors": vectors.Vectors,
   "model.text": model.Text,
+  "model.decoder": captions.Decoder,
   "model.heads.NAME": heads.Head,
   "model.heads.NAME with name = mlp": heads.Mlp,
   "model.heads.NAME with name = classifier": heads.Classifier,
@@ -52,6 +54,8 @@ SECTIONS: dict[str, type] = {
   "objective with name = simsiam": self_supervised.SimSiam,
   "objective with name = catlip": labels.CatLIP,
   "objective with name = superclass": labels.SuperClass,
+  "objective with name = captions": captions.Captions,
+  "objective with name = coca": captions.CoCa,
   "optimizer": optimizer.Optimizer,
   "optimizer with name = adamw": optimizer.AdamW,
   "optimizer with name = adafactor": optimizer.Adafactor,

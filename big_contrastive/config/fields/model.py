@@ -24,6 +24,11 @@ class Model:
     None,
     doc="The text tower. None: images alone; then the config has no tokenizer.",
   )
+  decoder: dict | None = field(
+    None,
+    doc="The decoder of captions. None: none.",
+    why="For the objectives captions and coca.",
+  )
   heads: dict | None = field(
     None,
     doc="Heads by a name of your choice, each a part of its own. None: none.",
@@ -88,13 +93,21 @@ class Image:
   out_bias: bool = field(
     False, doc="Whether that layer has a bias.", why="LiT has one, CLIP not.",
   )  # fmt: skip
-  pool: Literal["map", "gap", "tok"] = field(
+  pool: Literal["map", "gap", "tok", "queries"] = field(
     "map",
     doc='How tokens become one vector: "map" attention with a learned query, '
-    '"gap" their mean, "tok" a class token.',
-    why="map is SigLIP's; tok is CLIP's and the ViT paper's.",
+    '"gap" their mean, "tok" a class token, "queries" the first of several '
+    "queries, of which a decoder sees the others.",
+    why="map is SigLIP's; tok is CLIP's and the ViT paper's, queries CoCa's.",
     paper="Scaling ViT, arXiv:2106.04560",
   )
+  queries: int = field(
+    255, doc="What a decoder sees, with pool = queries.", unit="queries",
+    why="OpenCLIP's CoCa has 256, the first of them included.",
+  )  # fmt: skip
+  pool_heads: int = field(
+    8, doc="Attention heads of pool = queries.", unit="heads",
+  )  # fmt: skip
   pos: Literal["learned", "sincos2d", "sincos2d_moco", "sincos2d_mae"] = field(
     "learned",
     doc='Position embeddings: "learned", or fixed sines and cosines, of which '
@@ -104,7 +117,8 @@ class Image:
   )
   cls_pos: bool = field(
     False,
-    doc="Whether the class token has a learned position too.",
+    doc="Whether the class token has a learned position too. With pool = "
+    "queries: whether there is a class token.",
     why="CLIP has one, big_vision's ViTs have not.",
   )
   remainder: bool = field(
@@ -197,12 +211,12 @@ class Text:
   out_bias: bool = field(
     True, doc="Whether that layer has a bias.", why="SigLIP has one, CLIP not.",
   )  # fmt: skip
-  pool: Literal["last", "eos", "argmax", "first", "mean", "map"] = field(
+  pool: Literal["last", "eos", "argmax", "first", "mean", "map", "cls"] = field(
     "last",
     doc='Which token is the embedding: the "last" (SigLIP), the first "eos" '
     '(CLIP), the "first" (BERT), "argmax" the first of the largest ids '
-    '(OpenAI\'s CLIP, where that is EOS), or all: "mean", or "map" attention '
-    "with a learned query.",
+    '(OpenAI\'s CLIP, where that is EOS), or all: "mean", "map" attention '
+    'with a learned query, or "cls", a learned token behind the text (CoCa).',
   )
   causal: bool = field(
     False,
@@ -226,6 +240,11 @@ class Text:
     doc="The tokenizer's padding, which no token may then attend to. None: "
     "padding is attended to like any token.",
     why="SigLIP attends to padding, BERT does not.",
+  )
+  shifted_mask: bool = field(
+    False,
+    doc="Whether, with pool = cls, the mask of padding is one place late.",
+    why="For the weights of CoCa that OpenCLIP published.",
   )
   eos_id: int | None = field(
     None,

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 from big_contrastive.config import errors
-from big_contrastive.models import Features, layers, pixels
+from big_contrastive.models import Features, attention, layers, pixels
 from big_contrastive.models.image import _clip_blocks as blocks
 from big_contrastive.models.layers import ExampleKeys, remat_policy
 
@@ -203,7 +203,7 @@ class _AttentionPool(nnx.Module):
 
   def __call__(self, x: layers.Sequence, pos: Array) -> Float[Array, "b w"]:
     x = jnp.concatenate([x.mean(axis=1, keepdims=True), x], axis=1) + pos[None]
-    y = layers.attend(self.query(x[:, :1]), self.key(x), self.value(x))
+    y = attention.attend(self.query(x[:, :1]), self.key(x), self.value(x))
     return y.reshape(x.shape[0], -1)
 
   def flops(self, length: int) -> float:

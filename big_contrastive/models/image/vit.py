@@ -22,7 +22,9 @@ class ImageTower(nnx.Module):
     out_dim: width of a last linear layer; None for none (SigLIP).
     out_bias: whether that layer has a bias (it does in LiT, not in CLIP).
     pool: "map" attention pooling, "gap" mean of the patches, "tok" a class
-      token.
+      token; "queries": attention pooling whose first query is the vector, and
+      whose others are what a decoder sees (CoCa).
+    queries, pool_heads: of pool="queries": how many others, attention heads.
     pos: positions: "learned", or a fixed table, see positions.sincos2d.
     cls_pos: whether the class token has a learned position too, the first
       (CLIP); big_vision's ViTs have none.
@@ -49,7 +51,9 @@ class ImageTower(nnx.Module):
     *,
     out_dim: int | None = None,
     out_bias: bool = False,
-    pool: Literal["map", "gap", "tok"] = "map",
+    pool: Literal["map", "gap", "tok", "queries"] = "map",
+    queries: int = 255,
+    pool_heads: int = 8,
     pos: Literal["learned"] | positions.Table = "learned",
     cls_pos: bool = False,
     remainder: bool = False,
@@ -74,14 +78,20 @@ class ImageTower(nnx.Module):
   ):
     name, self.patch = parse_variant(variant, res, remainder)
     size = layers.sized(name, width=width, depth=depth, mlp=mlp, heads=heads)
-    if cls_pos and (pool != "tok" or pos != "learned"):
-      allowed = 'False unless pool = "tok" and pos = "learned"'
+    if cls_pos and (pool not in ("tok", "queries") or pos != "learned"):
+      allowed = 'False unless pool = "tok" or "queries", and pos = "learned"'
       remedy = "It is the position of the class token."
       raise errors.UserError("cls_pos", True, allowed, remedy)
     if not 0 < keep <= 1:
       allowed = "a number above 0, at most 1"
       remedy = "FLIP keeps 0.5 or 0.25; 1 is off."
       raise errors.UserError("keep", keep, allowed, remedy)
+    wide = size["width"] if out_dim is None else out_dim
+    if pool == "queries" and (queries < 1 or wide % pool_heads):
+      value = f"{pool_heads}, queries = {queries}"
+      allowed = f"a divisor of the width {wide}, and one query or more"
+      remedy = "OpenCLIP's CoCa has 8 and 255."
+      raise errors.UserError("pool_heads", value, allowed, remedy)
     if max_patches is not None:
       _check_naflex(max_patches, pool=pool, pos=pos, keep=keep)
     w, self.side, self.res = size["width"], res // self.patch, res
@@ -104,7 +114,9 @@ class ImageTower(nnx.Module):
     else:
       table = positions.sincos2d(self.side, w, pos)
       self.fixed_pos = positions.Fixed(table)
-    if pool == "tok":
+    # Queries attend to a class token, too, where it has a position (CoCa).
+    self.has_cls = pool == "tok" or (pool == "queries" and cls_pos)
+    if self.has_cls:
       self.cls = nnx.Param(jnp.zeros((w,)))
     if pre_norm:
       self.pre_norm = nnx.LayerNorm(w, epsilon=eps, **linear)
@@ -114,14 +126,24 @@ class ImageTower(nnx.Module):
     )
     if pool == "map":
       self.head = layers.MapHead(w, size["mlp"], size["heads"], **kwargs)
+    self.token_dim = w
+    if pool == "queries":
+      self.token_dim = wide
+      kwargs = dict(eps=eps, dtype=dtype, rngs=rngs)
+      self.head = layers.QueryPool(w, wide, queries + 1, pool_heads, **kwargs)
     if out_dim is not None:
-      self.project = nnx.Linear(w, out_dim, use_bias=out_bias, **linear)
+      self.project = nnx.Linear(
+        self.token_dim, out_dim, use_bias=out_bias, **linear
+      )
     self.out_dim = out_dim or w
 
   def features(
     self, image: Num[Array, "b h w 3"], keys: ExampleKeys = None
   ) -> Features:
     """Returns tokens [b, l, w] and pooled vectors [b, w], in compute dtype.
+
+    With pool="queries" these are what the queries pool, [b, queries, token_dim]
+    and [b, token_dim].
 
     Args:
       image: uint8 pixels, normalized here, or floats normalized already;
@@ -136,6 +158,9 @@ class ImageTower(nnx.Module):
     x = self.encoder(x, keys, mask)
     if self.pool == "map":
       pooled = self.head(x, mask)
+    elif self.pool == "queries":
+      x = self.head(x, mask)
+      x, pooled = x[:, 1:], x[:, 0]
     else:
       pooled = x[:, 0] if self.pool == "tok" else x.mean(axis=1)
     return Features(x, pooled, mask)
@@ -160,7 +185,7 @@ class ImageTower(nnx.Module):
     patches = self.max_patches or self.side**2
     patches = kept_patches(patches, self.keep if train else 1.0)
     embed = 2.0 * patches * self.patch**2 * 3 * self.width
-    return embed + self.encoder.flops(patches + (self.pool == "tok"))
+    return embed + self.encoder.flops(patches + self.has_cls)
 
   def _tokens(self, image, keys):
     """Returns patch vectors with positions, some dropped, and their mask."""
@@ -176,7 +201,7 @@ class ImageTower(nnx.Module):
       x = jnp.take_along_axis(x, indices, axis=1)
       pos = jnp.take_along_axis(pos, indices, axis=1)
     x = self.embed(x) + pos.astype(self.dtype)
-    if self.pool == "tok":
+    if self.has_cls:
       cls = (self.cls[...] + first).astype(x.dtype)
       cls = jnp.broadcast_to(cls, (x.shape[0], 1, self.width))
       x = jnp.concatenate([cls, x], axis=1)

@@ -1,0 +1,1 @@
+"""Captions: what is predicted in training, and how they are generated."""

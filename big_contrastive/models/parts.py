@@ -1,0 +1,140 @@
+"""Parts of a model besides the towers: its heads, and its decoder."""
+
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from big_contrastive.config import errors, registry, schema
+from big_contrastive.models.decoder import Decoder
+from big_contrastive.models.model import Model
+
+_WHERE = "config.model"
+# Parts whose names a head must not have.
+RESERVED = ("img", "txt", "dec", "t", "b")
+
+
+def check_tokenizer(tokenizer: Any, part: str) -> None:
+  """Raises UserError if a part that reads captions has no tokenizer."""
+  if tokenizer is None:
+    allowed = f"a tokenizer, where the model has {_WHERE}.{part}"
+    remedy = f"Set it, or leave {_WHERE}.{part} out."
+    raise errors.UserError("config.tokenizer", None, allowed, remedy)
+
+
+def decoder(
+  section: dict[str, Any],
+  towers: dict[str, Any],
+  tokenizer: Any,
+  kwargs: dict[str, Any],
+) -> Decoder:
+  """Returns the decoder that config.model.decoder describes.
+
+  Args:
+    section: its fields.
+    towers: "img", and perhaps "txt".
+    tokenizer: of the captions, see build.TextSizes.
+    kwargs: dtype, remat, pin and rngs.
+
+  Raises:
+    UserError: for a field that is wrong, or that the towers don't allow.
+  """
+  where, section = f"{_WHERE}.decoder", dict(section)
+  image = np.zeros((1, *towers["img"].takes, 3), np.uint8)
+  if len(towers["img"].takes) == 1:
+    allowed = "None where the image tower takes vectors"
+    remedy = "A decoder sees an image's tokens."
+    raise errors.UserError(where, "set", allowed, remedy)
+  tokens, _, mask = jax.eval_shape(
+    lambda tower: tower.features(image), towers["img"]
+  )
+  cross = section.get("cross")
+  if cross == "prefix" and mask is not None:
+    allowed = '"attention" or "block" for images of any shape'
+    raise errors.UserError(f"{where}.cross", cross, allowed, "Change it.")
+  if section.get("inputs") == "text":
+    text, width = towers.get("txt"), None
+    if text is not None:
+      width = text.encoder.width
+    if text is None or text.pool != "cls" or not text.causal:
+      allowed = '"ids", or a causal text tower with pool = "cls"'
+      remedy = "OpenCLIP's CoCa has one."
+      raise errors.UserError(f"{where}.inputs", "text", allowed, remedy)
+    section.setdefault("width", width)
+    if section["width"] != width:
+      allowed = f"the text tower's, {width}"
+      raise errors.UserError(
+        f"{where}.width", section["width"], allowed, "Leave it out."
+      )
+  section["vocab_size"] = _rows(section, tokenizer.vocab_size)
+  # Without BOS, a caption begins with padding: it has as many places.
+  length = tokenizer.length - (tokenizer.bos_id is not None)
+  own = {"memory": tokens.shape[-1], "length": length}
+  return schema.call(Decoder, section, where, kwargs | own)
+
+
+def _rows(section: dict[str, Any], least: int) -> int:
+  """Returns the rows of a table; published weights may have more than least."""
+  rows = section.get("vocab_size")
+  if rows is not None and rows < least:
+    allowed = f"at least the tokenizer's {least}"
+    remedy = "Leave it out, or use the tokenizer of the weights."
+    where = f"{_WHERE}.decoder.vocab_size"
+    raise errors.UserError(where, rows, allowed, remedy)
+  return rows or least
+
+
+def heads(
+  sections: dict[str, Any], towers: dict[str, Any], kwargs: dict[str, Any]
+) -> dict[str, Any]:
+  """Returns heads by name, each over a tower's or another head's vectors."""
+  widths = {
+    name: towers[part].out_dim
+    for name, part in (("image", "img"), ("text", "txt"))
+    if part in towers
+  }
+  heads = {}
+  kwargs = {k: kwargs[k] for k in ("dtype", "rngs")}
+  for name, fields in _in_order(sections, widths):
+    where = f"{_WHERE}.heads.{name}"
+    if name in RESERVED or not name.isidentifier() or hasattr(Model, name):
+      remedy = "Give the head another name."
+      allowed = "an identifier that names no other part or method of the model"
+      raise errors.UserError(where, name, allowed, remedy)
+    file = fields.pop("name", None)
+    base = fields.pop("on")
+    head = registry.module("models.heads", file, f"{where}.name").head
+    heads[name] = schema.call(
+      head, fields, where, kwargs | {"width": widths[base]}
+    )
+    widths[name] = heads[name].out_dim
+  return heads
+
+
+def _in_order(
+  sections: dict[str, Any], towers: Collection[str]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+  """Yields heads with their fields, each after the one that it is on.
+
+  In the order of their names otherwise: a config has no order of its own.
+  """
+  left = {
+    name: {"on": "image"} | schema.section(section, f"{_WHERE}.heads.{name}")
+    for name, section in sorted(sections.items())
+  }
+  known = {*towers, *left}
+  for name, fields in left.items():
+    errors.choice(f"{_WHERE}.heads.{name}.on", fields["on"], known - {name})
+  built = set(towers)
+  while left:
+    ready = [name for name, fields in left.items() if fields["on"] in built]
+    if not ready:
+      first = next(iter(left))
+      allowed = "a tower, or a head that is on one"
+      remedy = "These heads are on each other: " + ", ".join(left) + "."
+      where = f"{_WHERE}.heads.{first}.on"
+      raise errors.UserError(where, left[first]["on"], allowed, remedy)
+    for name in ready:
+      yield name, left.pop(name)
+    built |= {*ready}

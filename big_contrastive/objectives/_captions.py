@@ -1,0 +1,122 @@
+"""What the objectives with a decoder of captions share."""
+
+import dataclasses
+import functools
+import math
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from big_contrastive.config import errors
+from big_contrastive.losses.classes import tokens as token_loss
+from big_contrastive.models.captioning import teaching
+from big_contrastive.models.decoder import Decoder
+from big_contrastive.models.model import Model
+from big_contrastive.objectives import Objective, Setting, _base
+from big_contrastive.parallel import sharding
+
+Weigh = Literal["token", "caption"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Captioned(Objective):
+  """An image tower, and a decoder that tells the tokens of captions.
+
+  Args:
+    count: number of micro-batches.
+    smoothing: of labels.
+    weigh: whether all tokens weigh the same, or all captions.
+    tile: rows of logits in memory at a time on a device.
+  """
+
+  count: int = 1
+  smoothing: float = 0.0
+  weigh: Weigh = "token"
+  tile: int | None = None
+
+  fields = ("image", "text")
+
+  @property
+  def decoder(self) -> Decoder:
+    """The decoder, with shapes for arrays."""
+    return self.setting.model.abstract.dec
+
+  def taught(self, tokens: jax.Array) -> tuple[teaching.Taught, jax.Array]:
+    """Returns what is taught, and weights [B, l] of the whole batch's mean."""
+    row = PartitionSpec(sharding.BATCH)
+    captions = teaching.taught(tokens, self.setting.tokenizer)
+    weights = {
+      "token": token_loss.each_token, "caption": token_loss.each_caption
+    }[self.weigh]  # fmt: skip
+    of = jax.shard_map(
+      functools.partial(weights, axis=sharding.BATCH),
+      mesh=self.setting.mesh, in_specs=row, out_specs=row,
+    )  # fmt: skip
+    return captions, of(captions.real)
+
+  def token_loss(
+    self, model: Model, x: jax.Array, targets: jax.Array, weights: jax.Array
+  ) -> jax.Array:
+    """Returns the sum of the weighted cross entropies.
+
+    Args:
+      model: with the decoder.
+      x: what its vocabulary gets, [B, l, w].
+      targets, weights: [B, l].
+    """
+    linear = model.dec.logits
+    kernel = linear.kernel[...]
+    bias = (
+      jnp.zeros(kernel.shape[1]) if linear.bias is None else linear.bias[...]
+    )
+    loss = functools.partial(
+      _rows, classes=kernel.shape[1], smoothing=self.smoothing
+    )
+    return _base.over_classes(
+      loss, self.setting.mesh, kernel, bias, x, targets, weights,
+      tile=self.tile,
+    )  # fmt: skip
+
+  @property
+  def micro_batches(self) -> tuple[int, ...]:
+    return (self.count,)
+
+  def freeze(self, frozen):
+    _base.check_towers(self.setting, frozen, {"img": self.count})
+    return super().freeze(frozen)
+
+  @property
+  def caption_chance(self) -> float:
+    """The loss of telling all tokens of the vocabulary with one probability."""
+    return math.log(self.decoder.vocab_size)
+
+
+def _rows(x, kernel, bias, targets, weights, **how: Any) -> jax.Array:
+  """The token loss of rows [b, l]."""
+  x = x.reshape(-1, x.shape[-1])
+  flat = targets.reshape(-1), weights.reshape(-1)
+  return token_loss.loss(x, kernel, bias, *flat, **how)
+
+
+def check(setting: Setting, smoothing: float) -> int:
+  """Returns the number of micro-batches.
+
+  Raises:
+    UserError: unless the model has a decoder, and image and text the same
+      micro-batches; for a smoothing outside of 0 to 1.
+  """
+  _base.require(setting.model, "img", "dec")
+  if not 0 <= smoothing < 1:
+    allowed = "a number from 0 to below 1"
+    raise errors.UserError("smoothing", smoothing, allowed, "BLIP has 0.1.")
+  image, text = sharding.micro_batches(
+    setting.micro_batch, setting.batch_size, setting.mesh
+  )
+  if image != text:
+    allowed = "the same for image and text, which a decoder sees together"
+    raise errors.UserError(
+      "config.micro_batch", setting.micro_batch, allowed, "Give one number."
+    )
+  return image
