@@ -83,6 +83,14 @@ def check_pairs(
     )
 
 
+def check_ids(name: str, ids: jax.Array | None, size: int) -> None:
+  """Raises UserError unless ids are None or [size]."""
+  if ids is not None and ids.shape != (size,):
+    raise errors.UserError(
+      f"the shape of {name}", ids.shape, f"({size},)", "Give one for each row."
+    )
+
+
 def check_keys(q: jax.Array, queue: jax.Array) -> None:
   """Raises UserError unless the queue is [k, d], d that of the queries."""
   width = q.shape[1]

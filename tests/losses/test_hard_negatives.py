@@ -143,17 +143,16 @@ def test_rows_and_directions_are_drawn_apart(eps):
       assert chi2 <= 40, (i, j, table)  # Of 8 degrees: 3e-6 by chance.
 
 
-def test_draws_are_the_same_on_any_number_of_devices_and_for_any_tile(mesh):
-  z, ids = embeddings(40), np.random.default_rng(1).integers(0, 20, 40)
-  ids = ids.astype(np.int32)
-  for eps in (0.0, 0.05):
-    for given in (None, ids):
-      want = draw(mesh(1), z, eps=eps, ids=given)
-      for devices, tile in [(1, 7), (2, None), (4, 3), (8, 4)]:
-        got = draw(mesh(devices), z, eps=eps, ids=given, tile=tile)
-        np.testing.assert_array_equal(got, want)
-      same = given if given is not None else np.arange(40)
-      assert all((same[x] != same).all() and (x >= 0).all() for x in want)
+@pytest.mark.parametrize(("eps", "with_ids"), [(0.0, False), (0.05, True)])
+def test_draws_are_the_same_on_any_mesh_and_for_any_tile(eps, with_ids, mesh):
+  z = embeddings(40)
+  ids = np.arange(40, dtype=np.int32) // (2 if with_ids else 1)
+  given = ids if with_ids else None
+  want = draw(mesh(1), z, eps=eps, ids=given)
+  for devices, tile in [(1, 7), (2, None), (4, 3), (8, 4)]:
+    got = draw(mesh(devices), z, eps=eps, ids=given, tile=tile)
+    np.testing.assert_array_equal(got, want)
+  assert all((ids[x] != ids).all() and (x >= 0).all() for x in want)
 
 
 def test_a_mesh_with_three_axes_changes_nothing(mesh):
@@ -320,7 +319,8 @@ def test_rows_and_their_gradients_take_memory_of_a_devices_rows(mesh):
     return rows, *pull(by * rows)
 
   devices = mesh(8)
-  x, index = shaped(devices, 64 * 8, 32, 128), shaped(devices, 64 * 8, dtype=jnp.int32)  # fmt: skip
+  x = shaped(devices, 64 * 8, 32, 128)
+  index = shaped(devices, 64 * 8, dtype=jnp.int32)
   run = sharded(pulled, devices, None, None, None)
   lowered = jax.jit(run).lower(x, index, x)
   made = lowered.compile({"xla_backend_optimization_level": 3})

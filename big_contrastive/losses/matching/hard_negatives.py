@@ -69,6 +69,7 @@ def draw(
     UserError: for wrong shapes, or an eps below 0.
   """
   _lookup.check_pairs(("zimg", "ztxt"), zimg, ztxt, scale)
+  _lookup.check_ids("ids", ids, len(zimg))
   if not eps >= 0:
     remedy = "BLIP has 1e-4, and 0 for retrieval."
     raise errors.UserError("eps", eps, "a number from 0 up", remedy)

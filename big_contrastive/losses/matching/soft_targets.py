@@ -107,12 +107,8 @@ def _check(
       raise errors.UserError(
         f"the shape of {name}", x.shape, f"({q}, {d})", remedy
       )
-  for name, x, size in (("ids", ids, b), ("queue_ids", queue_ids, q)):
-    if x is not None and x.shape != (size,):
-      remedy = "Each row has one."
-      raise errors.UserError(
-        f"the shape of {name}", x.shape, f"({size},)", remedy
-      )
+  _lookup.check_ids("ids", ids, b)
+  _lookup.check_ids("queue_ids", queue_ids, q)
   if (ids is None) != (queue_ids is None) and (q or ids is None):
     missing = "ids" if ids is None else "queue_ids"
     allowed = "an id for each row"
