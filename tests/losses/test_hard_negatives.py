@@ -128,19 +128,36 @@ def test_a_trained_model_draws_by_eps(scale):
 
 @pytest.mark.parametrize("eps", [0.0, 0.3])
 def test_rows_and_directions_are_drawn_apart(eps):
-  """All alike: each pair of draws is as frequent as any other."""
-  z = np.ones((2, 4, 1), np.float32)
-  found = draws(z, 1.0, eps)
+  """Two draws come together as often as each comes alone says."""
+  z = embeddings(4)
+  found = draws(z, 3.0, eps)
   columns = [*np.asarray(found.text).T, *np.asarray(found.image).T]
-  others = [[j for j in range(4) if j != i % 4] for i in range(8)]
+  p = [
+    x for pair in (z, z[::-1]) for x in target(*pair, 3.0, eps, np.arange(4))
+  ]
   for i in range(8):
     for j in range(i):
       table = np.zeros((4, 4))
       np.add.at(table, (columns[i], columns[j]), 1)
-      table = table[np.ix_(others[i], others[j])]
-      expected = len(columns[i]) / 9
-      chi2 = ((table - expected) ** 2 / expected).sum()
+      expected = len(columns[i]) * np.outer(p[i], p[j])
+      some = expected > 0
+      chi2 = ((table - expected)[some] ** 2 / expected[some]).sum()
       assert chi2 <= 40, (i, j, table)  # Of 8 degrees: 3e-6 by chance.
+
+
+def test_of_equals_the_first_is_drawn(mesh, monkeypatch):
+  """Whatever tile and device come first."""
+
+  def still(words):
+    return jnp.full_like(words, 0.5, jnp.float32)
+
+  monkeypatch.setattr(hard_negatives, "_uniform", still)
+  first = [1] + [0] * 15
+  for eps in (0.0, 1.0):
+    drawing.cache_clear()
+    for x in draw(mesh(4), np.ones((2, 16, 1), np.float32), eps=eps, tile=3):
+      np.testing.assert_array_equal(x, first)
+  drawing.cache_clear()
 
 
 @pytest.mark.parametrize(("eps", "with_ids"), [(0.0, False), (0.05, True)])

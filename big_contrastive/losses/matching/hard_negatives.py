@@ -208,16 +208,15 @@ def _best(
   score: jax.Array, allowed: jax.Array, places: jax.Array, dim: int
 ) -> _Best:
   score = jnp.where(allowed, score, _lse.LEFT_OUT)
-  best, place = score.max(dim), places[score.argmax(dim)]
-  # NaN is no score.
-  return _Best(best, jnp.where(best > _lse.LEFT_OUT, place, -1))
+  return _Best(score.max(dim), places[score.argmax(dim)])
 
 
 def _merge(a: _Sums, b: _Sums) -> _Sums:
   def best(a: _Best | None, b: _Best | None) -> _Best | None:
     if a is None:
       return None
-    # Of equals the first, in whatever order they come.
+    # Of equals the first, in whatever order they come: so that of nothing, -1,
+    # stays where all are left out. NaN is never better.
     second = (b.score > a.score) | ((b.score == a.score) & (b.place < a.place))
     return _Best(*(jnp.where(second, y, x) for x, y in zip(a, b, strict=True)))
 
