@@ -58,7 +58,7 @@ def draw(
   Args:
     zimg, ztxt: [b, d] unit embeddings of this device's pairs, float32 or
       bfloat16.
-    key: of jax.random, the same on all devices.
+    key: from jax.random.key, the same on all devices.
     scale: 1 / temperature.
     eps: 1e-4 in BLIP's pretraining, 0 in its fine-tuning for retrieval.
     ids: int32 [b]; a row with the same id is no negative.
@@ -90,8 +90,7 @@ def draw(
       _found(logits, noise[..., dim], other, same, at, 1 - dim, with_eps)
       for dim, at in enumerate((j, i))
     )
-    merged = map(_merge, (of_rows, of_columns), found)
-    return tuple(merged)
+    return tuple(map(_merge, (of_rows, of_columns), found))
 
   rows, columns = (zimg, places, ids), (ztxt, places, ids)
   nothing = _nothing(b, ids is not None, with_eps)
@@ -117,8 +116,8 @@ def rows_at(
 ) -> jax.Array:
   """Returns rows of the global batch, [m, ...], with gradients to their owners.
 
-  The batch goes round the ring, so a device holds two parts of it at a time,
-  and never more. A row that several ask for gets the sum of their gradients.
+  The batch goes round the ring, and so do the gradients: a device never holds
+  more than a few parts of it. A row that several ask for gets the sum of their gradients.
 
   Args:
     x: this device's part of the batch: the tokens of images, ids of words.
