@@ -117,7 +117,8 @@ def rows_at(
   """Returns rows of the global batch, [m, ...], with gradients to their owners.
 
   The batch goes round the ring, and so do the gradients: a device never holds
-  more than a few parts of it. A row that several ask for gets the sum of their gradients.
+  more than a few parts of it. A row that several ask for gets the sum of their
+  gradients.
 
   Args:
     x: this device's part of the batch: the tokens of images, ids of words.
