@@ -1,8 +1,9 @@
 """Pair losses: each file in this folder is one.
 
 Plain functions that run unchanged on one device and inside jax.shard_map. The
-folder instance/ has losses between views of an image, with arguments of their
-own: they are no choices of the registry.
+folder instance/ has losses between views of an image; matching/ what methods
+need that match pairs with a teacher's targets and with hard negatives. They
+have arguments of their own: they are no choices of the registry.
 """
 
 from collections.abc import Callable

@@ -83,6 +83,14 @@ def check_pairs(
     )
 
 
+def check_ids(name: str, ids: jax.Array | None, size: int) -> None:
+  """Raises UserError unless ids are None or [size]."""
+  if ids is not None and ids.shape != (size,):
+    raise errors.UserError(
+      f"the shape of {name}", ids.shape, f"({size},)", "Give one for each row."
+    )
+
+
 def check_keys(q: jax.Array, queue: jax.Array) -> None:
   """Raises UserError unless the queue is [k, d], d that of the queries."""
   width = q.shape[1]
@@ -173,7 +181,7 @@ def _pass(
       weighted = jnp.einsum(
         "dj,ji->di", transposed, weights, precision="highest"
       )
-    return nothing, _merge(sums, ((maximum, total), weighted))
+    return nothing, merge(sums, ((maximum, total), weighted))
 
   zeros = jnp.zeros(q.shape[:1], jnp.float32)
   start = _lse.nothing(zeros), None
@@ -181,17 +189,18 @@ def _pass(
     start = start[0], jnp.zeros(q.shape[::-1], jnp.float32)
   _, (lse, weighted) = _ring.sweep(
     one, key_ids, keys, q, (), start,
-    merge=_merge, axis=axis, side=tile, column_ids=ids,
+    merge=merge, axis=axis, side=tile, column_ids=ids,
   )  # fmt: skip
   if with_mean:
     weighted = (weighted / lse[1][None]).T
   return lse, weighted
 
 
-def _merge(a: Any, b: Any) -> Any:
-  (lse_a, mean_a), (lse_b, mean_b) = a, b
+def merge(a: Any, b: Any) -> Any:
+  """Returns (log-sum-exp, sums [..., c] under its weights) of both together."""
+  (lse_a, sums_a), (lse_b, sums_b) = a, b
   lse = _lse.merge(lse_a, lse_b)
-  if mean_a is None:
-    return lse, None
   factor_a, factor_b = (jnp.exp(x[0] - lse[0])[None] for x in (lse_a, lse_b))
-  return lse, mean_a * factor_a + mean_b * factor_b
+  return lse, jax.tree.map(
+    lambda x, y: x * factor_a + y * factor_b, sums_a, sums_b
+  )
