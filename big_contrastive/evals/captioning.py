@@ -94,9 +94,12 @@ def prepare(
     exact = np.array([a in b for a, b in zip(found, known, strict=True)])
     yield "exact", float(exact.mean())
     often = collections.Counter(tuple(c) for each in known for c in each)
-    constant = list(min(often, key=lambda c: (-often[c], c)))
-    yield "exact_constant", float(np.mean([constant in each for each in known]))
-    same = [constant] * len(known)
+    constant, _ = min(often.items(), key=lambda c: (-c[1], c[0]))
+    yield (
+      "exact_constant",
+      float(np.mean([[*constant] in each for each in known])),
+    )
+    same = [[*constant]] * len(known)
     yield "cider_constant", _caption_scores.cider_d(same, known)[0]
     yield "distinct", len(set(captions)) / len(captions)
     fine = exact
