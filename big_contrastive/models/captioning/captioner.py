@@ -15,11 +15,13 @@ class Decodes(Protocol):
   """What tells captions: a decoder.Decoder, or a text tower such as BLIP's.
 
   Attributes:
-    inputs: see decoder.Decoder.
+    inputs, cross, parallel: see decoder.Decoder.
     vocab_size, length: tokens that there are; the most of a caption.
   """
 
   inputs: str
+  cross: str
+  parallel: bool
   vocab_size: int
   length: int
 
