@@ -59,7 +59,10 @@ def finish(config: ConfigDict, arg: SimpleNamespace) -> ConfigDict:
     size = {"width": 32, "mlp": 64, "heads": 2, "depth": 1}
   model = config.model
   model.dtype = "float32"
-  model.image.update(variant="mu/8", res=res, **size)
+  if "text" in model:  # Whose queries need a ViT; others learn more slowly.
+    model.image.update(variant="mu/8", res=res, **size)
+  else:
+    model.image = small.model.image
   model.decoder.update(variant="mu", **size | {"depth": min(2, size["depth"])})
   if "text" in model:
     model.text.update(variant="mu", **size | {"depth": 1})

@@ -42,7 +42,7 @@ class Captioned(Objective):
     """What tells captions, with shapes for arrays."""
     return captioner.decoder(self.setting.model.abstract)
 
-  def taught(self, tokens: jax.Array) -> tuple[teaching.Taught, jax.Array]:
+  def lesson(self, tokens: jax.Array) -> tuple[teaching.Taught, jax.Array]:
     """Returns what is taught, and weights [B, l] of the whole batch's mean."""
     row = PartitionSpec(sharding.BATCH)
     captions = teaching.taught(tokens, self.setting.tokenizer)
@@ -95,14 +95,19 @@ def _rows(x, kernel, bias, targets, weights, **how: Any) -> jax.Array:
   return token_loss.loss(x, kernel, bias, *flat, **how)
 
 
-def check(setting: Setting, smoothing: float) -> int:
+def check(setting: Setting, smoothing: float, needed: bool = True) -> int:
   """Returns the number of micro-batches.
+
+  Args:
+    setting: of the objective.
+    smoothing: of labels.
+    needed: whether captions are told at all.
 
   Raises:
     UserError: unless the model tells captions, and image and text have the same
       micro-batches; for a smoothing outside of 0 to 1.
   """
-  told = captioner.decoder(setting.model.abstract) is not None
+  told = not needed or captioner.decoder(setting.model.abstract) is not None
   _base.require(setting.model, "img", *() if told else ("dec",))
   if not 0 <= smoothing < 1:
     allowed = "a number from 0 to below 1"

@@ -9,14 +9,14 @@ import jax.numpy as jnp
 
 from big_contrastive.config import errors
 from big_contrastive.config.rules import flatten, unflatten
-from big_contrastive.objectives import _base
+from big_contrastive.objectives import Objective, _base
 from big_contrastive.objectives._views import TwoViews
 
 Rate = Callable[[jax.Array], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
-class Taught(TwoViews):
+class Teaching(Objective):
   """An objective with a teacher, which follows the trained weights.
 
   After each update teacher += rate (student - teacher), float32. Only trained
@@ -53,14 +53,19 @@ class Taught(TwoViews):
     }
     return params, extra | {"teacher": unflatten(teacher)}
 
-  def flops(self):
-    """Returns also those of the teacher's forward passes."""
-    return super().flops() + 2 * self.setting.model.abstract.img.flops(True)
-
   def _copied(self, params: dict[str, Any]) -> dict[str, Any]:
     """The parameters of which the teacher has its own."""
     flat = flatten({part: params[part] for part in self.taught})
     return unflatten({k: p for k, p in flat.items() if k not in self.frozen})
+
+
+@dataclasses.dataclass(frozen=True)
+class Taught(Teaching, TwoViews):
+  """An objective over two views, with a teacher."""
+
+  def flops(self):
+    """Returns also those of the teacher's forward passes."""
+    return super().flops() + 2 * self.setting.model.abstract.img.flops(True)
 
 
 def rate(

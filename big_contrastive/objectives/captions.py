@@ -32,14 +32,14 @@ class Captions(_captions.Captioned):
   def __call__(self, params, extra, batch, rng, step):
     model = _base.Applied(self.setting, params, extra.get("statistics", {}))
     image, size = batch["image"], len(batch["image"])
-    captions, weights = self.taught(batch["text"])
+    captions, weights = self.lesson(batch["text"])
     keys = _base.example_keys(rng, size, self.setting.mesh)
     frozen = self.setting.model.frozen_parts(self.frozen)
     part = "dec" if "dec" in self.setting.model.parts else "txt"
 
     def loss(model: Model, image, captions, weights, keys):
       own = [_base.folded(keys, i) for i in range(4)]
-      decoder = captioner.decoder(model)
+      decoder: Any = captioner.decoder(model)
       tokens, _, mask = model.img.features(
         image, None if "img" in frozen else own[0]
       )

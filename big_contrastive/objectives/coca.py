@@ -37,7 +37,7 @@ class CoCa(_captions.Captioned):
   def __call__(self, params, extra, batch, rng, step):
     setting, mesh = self.setting, self.setting.mesh
     model = _base.Applied(setting, params, extra.get("statistics", {}))
-    captions, weights = self.taught(batch["text"])
+    captions, weights = self.lesson(batch["text"])
     keys = _base.example_keys(rng, len(batch["id"]), mesh)
     frozen = setting.model.frozen_parts(self.frozen)
 
