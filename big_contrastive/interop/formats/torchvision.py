@@ -83,6 +83,7 @@ def write(model: ModelBundle, path: pathlib.Path) -> None:
   """
   image = build.defaults("image", model.model["image"]) | model.model["image"]
   sections.require_tower(image, "resnet")
+  sections.no_decoder(model)
   if model.has_text:
     thing, allowed = "config.model.text", "no text tower in this format"
     value = model.model["text"].get("variant", "a tower")

@@ -78,3 +78,21 @@ def picked(state: State, rows: jax.Array, images: bool) -> State:
     mask = None if decoder.mask is None else decoder.mask[rows]
     decoder = decoder._replace(cross=of(decoder.cross), mask=mask)
   return State(of(state.text), decoder)
+
+
+def told(model: Model, image: jax.Array, ids: jax.Array) -> jax.Array:
+  """Returns the logits of what follows each token, float32 [b, l, V].
+
+  All at once, as in training, where `advance` goes token by token.
+
+  Args:
+    model: with a decoder.
+    image: as its image tower takes them, [b, ...].
+    ids: of captions, int32 [b, l].
+  """
+  tokens, _, mask = model.img.features(image)
+  if model.dec.inputs == "text":
+    x = model.txt.features(ids).tokens
+  else:
+    x = model.dec.embedded(ids)
+  return model.dec.scores(model.dec(x, tokens, mask=mask))
