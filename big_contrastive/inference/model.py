@@ -162,9 +162,8 @@ def load(
   size = -(-batch_size // n) * n
   params = jax.device_put(bundle.params, sharding.replicated(mesh))
   labels = bundle.make_tokenizer() if bundle.has_labels else None
-  embeds = text if bundle.has_text else None
   return Model(
-    Embedder(built.graph, mesh, embeds or missing, ops, size, threads, labels),
+    Embedder(built.graph, mesh, text or missing, ops, size, threads, labels),
     params,
     bundle.model,
   )
