@@ -41,13 +41,13 @@ def decoder(
     UserError: for a field that is wrong, or that the towers don't allow.
   """
   where, section = f"{_WHERE}.decoder", dict(section)
-  image = np.zeros((1, *towers["img"].takes, 3), np.uint8)
+  image = jax.ShapeDtypeStruct((1, *towers["img"].takes, 3), np.uint8)
   if len(towers["img"].takes) == 1:
     allowed = "None where the image tower takes vectors"
     remedy = "A decoder sees an image's tokens."
     raise errors.UserError(where, "set", allowed, remedy)
   tokens, _, mask = jax.eval_shape(
-    lambda tower: tower.features(image), towers["img"]
+    lambda tower, x: tower.features(x), towers["img"], image
   )
   cross = section.get("cross")
   if cross == "prefix" and mask is not None:
