@@ -180,19 +180,21 @@ def generates(monkeypatch):
 def test_greedy_captions_are_those_of_openclip(
   least, penalty, generates, tmp_path
 ):
-  peer = make(COCA)
+  eos, peer = 5, make(COCA)  # A likely one.
+  with torch.no_grad():  # And captions that depend on the image.
+    peer.text_decoder.cross_attn[0].ln_1_kv.weight.mul_(10)
   images = np.random.default_rng(1).integers(0, 256, (16, 24, 24, 3))
   images = images.astype(np.uint8)
   images[::2] //= 3  # Noise is all alike to a pooler.
   whole = peer.generate(
     peers.pixels(images), generation_type="top_k", top_k=1, seq_len=LENGTH,
-    max_seq_len=LENGTH, min_seq_len=least, sot_token_id=BOS, eos_token_id=EOS,
+    max_seq_len=LENGTH, min_seq_len=least, sot_token_id=BOS, eos_token_id=eos,
     repetition_penalty=penalty, fixed_output_length=True,
   )  # fmt: skip
   whole = whole.numpy()
   # The last token is EOS in any case there. Padding ends captions, too.
   expected, tokens = whole[:, 1:-1], LENGTH - 2
-  ended = np.cumsum(expected == EOS, axis=1) > 0
+  ended = np.cumsum(expected == eos, axis=1) > 0
   assert not np.any((expected == PAD) & ~ended)
   assert np.any(ended) and not np.all(ended[:, -1])
   assert len({tuple(x) for x in expected}) > 3
@@ -211,7 +213,7 @@ def test_greedy_captions_are_those_of_openclip(
     def advance(ids, state):
       return captioner.advance(towers, ids, state)
 
-    ids = generation.Ids(EOS, PAD)
+    ids = generation.Ids(eos, PAD)
     return generation.generate(
       advance, captioner.picked, state, prompt, how, ids
     )

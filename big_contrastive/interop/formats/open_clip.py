@@ -175,6 +175,8 @@ def write(model: ModelBundle, path: pathlib.Path) -> None:
   if model.has_decoder:
     part = coca.write_decoder(model.model, flat, embed_dim, quick)
     model_cfg[coca.PART] = part
+    if text["pad_id"]:  # Generation asks for it here.
+      model_cfg["pad_id"] = text["pad_id"]
     for tower_cfg in (vision, texts):
       tower_cfg["output_tokens"] = True
   model_cfg |= {
