@@ -174,6 +174,14 @@ def test_a_decoder_that_is_not_openclips_is_refused(field, tmp_path):
   assert "\n" not in str(e.value) and not (tmp_path / "a").exists()
 
 
+def test_a_decoder_that_sees_a_class_token_is_refused(tmp_path):
+  """OpenCLIP leaves that out of what a decoder sees."""
+  image = COCA["image"] | {"pool": "tok"}
+  model = filled(COCA | {"image": image}, BOTH)
+  with pytest.raises(errors.UserError, match=r"image\.pool = 'tok'"):
+    model_files.write(model, tmp_path / "a", "open_clip")
+
+
 def test_a_whole_model_may_begin_without_its_decoder(caplog):
   model = coca()
   abstract = {k: v for k, v in model.params.items() if k != "dec"}

@@ -125,6 +125,8 @@ def write_decoder(
   Raises:
     UserError: for a decoder that is not as OpenCLIP's.
   """
+  # Of other poolings its decoder does not see all tokens.
+  sections.require("image", model["image"], {"pool": "queries"})
   length, width = flat["txt/pos"].shape
   section = build.defaults("decoder") | {"width": width} | model["decoder"]
   section["width"] = section["width"] or width
