@@ -133,6 +133,7 @@ def _build(
       at_once,
       training.threads,
       tokenizer if "classifier" in model.parts else None,
+      tokenizer if "dec" in model.parts else None,
     ),
     evaluators=_evaluators(config.evals or {}, reading),
     tokenizer=tokenizer,

@@ -163,7 +163,16 @@ def load(
   params = jax.device_put(bundle.params, sharding.replicated(mesh))
   labels = bundle.make_tokenizer() if bundle.has_labels else None
   return Model(
-    Embedder(built.graph, mesh, text or missing, ops, size, threads, labels),
+    Embedder(
+      built.graph,
+      mesh,
+      text if bundle.has_text and text else missing,
+      ops,
+      size,
+      threads,
+      labels,
+      text if "dec" in built.parts else None,
+    ),
     params,
     bundle.model,
   )

@@ -106,8 +106,8 @@ def build_model(
     kwargs = shared | {"rngs": nnx.Rngs(key)}
     towers = {"img": _tower("image", sections["image"], kwargs)}
     if text is not None:
-      length = {"length": tokenizer.length}
-      towers["txt"] = _tower("text", text, kwargs | length)
+      own = {"length": tokenizer.length} | _seen(text, towers["img"])
+      towers["txt"] = _tower("text", text, kwargs | own)
     decoder = None
     if sections["decoder"] is not None:
       decoder = parts.decoder(sections["decoder"], towers, tokenizer, kwargs)
@@ -115,7 +115,8 @@ def build_model(
     return Model(**towers, **logit, dec=decoder, heads=heads)
 
   abstract = nnx.eval_shape(lambda: make(jax.random.key(0)))
-  if text is not None and abstract.img.out_dim != abstract.txt.out_dim:
+  widths = {None, abstract.img.out_dim}  # None for a decoder, see text/blip.py.
+  if text is not None and abstract.txt.out_dim not in widths:
     width = abstract.img.out_dim
     raise errors.UserError(
       f"{_WHERE}.text.out_dim",
@@ -155,6 +156,20 @@ def _tower_class(
 def _tower(kind: str, section: dict[str, Any], kwargs: dict[str, Any]) -> Any:
   tower, fields = _tower_class(kind, section)
   return schema.call(tower, fields, f"{_WHERE}.{kind}", kwargs)
+
+
+def _seen(section: dict[str, Any], img: Any) -> dict[str, int]:
+  """Returns {"memory": width of an image's tokens} if the text tower sees them.
+
+  Args:
+    section: config.model.text.
+    img: the image tower.
+  """
+  tower, _ = _tower_class("text", section)
+  if "memory" not in inspect.signature(tower.__init__).parameters:
+    return {}
+  shapes = parts.image_features(img, f"{_WHERE}.text.tower", section["tower"])
+  return {"memory": shapes.tokens.shape[-1]}
 
 
 def _text_section(

@@ -136,7 +136,7 @@ class Decoder(nnx.Module):
     pos = jax.lax.dynamic_slice_in_dim(self.pos[...], place, ids.shape[1])
     return x + pos.astype(x.dtype)[None]
 
-  def __call__(
+  def decoded(
     self,
     x: Sequence,
     memory: Sequence,
@@ -179,6 +179,8 @@ class Decoder(nnx.Module):
     x, _ = jax.lax.scan(run, x, (self.blocks, jnp.arange(self.depth)))
     return self.norm(self.pin(x[:, first:]))
 
+  __call__ = decoded  # A text tower that decodes is called for its vectors.
+
   def start(self, memory: Sequence, length: int, mask: Mask = None) -> Cache:
     """Returns the cache of captions of at most `length` tokens, none yet."""
     memory = memory.astype(self.dtype)
@@ -194,7 +196,7 @@ class Decoder(nnx.Module):
     return cache._replace(first=cache.place, place=zero)
 
   def step(self, x: Sequence, cache: Cache) -> tuple[Sequence, Cache]:
-    """Returns what `__call__` does for the next tokens, and the longer cache.
+    """Returns what `decoded` does for the next tokens, and the longer cache.
 
     Args:
       x: of these tokens alone, [b, q, w].
@@ -222,8 +224,14 @@ class Decoder(nnx.Module):
     return x, cache._replace(own=own, place=cache.place + x.shape[1])
 
   def scores(self, x: Float[Array, "*b w"]) -> Float[Array, "*b v"]:
-    """Returns the logits of what `__call__` or `step` returned, float32."""
+    """Returns the logits of what `decoded` or `step` returned, float32."""
     return self.logits(x.astype(jnp.float32))
+
+  def logit_weights(self) -> tuple[Float[Array, "w v"], Float[Array, " v"]]:
+    """Returns kernel and bias of the logits."""
+    kernel, bias = self.logits.kernel[...], self.logits.bias
+    zeros = jnp.zeros(kernel.shape[1])
+    return kernel, zeros if bias is None else bias[...]
 
   def flops(self, length: int, memory: int) -> float:
     """Returns forward FLOPs of a caption, the logits left out.

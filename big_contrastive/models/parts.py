@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from big_contrastive.config import errors, registry, schema
+from big_contrastive.models import Features
 from big_contrastive.models.decoder import Decoder
 from big_contrastive.models.model import Model
 
@@ -21,6 +22,24 @@ def check_tokenizer(tokenizer: Any, part: str) -> None:
     allowed = f"a tokenizer, where the model has {_WHERE}.{part}"
     remedy = f"Set it, or leave {_WHERE}.{part} out."
     raise errors.UserError("config.tokenizer", None, allowed, remedy)
+
+
+def image_features(tower: Any, where: str, value: str) -> Features:
+  """Returns the shapes of the features of an image tower, of one image.
+
+  Args:
+    tower: the image tower.
+    where, value: the field that asks for an image's tokens, for the error.
+
+  Raises:
+    UserError: if the tower takes vectors.
+  """
+  if len(tower.takes) == 1:
+    allowed = "none that sees an image's tokens"
+    remedy = "The image tower takes vectors: there are no tokens."
+    raise errors.UserError(where, value, allowed, remedy)
+  image = jax.ShapeDtypeStruct((1, *tower.takes, 3), np.uint8)
+  return jax.eval_shape(lambda tower, x: tower.features(x), tower, image)
 
 
 def decoder(
@@ -41,26 +60,18 @@ def decoder(
     UserError: for a field that is wrong, or that the towers don't allow.
   """
   where, section = f"{_WHERE}.decoder", dict(section)
-  image = jax.ShapeDtypeStruct((1, *towers["img"].takes, 3), np.uint8)
-  if len(towers["img"].takes) == 1:
-    allowed = "None where the image tower takes vectors"
-    remedy = "A decoder sees an image's tokens."
-    raise errors.UserError(where, "set", allowed, remedy)
-  tokens, _, mask = jax.eval_shape(
-    lambda tower, x: tower.features(x), towers["img"], image
-  )
+  tokens, _, mask = image_features(towers["img"], where, "set")
   cross = section.get("cross")
   if cross == "prefix" and mask is not None:
     allowed = '"attention" or "block" for images of any shape'
     raise errors.UserError(f"{where}.cross", cross, allowed, "Change it.")
   if section.get("inputs") == "text":
-    text, width = towers.get("txt"), None
-    if text is not None:
-      width = text.encoder.width
-    if text is None or text.pool != "cls" or not text.causal:
+    text = towers.get("txt")
+    if getattr(text, "pool", None) != "cls" or not text.causal:
       allowed = '"ids", or a causal text tower with pool = "cls"'
       remedy = "OpenCLIP's CoCa has one."
       raise errors.UserError(f"{where}.inputs", "text", allowed, remedy)
+    width = text.encoder.width
     section.setdefault("width", width)
     if section["width"] != width:
       allowed = f"the text tower's, {width}"
@@ -92,7 +103,7 @@ def heads(
   widths = {
     name: towers[part].out_dim
     for name, part in (("image", "img"), ("text", "txt"))
-    if part in towers
+    if part in towers and towers[part].out_dim is not None
   }
   heads = {}
   kwargs = {k: kwargs[k] for k in ("dtype", "rngs")}

@@ -6,13 +6,12 @@ import math
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from big_contrastive.config import errors
 from big_contrastive.losses.classes import tokens as token_loss
-from big_contrastive.models.captioning import teaching
-from big_contrastive.models.decoder import Decoder
+from big_contrastive.models.captioning import captioner, teaching
+from big_contrastive.models.captioning.captioner import Decodes
 from big_contrastive.models.model import Model
 from big_contrastive.objectives import Objective, Setting, _base
 from big_contrastive.parallel import sharding
@@ -39,9 +38,9 @@ class Captioned(Objective):
   fields = ("image", "text")
 
   @property
-  def decoder(self) -> Decoder:
-    """The decoder, with shapes for arrays."""
-    return self.setting.model.abstract.dec
+  def decoder(self) -> Decodes:
+    """What tells captions, with shapes for arrays."""
+    return captioner.decoder(self.setting.model.abstract)
 
   def taught(self, tokens: jax.Array) -> tuple[teaching.Taught, jax.Array]:
     """Returns what is taught, and weights [B, l] of the whole batch's mean."""
@@ -66,11 +65,7 @@ class Captioned(Objective):
       x: what its vocabulary gets, [B, l, w].
       targets, weights: [B, l].
     """
-    linear = model.dec.logits
-    kernel = linear.kernel[...]
-    bias = (
-      jnp.zeros(kernel.shape[1]) if linear.bias is None else linear.bias[...]
-    )
+    kernel, bias = captioner.decoder(model).logit_weights()
     loss = functools.partial(
       _rows, classes=kernel.shape[1], smoothing=self.smoothing
     )
@@ -104,10 +99,11 @@ def check(setting: Setting, smoothing: float) -> int:
   """Returns the number of micro-batches.
 
   Raises:
-    UserError: unless the model has a decoder, and image and text the same
+    UserError: unless the model tells captions, and image and text have the same
       micro-batches; for a smoothing outside of 0 to 1.
   """
-  _base.require(setting.model, "img", "dec")
+  told = captioner.decoder(setting.model.abstract) is not None
+  _base.require(setting.model, "img", *() if told else ("dec",))
   if not 0 <= smoothing < 1:
     allowed = "a number from 0 to below 1"
     raise errors.UserError("smoothing", smoothing, allowed, "BLIP has 0.1.")

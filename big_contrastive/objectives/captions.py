@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from big_contrastive.config import errors
+from big_contrastive.models.captioning import captioner
 from big_contrastive.models.image.vit import draw_patches
 from big_contrastive.models.model import Model
 from big_contrastive.objectives import Setting, _base, _captions
@@ -34,9 +35,11 @@ class Captions(_captions.Captioned):
     captions, weights = self.taught(batch["text"])
     keys = _base.example_keys(rng, size, self.setting.mesh)
     frozen = self.setting.model.frozen_parts(self.frozen)
+    part = "dec" if "dec" in self.setting.model.parts else "txt"
 
     def loss(model: Model, image, captions, weights, keys):
       own = [_base.folded(keys, i) for i in range(4)]
+      decoder = captioner.decoder(model)
       tokens, _, mask = model.img.features(
         image, None if "img" in frozen else own[0]
       )
@@ -47,11 +50,11 @@ class Captions(_captions.Captioned):
       causal: Any = True
       if self.parallel:
         causal = jax.vmap(jax.random.uniform)(own[2]) >= self.parallel
-        masks = jnp.full_like(inputs, model.dec.mask_id)
+        masks = jnp.full_like(inputs, decoder.mask_id)
         inputs = jnp.where(causal[:, None], inputs, masks)
-      x = model.dec(
-        model.dec.embedded(inputs), tokens, causal=causal, mask=mask,
-        keys=None if "dec" in frozen else own[3],
+      x = decoder.decoded(
+        decoder.embedded(inputs), tokens, causal=causal, mask=mask,
+        keys=None if part in frozen else own[3],
       )  # fmt: skip
       return None, self.token_loss(model, x, captions.targets, weights)
 
@@ -77,7 +80,7 @@ def build(
 ) -> Captions:
   """Returns the objective that config.objective describes.
 
-  The model has a decoder that takes ids.
+  The model has a decoder that takes ids, or a text tower that decodes (BLIP).
 
   Args:
     setting: see objectives.Setting.
@@ -91,7 +94,7 @@ def build(
       million logits are.
   """
   count = _captions.check(setting, smoothing)
-  decoder = setting.model.abstract.dec
+  decoder = captioner.decoder(setting.model.abstract)
   if decoder.inputs != "ids":
     where, remedy = (
       "config.model.decoder.inputs",

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from big_contrastive.config import errors
 from big_contrastive.losses import Loss
+from big_contrastive.models.captioning import captioner
 from big_contrastive.models.model import Model, unit
 from big_contrastive.objectives import Setting, _base, _captions, pairs
 
@@ -48,7 +49,7 @@ class CoCa(_captions.Captioned):
       own |= dict.fromkeys(frozen)
       tokens, pooled, mask = model.img.features(image, own["img"])
       words, whole, _ = model.txt.features(text, own["txt"])
-      x = model.dec(
+      x = model.dec.decoded(
         words[:, : captions.inputs.shape[1]], tokens, mask=mask,
         keys=own["dec"],
       )  # fmt: skip
@@ -118,7 +119,7 @@ def build(
   pair = pairs.build(
     setting, loss=loss, mask_ids=mask_ids, scale_max=scale_max, tile=tile
   )
-  decoder = setting.model.abstract.dec
+  decoder = captioner.decoder(setting.model.abstract)
   if decoder.inputs != "text":
     where, remedy = "config.model.decoder.inputs", "Captions alone have ids."
     raise errors.UserError(where, decoder.inputs, '"text"', remedy)

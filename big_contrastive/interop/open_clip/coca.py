@@ -89,8 +89,8 @@ def write_cls(text: dict[str, Any]) -> dict[str, Any]:
   config = {"embed_cls": True, "pad_id": text["pad_id"]}
   if not text["shifted_mask"]:
     logging.warning(
-      "the text tower's mask of padding is not the one of OpenCLIP's CoCa: "
-      "the config asks for its own, which OpenCLIP takes from version 4 on"
+      "the text tower's mask of padding is not that of OpenCLIP's published "
+      "CoCa: the config asks for correct_cls_mask, which OpenCLIP 3.3 refuses"
     )
     config["correct_cls_mask"] = True
   return config

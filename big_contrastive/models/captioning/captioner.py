@@ -1,13 +1,62 @@
 """A model with a decoder, token by token: what decoding needs of it."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
-from big_contrastive.models.attention import KeysValues
+from big_contrastive.models.attention import Causal, KeysValues, Mask, Sequence
 from big_contrastive.models.decoder import Cache
+from big_contrastive.models.layers import ExampleKeys
 from big_contrastive.models.model import Model
+
+
+class Decodes(Protocol):
+  """What tells captions: a decoder.Decoder, or a text tower such as BLIP's.
+
+  Attributes:
+    inputs, cross, parallel: see decoder.Decoder.
+    vocab_size, length: tokens that there are; the most of a caption.
+  """
+
+  inputs: str
+  cross: str
+  parallel: bool
+  vocab_size: int
+  length: int
+
+  def embedded(self, ids: jax.Array, place: int | jax.Array = 0) -> Sequence:
+    """Returns vectors of the tokens from `place` on; of inputs = "ids"."""
+
+  def decoded(
+    self,
+    x: Sequence,
+    memory: Sequence,
+    *,
+    causal: Causal = True,
+    keys: ExampleKeys = None,
+    mask: Mask = None,
+  ) -> Sequence:
+    """Returns what the vocabulary gets, see decoder.Decoder."""
+
+  def start(self, memory: Sequence, length: int, mask: Mask = None) -> Cache:
+    """Returns the cache of captions of at most `length` tokens, none yet."""
+
+  def step(self, x: Sequence, cache: Cache) -> tuple[Sequence, Cache]:
+    """Returns what `decoded` does for the next tokens, and the longer cache."""
+
+  def scores(self, x: jax.Array) -> jax.Array:
+    """Returns the logits of what `decoded` or `step` returned, float32."""
+
+  def logit_weights(self) -> tuple[jax.Array, jax.Array]:
+    """Returns kernel [w, V] and bias [V] of the logits."""
+
+
+def decoder(model: Model) -> Decodes | None:
+  """Returns the model's decoder, or its text tower if that decodes."""
+  own = getattr(model, "dec", None)
+  text: Any = getattr(model, "txt", None)
+  return text if own is None and getattr(text, "decodes", False) else own
 
 
 class State(NamedTuple):
@@ -32,10 +81,10 @@ def start(
     mask: which of these are real, bool [b, m]; None for all.
     length: tokens of a caption, BOS included.
   """
-  text = None
-  if model.dec.inputs == "text":
+  text, dec = None, decoder(model)
+  if dec.inputs == "text":
     text = model.txt.encoder.empty(len(tokens), length)
-  return State(text, model.dec.start(tokens, length, mask))
+  return State(text, dec.start(tokens, length, mask))
 
 
 def advance(
@@ -51,13 +100,13 @@ def advance(
   Returns:
     logits float32 [b, V], state.
   """
-  place, text = state.decoder.place, state.text
+  place, text, dec = state.decoder.place, state.text, decoder(model)
   if text is None:
-    x = model.dec.embedded(ids, place)
+    x = dec.embedded(ids, place)
   else:
     x, text = model.txt.step(ids, text, place)
-  x, decoder = model.dec.step(x, state.decoder)
-  return model.dec.scores(x[:, -1]), State(text, decoder)
+  x, cache = dec.step(x, state.decoder)
+  return dec.scores(x[:, -1]), State(text, cache)
 
 
 def picked(state: State, rows: jax.Array, images: bool) -> State:
@@ -73,11 +122,11 @@ def picked(state: State, rows: jax.Array, images: bool) -> State:
   def of(caches: KeysValues | None) -> KeysValues | None:
     return jax.tree.map(lambda x: jnp.take(x, rows, axis=1), caches)
 
-  decoder = state.decoder._replace(own=of(state.decoder.own))
+  cache = state.decoder._replace(own=of(state.decoder.own))
   if images:
-    mask = None if decoder.mask is None else decoder.mask[rows]
-    decoder = decoder._replace(cross=of(decoder.cross), mask=mask)
-  return State(of(state.text), decoder)
+    mask = None if cache.mask is None else cache.mask[rows]
+    cache = cache._replace(cross=of(cache.cross), mask=mask)
+  return State(of(state.text), cache)
 
 
 def told(model: Model, image: jax.Array, ids: jax.Array) -> jax.Array:
@@ -91,8 +140,9 @@ def told(model: Model, image: jax.Array, ids: jax.Array) -> jax.Array:
     ids: of captions, int32 [b, l].
   """
   tokens, _, mask = model.img.features(image)
-  if model.dec.inputs == "text":
+  dec = decoder(model)
+  if dec.inputs == "text":
     x = model.txt.features(ids).tokens
   else:
-    x = model.dec.embedded(ids)
-  return model.dec.scores(model.dec(x, tokens, mask=mask))
+    x = dec.embedded(ids)
+  return dec.scores(dec(x, tokens, mask=mask))
