@@ -145,4 +145,4 @@ def told(model: Model, image: jax.Array, ids: jax.Array) -> jax.Array:
     x = model.txt.features(ids).tokens
   else:
     x = dec.embedded(ids)
-  return dec.scores(dec(x, tokens, mask=mask))
+  return dec.scores(dec.decoded(x, tokens, mask=mask))
