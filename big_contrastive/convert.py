@@ -37,6 +37,7 @@ from big_contrastive.interop.bundle import ModelBundle
 from big_contrastive.interop.image_tower import with_tower
 from big_contrastive.models import naflex
 from big_contrastive.models.build import defaults
+from big_contrastive.models.captioning import captioner
 from big_contrastive.models.model import merge
 from big_contrastive.offline import vectors
 from big_contrastive.storage import atomic
@@ -53,7 +54,7 @@ _WORDS = (
   "cats,",
   "(grass)!",
 )
-# Unit embeddings by "image" and "text", and "logits" over exp(t).
+# Unit embeddings by "image" and "text", "logits" over exp(t), "captions".
 Embedded = dict[str, np.ndarray]
 _OURS = "checkpoint"
 
@@ -140,7 +141,7 @@ def convert(
 def _with_tokenizer(
   model: ModelBundle, section: dict[str, Any], source: str
 ) -> ModelBundle:
-  if not model.has_text:
+  if not model.needs_tokenizer:
     NoTokenizer(source, has_text=False).rows([])
   spec = {"length": model.text_sizes.length} | schema.section(
     section, "--tokenizer"
@@ -155,7 +156,7 @@ def _with_tokenizer(
 def _lacks(model: ModelBundle, format: str) -> list[str]:
   """What the written files lack, and the remedy."""
   lines, lacking = [], formats.module(format).MAY_LACK
-  if not model.has_text:
+  if not model.needs_tokenizer:
     lines.append("holds an image tower alone: it embeds images only.")
   elif "tokenizer" in lacking or not model.tokenizer:
     lines.append(
@@ -191,7 +192,7 @@ def _inputs(model: ModelBundle) -> tuple[np.ndarray, np.ndarray | None]:
     images = np.stack(
       [prepare(x[: (i + 1) * res // 4]) for i, x in enumerate(images)]
     )
-  if not model.has_text:
+  if not model.needs_tokenizer:
     return images, None
   sizes = model.text_sizes
   if not model.tokenizer:
@@ -213,15 +214,21 @@ def _embed(
   @jax.jit
   def embed(params, images, tokens):
     towers = merge(graph, params)
-    zimg = towers.embed_image(images)
-    return zimg, None if tokens is None else towers.embed_text(tokens)
+    found = {"image": towers.embed_image(images)}
+    if tokens is not None and model.has_text:
+      found["text"] = towers.embed_text(tokens)
+    if tokens is not None and model.has_decoder:
+      found["captions"] = captioner.told(towers, images, tokens[:, :-1])
+    return found
 
   with jax.default_matmul_precision("highest"):
-    zimg, ztxt = jax.device_get(embed(model.params, images, tokens))
-  if ztxt is None:
-    return {"image": zimg}
-  over = np.exp(-model.params["t"]) * model.params.get("b", 0.0)
-  return {"image": zimg, "text": ztxt, "logits": zimg @ ztxt.T + over}
+    found = dict(jax.device_get(embed(model.params, images, tokens)))
+  if "captions" in found:
+    found["captions"] = reference.relative(found["captions"])
+  if "text" in found:
+    over = np.exp(-model.params["t"]) * model.params.get("b", 0.0)
+    found["logits"] = found["image"] @ found["text"].T + over
+  return found
 
 
 def _arguments(model: ModelBundle, images: np.ndarray) -> dict[str, np.ndarray]:

@@ -21,8 +21,8 @@ BATCH = 16
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 # What recipes share, and no recipe itself.
 SHARED = {
-  "augmentations", "captions_as_labels", "common", "quick", "self_supervised",
-  "sources", "towers",
+  "augmentations", "captioners", "captions_as_labels", "common", "quick",
+  "self_supervised", "sources", "towers",
 }  # fmt: skip
 # Recipes of images alone.
 METHODS = sorted(

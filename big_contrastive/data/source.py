@@ -67,6 +67,10 @@ class Source(abc.ABC):
     """Returns a name by which a person can find it, like "a.tar:000123"."""
     return f"record {index}"
 
+  def true(self, index: int, caption: str) -> bool | None:
+    """Whether a caption says what is so of an image; None: nobody knows."""
+    return None
+
   def uid(self, index: int) -> str | None:
     """Returns the record's 32 hexadecimal digits in lists like DataComp's.
 

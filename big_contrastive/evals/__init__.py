@@ -58,6 +58,25 @@ class Classes:
 
 
 @dataclasses.dataclass(frozen=True)
+class Captions:
+  """A decoder of captions, as an evaluator sees it.
+
+  Attributes:
+    generate: (source, decoding, prompt, seed) -> the captions of its images, in
+      the source's order, and their scores, float32 [n]; see generation.
+      generate. A caption is without the prompt. The seed is that of nucleus
+      sampling.
+    likelihood: (source, texts) -> the log-likelihood of each text, given each
+      image, float32 [n, texts], and the records' labels [n].
+    room: prompt -> the most tokens of a caption behind it, EOS included.
+  """
+
+  generate: Callable[..., tuple[list[str], np.ndarray]]
+  likelihood: Callable[[Source, list[str]], tuple[np.ndarray, np.ndarray]]
+  room: Callable[[str], int]
+
+
+@dataclasses.dataclass(frozen=True)
 class Embed:
   """A model, as an evaluator sees it; every process gets every result.
 
@@ -71,6 +90,7 @@ class Embed:
     check: for an evaluator to call, on every process, between pieces of long
       work: there, a run in training ends if it is asked to.
     classes: what a classifier of captions' words says; None without one.
+    captions: what a decoder of captions says; None without one.
   """
 
   images: Callable[[Source], Embedded]
@@ -80,6 +100,7 @@ class Embed:
   has_text: bool = True
   check: Callable[[], None] = lambda: None
   classes: Classes | None = None
+  captions: Captions | None = None
 
   def require_text(self) -> None:
     """Raises UserError, before any work, if the model embeds no texts."""

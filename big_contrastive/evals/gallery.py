@@ -1,6 +1,6 @@
 """A picture of what the model retrieves: right in green, wrong in red."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -54,21 +54,45 @@ def prepare(
     else:
       target, _, names, right = retrieval.distinct(source, data.id)
     ztxt = embed.texts(names)
-    count = min(rows * columns, len(data.zimg))
-    chosen = np.random.default_rng(seed).permutation(len(data.zimg))[:count]
-    sheet = PIL.Image.new(
-      "RGB", (columns * _WIDTH, rows * (_SIDE + 8)), "white"
-    )
-    for cell, i in enumerate(chosen):
+
+    def results(i: int) -> list[tuple[str, bool]]:
       score = data.zimg[i] @ ztxt.T
       nearest = np.argsort(-score, kind="stable")[:3]  # NaN comes last.
       fine = (right == target[i]) & np.isfinite(score)
-      results = [(names[j], fine[j]) for j in nearest]
-      row, column = divmod(cell, columns)
-      _cell(sheet, column * _WIDTH, row * (_SIDE + 8), source[int(i)], results)
-    yield "nearest_texts", sheet
+      return [(names[j], fine[j]) for j in nearest]
+
+    shape, n = (rows, columns), len(data.zimg)
+    yield "nearest_texts", sheet(source, n, results, shape, seed)
 
   return run
+
+
+def sheet(
+  source: Source,
+  count: int,
+  results: Callable[[int], list[tuple[str, bool]]],
+  shape: tuple[int, int],
+  seed: int,
+) -> PIL.Image.Image:
+  """Returns a picture of images, each beside a caption and texts of a model.
+
+  Args:
+    source: records with captions.
+    count: how many.
+    results: number of a record -> texts, and whether each is right.
+    shape: rows and columns of the picture.
+    seed: of the choice of images.
+  """
+  rows, columns = shape
+  picture = PIL.Image.new(
+    "RGB", (columns * _WIDTH, rows * (_SIDE + 8)), "white"
+  )
+  chosen = np.random.default_rng(seed).permutation(count)[: rows * columns]
+  for cell, i in enumerate(chosen):
+    row, column = divmod(cell, columns)
+    place = column * _WIDTH, row * (_SIDE + 8)
+    _cell(picture, *place, source[int(i)], results(int(i)))
+  return picture
 
 
 def _cell(

@@ -58,7 +58,7 @@ def build(
     config["model"] = warm_start.model_with(start, path, changes)
     fields["model"] = config["model"]
     section = config.get("tokenizer", {"kind": "init"})
-    if section is not None and start.has_text:
+    if section is not None and start.needs_tokenizer:
       section = schema.section(section, "config.tokenizer")
       if section.get("kind") == "init":
         section = warm_start.tokenizer_with(start, path, section)
@@ -133,6 +133,7 @@ def _build(
       at_once,
       training.threads,
       tokenizer if "classifier" in model.parts else None,
+      tokenizer if "dec" in model.parts else None,
     ),
     evaluators=_evaluators(config.evals or {}, reading),
     tokenizer=tokenizer,

@@ -36,8 +36,9 @@ def model_with(
 ) -> dict[str, Any]:
   """Returns a bundle's config.model, updated with the fields of `changes`.
 
-  Fields inside image and text are updated one by one. If the variant changes,
-  the bundle's sizes are dropped, so that the weights are found not to fit.
+  Fields inside a tower or the decoder are updated one by one. If the variant
+  changes, the bundle's sizes are dropped, so that the weights are found not to
+  fit.
 
   Args:
     bundle: the initial model.
@@ -55,7 +56,10 @@ def model_with(
     )
     raise errors.UserError("config.init", path, allowed, remedy)
   merged = bundle.model | changes
-  for tower in {"image", "text"} & bundle.model.keys() & changes.keys():
+  towers = {"image", "text", "decoder"} & bundle.model.keys() & changes.keys()
+  if None in (changes.get("decoder"), bundle.model.get("decoder")):
+    towers -= {"decoder"}  # Left out, or new.
+  for tower in towers:
     ours = schema.section(changes[tower], f"config.model.{tower}")
     theirs = dict(bundle.model[tower])
     if ours.get("variant", theirs.get("variant")) != theirs.get("variant"):
@@ -135,9 +139,10 @@ def _load_whole(
   bundle: ModelBundle, path: str, abstract: dict[str, Any]
 ) -> Load:
   stored = dict(bundle.params)
-  if "b" in stored and "b" not in abstract:
-    logging.warning("%s: its bias is left out: config.model", path)
-    del stored["b"]
+  for part, name in (("b", "bias"), ("dec", "decoder")):
+    if part in stored and part not in abstract:
+      logging.warning("%s: its %s is left out: config.model", path, name)
+      del stored[part]
   expected = {k: v for k, v in abstract.items() if k in stored or k != "b"}
   if expected.keys() != abstract.keys():
     logging.warning("%s has no bias: b is config.model.bias", path)
@@ -184,7 +189,9 @@ def _warn(
   name: str, path: str, theirs: dict[str, Any], ours: dict[str, Any]
 ) -> None:
   """Warns of fields with which a tower was trained and config.model differs."""
-  section = {"img": "image", "txt": "text"}[name]
+  section = {"img": "image", "txt": "text", "dec": "decoder"}.get(name)
+  if section is None:  # Of a head.
+    return
   towers = [m.get(section, {}) for m in (theirs, ours)]
   before, now = (build.defaults(section, tower) | tower for tower in towers)
   for field in sorted(_COMPUTES & before.keys() & now.keys()):

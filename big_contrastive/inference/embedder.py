@@ -15,7 +15,7 @@ from big_contrastive.data.source import Source, as_source
 from big_contrastive.data.tokenizers.tokenizer import Tokenizer
 from big_contrastive.data.transforms.pipeline import Pipeline
 from big_contrastive.evals import Embed, Embedded, Pooled
-from big_contrastive.inference import classifier
+from big_contrastive.inference import captions, classifier
 from big_contrastive.inference.no_tokenizer import NoTokenizer
 from big_contrastive.models import Features
 from big_contrastive.models.model import merge
@@ -57,6 +57,7 @@ class Embedder:
     batch_size: images, or texts, at a time over all devices.
     threads: number of threads that read and decode.
     labels: of a model with a classifier: captions -> its classes.
+    captions: of a model with a decoder: captions <-> its tokens.
   """
 
   def __init__(
@@ -68,8 +69,11 @@ class Embedder:
     batch_size: int,
     threads: int,
     labels: Tokenizer | None = None,
+    captions: Tokenizer | None = None,
   ):
-    self.labels = labels
+    self.labels, self.captions = labels, captions
+    # What captions.bound has compiled, for the next evaluation.
+    self.compiled: dict[Any, Callable[..., Any]] = {}
     self.graph, self.mesh, self.image = graph, mesh, image
     self.tokenizer = tokenizer or NoTokenizer("this model", has_text=False)
     self.batch_size, self._threads = batch_size, threads
@@ -111,6 +115,7 @@ class Embedder:
       has_text=not isinstance(self.tokenizer, NoTokenizer),
       check=check,
       classes=classifier.bound(self, params, check),
+      captions=captions.bound(self, params, check),
     )
 
   def images(

@@ -152,7 +152,7 @@ def load(
   bundle = model_files.read(path, where=where)
   text = _tokenizer(bundle, tokenizer, path)
   missing = NoTokenizer(str(path), bundle.has_text)
-  if texts and text is None:
+  if texts and (text is None or not bundle.has_text):
     missing.rows([])
   mesh = sharding.make_mesh()
   built = bundle.build(text, sharding.pin(mesh))
@@ -163,7 +163,16 @@ def load(
   params = jax.device_put(bundle.params, sharding.replicated(mesh))
   labels = bundle.make_tokenizer() if bundle.has_labels else None
   return Model(
-    Embedder(built.graph, mesh, text or missing, ops, size, threads, labels),
+    Embedder(
+      built.graph,
+      mesh,
+      text if bundle.has_text and text else missing,
+      ops,
+      size,
+      threads,
+      labels,
+      text if "dec" in built.parts else None,
+    ),
     params,
     bundle.model,
   )
@@ -177,7 +186,7 @@ def _tokenizer(
   bundle: ModelBundle, section: dict[str, Any] | None, path: str | os.PathLike
 ) -> Tokenizer | None:
   """The tokenizer of a section or else of the model, with its length."""
-  if not bundle.has_text:
+  if not bundle.needs_tokenizer:
     return None
   if section is None:
     return bundle.make_tokenizer() if bundle.tokenizer else None

@@ -125,6 +125,8 @@ def write(bundle: ModelBundle, path: str | pathlib.Path, format: str) -> None:
   module = formats.module(format, "--format")
   if not bundle.has_text and "text" not in module.MAY_LACK:
     remedy = "An .npz and a checkpoint of ours hold an image tower alone."
+    if bundle.has_decoder:
+      remedy = "A checkpoint of ours holds an image tower and a decoder."
     expected = "a model with an image and a text tower"
     raise errors.UserError("--format", format, expected, remedy)
   module.write(bundle, pathlib.Path(path))

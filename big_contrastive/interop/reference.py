@@ -30,8 +30,9 @@ def embed(
     tokens: int [b, l].
 
   Returns:
-    Unit embeddings by "image" and "text", and "logits" over exp(t); None if
-    the library is not installed, which is logged.
+    Unit embeddings by "image" and "text", "logits" over exp(t), and of a model
+    with a decoder "captions", see `relative`; None if the library is not
+    installed, which is logged.
 
   Raises:
     UserError: if the library can't load the files.
@@ -47,7 +48,7 @@ def embed(
     return None
   try:
     with torch.no_grad():
-      zimg, ztxt, scale, bias = load(
+      zimg, ztxt, scale, bias, captions = load(
         module,
         str(path),
         {k: torch.from_numpy(v.copy()) for k, v in images.items()},
@@ -62,7 +63,17 @@ def embed(
     raise errors.UserError(str(path), message, allowed, remedy) from e
   zimg, ztxt = (_unit(z.float().numpy()) for z in (zimg, ztxt))
   over = np.exp(-scale) * bias
-  return {"image": zimg, "text": ztxt, "logits": zimg @ ztxt.T + over}
+  found = {"image": zimg, "text": ztxt, "logits": zimg @ ztxt.T + over}
+  if captions is not None:
+    found["captions"] = relative(captions.float().numpy())
+  return found
+
+
+def relative(logits: np.ndarray) -> np.ndarray:
+  """Returns log-likelihoods of tokens over ln V, which one guess has."""
+  x = logits - logits.max(-1, keepdims=True)
+  x = x - np.log(np.exp(x).sum(-1, keepdims=True))
+  return x / np.float32(np.log(x.shape[-1]))
 
 
 def _first(e: Exception) -> str:
@@ -82,7 +93,7 @@ def _transformers(library: Any, path: str, images: dict, ids: Any) -> tuple:
     raise ValueError(f"tensors don't fit: {wrong}")
   model = model.float().eval()
   output = model(**images, input_ids=ids)
-  return output.image_embeds, output.text_embeds, *_scale(model)
+  return output.image_embeds, output.text_embeds, *_scale(model), None
 
 
 def _open_clip(library: Any, path: str, images: dict, ids: Any) -> tuple:
@@ -93,7 +104,10 @@ def _open_clip(library: Any, path: str, images: dict, ids: Any) -> tuple:
   model = model.float().eval()
   zimg = model.encode_image(images["pixel_values"])
   ztxt = model.encode_text(ids)
-  return zimg, ztxt, *_scale(model)
+  captions = None
+  if hasattr(model, "text_decoder"):  # CoCa.
+    captions = model(images["pixel_values"], ids)["logits"]
+  return zimg, ztxt, *_scale(model), captions
 
 
 def _scale(model: Any) -> tuple[float, float]:

@@ -18,6 +18,7 @@ import numpy as np
 from big_contrastive.config import errors, rules
 
 Shape = tuple[int, ...]
+_CUT = ("txt/pos", "dec/pos")  # Positions in texts.
 
 
 def fit(
@@ -55,22 +56,35 @@ def fit(
     )
 
   def read() -> dict[str, Any]:
+    has_cls = "txt/cls" in flat
     return rules.unflatten(
-      {k: positions(k, flat[k], shape, source) for k, shape in shapes.items()}
+      {
+        k: positions(k, flat[k], shape, source, last=has_cls)
+        for k, shape in shapes.items()
+      }
     )
 
   return read
 
 
 def positions(
-  name: str, array: np.ndarray, shape: Shape, source: str
+  name: str, array: np.ndarray, shape: Shape, source: str, last: bool = False
 ) -> np.ndarray:
-  """Returns the array itself, or its positions in another shape, with a log."""
+  """Returns the array itself, or its positions in another shape, with a log.
+
+  Args:
+    name: of the parameter.
+    array, shape: what is there, and what is needed.
+    source: the path, for the log.
+    last: whether the last row is that of a learned token behind texts.
+  """
   if array.shape == shape:
     return array
   message = "%s: %s, learned for %d positions, %s for %d"
-  if name.startswith("txt/"):
+  if name in _CUT:
     logging.warning(message, source, name, len(array), "cut", shape[0])
+    if last and name == "txt/pos":
+      return np.concatenate([array[: shape[0] - 1], array[-1:]])
     return array[: shape[0]]
   logging.warning(message, source, name, len(array), "resampled", shape[0])
   side, rows = math.isqrt(shape[0]), math.isqrt(len(array))
@@ -91,7 +105,7 @@ def _can(name: str, stored: Shape, shape: Shape) -> bool:
   """Whether these are positions that can be adapted to a shape."""
   if len(stored) != 2 or len(shape) != 2 or stored[1] != shape[1]:
     return False
-  if name == "txt/pos":
+  if name in _CUT:
     return shape[0] <= stored[0]
   extra = {n - math.isqrt(n) ** 2 for n in (stored[0], shape[0])}
   return name == "img/pos" and extra in ({0}, {1})

@@ -90,11 +90,23 @@ def require_projection(section: str, fields: dict[str, Any]) -> None:
     raise errors.UserError(thing, None, allowed, ANOTHER)
 
 
+def no_decoder(model: ModelBundle) -> None:
+  """Raises UserError for a model with a decoder, in a format without."""
+  if model.has_decoder:
+    section = model.model["decoder"]
+    remedy = "OpenCLIP's holds that of CoCa, a checkpoint of ours any."
+    raise errors.UserError(
+      "config.model.decoder", section.get("variant", "set"),
+      "no decoder in this format", remedy,
+    )  # fmt: skip
+
+
 def check_positions(model: ModelBundle) -> None:
   """Raises UserError if a format would take longer texts than the model."""
   if not model.has_text or model.model["text"].get("norm") == "post":
     return
   rows, length = len(model.params["txt"]["pos"]), model.text_sizes.length
+  rows -= model.model["text"].get("pool") == "cls"
   if rows != length:
     allowed = f"the length of its texts, {length}, in this format"
     thing = "config.model.text.positions"

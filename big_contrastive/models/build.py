@@ -10,6 +10,7 @@ import jax
 
 from big_contrastive.config import errors, registry, rules, schema
 from big_contrastive.models import layers, parts
+from big_contrastive.models.decoder import Decoder
 from big_contrastive.models.model import Model, split, variables
 
 _WHERE = "config.model"
@@ -129,13 +130,15 @@ def build_model(
 def defaults(
   kind: str, section: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-  """Returns a tower's default values, by field.
+  """Returns the default values of a tower or of the decoder, by field.
 
   Args:
-    kind: "image" or "text".
+    kind: "image", "text" or "decoder".
     section: config.model.image or .text, whose field `tower` chooses it.
   """
-  tower, _ = _tower_class(kind, section or {})
+  tower: type = Decoder
+  if kind != "decoder":
+    tower, _ = _tower_class(kind, section or {})
   parameters = inspect.signature(tower.__init__).parameters.values()
   return {p.name: p.default for p in parameters if p.default is not p.empty}
 

@@ -282,7 +282,8 @@ def test_all_fields_are_printed_in_80_columns(monkeypatch, capsys):
       ["config.evals.NAME"]
       + [f"config.evals.NAME with task = {task}" for task in (
         "zero_shot", "gallery", "knn", "linear_probe", "few_shot", "collapse",
-        "neighbors", "labels", "zero_shot_labels",
+        "neighbors", "labels", "zero_shot_labels", "captioning",
+        "zero_shot_captions",
       )],
     ),  # fmt: skip
     ("source.mixture", ["config.source.mixture[i]"]),

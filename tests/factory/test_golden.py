@@ -34,6 +34,9 @@ ARGUMENTS = {
   "simsiam": "",
   "catlip": "",
   "superclass": "",
+  "cappa": "",
+  "coca": "",
+  "openvision2": "",
 }
 
 

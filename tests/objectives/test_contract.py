@@ -16,7 +16,10 @@ from big_contrastive.training import loop, step
 
 METHODS = registry.names("objectives")
 # A config of each.
-CONFIGS = {name: name for name in METHODS} | {"pairs": "siglip"}
+CONFIGS = {name: name for name in METHODS} | {
+  "pairs": "siglip",
+  "captions": "cappa",
+}
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -76,4 +76,6 @@ SECTIONS: dict[str, type] = {
   "evals.NAME with task = neighbors": evals.Neighbors,
   "evals.NAME with task = labels": evals.Labels,
   "evals.NAME with task = zero_shot_labels": evals.ZeroShotLabels,
+  "evals.NAME with task = captioning": evals.Captioning,
+  "evals.NAME with task = zero_shot_captions": evals.ZeroShotCaptions,
 }

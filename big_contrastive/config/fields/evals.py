@@ -190,3 +190,50 @@ class ZeroShotLabels:
     'or the mean "logit" of them.',
     why="logit for SuperClass, whose logits mean nothing alone.",
   )
+
+
+@dataclasses.dataclass(kw_only=True)
+class Captioning:
+  """Generated captions beside an image's own; needs a decoder."""
+
+  method: Literal["greedy", "nucleus", "beam"] = field(
+    "beam", doc='"greedy", "nucleus" sampling, or "beam" search.',
+    why="beam for figures; CapFilt samples.",
+  )  # fmt: skip
+  beams: int = field(3, doc="Of beam search.", why="As in BLIP.")
+  top_p: float = field(
+    0.9, doc="Probability that nucleus sampling draws from.",
+    paper="Nucleus sampling, arXiv:1904.09751",
+  )  # fmt: skip
+  temperature: float = field(1.0, doc="Of nucleus sampling.")
+  repetition_penalty: float = field(
+    1.0, doc="For tokens that a caption or its prompt has already.",
+    why="1 is off; BLIP has 1.1 for nucleus sampling.",
+  )  # fmt: skip
+  length_penalty: float = field(
+    1.0, doc="Power of the length that divides a beam's log-likelihood."
+  )
+  min_tokens: int = field(
+    1, doc="Of a caption, EOS included.", unit="tokens", why="BLIP has 5.",
+  )  # fmt: skip
+  max_tokens: int | None = field(
+    None,
+    doc="Of a caption, EOS included. None: 20, or what the decoder has "
+    "positions for.", unit="tokens",
+  )  # fmt: skip
+  prompt: str = field(
+    "", doc="What each caption begins with; it is no part of it.",
+    why='"a picture of " in BLIP.',
+  )  # fmt: skip
+  seed: int = field(0, doc="Of nucleus sampling, and of the choice of images.")
+  rows: int = field(8, doc="Of the picture.")
+  columns: int = field(3, doc="Of the picture.")
+
+
+@dataclasses.dataclass(kw_only=True)
+class ZeroShotCaptions:
+  """The class whose text is likeliest; needs a decoder."""
+
+  template: str = field(
+    "{c}", doc="Of texts, with {c} in the place of a class name."
+  )

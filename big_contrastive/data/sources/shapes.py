@@ -7,6 +7,7 @@ tfds.data_source. Splits: see scenes.ASKED.
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import io
 import logging
 import os
@@ -23,7 +24,7 @@ import tensorflow_datasets as tfds
 from big_contrastive.config import errors
 from big_contrastive.data.source import Source
 from big_contrastive.data.sources import tfds as prepared
-from big_contrastive.data.synthetic import captions, drawing, scenes
+from big_contrastive.data.synthetic import captions, drawing, reading, scenes
 from big_contrastive.data.synthetic.wrong_captions import WrongCaptions
 
 _DATA_DIR = "~/.cache/big_contrastive/tfds"
@@ -92,8 +93,7 @@ def example(split: str, index: int, size: int, seed: int) -> dict[str, Any]:
   "image" is a PNG of size x size pixels; "text" is one to three captions of
   the same meaning; "id" is a number for that meaning; "label" is -1 for none.
   """
-  rng = np.random.default_rng([seed, list(scenes.ASKED).index(split), index])
-  scene = scenes.sample(split, index, rng)
+  scene, rng = _scene(split, index, seed)
   description = captions.describe(split, scene, rng)
   png = io.BytesIO()
   picture = PIL.Image.fromarray(drawing.draw(scene, size, rng))
@@ -104,6 +104,19 @@ def example(split: str, index: int, size: int, seed: int) -> dict[str, Any]:
     "label": captions.label(split, scene),
     "id": captions.meaning(description),
   }
+
+
+def _true(split: str, seed: int, index: int, caption: str) -> bool:
+  """Whether all that a caption mentions is so of record `index` of a split."""
+  return reading.true(_scene(split, index, seed)[0], caption)
+
+
+def _scene(
+  split: str, index: int, seed: int
+) -> tuple[scenes.Scene, np.random.Generator]:
+  """The scene of a record, and what draws all else of it."""
+  rng = np.random.default_rng([seed, list(scenes.ASKED).index(split), index])
+  return scenes.sample(split, index, rng), rng
 
 
 def source(
@@ -157,7 +170,9 @@ def source(
     id="id",
   )
   if len(splits) == 1:
-    records.classes = captions.classes(splits.pop())
+    records.classes = captions.classes(next(iter(splits)))
+  if split in scenes.ASKED:  # And no slice, whose records are others.
+    records.true = functools.partial(_true, split, seed)
   return WrongCaptions(records, wrong, seed) if wrong else records
 
 

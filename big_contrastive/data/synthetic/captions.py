@@ -13,7 +13,7 @@ from big_contrastive.data.synthetic import scenes
 from big_contrastive.data.synthetic.scenes import Scene, Thing
 
 # The first word is the one in class names; each is as frequent as the others.
-_NOUNS = {
+NOUNS = {
   "circle": ("circle", "disc"),
   "square": ("square", "box"),
   "diamond": ("diamond", "rhombus"),
@@ -22,7 +22,7 @@ _NOUNS = {
   "crescent": ("crescent", "moon"),
   None: ("shape", "object", "thing"),
 }
-_ADJECTIVES = {
+ADJECTIVES = {
   "cyan": ("cyan", "turquoise"),
   "purple": ("purple", "violet"),
   "small": ("small", "little", "tiny"),
@@ -32,12 +32,12 @@ _ADJECTIVES = {
   "checkered": ("checkered", "checked"),
 }
 # After the noun, in place of the adjective.
-_WITH = {
+WITH = {
   "striped": "with stripes",
   "dotted": "with dots",
   "checkered": "with checks",
 }
-_PLACES = {
+PLACES = {
   "top left": ("in the top left", "in the upper left corner"),
   "top": ("at the top", "at the upper edge"),
   "top right": ("in the top right", "in the upper right corner"),
@@ -49,16 +49,16 @@ _PLACES = {
   "bottom right": ("in the bottom right", "in the lower right corner"),
 }
 # Both directions say the same, with the things in the other order.
-_FORWARD = {
+FORWARD = {
   "horizontal": ("to the left of", "left of"),
   "vertical": ("above", "over"),
 }
-_BACKWARD = {
+BACKWARD = {
   "horizontal": ("to the right of", "right of"),
   "vertical": ("below", "under"),
 }
 # A frame, and whether the things in it have articles.
-_FRAMES = (
+FRAMES = (
   ("{}", True),
   ("{}", True),
   ("{}", False),
@@ -120,7 +120,7 @@ def classes(split: str) -> list[str] | None:
     attributes = dict(zip(asked, values, strict=True))
     place = attributes.pop("place", None)
     noun = " ".join(_phrase(Thing(**attributes), None))
-    names.append(f"{noun} {_PLACES[place][0]}" if place else noun)
+    names.append(f"{noun} {PLACES[place][0]}" if place else noun)
   return names
 
 
@@ -141,17 +141,17 @@ def _keep(
 
 
 def _caption(description: Scene, rng: np.random.Generator) -> str:
-  frame, articles = _any(rng, _FRAMES)
+  frame, articles = _any(rng, FRAMES)
   worded = [_phrase(thing, rng) for thing in description.things]
   if articles:
     worded = [[_article(words[0]), *words] for words in worded]
   place = description.place
   if len(worded) == 2:
     backward = rng.random() < 0.5
-    link = _any(rng, (_BACKWARD if backward else _FORWARD)[place])
+    link = _any(rng, (BACKWARD if backward else FORWARD)[place])
     first, second = reversed(worded) if backward else worded
     return frame.format(" ".join([*first, link, *second]))
-  where = [_any(rng, _PLACES[place])] if place else []
+  where = [_any(rng, PLACES[place])] if place else []
   return frame.format(" ".join([*worded[0], *where]))
 
 
@@ -159,10 +159,10 @@ def _phrase(thing: Thing, rng: np.random.Generator | None) -> list[str]:
   """Returns the words for a thing without article; plain ones without rng."""
   before = [thing.size, thing.texture, thing.color]
   after = []
-  if rng is not None and thing.texture in _WITH and rng.random() < 0.3:
-    before, after = [thing.size, thing.color], [_WITH[thing.texture]]
-  words = [_any(rng, _ADJECTIVES.get(w, (w,))) for w in before if w]
-  noun = _any(rng, _NOUNS.get(thing.shape, (thing.shape,)))
+  if rng is not None and thing.texture in WITH and rng.random() < 0.3:
+    before, after = [thing.size, thing.color], [WITH[thing.texture]]
+  words = [_any(rng, ADJECTIVES.get(w, (w,))) for w in before if w]
+  noun = _any(rng, NOUNS.get(thing.shape, (thing.shape,)))
   return [*words, noun, *after]
 
 

@@ -49,6 +49,10 @@ class WrongCaptions(Source):
     remedy = "Raise it, or take more records."
     raise errors.UserError("wrong", n, "records of several meanings", remedy)
 
+  def true(self, index: int, caption: str) -> bool | None:
+    """Whether a caption says what is so of an image, whosever it is."""
+    return self._source.true(index, caption)
+
   def name(self, index: int) -> str:
     """Returns a name by which a person can find it."""
     return self._source.name(index)

@@ -40,7 +40,6 @@ _OLD = {
   "MlpBlock_3/": "MlpBlock_0/",
 }
 
-
 MAY_LACK: tuple[str, ...] = ("text", "tokenizer", "preprocessing")
 SUFFIX = ".npz"
 
@@ -85,6 +84,7 @@ def write(
   Raises:
     UserError: for a tower that big_vision does not have.
   """
+  sections.no_decoder(model)
   sections.check_positions(model)
   shared = {"activation": "gelu_tanh", "eps": 1e-6}
   plain = {

@@ -31,14 +31,14 @@ def read(path: Path, where: str = "path") -> ModelBundle:
   bundle = ModelBundle(
     config["model"], params, spec, blob, config["eval_image"]
   )
-  if not bundle.has_text:
-    return bundle
-  derived = {"vocab_size": bundle.text_sizes.vocab_size}
-  if spec:
-    # The tokenizer's in training; other formats store it with the model.
-    derived["eos_id"] = restore_tokenizer(spec, blob).eos_id
-  text = derived | bundle.model["text"]
-  model = bundle.model | {"text": text}
+  # The tokenizer's in training; other formats store them with the model.
+  model = dict(bundle.model)
+  for part, section in (("txt", "text"), ("dec", "decoder")):
+    if part in bundle.rows:
+      model[section] = {"vocab_size": bundle.rows[part]} | model[section]
+  if bundle.has_text and spec:
+    eos = restore_tokenizer(spec, blob).eos_id
+    model["text"] = {"eos_id": eos} | model["text"]
   return ModelBundle(model, params, spec, blob, config["eval_image"])
 
 

@@ -85,6 +85,7 @@ def write(model: ModelBundle, path: pathlib.Path) -> None:
   Raises:
     UserError: for a model that none of their classes implements.
   """
+  sections.no_decoder(model)
   image, text = (dict(model.model[k]) for k in ("image", "text"))
   sections.require_tower(image, "vit")
   flat = rules.flatten(model.params)

@@ -1,4 +1,4 @@
-"""OpenCLIP directories: CLIP with a ViT or a ResNet, SigLIP with timm's ViT.
+"""OpenCLIP directories: CLIP with a ViT or a ResNet, SigLIP with timm's, CoCa.
 
 A directory has open_clip_config.json and open_clip_model.safetensors, or
 another file of weights that OpenCLIP would find; OpenCLIP loads it as
@@ -16,10 +16,10 @@ from big_contrastive.config import errors, rules
 from big_contrastive.data.tokenizers.tokenizer import restore_tokenizer
 from big_contrastive.interop import files, mapping, processors, sections
 from big_contrastive.interop.bundle import ModelBundle
+from big_contrastive.interop.open_clip import coca, openai, resnet
 from big_contrastive.interop.open_clip import (
   config as open_clip_config,
 )
-from big_contrastive.interop.open_clip import openai, resnet
 from big_contrastive.interop.open_clip import (
   weights as open_clip_weights,
 )
@@ -52,11 +52,13 @@ def read(path: pathlib.Path, where: str = "path") -> ModelBundle:
   stored = {k: v for k, v in stored.items() if not k.endswith("attn_mask")}
   stored = mapping.without_counters(stored)
   custom = any(k.startswith("text.") for k in stored)
-  model, rows, shapes = _plan(
+  model, table, shapes = _plan(
     config["model_cfg"], custom, "logit_bias" in stored
   )
-  flat = mapping.read(rows, stored, shapes, str(path))
-  model["text"]["vocab_size"], _ = shapes["txt/embed/embedding"]
+  flat = mapping.read(table, stored, shapes, str(path))
+  rows, _ = shapes["txt/embed/embedding"]
+  for part in {"text", "decoder"} & model.keys():
+    model[part]["vocab_size"] = rows
   res = model["image"]["res"]
   folder = path.parent if path.is_file() else path
   section, fields = processors.read_open_clip(folder, config, res)
@@ -106,12 +108,24 @@ def _plan(
     "image": read_image(model_cfg, vision),
     "text": open_clip_config.read_text(model_cfg, text),
   }
+  if tower == "vit":
+    width = vision.get("width", 768)
+    tower = _pooled(model["image"], width, model_cfg["embed_dim"])
+  if coca.PART in model_cfg:
+    model["decoder"] = coca.read_decoder(model_cfg)
   depths = vision["layers"] if tower == "resnet" else ()
   rows = open_clip_weights.table(
     tower, custom, text.get("proj_bias", False), depths
   )
   vocab, length = text.get("vocab_size", 49408), text.get("context_length", 77)
   return model, rows, sections.shapes(model, vocab, length, bias)
+
+
+def _pooled(image: dict[str, Any], width: int, out_dim: int) -> str:
+  """The tower of weights.table, for OpenCLIP's own ViT."""
+  if image["pool"] == "tok":
+    return "vit"
+  return "queries_alike" if width == out_dim else "queries"
 
 
 def _weights(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -135,7 +149,7 @@ def write(model: ModelBundle, path: pathlib.Path) -> None:
   """Writes config, weights and the tokenizer's files.
 
   Args:
-    model: a CLIP, or a SigLIP of a size that timm has.
+    model: a CLIP, a SigLIP of a size that timm has, or a CoCa.
     path: of the directory, which is created.
 
   Raises:
@@ -157,8 +171,16 @@ def write(model: ModelBundle, path: pathlib.Path) -> None:
   model_cfg: dict[str, Any] = {"quick_gelu": True} if quick else {}
   if "b" in flat:
     model_cfg["init_logit_bias"] = float(flat["b"])
+  embed_dim = text["out_dim"] or flat["txt/pos"].shape[1]
+  if model.has_decoder:
+    part = coca.write_decoder(model.model, flat, embed_dim, quick)
+    model_cfg[coca.PART] = part
+    if text["pad_id"]:  # Generation asks for it here.
+      model_cfg["pad_id"] = text["pad_id"]
+    for tower_cfg in (vision, texts):
+      tower_cfg["output_tokens"] = True
   model_cfg |= {
-    "embed_dim": text["out_dim"] or flat["txt/pos"].shape[1],
+    "embed_dim": embed_dim,
     "vision_cfg": vision,
     "text_cfg": texts,
     # Older versions of the plain class always pool by argmax.
@@ -205,7 +227,8 @@ def _vision(
     return "timm", open_clip_config.write_image_timm(image), False, ()
   vision = open_clip_config.write_image_native(image)
   sections.require_projection("image", image)
-  return "vit", vision, image["activation"] == "quick_gelu", ()
+  tower = _pooled(image, vision["width"], image["out_dim"])
+  return tower, vision, image["activation"] == "quick_gelu", ()
 
 
 def _is_clips(model: ModelBundle) -> bool:

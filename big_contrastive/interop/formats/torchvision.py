@@ -78,10 +78,11 @@ def write(model: ModelBundle, path: pathlib.Path) -> None:
   or an Identity for a tower without one.
 
   Raises:
-    UserError: for another tower than a ResNet, a model with a text tower, and a
-      path that is no .safetensors.
+    UserError: for another tower than a ResNet, a model with a text tower or a
+      decoder, and a path that is no .safetensors.
   """
   image = build.defaults("image", model.model["image"]) | model.model["image"]
+  sections.no_decoder(model)
   sections.require_tower(image, "resnet")
   if model.has_text:
     thing, allowed = "config.model.text", "no text tower in this format"

@@ -6,6 +6,7 @@ from typing import Any
 
 from big_contrastive.config import errors
 from big_contrastive.interop import sections
+from big_contrastive.interop.open_clip import coca
 
 CONFIG = "open_clip_config.json"
 TIMM = re.compile(
@@ -28,14 +29,14 @@ TANH = {
 }
 # With another value these fields change what the towers compute.
 _IMAGE_PLAIN: dict[str, Any] = {
-  "ls_init_value": None, "attentional_pool": False, "no_ln_pre": False,
+  "ls_init_value": None, "no_ln_pre": False,
   "pos_embed_type": "learnable", "final_ln_after_pool": False,
   "pool_type": "tok", "block_type": None, "qk_norm": False,
   "scaled_cosine_attn": False, "scale_heads": False,
   "scale_attn_inner": False, "scale_attn": False, "scale_fc": False,
 }  # fmt: skip
 _TEXT_PLAIN: dict[str, Any] = {
-  "ls_init_value": None, "embed_cls": False, "final_ln_after_pool": False,
+  "ls_init_value": None, "final_ln_after_pool": False,
   "block_type": None, "qk_norm": False,
   "scaled_cosine_attn": False, "scale_heads": False,
   "scale_attn_inner": False, "scale_attn": False, "scale_fc": False,
@@ -44,15 +45,19 @@ _TEXT_PLAIN: dict[str, Any] = {
 # All other fields: read here, or about training and initialization.
 _KNOWN = {
   "model_cfg": """embed_dim vision_cfg text_cfg quick_gelu custom_text
-    init_logit_scale init_logit_bias nonscalar_logit_scale""",
+    init_logit_scale init_logit_bias nonscalar_logit_scale multimodal_cfg
+    pad_id""",
   "vision_cfg": """layers width head_width mlp_ratio patch_size image_size
-    patch_dropout attn_pooler_queries attn_pooler_heads output_tokens
+    patch_dropout attentional_pool attn_pooler_queries attn_pooler_heads
+    output_tokens
     act_kwargs norm_kwargs timm_model_name timm_model_pretrained timm_pool
     timm_proj timm_proj_bias timm_drop timm_drop_path timm_model_kwargs""",
   "text_cfg": """context_length vocab_size hf_tokenizer_name tokenizer_kwargs
     width heads layers mlp_ratio pad_id eos_id no_causal_mask pool_type
+    embed_cls correct_cls_mask
     proj_bias proj_type output_tokens act_kwargs norm_kwargs hf_model_pretrained
     hf_proj_type hf_pooler_type""",
+  coca.PART: coca.KNOWN,
 }
 _POOLS = {"argmax": "argmax", "eos": "eos", "last": "last", "first": "first"}
 
@@ -62,6 +67,8 @@ def look(model_cfg: dict[str, Any]) -> None:
   parts = {"model_cfg": model_cfg, "vision_cfg": model_cfg["vision_cfg"]}
   parts["text_cfg"] = model_cfg["text_cfg"]
   plain = {"vision_cfg": _IMAGE_PLAIN, "text_cfg": _TEXT_PLAIN, "model_cfg": {}}
+  if coca.PART in model_cfg:
+    parts[coca.PART], plain[coca.PART] = model_cfg[coca.PART], coca.PLAIN
   for name, part in parts.items():
     if not isinstance(part, dict):
       remedy = "Is it the right file?"
@@ -70,6 +77,7 @@ def look(model_cfg: dict[str, Any]) -> None:
     if name == "text_cfg" or not part.get("timm_model_name"):
       sections.plain(part, plain[name], place)
     sections.unknown(part, {*_KNOWN[name].split(), *plain[name]}, place)
+  coca.check(model_cfg, f"{CONFIG}: ")
 
 
 def _activation(model_cfg: dict[str, Any], section: dict[str, Any]) -> str:
@@ -96,8 +104,11 @@ def read_image_native(
   mlp = int(width * cfg.get("mlp_ratio", 4.0))
   section = sections.size(width, depth, mlp, width // cfg.get("head_width", 64))
   section["variant"] += f"/{patch}"
-  return section | {
-    "res": res, "remainder": bool(res % patch), "pool": "tok",
+  pool: dict[str, Any] = {"pool": "tok"}
+  if cfg.get("attentional_pool"):
+    pool = coca.read_pool(cfg, _eps(cfg))
+  return section | pool | {
+    "res": res, "remainder": bool(res % patch),
     "cls_pos": True, "pre_norm": True, "patch_bias": False,
     "out_dim": model_cfg["embed_dim"], "eps": _eps(cfg),
     "activation": _activation(model_cfg, cfg),
@@ -135,8 +146,11 @@ def read_text(model_cfg: dict[str, Any], cfg: dict[str, Any]) -> dict[str, Any]:
   eos = {"eos_id": cfg.get("eos_id", 2)} if pool == "eos" else {}
   where, projection = "text_cfg.proj_type", cfg.get("proj_type", "linear")
   none = errors.choice(where, projection, ("linear", "none")) == "none"
-  return sections.size(width, cfg.get("layers", 12), mlp, heads) | eos | {
-    "pool": pool, "causal": not cfg.get("no_causal_mask", False),
+  pooled = {"pool": pool} | eos
+  if cfg.get("embed_cls"):  # Pooled, whatever pool_type is.
+    pooled = coca.read_cls(cfg)
+  return sections.size(width, cfg.get("layers", 12), mlp, heads) | pooled | {
+    "causal": not cfg.get("no_causal_mask", False),
     "out_dim": None if none else model_cfg["embed_dim"],
     "out_bias": cfg.get("proj_bias", False),
     "eps": _eps(cfg), "activation": _activation(model_cfg, cfg),
@@ -145,16 +159,21 @@ def read_text(model_cfg: dict[str, Any], cfg: dict[str, Any]) -> dict[str, Any]:
 
 def write_image_native(image: dict[str, Any]) -> dict[str, Any]:
   needed = {
-    "pool": "tok", "cls_pos": True, "pos": "learned", "pre_norm": True,
+    "pool": ("tok", "queries"), "cls_pos": True, "pos": "learned",
+    "pre_norm": True,
     "patch_bias": False, "out_bias": False, "max_patches": None,
   }  # fmt: skip
   sections.require("image", image, needed)
   size = sections.sizes(image)
-  return _shared(image, size) | {
-    "image_size": image["res"],
-    "patch_size": sections.patch(image),
-    "head_width": size["width"] // size["heads"],
-  }
+  return (
+    _shared(image, size)
+    | coca.write_pool(image)
+    | {
+      "image_size": image["res"],
+      "patch_size": sections.patch(image),
+      "head_width": size["width"] // size["heads"],
+    }
+  )
 
 
 def write_image_timm(image: dict[str, Any]) -> dict[str, Any]:
@@ -212,18 +231,23 @@ def _shared(section: dict[str, Any], size: dict[str, int]) -> dict[str, Any]:
 
 
 def write_text(text: dict[str, Any], flat: dict[str, Any]) -> dict[str, Any]:
-  needed = sections.PLAIN_TEXT | {"pool": tuple(_POOLS)}
+  needed = sections.PLAIN_TEXT | {"pool": (*_POOLS, "cls")}
+  has_cls = text["pool"] == "cls"
+  if has_cls:  # It excludes the padding, others don't.
+    del needed["pad_id"]
   sections.require("text", text, needed)
   size = sections.sizes(text)
   config = _shared(text, size) | {
-    "context_length": flat["txt/pos"].shape[0],
+    "context_length": flat["txt/pos"].shape[0] - has_cls,
     "vocab_size": flat["txt/embed/embedding"].shape[0],
     "heads": size["heads"],
     "no_causal_mask": not text["causal"],
     "proj_bias": text["out_bias"],
-    "pool_type": text["pool"],
     "proj_type": "linear" if text["out_dim"] else "none",
   }
+  if has_cls:
+    return config | coca.write_cls(text)
+  config["pool_type"] = text["pool"]
   if text["pool"] == "eos":
     config["eos_id"] = text["eos_id"]
   return config

@@ -9,17 +9,32 @@ from big_contrastive.interop.open_clip import resnet
 
 def _blocks(ours: str, theirs: str) -> list[Row]:
   a, b = f"{ours}/encoder/blocks", f"{theirs}transformer.resblocks.{{i}}"
-  fused = f"{b}.attn.in_proj"
+  return _block(a, b, ("norm1", "attention", "norm2", "mlp"))
+
+
+def _block(a: str, b: str, names: Sequence[str]) -> list[Row]:
+  """The rows of a block: its norm, attention, norm and MLP, by our names."""
+  norm1, attention, norm2, mlp = (f"{a}/{name}" for name in names)
   return [
-    *mapping.norm(f"{a}/norm1", f"{b}.ln_1"),
-    *mapping.heads(
-      f"{a}/attention", "query key value", f"{fused}_weight", f"{fused}_bias"
-    ),
-    *mapping.linear(f"{a}/attention/out", f"{b}.attn.out_proj", "merge"),
-    *mapping.norm(f"{a}/norm2", f"{b}.ln_2"),
-    *mapping.linear(f"{a}/mlp/fc1", f"{b}.mlp.c_fc"),
-    *mapping.linear(f"{a}/mlp/fc2", f"{b}.mlp.c_proj"),
+    *mapping.norm(norm1, f"{b}.ln_1"),
+    *_attention(attention, f"{b}.attn"),
+    *mapping.norm(norm2, f"{b}.ln_2"),
+    *mapping.linear(f"{mlp}/fc1", f"{b}.mlp.c_fc"),
+    *mapping.linear(f"{mlp}/fc2", f"{b}.mlp.c_proj"),
   ]
+
+
+def _attention(ours: str, theirs: str, *, fused: bool = True) -> list[Row]:
+  """The rows of torch's attention, whose bias is always one tensor."""
+  parts, weight = "query key value", f"{theirs}.in_proj_weight"
+  *kernel, bias = mapping.heads(ours, parts, weight, f"{theirs}.in_proj_bias")
+  if not fused:
+    kernel = [
+      Row((f"{ours}/{p}/kernel",), f"{theirs}.{p[0]}_proj_weight", "linear")
+      for p in parts.split()
+    ]
+  out = mapping.linear(f"{ours}/out", f"{theirs}.out_proj", "merge")
+  return [*kernel, bias, *out]
 
 
 def _text_rows(prefix: str, bias: bool) -> list[Row]:
@@ -29,6 +44,7 @@ def _text_rows(prefix: str, bias: bool) -> list[Row]:
   return [
     Row(("txt/embed/embedding",), f"{prefix}token_embedding.weight"),
     Row(("txt/pos",), f"{prefix}positional_embedding"),
+    Row(("txt/cls",), f"{prefix}cls_emb"),
     *_blocks("txt", prefix),
     *mapping.norm("txt/encoder/norm", f"{prefix}ln_final"),
     *project,
@@ -37,15 +53,40 @@ def _text_rows(prefix: str, bias: bool) -> list[Row]:
   ]
 
 
-_NATIVE = [
-  Row(("img/embed/kernel",), "visual.conv1.weight", "patch_torch"),
-  Row(("img/cls",), "visual.class_embedding"),
-  Row(("img/pos",), "visual.positional_embedding"),
-  *mapping.norm("img/pre_norm", "visual.ln_pre"),
-  *_blocks("img", "visual."),
-  *mapping.norm("img/encoder/norm", "visual.ln_post"),
-  Row(("img/project/kernel",), "visual.proj"),
-]
+def _native(pool: Sequence[Row]) -> list[Row]:
+  return [
+    Row(("img/embed/kernel",), "visual.conv1.weight", "patch_torch"),
+    Row(("img/cls",), "visual.class_embedding"),
+    Row(("img/pos",), "visual.positional_embedding"),
+    *mapping.norm("img/pre_norm", "visual.ln_pre"),
+    *_blocks("img", "visual."),
+    *pool,
+    Row(("img/project/kernel",), "visual.proj"),
+  ]
+
+
+def _queries(fused: bool) -> list[Row]:
+  pool = "visual.attn_pool"
+  return [
+    *mapping.norm("img/encoder/norm", f"{pool}.ln_k"),
+    Row(("img/head/query",), f"{pool}.query"),
+    *mapping.norm("img/head/query_norm", f"{pool}.ln_q"),
+    *_attention("img/head/attention", f"{pool}.attn", fused=fused),
+    *mapping.norm("img/head/norm", "visual.ln_post"),
+  ]
+
+
+def _decoder() -> list[Row]:
+  a, b = "dec/blocks", "text_decoder"
+  own = ("attention_norm", "attention", "mlp_norm", "mlp")
+  cross = ("cross_norm", "cross", "cross_mlp_norm", "cross_mlp")
+  return [
+    *_block(a, f"{b}.resblocks.{{i}}", own),
+    *_block(a, f"{b}.cross_attn.{{i}}", cross),
+    *mapping.norm(f"{a}/memory_norm", f"{b}.cross_attn.{{i}}.ln_1_kv"),
+    *mapping.norm("dec/norm", f"{b}.ln_final"),
+    Row(("dec/logits/kernel",), f"{b}.text_projection"),
+  ]
 
 
 def _timm_rows() -> list[Row]:
@@ -82,10 +123,19 @@ def table(
   """Returns the rows of a model.
 
   Args:
-    tower: the image tower: OpenCLIP's "vit" or "resnet", or "timm"'s ViT.
+    tower: the image tower: OpenCLIP's "vit" or "resnet", or "timm"'s ViT; of
+      its ViT with a pooler "queries", or "queries_alike" if what they pool is
+      as wide as they are: then torch has one tensor for three.
     custom: whether it is a CustomTextCLIP: text tensors begin with "text.".
     bias: whether the text projection has a bias, and so is a linear layer.
     depths: a ResNet's numbers of blocks.
   """
-  towers = {"vit": _NATIVE, "timm": _timm_rows(), "resnet": resnet.rows(depths)}
-  return [*towers[tower], *_text_rows("text." if custom else "", bias)]
+  towers = {
+    "vit": _native(mapping.norm("img/encoder/norm", "visual.ln_post")),
+    "queries": _native(_queries(fused=False)),
+    "queries_alike": _native(_queries(fused=True)),
+    "timm": _timm_rows(),
+    "resnet": resnet.rows(depths),
+  }
+  texts = _text_rows("text." if custom else "", bias)
+  return [*towers[tower], *texts, *_decoder()]

@@ -127,3 +127,22 @@ def picked(state: State, rows: jax.Array, images: bool) -> State:
     mask = None if cache.mask is None else cache.mask[rows]
     cache = cache._replace(cross=of(cache.cross), mask=mask)
   return State(of(state.text), cache)
+
+
+def told(model: Model, image: jax.Array, ids: jax.Array) -> jax.Array:
+  """Returns the logits of what follows each token, float32 [b, l, V].
+
+  All at once, as in training, where `advance` goes token by token.
+
+  Args:
+    model: with a decoder.
+    image: as its image tower takes them, [b, ...].
+    ids: of captions, int32 [b, l].
+  """
+  tokens, _, mask = model.img.features(image)
+  dec = decoder(model)
+  if dec.inputs == "text":
+    x = model.txt.features(ids).tokens
+  else:
+    x = dec.embedded(ids)
+  return dec.scores(dec.decoded(x, tokens, mask=mask))

@@ -1,0 +1,155 @@
+"""What a model's decoder says of images: captions, and how likely texts are."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from big_contrastive.config import errors, finite
+from big_contrastive.data.source import Source, as_source
+from big_contrastive.evals import Captions
+from big_contrastive.models.captioning import captioner, generation, teaching
+from big_contrastive.models.captioning.generation import Decoding
+from big_contrastive.models.model import Model, merge
+from big_contrastive.parallel import sharding
+
+if TYPE_CHECKING:
+  from big_contrastive.data.tokenizers.tokenizer import Tokenizer
+  from big_contrastive.inference.embedder import Embedder
+
+
+def bound(
+  embedder: Embedder, params: dict[str, Any], check: Callable[[], None]
+) -> Captions | None:
+  """Returns the functions that evaluators get; None without a decoder.
+
+  Args:
+    embedder: of the model.
+    params: of the model.
+    check: called before each batch, on every process.
+  """
+  if embedder.captions is None:
+    return None
+  spoken = _Spoken(embedder, params, check)
+  return Captions(spoken.generate, spoken.likelihood, spoken.room)
+
+
+class _Spoken:
+  """See `bound`."""
+
+  def __init__(self, embedder, params, check):
+    self._embedder, self._params, self._check = embedder, params, check
+    self._tokenizer: Tokenizer = embedder.captions
+
+  def _over(self, key: Any, compute: Callable, source: Source) -> list[Any]:
+    """What compute(params, batch, number of the first record) returns.
+
+    Args:
+      key: equal for the same function; that is compiled once.
+      compute: the function.
+      source: the records.
+    """
+    embedder, size = self._embedder, self._embedder.batch_size
+    if key not in embedder.compiled:
+      where = sharding.replicated(embedder.mesh)
+      embedder.compiled[key] = jax.jit(compute, out_shardings=where)
+    jitted, first = embedder.compiled[key], itertools.count()
+
+    def each(params: Any, batch: Any) -> Any:
+      return jitted(params, batch, np.int32(next(first) * size))
+
+    every = embedder.over(each, self._params, as_source(source), self._check)
+    return [*every]
+
+  def room(self, prompt: str = "") -> int:
+    graph = self._embedder.graph
+    decoder = jax.eval_shape(lambda p: merge(graph, p), self._params).dec
+    return decoder.length - len(_begin(self._tokenizer, prompt)) + 1
+
+  def generate(
+    self, source: Source, how: Decoding, prompt: str = "", seed: int = 0
+  ) -> tuple[list[str], np.ndarray]:
+    tokenizer, graph = self._tokenizer, self._embedder.graph
+    if how.max_tokens > (room := self.room(prompt)):
+      allowed = f"at most {room}, what the decoder has positions for"
+      raise errors.UserError("max_tokens", how.max_tokens, allowed, "Lower it.")
+    begin = _begin(tokenizer, prompt)
+    compute = functools.partial(_generated, graph, begin, how, tokenizer, seed)
+    parts = self._over((how, *begin, seed), compute, source)
+    rows = [row for tokens, _ in parts for row in tokens]
+    scores = np.concatenate([np.zeros(0, np.float32), *(s for _, s in parts)])
+    finite.arrays({"scores": scores}, "captions", finite.ANOTHER)
+    return [tokenizer.decode(row) for row in rows], scores
+
+  def likelihood(
+    self, source: Source, texts: list[str]
+  ) -> tuple[np.ndarray, np.ndarray]:
+    rows = self._tokenizer.rows(texts)
+    compute = functools.partial(
+      _likelihoods, self._embedder.graph, self._tokenizer, rows
+    )
+    parts = self._over(tuple(texts), compute, source)
+    if not parts:
+      return np.zeros((0, len(texts)), np.float32), np.zeros(0, np.int32)
+    found, label = (np.concatenate(x) for x in zip(*parts, strict=True))
+    finite.arrays({"likelihoods": found}, "the decoder", finite.ANOTHER)
+    return found, label
+
+
+def _begin(tokenizer: Tokenizer, prompt: str) -> list[int]:
+  """The ids that captions begin with."""
+  begin = [teaching.begins(tokenizer)]
+  if not prompt:
+    return begin
+  row = tokenizer(prompt)
+  real = row[np.asarray(teaching.real(jnp.asarray(row)[None], tokenizer))[0]]
+  special = (tokenizer.bos_id, tokenizer.eos_id)
+  ids = [int(i) for i in real if int(i) not in special]
+  if len(ids) + len(special) >= tokenizer.length:  # It may have been cut.
+    allowed = "a text shorter than captions"
+    raise errors.UserError("prompt", prompt, allowed, "Shorten it.")
+  return begin + ids
+
+
+def _generated(graph, begin, how, ids, seed, params, batch, first):
+  model: Model = merge(graph, params)
+  image = batch["image"]
+  tokens, _, mask = model.img.features(image)
+  prompt = jnp.tile(jnp.asarray(begin, jnp.int32), (len(image), 1))
+  length = len(begin) + how.max_tokens
+  keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(
+    first + jnp.arange(len(image))
+  )
+  return generation.generate(
+    functools.partial(captioner.advance, model), captioner.picked,
+    captioner.start(model, tokens, mask, length), prompt, how,
+    generation.Ids(ids.eos_id, ids.pad_id), keys,
+  )  # fmt: skip
+
+
+def _likelihoods(graph, ids, rows, params, batch, first):
+  """float32 [b, texts]: sums of the log-probabilities of the tokens."""
+  model: Model = merge(graph, params)
+  tokens, _, mask = model.img.features(batch["image"])
+
+  def one(row: jax.Array) -> jax.Array:
+    each = jnp.tile(row[None], (len(tokens), 1))
+    taught = teaching.taught(each, ids)
+    if model.dec.inputs == "text":
+      x = model.txt.features(each[:1]).tokens[:, : taught.inputs.shape[1]]
+      x = jnp.broadcast_to(x, (len(tokens), *x.shape[1:]))
+    else:
+      x = model.dec.embedded(taught.inputs)
+    logits = model.dec.scores(model.dec(x, tokens, mask=mask))
+    own = jnp.take_along_axis(logits, taught.targets[:, :, None], -1)[..., 0]
+    likely = own - jax.nn.logsumexp(logits, axis=-1)
+    return (likely * taught.real).sum(-1)
+
+  found = jax.lax.map(one, jnp.asarray(rows))
+  return found.T, batch["label"]

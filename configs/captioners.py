@@ -1,0 +1,75 @@
+"""What CapPa, CoCa and OpenVision 2 share: data, sizes, quick runs."""
+
+from types import SimpleNamespace
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from configs import common, demo, sources
+
+ARGUMENTS = {"data": "", "eval_data": "", "quick": False, "smoke": False}
+
+
+def begin(arg: SimpleNamespace) -> ConfigDict:
+  """Returns a config without tokenizer, model, objective and optimizer.
+
+  Args:
+    arg: has `ARGUMENTS`. The data are TFDS names or sources: see siglip.py; the
+      images of eval_data are captioned.
+  """
+  config = ConfigDict()
+  config.seed = 0
+  sources.use_data(config, arg.data, "")
+  config.loading = {"threads": 32}
+  config.decay = [(".*/(kernel|embedding)", 1.0), (".*", 0.0)]
+  config.save_every = "1000 steps"
+  config.eval_every = "5000 steps"
+  if arg.eval_data:
+    config.evals = evals(sources.source(arg.eval_data, "validation"))
+  return config
+
+
+def evals(pairs: Any) -> dict[str, Any]:
+  """Returns config.evals of pairs."""
+  return {"captions": {"task": "captioning", "source": pairs}}
+
+
+def finish(config: ConfigDict, arg: SimpleNamespace) -> ConfigDict:
+  """Returns the config, for minutes or seconds on a CPU if that is asked."""
+  if not (arg.quick or arg.smoke):
+    return config
+  small = demo.get_config("smoke" if arg.smoke else None)
+  for name in (
+    "batch_size", "total", "train_image", "eval_image", "loading", "log_every",
+    "eval_every", "save_every", "schedule",
+  ):  # fmt: skip
+    if name in small:
+      config[name] = small[name]
+  if not arg.data:
+    config.source = small.source
+  config.optimizer = small.optimizer
+  # With BOS, as CLIP's; one of 512 ids is enough for shapes.
+  kind = {"kind": "bpe", "vocab_size": 512, "bos": True}
+  config.tokenizer = kind | {"length": 24}
+  if arg.smoke:
+    config.tokenizer = {"kind": "bytes", "length": 16, "bos": True}
+  res = config.eval_image[0][1]["size"]
+  size = {"width": 96, "mlp": 384, "heads": 3, "depth": 3}
+  if arg.smoke:
+    size = {"width": 32, "mlp": 64, "heads": 2, "depth": 1}
+  model = config.model
+  model.dtype = "float32"
+  model.image.update(variant="mu/8", res=res, **size)
+  model.decoder.update(variant="mu", **size | {"depth": min(2, size["depth"])})
+  if "text" in model:
+    model.text.update(variant="mu", **size | {"depth": 1})
+    model.image.update(out_dim=size["width"], pool_heads=2, queries=16)
+    model.text.out_dim = size["width"]
+  if not arg.eval_data:
+    held_out = common.shapes("heldout", arg.smoke)
+    config.evals = evals(held_out) | {
+      "held_out": {"task": "zero_shot_captions", "source": held_out}
+    }
+    if "text" in model:
+      del config.evals["held_out"]
+  return config
