@@ -9,8 +9,12 @@ import pytest
 import safetensors.numpy
 from jax.nn import log_softmax
 
+import big_contrastive
 import peers
+from big_contrastive import convert
 from big_contrastive.config import errors, rules
+from big_contrastive.data.source import Source
+from big_contrastive.inference import captions
 from big_contrastive.interop import model_files, preprocessing, sections
 from big_contrastive.interop.bundle import ModelBundle
 from big_contrastive.interop.formats import hugging_face
@@ -353,21 +357,24 @@ def test_published_configs_have_these_shapes():
 VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "red", "cat", "dog", "[MASK]"]
 
 
-@pytest.fixture
-def directory(tmp_path):
-  """A retrieval model with BERT's tokenizer, as transformers saves it."""
-  t = peers.torch()
+def save(name, path):
+  """A model with BERT's tokenizer, as transformers saves it."""
+  peers.torch()
   import transformers
 
-  path = tmp_path / "hf"
   text = {"vocab_size": 11, "bos_token_id": 9}
-  make("BlipForImageTextRetrieval", text=text).save_pretrained(path)
-  (tmp_path / "vocab.txt").write_text("\n".join(VOCAB))
-  words = transformers.BertTokenizerFast(str(tmp_path / "vocab.txt"))
+  make(name, text=text).save_pretrained(path)
+  words = path.parent / "vocab.txt"
+  words.write_text("\n".join(VOCAB))
+  words = transformers.BertTokenizerFast(str(words))
   image = transformers.BlipImageProcessor(size={"height": 24, "width": 24})
   transformers.BlipProcessor(image, words).save_pretrained(path)
-  assert t is not None
   return path
+
+
+@pytest.fixture
+def directory(tmp_path):
+  return save("BlipForImageTextRetrieval", tmp_path / "hf")
 
 
 TEXTS = ["A red cat", "a dog, a cat and a red dog: a cat, a cat, a dog"]
@@ -401,6 +408,48 @@ def test_tokenizer_and_preprocessing_are_theirs_both_ways(directory, tmp_path):
     found.append(np.asarray(batch["pixel_values"]))
   np.testing.assert_array_equal(*found)
   assert model_files.read(tmp_path / "out").image == bundle.image
+
+
+@pytest.mark.parametrize("part", blip.CLASSES)
+@pytest.mark.peers
+def test_converted_there_and_back_transformers_agrees(part, tmp_path, caplog):
+  """And what the checkpoint says of pictures and texts is the same."""
+  source = save(blip.CLASSES[part], tmp_path / "hf")
+  found = convert.convert(str(source), str(tmp_path / "ours"))
+  told = {"encoder": "text", "decoder": "captions"}[part]
+  assert f"source, in its own library: {told}" in found
+  found = convert.convert(str(tmp_path / "ours"), str(tmp_path / "again"))
+  assert f"target, in its own library: {told}" in found
+  assert "not compared" not in caplog.text
+  peers.check_tensors(source, tmp_path / "again")
+  r = np.random.default_rng(2)
+  pictures = list(r.integers(0, 256, (3, 30, 40, 3)).astype(np.uint8))
+  models = [big_contrastive.load(tmp_path / x) for x in ("hf", "ours")]
+  if part == "encoder":
+    both = [m.logits(pictures, TEXTS) for m in models]
+    assert both[0].shape == (3, 2) and models[0].embedder.captions is None
+  else:
+    records = [
+      {"image": x, "label": 0, "id": i} for i, x in enumerate(pictures)
+    ]
+    how = generation.Decoding("beam", max_tokens=6)
+    spoken = [captions.bound(m.embedder, m.params, lambda: 0) for m in models]
+    both = [s.generate(_Records(records), how)[1] for s in spoken]
+    assert spoken[0].room() == LENGTH
+    with pytest.raises(errors.UserError, match="an image tower alone"):
+      models[0].encode_text(TEXTS)
+  np.testing.assert_array_equal(*both)
+
+
+class _Records(Source):
+  def __init__(self, records):
+    self._records = records
+
+  def __len__(self):
+    return len(self._records)
+
+  def __getitem__(self, i):
+    return self._records[i]
 
 
 @pytest.mark.peers
