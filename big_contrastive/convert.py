@@ -120,7 +120,7 @@ def convert(
     ours = _embed(model, images, tokens)
     again = _embed(model_files.read(new, format), images, tokens)
     others = {f"{format}, read back": again}
-    if "text" in ours:
+    if tokens is not None:
       arguments = _arguments(model, images)
       for name, place in (*sides, (format, new)):
         embedded = reference.embed(name, place, arguments, tokens)
@@ -215,9 +215,9 @@ def _embed(
   def embed(params, images, tokens):
     towers = merge(graph, params)
     found = {"image": towers.embed_image(images)}
-    if tokens is not None and model.has_text:
+    if tokens is not None and model.embeds_text:
       found["text"] = towers.embed_text(tokens)
-    if tokens is not None and model.has_decoder:
+    if tokens is not None and model.tells_captions:
       found["captions"] = captioner.told(towers, images, tokens[:, :-1])
     return found
 
@@ -226,7 +226,7 @@ def _embed(
   if "captions" in found:
     found["captions"] = reference.relative(found["captions"])
   if "text" in found:
-    over = np.exp(-model.params["t"]) * model.params.get("b", 0.0)
+    over = np.exp(-model.params.get("t", 0)) * model.params.get("b", 0.0)
     found["logits"] = found["image"] @ found["text"].T + over
   return found
 

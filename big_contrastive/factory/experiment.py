@@ -24,6 +24,7 @@ from big_contrastive.factory.reading import Reading
 from big_contrastive.inference import embedder
 from big_contrastive.interop.bundle import ModelBundle
 from big_contrastive.models.build import build_model
+from big_contrastive.models.captioning import captioner
 from big_contrastive.models.model import Model
 from big_contrastive.objectives import Setting
 from big_contrastive.parallel import sharding
@@ -128,12 +129,12 @@ def _build(
     embedder=embedder.Embedder(
       model.graph,
       mesh,
-      tokenizer if "txt" in model.parts else None,
+      tokenizer if model.abstract.embeds_text else None,
       eval_ops,
       at_once,
       training.threads,
       tokenizer if "classifier" in model.parts else None,
-      tokenizer if "dec" in model.parts else None,
+      tokenizer if captioner.decoder(model.abstract) is not None else None,
     ),
     evaluators=_evaluators(config.evals or {}, reading),
     tokenizer=tokenizer,

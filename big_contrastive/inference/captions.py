@@ -69,8 +69,10 @@ class _Spoken:
 
   def room(self, prompt: str = "") -> int:
     graph = self._embedder.graph
-    decoder = jax.eval_shape(lambda p: merge(graph, p), self._params).dec
-    return decoder.length - len(_begin(self._tokenizer, prompt)) + 1
+    model = jax.eval_shape(lambda p: merge(graph, p), self._params)
+    return (
+      captioner.decoder(model).length - len(_begin(self._tokenizer, prompt)) + 1
+    )
 
   def generate(
     self, source: Source, how: Decoding, prompt: str = "", seed: int = 0
@@ -137,16 +139,17 @@ def _likelihoods(graph, ids, rows, params, batch, first):
   """float32 [b, texts]: sums of the log-probabilities of the tokens."""
   model: Model = merge(graph, params)
   tokens, _, mask = model.img.features(batch["image"])
+  decoder = captioner.decoder(model)
 
   def one(row: jax.Array) -> jax.Array:
     each = jnp.tile(row[None], (len(tokens), 1))
     taught = teaching.taught(each, ids)
-    if model.dec.inputs == "text":
+    if decoder.inputs == "text":
       x = model.txt.features(each[:1]).tokens[:, : taught.inputs.shape[1]]
       x = jnp.broadcast_to(x, (len(tokens), *x.shape[1:]))
     else:
-      x = model.dec.embedded(taught.inputs)
-    logits = model.dec.scores(model.dec(x, tokens, mask=mask))
+      x = decoder.embedded(taught.inputs)
+    logits = decoder.scores(decoder.decoded(x, tokens, mask=mask))
     own = jnp.take_along_axis(logits, taught.targets[:, :, None], -1)[..., 0]
     likely = own - jax.nn.logsumexp(logits, axis=-1)
     return (likely * taught.real).sum(-1)

@@ -151,8 +151,8 @@ def load(
   threads = inputs.count(threads, "threads", 4096)
   bundle = model_files.read(path, where=where)
   text = _tokenizer(bundle, tokenizer, path)
-  missing = NoTokenizer(str(path), bundle.has_text)
-  if texts and (text is None or not bundle.has_text):
+  missing = NoTokenizer(str(path), bundle.embeds_text)
+  if texts and (text is None or not bundle.embeds_text):
     missing.rows([])
   mesh = sharding.make_mesh()
   built = bundle.build(text, sharding.pin(mesh))
@@ -166,12 +166,12 @@ def load(
     Embedder(
       built.graph,
       mesh,
-      text if bundle.has_text and text else missing,
+      text if bundle.embeds_text and text else missing,
       ops,
       size,
       threads,
       labels,
-      text if "dec" in built.parts else None,
+      text if bundle.tells_captions else None,
     ),
     params,
     bundle.model,

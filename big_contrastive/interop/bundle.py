@@ -60,6 +60,16 @@ class ModelBundle:
     return "dec" in self.params
 
   @property
+  def embeds_text(self) -> bool:
+    """Whether the text tower has vectors; BLIP's may only decode."""
+    return self.has_text and self.model["text"].get("encoder") is not False
+
+  @property
+  def tells_captions(self) -> bool:
+    """Whether there is a decoder, or a text tower that decodes (BLIP)."""
+    return self.has_decoder or "logit_bias" in self.params.get("txt", {})
+
+  @property
   def needs_tokenizer(self) -> bool:
     """Whether a text tower or a decoder is built for a tokenizer."""
     return self.has_text or self.has_decoder
@@ -75,7 +85,7 @@ class ModelBundle:
 
     The ids that begin and end captions are those of its own tokenizer.
     """
-    own = self._own if self.has_decoder else None
+    own = self._own if self.tells_captions else None
     bos = own.bos_id if own else None
     if not self.has_text:
       pad, eos = (own.pad_id, own.eos_id) if own else (None, None)

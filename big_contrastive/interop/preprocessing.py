@@ -27,20 +27,26 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "size": 224, "do_center_crop": False,
     "image_mean": _HALF, "image_std": _HALF,
   },
+  "Blip": {
+    "size": 384, "do_center_crop": False,
+    "image_mean": _CLIP_MEAN, "image_std": _CLIP_STD,
+  },
   "Siglip2": {  # NaFlex.
     "patch_size": 16, "max_num_patches": 256, "resample": 2,
     "image_mean": _HALF, "image_std": _HALF,
   },
 }  # fmt: skip
-_FAMILIES = {"clip": "CLIP", "siglip": "Siglip", "siglip2": "Siglip2"}
+_FAMILIES = {
+  "clip": "CLIP", "siglip": "Siglip", "siglip2": "Siglip2", "blip": "Blip",
+}  # fmt: skip
 
 
 def from_hugging_face(config: dict[str, Any]) -> tuple[Ops, Stats, Stats]:
   """Returns operations, mean and std of a preprocessor_config.json.
 
   Args:
-    config: of an image processor of CLIP or SigLIP, including NaFlex, or of a
-      feature extractor, from any version of transformers.
+    config: of an image processor of CLIP, BLIP or SigLIP, including NaFlex, or
+      of a feature extractor, from any version of transformers.
 
   Raises:
     UserError: for what none of our operations does.
@@ -54,8 +60,8 @@ def from_hugging_face(config: dict[str, Any]) -> tuple[Ops, Stats, Stats]:
     patches = {"patch": config["patch_size"], "most": config["max_num_patches"]}
     ops.append(["naflex", patches | _method(config)])
   elif config.get("do_resize", True):
-    # A bare number is the shorter side in CLIP, but a square in SigLIP.
-    bare = "square" if family == "Siglip" else "shortest_edge"
+    # A bare number is the shorter side in CLIP, but a square in the others.
+    bare = "shortest_edge" if family == "CLIP" else "square"
     size = _size("size", config["size"], bare)
     method = _method(config)
     if isinstance(size, int):
@@ -95,7 +101,7 @@ def to_hugging_face(
 
   Args:
     ops: evaluation preprocessing, as config.eval_image.
-    family: "siglip", "siglip2" or "clip".
+    family: "siglip", "siglip2", "clip" or "blip".
     mean, std: config.model.image's.
 
   Raises:
@@ -122,7 +128,11 @@ def to_hugging_face(
     }
   resize, crop = _resize_and_crop(ops)
   config["do_resize"] = resize is not None
-  config["do_center_crop"] = crop is not None
+  if family == "blip":
+    if crop or (resize and resize[0] != "resize"):
+      raise _cannot(ops, "a resize, all that BlipImageProcessor does")
+  else:
+    config["do_center_crop"] = crop is not None
   if resize:
     name, kwargs = resize
     edges = _edges(kwargs["size"])
@@ -197,7 +207,7 @@ def _family(config: dict[str, Any]) -> str:
     if name.startswith(f"{family}Image") or name == f"{family}FeatureExtractor":
       return family
   if name:
-    allowed = "an ImageProcessor of CLIP, Siglip or Siglip2"
+    allowed = "an ImageProcessor of CLIP, Blip, Siglip or Siglip2"
     raise _error("image_processor_type", name, allowed)
   return "CLIP" if "crop_size" in config else "Siglip"
 

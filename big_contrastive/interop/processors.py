@@ -17,7 +17,7 @@ _VOCABULARIES = ("tokenizer.json", "spiece.model", "vocab.json", "vocab.txt")
 # For directories that contain only weights.
 _PROCESSORS = {
   "siglip": "SiglipImageProcessor", "clip": "CLIPImageProcessor",
-  "siglip2": "Siglip2ImageProcessor",
+  "siglip2": "Siglip2ImageProcessor", "blip": "BlipImageProcessor",
 }  # fmt: skip
 
 
@@ -28,7 +28,8 @@ def read_hugging_face(
 
   Args:
     path: the directory.
-    family: "siglip", "siglip2" or "clip", for fields that its files lack.
+    family: "siglip", "siglip2", "clip" or "blip", for fields that its files
+      lack.
     res, patch: of the image tower.
   """
   config = _image_processor(path)
@@ -36,6 +37,7 @@ def read_hugging_face(
     square = {"height": res, "width": res}
     config = {
       "siglip": {"size": square},
+      "blip": {"size": square},
       "siglip2": {"patch_size": patch},
       "clip": {"size": {"shortest_edge": res}, "crop_size": square},
     }[family]  # fmt: skip
@@ -123,10 +125,8 @@ def write_tokenizer(
     return False
   write = read_tokenizers.write_hugging_face
   section = build.defaults("text") | model.model["text"]
-  seen = not section["causal"] or section["pool"] not in (
-    "first",
-    "eos",
-    "argmax",
+  seen = family != "blip" and (
+    not section["causal"] or section["pool"] not in ("first", "eos", "argmax")
   )
   for note in write(model.tokenizer, model.blob, path, family, seen):
     logging.warning("%s", note)

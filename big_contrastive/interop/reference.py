@@ -31,8 +31,8 @@ def embed(
 
   Returns:
     Unit embeddings by "image" and "text", "logits" over exp(t), and of a model
-    with a decoder "captions", see `relative`; None if the library is not
-    installed, which is logged.
+    with a decoder "captions", see `relative`; what the model has. None if the
+    library is not installed, which is logged.
 
   Raises:
     UserError: if the library can't load the files.
@@ -61,9 +61,11 @@ def embed(
     message = f"{type(e).__name__}: {_first(e)}"
     allowed, remedy = f"files that {library} loads", "See what it says."
     raise errors.UserError(str(path), message, allowed, remedy) from e
-  zimg, ztxt = (_unit(z.float().numpy()) for z in (zimg, ztxt))
-  over = np.exp(-scale) * bias
-  found = {"image": zimg, "text": ztxt, "logits": zimg @ ztxt.T + over}
+  found = {"image": _unit(zimg.float().numpy())}
+  if ztxt is not None:
+    found["text"] = _unit(ztxt.float().numpy())
+    over = np.exp(-scale) * bias
+    found["logits"] = found["image"] @ found["text"].T + over
   if captions is not None:
     found["captions"] = relative(captions.float().numpy())
   return found
@@ -85,15 +87,32 @@ def _unit(z: np.ndarray) -> np.ndarray:
 
 
 def _transformers(library: Any, path: str, images: dict, ids: Any) -> tuple:
-  model, info = library.AutoModel.from_pretrained(
+  config = library.AutoConfig.from_pretrained(path, local_files_only=True)
+  is_blip = config.model_type == "blip"
+  kind = config.architectures[0] if is_blip else "AutoModel"
+  model, info = getattr(library, kind).from_pretrained(
     path, output_loading_info=True, local_files_only=True
   )
   wrong = {k: v for k, v in info.items() if v}
   if wrong:
     raise ValueError(f"tensors don't fit: {wrong}")
   model = model.float().eval()
+  if is_blip:
+    return _blip(model, config.text_config, images, ids)
   output = model(**images, input_ids=ids)
   return output.image_embeds, output.text_embeds, *_scale(model), None
+
+
+def _blip(model: Any, config: Any, images: dict, ids: Any) -> tuple:
+  pooled = model.vision_model(**images).last_hidden_state[:, 0]
+  if not hasattr(model, "text_encoder"):
+    ids = ids[:, :-1].clone()
+    ids[:, 0] = config.bos_token_id
+    return pooled, None, 0.0, 0.0, model(**images, input_ids=ids).logits
+  mask = (ids != config.pad_token_id).long()
+  state = model.text_encoder(input_ids=ids, attention_mask=mask)
+  ztxt = model.text_proj(state.last_hidden_state[:, 0])
+  return model.vision_proj(pooled), ztxt, 0.0, 0.0, None
 
 
 def _open_clip(library: Any, path: str, images: dict, ids: Any) -> tuple:

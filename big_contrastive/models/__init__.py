@@ -28,17 +28,18 @@ class Tower(Protocol):
 
   `tower(**fields, dtype=, remat=, pin=, rngs=)` is an nnx.Module; the fields
   are those of config.model.image or .text, checked by its signature. A text
-  tower also takes `vocab_size` and `length`, the tokenizer's. config.model.
-  image.tower = NAME chooses it; "vit" and "transformer" are the defaults.
+  tower also takes `vocab_size` and `length`, the tokenizer's, and one that sees
+  images `memory`, the width of their tokens. config.model.image.tower = NAME
+  chooses it; "vit" and "transformer" are the defaults.
 
   Attributes:
-    out_dim: width d of its vectors.
+    out_dim: width d of its vectors; None for a text tower that only decodes.
     takes: of an image tower, the shape of one input without channels: (h, w),
       or (patches, side, side) for NaFlex; (d,) if it takes vectors.
       Such a tower also has `unit`: whether its vectors have length 1 already.
   """
 
-  out_dim: int
+  out_dim: int | None
   takes: tuple[int, ...]
 
   def features(self, x: jax.Array, keys: Any = None) -> Features:

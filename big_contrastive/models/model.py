@@ -50,6 +50,11 @@ class Model(nnx.Module):
     for name, head in (heads or {}).items():
       setattr(self, name, head)
 
+  @property
+  def embeds_text(self) -> bool:
+    """Whether there is a text tower with vectors."""
+    return hasattr(self, "txt") and self.txt.out_dim is not None
+
   def embed_image(
     self, image: Num[Array, "b ..."], keys: ExampleKeys = None
   ) -> Float[Array, "b d"]:

@@ -27,7 +27,7 @@ from big_contrastive.models.image import (
   vectors,
   vit,
 )
-from big_contrastive.models.text import transformer
+from big_contrastive.models.text import blip, transformer
 from big_contrastive.objectives import (
   byol,
   captions,
@@ -72,6 +72,9 @@ SIGNATURES = {
   ),
   "model.text": (
     transformer.TextTower, {"length", "dtype", "remat", "pin", "rngs"}
+  ),
+  "model.text with tower = blip": (
+    blip.Blip, {"memory", "length", "dtype", "remat", "pin", "rngs"}
   ),
   "model.decoder": (
     decoder.Decoder,
@@ -118,6 +121,7 @@ ELSEWHERE = {
 # What the factory gives a function that a config need not: the value there.
 FILLED_IN = {
   ("model.text", "vocab_size"): None,  # The tokenizer's.
+  ("model.text with tower = blip", "vocab_size"): None,
   ("model.decoder", "vocab_size"): None,
   ("schedule", "warmup"): 0,
 }
@@ -269,8 +273,8 @@ def test_all_fields_are_printed_in_80_columns(monkeypatch, capsys):
        "config.model.image with tower = clip_resnet",
        "config.model.image with tower = convnet",
        "config.model.image with tower = vectors", "config.model.text",
-       "config.model.decoder", "config.model.heads.NAME",
-       "config.model.heads.NAME with name = mlp",
+       "config.model.text with tower = blip", "config.model.decoder",
+       "config.model.heads.NAME", "config.model.heads.NAME with name = mlp",
        "config.model.heads.NAME with name = classifier"],
     ),  # fmt: skip
     (

@@ -31,6 +31,8 @@ def tokenizer(bos=BOS, pad=PAD):
 
 def sections(name, **decoder):
   image = {"variant": "mu/8", "res": 16, **SIZE}
+  if "text" in decoder:
+    return {"image": image | {"pool": "gap"}, **decoder}
   if name == "captions":
     return {
       "image": image | {"pool": "gap"},
@@ -117,6 +119,35 @@ def cross_entropy(logits, text, weigh, smoothing, bos=BOS):
     total += each.mean() if weigh == "caption" else each.sum()
     count += 1 if weigh == "caption" else real
   return total / count
+
+
+BLIP = {
+  "tower": "blip", "variant": "mu", "encoder": False, "pad_id": PAD, **SIZE
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+  "how", [{"devices": 1}, {"devices": 4, "micro_batch": 8}]
+)
+def test_a_text_tower_that_decodes_is_taught_the_same(how):
+  """BLIP's: two steps of the formula, whose logits are its embeddings'."""
+  method, placed = make("captions", model={"text": BLIP}, **how)
+  losses, end = trained(placed)
+  params = jax.device_get(first_state(placed).params)
+  for loss, local in zip(losses, batches(2), strict=True):
+
+    def formula(p, local=local):
+      m = merge(method.setting.model.graph, p)
+      tokens = m.img.features(jnp.asarray(local["image"])).tokens
+      x = m.txt.embedded(jnp.asarray(local["text"][:, :-1]))
+      logits = m.txt.scores(m.txt.decoded(x, tokens))
+      return cross_entropy(logits, local["text"], "token", 0.0)
+
+    value, grads = jax.jit(jax.value_and_grad(formula))(params)
+    np.testing.assert_allclose(loss, value, rtol=1e-5)
+    params = jax.tree.map(lambda x, g: x - LR * g, params, grads)
+  chex.assert_trees_all_close(end.params, params, rtol=1e-4, atol=1e-5)
+  assert method.caption_chance == np.log(V)
 
 
 def captions(p, method, local, parallel=False, bos=BOS):

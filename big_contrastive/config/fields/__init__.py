@@ -5,6 +5,7 @@ them, and docs/config.md is made from them.
 """
 
 from big_contrastive.config.fields import (
+  blip,
   captions,
   clip_resnet,
   convnet,
@@ -40,6 +41,7 @@ SECTIONS: dict[str, type] = {
   "model.image with tower = convnet": convnet.ConvNet,
   "model.image with tower = vectors": vectors.Vectors,
   "model.text": model.Text,
+  "model.text with tower = blip": blip.Text,
   "model.decoder": captions.Decoder,
   "model.heads.NAME": heads.Head,
   "model.heads.NAME with name = mlp": heads.Mlp,

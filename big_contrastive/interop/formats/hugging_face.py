@@ -1,4 +1,4 @@
-"""Hugging Face directories: SiglipModel, Siglip2Model and CLIPModel.
+"""Hugging Face directories: SiglipModel, Siglip2Model, CLIPModel, and BLIP.
 
 A directory has config.json, model.safetensors (or several and their index),
 and files of the tokenizer and the image processor. SigLIP 2 is a SiglipModel
@@ -7,12 +7,14 @@ at a fixed resolution, and a Siglip2Model with images of any shape (NaFlex).
 
 import json
 import pathlib
+from collections.abc import Collection
 
 import numpy as np
 
 from big_contrastive.config import rules
 from big_contrastive.interop import files, mapping, processors, sections
 from big_contrastive.interop.bundle import ModelBundle
+from big_contrastive.interop.hugging_face import blip, blip_weights
 from big_contrastive.interop.hugging_face import config as hugging_face_config
 from big_contrastive.interop.hugging_face import weights as hugging_face_weights
 
@@ -37,18 +39,27 @@ def read(path: pathlib.Path, where: str = "path") -> ModelBundle:
   """
   config = files.read_json(path / "config.json")
   where = str(path / "config.json")
-  family, model, shapes = hugging_face_config.describe(config, where)
+  is_blip = config.get("model_type") == "blip"
+  describe = (blip if is_blip else hugging_face_config).describe
+  family, model, shapes = describe(config, where)
   stored = {
     k: v
     for k, v in _weights(path).items()
     if k not in hugging_face_weights.CONSTANTS
   }
-  flat = mapping.read(
-    hugging_face_weights.TABLES[family], stored, shapes, str(path)
-  )
+  stored = blip_weights.without_copies(stored, str(path)) if is_blip else stored
+  rows = _rows(family, shapes)
+  flat = mapping.read(rows, stored, shapes, str(path))
   res, patch = model["image"]["res"], sections.patch(model["image"])
   section, fields = processors.read_hugging_face(path, family, res, patch)
   return sections.assembled(model, flat, section, **fields)
+
+
+def _rows(family: str, names: Collection[str]) -> list[mapping.Row]:
+  """The table of a model with parameters of these flat names."""
+  if family == "blip":
+    return blip_weights.table(names)
+  return hugging_face_weights.TABLES[family]
 
 
 def _weights(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -67,26 +78,30 @@ def write(model: ModelBundle, path: pathlib.Path) -> None:
   """Writes config.json, weights, and files of tokenizer and image processor.
 
   Args:
-    model: a SigLIP (pool "map", a bias), also for images of any shape, or a
-      CLIP (class token, causal).
+    model: a SigLIP (pool "map", a bias), also for images of any shape, a CLIP
+      (class token, causal), or an encoder or a decoder of BLIP.
     path: of the directory, which is created.
 
   Raises:
     UserError: for a model that none of their classes implements.
   """
   sections.no_decoder(model)
-  sections.check_positions(model)
   image, text = (dict(model.model[k]) for k in ("image", "text"))
   sections.require_tower(image, "vit")
-  family = "siglip" if image.get("pool", "map") == "map" else "clip"
-  if image.get("max_patches") is not None:
-    family = "siglip2"
   flat = rules.flatten(model.params)
-  hugging_face_config.check(family, image, text, flat)
-  config = hugging_face_config.write(family, image, text, flat)
-  arrays = mapping.write(
-    hugging_face_weights.TABLES[family], flat, f"a {family} model"
-  )
+  if text.get("tower") == "blip":
+    family = "blip"
+    blip.check(image, text, flat)
+    flat.pop("t", None)
+    config = blip.write(model, flat)
+  else:
+    sections.check_positions(model)
+    family = "siglip" if image.get("pool", "map") == "map" else "clip"
+    if image.get("max_patches") is not None:
+      family = "siglip2"
+    hugging_face_config.check(family, image, text, flat)
+    config = hugging_face_config.write(family, image, text, flat)
+  arrays = mapping.write(_rows(family, flat), flat, f"a {family} model")
   path.mkdir(exist_ok=True)
   processors.write_hugging_face(model, path, family)
   (path / "config.json").write_text(json.dumps(config, indent=2) + "\n")

@@ -91,12 +91,12 @@ def describe(
   """
   family = config.get("model_type")
   if family not in hugging_face_weights.TABLES:
-    allowed = "siglip, siglip2 or clip: a model with an image and a text tower"
+    allowed = "siglip, siglip2, clip or blip: an image and a text tower"
     remedy = "Only pairs of towers are read."
     raise errors.UserError(f"{where}: model_type", family, allowed, remedy)
-  _look(config, where)
+  look(config, where, _PLAIN, _READ)
   image, text = (
-    _complete(config, name, default)
+    complete(config, name, default)
     for name, default in zip(("vision", "text"), _DEFAULTS[family], strict=True)
   )
   siglip = family != "clip"
@@ -107,7 +107,7 @@ def describe(
   return family, model, shapes
 
 
-def _complete(
+def complete(
   config: dict[str, Any], name: str, default: dict[str, Any]
 ) -> dict[str, Any]:
   """A tower's section, completed with the defaults of transformers."""
@@ -120,8 +120,8 @@ def _complete(
 def _siglip(image: dict[str, Any], text: dict[str, Any]) -> dict[str, Any]:
   width = text.get("projection_size") or text["hidden_size"]
   return {
-    "image": _image(image) | {"pool": "map"},
-    "text": _section(text) | {"pool": "last", "out_dim": width},
+    "image": image_section(image) | {"pool": "map"},
+    "text": section(text) | {"pool": "last", "out_dim": width},
   }
 
 
@@ -138,18 +138,19 @@ def _clip(
   if eos == _LARGEST:
     pool = {"pool": "argmax"}
   return {
-    "image": _image(image)
+    "image": image_section(image)
     | {
       "pool": "tok", "cls_pos": True, "pre_norm": True, "patch_bias": False,
       "out_dim": width,
     },
-    "text": _section(text)
+    "text": section(text)
     | pool
     | {"causal": True, "out_dim": width, "out_bias": False},
   }  # fmt: skip
 
 
-def _section(config: dict[str, Any]) -> dict[str, Any]:
+def section(config: dict[str, Any]) -> dict[str, Any]:
+  """Returns the fields of a tower's section that all families have."""
   names = {theirs: ours for ours, theirs in _ACTIVATIONS.items()}
   name = errors.choice("hidden_act", config["hidden_act"], names)
   size = [config[key] for key in _SIZE]
@@ -159,7 +160,8 @@ def _section(config: dict[str, Any]) -> dict[str, Any]:
   }  # fmt: skip
 
 
-def _image(config: dict[str, Any]) -> dict[str, Any]:
+def image_section(config: dict[str, Any]) -> dict[str, Any]:
+  """Returns the fields of config.model.image that all families have."""
   if "num_patches" in config:  # NaFlex: the table of positions is a square.
     side = math.isqrt(config["num_patches"])
     config = config | {"image_size": side * config["patch_size"]}
@@ -171,17 +173,26 @@ def _image(config: dict[str, Any]) -> dict[str, Any]:
         "a whole number",
         "Only squares are read.",
       )
-  section, res, patch = (
-    _section(config),
+  fields, res, patch = (
+    section(config),
     config["image_size"],
     config["patch_size"],
   )
-  section["variant"] += f"/{patch}"
-  return section | {"res": res, "remainder": bool(res % patch)}
+  fields["variant"] += f"/{patch}"
+  return fields | {"res": res, "remainder": bool(res % patch)}
 
 
-def _look(config: dict[str, Any], where: str) -> None:
-  """Raises UserError for fields that change results; logs unknown fields."""
+def look(
+  config: dict[str, Any], where: str, needed: dict[str, Any], known: set[str]
+) -> None:
+  """Raises UserError for fields that change results; logs unknown fields.
+
+  Args:
+    config: the content of config.json.
+    where: its path, for errors.
+    needed: values that our towers implement, in any section.
+    known: the names of all fields that are read.
+  """
   names = ["vision_config", "text_config"]
   names += [f"{name}_dict" for name in names]
   parts = {name: config.get(name) or {} for name in names}
@@ -190,8 +201,8 @@ def _look(config: dict[str, Any], where: str) -> None:
     if not isinstance(part, dict):
       remedy = "Is it the right file?"
       raise errors.UserError(f"{where}: {name}", part, "an object", remedy)
-    sections.plain(part, _PLAIN, place)
-    sections.unknown(part, _READ | _IDLE, place)
+    sections.plain(part, needed, place)
+    sections.unknown(part, known | _IDLE, place)
 
 
 def check(
@@ -241,7 +252,7 @@ def write(
   text: dict[str, Any],
   flat: dict[str, np.ndarray],
 ) -> dict[str, Any]:
-  vision, language = _sizes("image", image), _sizes("text", text)
+  vision, language = sizes("image", image), sizes("text", text)
   patch = sections.patch(image)
   vision |= {"image_size": image["res"], "patch_size": patch}
   if family == "siglip2":
@@ -269,8 +280,9 @@ def write(
   return config
 
 
-def _sizes(name: str, section: dict[str, Any]) -> dict[str, Any]:
-  fields = build.defaults(name) | section
+def sizes(name: str, section: dict[str, Any]) -> dict[str, Any]:
+  """Returns the fields of a tower's section that all families write."""
+  fields = build.defaults(name, section) | section
   size = sections.sizes(section)
   return {
     "hidden_size": size["width"],

@@ -26,6 +26,8 @@ Spec = dict[str, Any]  # Arguments of build_tokenizer, without path and blob.
 CLIP_FILE = "bpe_simple_vocab_16e6.txt.gz"
 # The defaults of transformers if config.json lacks the length.
 _LENGTHS = {"clip": 77, "siglip": 64, "siglip2": 64}
+# BLIP's texts were shorter than BERT's table of 512 positions.
+_MOST = {"blip": 40}
 _LOWERED = ("GemmaTokenizer", "Siglip2Tokenizer")  # SigLIP 2 in lower case.
 
 
@@ -183,7 +185,7 @@ def _length(
     where = f"{folder}: length of a text"
     allowed = "text_config.max_position_embeddings in config.json"
     raise errors.UserError(where, stated, allowed, "Add it.")
-  return stated
+  return min(stated, _MOST.get(config.get("model_type", ""), stated))
 
 
 def _clip(folder: pathlib.Path) -> tokenizers.Tokenizer:

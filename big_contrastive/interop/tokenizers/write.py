@@ -56,7 +56,9 @@ def write_hugging_face(
     )
   settings |= {"model_max_length": ours.length, "padding_side": "right"}
   settings |= {"clean_up_tokenization_spaces": False}
-  if family != "clip":
+  if family == "blip":
+    settings["model_input_names"] = ["input_ids", "attention_mask"]
+  elif family != "clip":
     # A mask would hide padding, which these towers attend to.
     settings["model_input_names"] = ["input_ids"]
   _dump(folder / "tokenizer_config.json", settings)

@@ -15,13 +15,14 @@ class Decodes(Protocol):
   """What tells captions: a decoder.Decoder, or a text tower such as BLIP's.
 
   Attributes:
-    inputs, cross, parallel: see decoder.Decoder.
+    inputs, cross, parallel: see decoder.Decoder; mask_id only with parallel.
     vocab_size, length: tokens that there are; the most of a caption.
   """
 
   inputs: str
   cross: str
   parallel: bool
+  mask_id: int
   vocab_size: int
   length: int
 
