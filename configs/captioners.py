@@ -72,9 +72,9 @@ def finish(config: ConfigDict, arg: SimpleNamespace) -> ConfigDict:
     model.image.update(pool_heads=2, queries=16)
   if not arg.eval_data:
     held_out = common.shapes("heldout", arg.smoke)
-    config.evals = evals(held_out) | {
-      "held_out": {"task": "zero_shot_captions", "source": held_out}
+    config.evals = evals(common.shapes("val", arg.smoke)) | {
+      "held_out": {"task": "captioning", "source": held_out}
     }
-    if "text" in model:
-      del config.evals["held_out"]
+    task = "zero_shot" if "text" in model else "zero_shot_captions"
+    config.evals["classes"] = {"task": task, "source": held_out}
   return config
