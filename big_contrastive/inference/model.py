@@ -136,8 +136,8 @@ class Model:
       images: as for `encode_image`.
       prompt: what each caption begins with; it is no part of it.
       seed: of nucleus sampling.
-      decoding: fields of captioning.generation.Decoding: method, max_tokens,
-        beams, top_p ...
+      decoding: fields of captioning.generation.Decoding: method, beams, top_p
+        ...; without max_tokens 20, or what the decoder has positions for.
 
     Raises:
       UserError: for a model without a decoder, or a wrong field.
@@ -145,6 +145,8 @@ class Model:
     """
     how = schema.call(generation.Decoding, decoding, "decoding")
     spoken = captioning.require(self.embedder.bound(self.params))
+    if "max_tokens" not in decoding:
+      how = captioning.fitting(how, spoken, prompt)
     return spoken.generate(_Records(images), how, prompt, seed)[0]
 
   def log_likelihoods(
