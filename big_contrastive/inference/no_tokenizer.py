@@ -22,7 +22,7 @@ class NoTokenizer:
     """Raises UserError: there is no tokenizer, or not even a text tower."""
     if not self._has_text:
       thing, expected = "text tower", "a model with an image and a text tower"
-      remedy = f"{self._path} is an image tower alone: it embeds images only."
+      remedy = f"{self._path} has none: it embeds images only."
     else:
       thing = "tokenizer"
       expected = "what config.tokenizer takes, for a model without one"

@@ -13,6 +13,7 @@ from big_contrastive.losses.classes import tokens as token_loss
 from big_contrastive.models.captioning import captioner, teaching
 from big_contrastive.models.captioning.captioner import Decodes
 from big_contrastive.models.model import Model
+from big_contrastive.models.parts import image_features
 from big_contrastive.objectives import Objective, Setting, _base
 from big_contrastive.parallel import sharding
 
@@ -81,6 +82,19 @@ class Captioned(Objective):
   def freeze(self, frozen):
     _base.check_towers(self.setting, frozen, {"img": self.count})
     return super().freeze(frozen)
+
+  def flops(self) -> float:
+    """Returns also those of a decoder, but for the vocabulary's.
+
+    These are 6 a weight and real token, and captions differ in their length.
+    """
+    model = self.setting.model.abstract
+    decoder = getattr(model, "dec", None)
+    if decoder is None:
+      return super().flops()
+    seen = image_features(model.img, "config.model.decoder", "set")
+    of_caption = decoder.flops(decoder.length, seen.tokens.shape[1])
+    return super().flops() + 3 * of_caption
 
   @property
   def caption_chance(self) -> float:

@@ -10,7 +10,7 @@ import pytest
 import killing
 from big_contrastive.storage import paths
 
-FLAGS = ["--config.total=30", "--config.eval_every=15"]
+FLAGS = ["--config.total=20", "--config.eval_every=10"]
 
 
 @pytest.mark.slow
@@ -33,7 +33,7 @@ def test_whatever_happens_nothing_changes(
     time.sleep(rng.uniform(0, 2))
     killing.os.kill(rng.choice(killing.workers(run)), signal.SIGKILL)
     assert run.wait(timeout=900) != 0
-    run = start(15)
+    run = start(12)
     server.process.send_signal(signal.SIGSTOP)  # It does not answer.
     time.sleep(10)
     server.process.send_signal(signal.SIGCONT)
