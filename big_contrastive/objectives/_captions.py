@@ -12,6 +12,7 @@ from big_contrastive.config import errors
 from big_contrastive.losses.classes import tokens as token_loss
 from big_contrastive.models.captioning import captioner, teaching
 from big_contrastive.models.captioning.captioner import Decodes
+from big_contrastive.models.image.vit import kept_patches
 from big_contrastive.models.model import Model
 from big_contrastive.models.parts import image_features
 from big_contrastive.objectives import Objective, Setting, _base
@@ -93,7 +94,8 @@ class Captioned(Objective):
     if decoder is None:
       return super().flops()
     seen = image_features(model.img, "config.model.decoder", "set")
-    of_caption = decoder.flops(decoder.length, seen.tokens.shape[1])
+    kept = kept_patches(seen.tokens.shape[1], getattr(self, "keep", 1.0))
+    of_caption = decoder.flops(decoder.length, kept)
     return super().flops() + 3 * of_caption
 
   @property
