@@ -63,16 +63,18 @@ def finish(config: ConfigDict, arg: SimpleNamespace) -> ConfigDict:
     model.image.update(variant="mu/8", res=res, **size)
   else:
     model.image = small.model.image
-  model.decoder.update(variant="mu", **size | {"depth": min(2, size["depth"])})
+  less = size | {"variant": "mu", "depth": min(2, size["depth"])}
+  for part in {"text", "decoder"} & set(model):
+    model[part].update(less)
   if "text" in model:
-    model.text.update(variant="mu", **size | {"depth": 1})
-    model.image.update(out_dim=size["width"], pool_heads=2, queries=16)
-    model.text.out_dim = size["width"]
+    model.image.out_dim = model.text.out_dim = size["width"]
+  if model.image.get("pool") == "queries":
+    model.image.update(pool_heads=2, queries=16)
   if not arg.eval_data:
     held_out = common.shapes("heldout", arg.smoke)
-    config.evals = evals(held_out) | {
-      "held_out": {"task": "zero_shot_captions", "source": held_out}
+    config.evals = evals(common.shapes("val", arg.smoke)) | {
+      "held_out": {"task": "captioning", "source": held_out}
     }
-    if "text" in model:
-      del config.evals["held_out"]
+    task = "zero_shot" if "text" in model else "zero_shot_captions"
+    config.evals["classes"] = {"task": task, "source": held_out}
   return config

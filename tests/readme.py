@@ -248,7 +248,7 @@ def _coco(root, name):
 
 @makes(
   "runs/demo", "runs/mine", "runs/flip", "runs/siglip", "runs/simclr",
-  "runs/catlip",
+  "runs/catlip", "runs/cappa",
 )  # fmt: skip
 def _runs(root, name):
   recipe = name.removeprefix("runs/").replace("mine", "demo")

@@ -91,6 +91,9 @@ class Embed:
       work: there, a run in training ends if it is asked to.
     classes: what a classifier of captions' words says; None without one.
     captions: what a decoder of captions says; None without one.
+    match: (source, for each image numbers of texts int [k], texts) -> for each
+      image the logits float32 [k] that these match it, by a tower that sees
+      both, as BLIP's; None without one.
   """
 
   images: Callable[[Source], Embedded]
@@ -101,6 +104,7 @@ class Embed:
   check: Callable[[], None] = lambda: None
   classes: Classes | None = None
   captions: Captions | None = None
+  match: Callable[..., list[np.ndarray]] | None = None
 
   def require_text(self) -> None:
     """Raises UserError, before any work, if the model embeds no texts."""

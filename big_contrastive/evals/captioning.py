@@ -81,8 +81,7 @@ def prepare(
       allowed = "captions of each image"
       remedy = "Filter the others away."
       raise errors.UserError("captions of source", value, allowed, remedy)
-    most = min(how.max_tokens, spoken.room(prompt))
-    some = how if max_tokens else dataclasses.replace(how, max_tokens=most)
+    some = how if max_tokens else fitting(how, spoken, prompt)
     captions, _ = spoken.generate(source, some, prompt, seed)
     tokenize = _caption_scores.tokenize
     found = [tokenize(c) for c in captions]
@@ -121,6 +120,12 @@ def prepare(
     yield "captions", picture
 
   return run
+
+
+def fitting(how: Decoding, spoken: Captions, prompt: str) -> Decoding:
+  """Returns a decoding of no more tokens than the decoder has positions for."""
+  most = min(how.max_tokens, spoken.room(prompt))
+  return dataclasses.replace(how, max_tokens=most)
 
 
 def require(embed: Embed) -> Captions:

@@ -3,6 +3,7 @@
 import hashlib
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,7 @@ _CHUNK = 1024  # Queries at a time: memory is chunk x candidates.
 NEVER = np.iinfo(np.int64).max
 
 
-def prepare(source: Source) -> Evaluator:
+def prepare(source: Source, *, rerank: int = 0) -> Evaluator:
   """Returns run(embed), which yields the recalls.
 
   An image matches all texts with its id: its own captions, and those of other
@@ -28,12 +29,24 @@ def prepare(source: Source) -> Evaluator:
   Also yields the recalls of guessing: chance_r1, for both directions, and for
   the other k chance_img2txt_r5, ...; with few candidates they are 1.
 
+  With rerank also img2txt_reranked_r1, ...: the first `rerank` candidates of
+  each query in the order of cosine + the logit of a match, before all others,
+  as BLIP does it (arXiv:2201.12086); for models whose text tower sees images.
+  That takes the memory of a matrix of images and texts.
+
   Args:
     source: records with one or several captions each.
+    rerank: candidates that are put into another order; 0 for none. BLIP has 256
+      for COCO and 128 for Flickr30k.
   """
+  errors.at_least("rerank", rerank, 0)
 
   def run(embed: Embed) -> Iterator[tuple[str, float]]:
     embed.require_text()
+    if rerank and embed.match is None:
+      allowed = "0 for a model that can't match"
+      remedy = "configs/blip.py trains one that can."
+      raise errors.UserError("rerank", rerank, allowed, remedy)
     data = embed.images(source)
     ids, images, texts, text_id = distinct(source, data.id)
     ztxt, zimg, image_id = embed.texts(texts), data.zimg[images], ids[images]
@@ -45,12 +58,64 @@ def prepare(source: Source) -> Evaluator:
       rank = first_match(*arrays)
       for k in (1, 5, 10):
         yield f"{name}_r{k}", float(np.mean(rank < k))
+    if rerank:
+      score = _reranked(embed, source, images, zimg @ ztxt.T, texts, rerank)
+      for name, query_id, candidate_id, scores in (
+        ("img2txt", image_id, text_id, score[0]),
+        ("txt2img", text_id, image_id, score[1]),
+      ):
+        rank = first_match(scores, query_id, None, candidate_id)
+        for k in (1, 5, 10):
+          yield f"{name}_reranked_r{k}", float(np.mean(rank < k))
     yield "chance_r1", chance(image_id, text_id, 1)
     for name, (_, query_id, _, candidate_id) in directions.items():
       for k in (5, 10):
         yield f"chance_{name}_r{k}", chance(query_id, candidate_id, k)
 
   return run
+
+
+def _reranked(
+  embed: Embed,
+  source: Source,
+  images: np.ndarray,
+  cosines: np.ndarray,
+  texts: list[str],
+  count: int,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Scores [images, texts] and [texts, images], the best `count` of a row new.
+
+  Args:
+    embed: with `match`.
+    source: the records.
+    images: the number of each image's record.
+    cosines: [images, texts].
+    texts: the candidates.
+    count: how many are new, or all there are.
+  """
+  first = np.argsort(-cosines, axis=1, kind="stable")[:, :count]
+  second = np.argsort(-cosines.T, axis=1, kind="stable")[:, :count]
+  wanted = np.zeros(cosines.shape, bool)
+  np.put_along_axis(wanted, first, True, axis=1)
+  np.put_along_axis(wanted.T, second, True, axis=1)
+  lists = [np.zeros(0, np.int64)] * len(source)
+  for row, i in enumerate(images):
+    lists[i] = np.flatnonzero(wanted[row])
+  assert embed.match is not None
+  found = embed.match(source, lists, texts)
+  matches = np.zeros(cosines.shape, np.float32)
+  for row, i in enumerate(images):
+    matches[row, lists[i]] = found[i]
+
+  def scores(best: np.ndarray, cosine: np.ndarray, match: np.ndarray) -> Any:
+    # A query's best come before all others, whose order stays.
+    low = np.take_along_axis(cosine + match, best, axis=1).min(1, keepdims=True)
+    new = cosine - cosine.max(1, keepdims=True) + low - 1
+    values = np.take_along_axis(cosine + match, best, axis=1)
+    np.put_along_axis(new, best, values, axis=1)
+    return new
+
+  return scores(first, cosines, matches), scores(second, cosines.T, matches.T)
 
 
 def distinct(
@@ -127,7 +192,7 @@ def chance(ids: np.ndarray, other_ids: np.ndarray, k: int) -> float:
 def first_match(
   queries: np.ndarray,
   query_id: np.ndarray,
-  candidates: np.ndarray,
+  candidates: np.ndarray | None,
   candidate_id: np.ndarray,
 ) -> np.ndarray:
   """Returns for each query how many non-matches come before its best match.
@@ -136,13 +201,15 @@ def first_match(
   others. A query without a match has the rank NEVER.
 
   Args:
-    queries, candidates: [n, d] and [m, d].
+    queries, candidates: [n, d] and [m, d]; or scores [n, m] and None.
     query_id, candidate_id: [n] and [m]; equal ids match.
   """
   ranks = []
   for start in range(0, len(queries), _CHUNK):
     chunk = slice(start, start + _CHUNK)
-    score = queries[chunk] @ candidates.T
+    score = queries[chunk]
+    if candidates is not None:
+      score = score @ candidates.T
     fine = np.isfinite(score)
     match = (query_id[chunk, None] == candidate_id[None]) & fine
     best = np.where(match, score, -np.inf).max(axis=1, keepdims=True)

@@ -1,65 +1,88 @@
-"""How well a text fits an image: BLIP's match, or two towers' cosine."""
+"""Whether an image and a text match, by a tower that sees both (BLIP's ITM)."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
-from big_contrastive.inference.no_tokenizer import NoTokenizer
-from big_contrastive.models.model import Model, merge
+from big_contrastive.config import finite
+from big_contrastive.data.source import Source, as_source
+from big_contrastive.models.model import merge
+from big_contrastive.parallel import sharding
 
 if TYPE_CHECKING:
   from big_contrastive.inference.embedder import Embedder
 
-By = Literal["match", "cosine"]
-_UNIT = 0.5  # Squared; what `unit` makes of zeros is shorter.
+Match = Callable[[Source, Sequence[np.ndarray], list[str]], list[np.ndarray]]
 
 
-def ways(embedder: Embedder, params: dict[str, Any]) -> tuple[By, ...]:
-  """Returns how a model can tell if texts fit images, the best way first.
-
-  "match" needs a text tower that sees images, as BLIP's; "cosine" two towers.
-  """
-  if isinstance(embedder.tokenizer, NoTokenizer):
-    return ()
-  graph = embedder.graph
-  model = jax.eval_shape(lambda p: merge(graph, p), params)
-  matches = getattr(model.txt, "matches", False)
-  return ("match", "cosine") if matches else ("cosine",)
-
-
-def seen(model: Model, image: jax.Array, by: By) -> Any:
-  """Returns what `fit` needs of images: a tree of arrays [b, ...].
+def bound(
+  embedder: Embedder, params: dict[str, Any], check: Callable[[], None]
+) -> Match | None:
+  """Returns the function that evaluators get, evals.Embed.match.
 
   Args:
-    model: that has this way.
-    image: [b, ...], as its image tower takes them.
-    by: see `ways`.
+    embedder: of the model; None is returned if that doesn't match.
+    params: of the model.
+    check: called before each batch, on every process.
   """
-  if by == "cosine":
-    return model.embed_image(image)
-  tokens, _, mask = model.img.features(image)
-  return tokens, mask
+  graph, mesh = embedder.graph, embedder.mesh
+  text: Any = getattr(
+    jax.eval_shape(lambda p: merge(graph, p), params), "txt", 0
+  )
+  if not getattr(text, "matches", False):
+    return None
+  size, where = embedder.batch_size, sharding.replicated(mesh)
 
+  def see(params: Any, batch: Any) -> Any:
+    tokens, _, mask = merge(graph, params).img.features(batch["image"])
+    return tokens, mask
 
-def fit(model: Model, images: Any, text: jax.Array, by: By) -> jax.Array:
-  """Returns how well each text fits its image, float32 [b].
+  def tell(params: Any, batch: Any) -> jax.Array:
+    tower: Any = merge(graph, params).txt
+    logits = tower.matched(tower.grounded(*batch))
+    return logits[:, 1]
 
-  The probability of "yes" of image-text matching (arXiv:2201.12086), or the
-  cosine; NaN where a vector is none of unit length.
+  for key, function in {"see": see, "tell": tell}.items():
+    if key not in embedder.compiled:
+      embedder.compiled[key] = jax.jit(function, out_shardings=where)
+  rows = sharding.local_rows(size, mesh)
 
-  Args:
-    model: that has this way.
-    images: what `seen` returned.
-    text: ids [b, l].
-    by: see `ways`.
-  """
-  if by == "match":
-    tokens, mask = images
-    logits = model.txt.matched(model.txt.grounded(text, tokens, mask))
-    return jax.nn.softmax(logits)[:, 1]
-  ztxt = model.embed_text(text)
-  norms = jnp.minimum((images**2).sum(-1), (ztxt**2).sum(-1))
-  return jnp.where(norms > _UNIT, (images * ztxt).sum(-1), jnp.nan)
+  def pairs(tokens, mask, image, words):
+    """The logits of pairs: rows of a batch's images, and rows of ids."""
+    found = []
+    for start in range(0, len(image), size):
+      # The last is repeated up to a full batch.
+      at = np.minimum(np.arange(start, start + size), len(image) - 1)[rows]
+      chosen = image[at]
+      some = None if mask is None else mask[chosen]
+      local = words[at], tokens[chosen], some
+      batch = sharding.to_global(local, size, mesh)
+      check()
+      found.append(np.asarray(embedder.compiled["tell"](params, batch)))
+    return np.concatenate(found)[: len(image)]
+
+  def match(
+    source: Source, wanted: Sequence[np.ndarray], texts: list[str]
+  ) -> list[np.ndarray]:
+    source, words = as_source(source), embedder.tokenizer.rows(texts)
+    logits, done = [], 0
+    for part in embedder.over(embedder.compiled["see"], params, source, check):
+      tokens, mask = part
+      own = [np.asarray(w, np.int64) for w in wanted[done : done + len(tokens)]]
+      done += len(tokens)
+      counts = [len(w) for w in own]
+      flat = np.concatenate([np.zeros(0, np.int64), *own])
+      scores = np.zeros(0, np.float32)
+      if len(flat):
+        image = np.repeat(np.arange(len(own)), counts)
+        scores = pairs(tokens, mask, image, words[flat])
+      logits += np.split(scores, np.cumsum(counts)[:-1])
+    every = np.concatenate([np.zeros(0, np.float32), *logits])
+    finite.arrays({"logits": every}, "matches", finite.ANOTHER)
+    return logits
+
+  return match

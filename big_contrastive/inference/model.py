@@ -24,12 +24,14 @@ from big_contrastive.config import errors, finite, rules, schema
 from big_contrastive.data.source import Source
 from big_contrastive.data.tokenizers.tokenizer import Tokenizer, build_tokenizer
 from big_contrastive.data.transforms import decode, operations
+from big_contrastive.evals import captioning
 from big_contrastive.inference import inputs
 from big_contrastive.inference.embedder import Embedder
 from big_contrastive.inference.no_tokenizer import NoTokenizer
 from big_contrastive.interop import model_files
 from big_contrastive.interop.bundle import ModelBundle
 from big_contrastive.models import Features
+from big_contrastive.models.captioning import generation
 from big_contrastive.parallel import sharding
 
 
@@ -119,6 +121,47 @@ class Model:
     logits = cosines * np.float32(math.exp(t)) + np.float32(b)
     finite.arrays({"logits": logits}, "what came out", finite.ANOTHER)
     return logits
+
+  def captions(
+    self,
+    images: inputs.Pictures,
+    *,
+    prompt: str = "",
+    seed: int = 0,
+    **decoding: Any,
+  ) -> list[str]:
+    """Returns a caption of each image, by the model's decoder.
+
+    Args:
+      images: as for `encode_image`.
+      prompt: what each caption begins with; it is no part of it.
+      seed: of nucleus sampling.
+      decoding: fields of captioning.generation.Decoding: method, beams, top_p
+        ...; without max_tokens 20, or what the decoder has positions for.
+
+    Raises:
+      UserError: for a model without a decoder, or a wrong field.
+      RunError: for numbers that are not finite.
+    """
+    how = schema.call(generation.Decoding, decoding, "decoding")
+    spoken = captioning.require(self.embedder.bound(self.params))
+    if "max_tokens" not in decoding:
+      how = captioning.fitting(how, spoken, prompt)
+    return spoken.generate(_Records(images), how, prompt, seed)[0]
+
+  def log_likelihoods(
+    self, images: inputs.Pictures, texts: inputs.Texts
+  ) -> np.ndarray:
+    """Returns how likely each text is a caption, [images, texts], float32.
+
+    Sums of the log-probabilities of a text's tokens, EOS included.
+
+    Raises:
+      UserError: for a model without a decoder.
+    """
+    spoken = captioning.require(self.embedder.bound(self.params))
+    texts = inputs.texts(texts, "texts")
+    return spoken.likelihood(_Records(images), texts)[0]
 
 
 def load(

@@ -16,7 +16,7 @@ from big_contrastive.config import errors, finite
 from big_contrastive.data.build import build_source
 from big_contrastive.data.files import captioned
 from big_contrastive.data.source import Source
-from big_contrastive.inference import captions, matching
+from big_contrastive.inference import captions, pair_scores
 from big_contrastive.inference.model import Model, load
 from big_contrastive.models.captioning.generation import Decoding
 from big_contrastive.models.model import merge
@@ -204,14 +204,14 @@ class Captioning:
   @functools.cached_property
   def _see(self) -> Callable[..., Any]:
     graph, by = self._judge.embedder.graph, self.by
-    return jax.jit(lambda p, image: matching.seen(merge(graph, p), image, by))
+    return jax.jit(lambda p, image: pair_scores.seen(merge(graph, p), image, by))
 
   @functools.cached_property
   def _score(self) -> Callable[..., Any]:
     graph, by = self._judge.embedder.graph, self.by
 
     def score(params: dict[str, Any], known: Any, text: Any) -> jax.Array:
-      return matching.fit(merge(graph, params), known, text, by)
+      return pair_scores.fit(merge(graph, params), known, text, by)
 
     everywhere = sharding.replicated(self._judge.embedder.mesh)
     return jax.jit(score, out_shardings=everywhere)
@@ -232,7 +232,7 @@ def _captions(own: list[str], told: str, scores: Sequence[float]) -> list[dict]:
 
 def _way(judge: Model, by: By | None) -> By:
   """How the filter scores, checked."""
-  ways = matching.ways(judge.embedder, judge.params)
+  ways = pair_scores.ways(judge.embedder, judge.params)
   if by is None and not ways:
     allowed = "a model that embeds texts"
     remedy = "Give one, or --by none for captions without scores."

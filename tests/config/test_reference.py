@@ -28,6 +28,7 @@ from big_contrastive.models.image import (
   vit,
 )
 from big_contrastive.models.text import blip, transformer
+from big_contrastive.objectives import blip as blip_objective
 from big_contrastive.objectives import (
   byol,
   captions,
@@ -82,6 +83,7 @@ SIGNATURES = {
   ),
   "objective with name = captions": (captions.build, {"setting"}),
   "objective with name = coca": (coca.build, {"setting"}),
+  "objective with name = blip": (blip_objective.build, {"setting"}),
   "objective with name = pairs": (pairs.build, {"setting"}),
   "objective with name = simclr": (simclr.build, {"setting"}),
   "objective with name = moco": (moco.build, {"setting"}),
@@ -104,7 +106,7 @@ SIGNATURES = {
 } | {
   f"evals.NAME with task = {name}": (module.prepare, {"source"})
   for name in registry.names("evals")
-  if (module := registry.module("evals", name, "")) and name != "retrieval"
+  if (module := registry.module("evals", name, ""))
 }  # fmt: skip
 
 # No single function has these: the factory, or a file of the folder, does.
@@ -281,8 +283,9 @@ def test_all_fields_are_printed_in_80_columns(monkeypatch, capsys):
       "evals",
       ["config.evals.NAME"]
       + [f"config.evals.NAME with task = {task}" for task in (
-        "zero_shot", "gallery", "knn", "linear_probe", "few_shot", "collapse",
-        "neighbors", "labels", "zero_shot_labels", "captioning",
+        "retrieval", "zero_shot", "gallery", "knn", "linear_probe",
+        "few_shot", "collapse", "neighbors", "labels", "zero_shot_labels",
+        "captioning",
         "zero_shot_captions",
       )],
     ),  # fmt: skip

@@ -37,6 +37,7 @@ ARGUMENTS = {
   "cappa": "",
   "coca": "",
   "openvision2": "",
+  "blip": "",
 }
 
 

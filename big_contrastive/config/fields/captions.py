@@ -11,6 +11,7 @@ _SMOOTHING = "Of labels: that much of a target is spread over the vocabulary."
 _WEIGH = 'Whether each "token" of the batch weighs the same, or each "caption".'
 _CAPPA = "CapPa, arXiv:2306.07915"
 _COCA = "CoCa, arXiv:2205.01917"
+_BLIP = "BLIP, arXiv:2201.12086"
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -134,5 +135,55 @@ class CoCa:
   )  # fmt: skip
   tile: int | None = field(
     None, doc="Rows of logits that are alive at a time on a device, of either "
+    "loss. None: the default of each.", unit="rows",
+  )  # fmt: skip
+
+
+@dataclasses.dataclass(kw_only=True)
+class BLIP:
+  """BLIP: ITC with a teacher and a queue, ITM with hard negatives, LM.
+
+  The text tower is "blip".
+  """
+
+  queue: int = field(
+    57_600,
+    doc="Vectors of images, and of texts, of batches before; a multiple of the "
+    "batch. 0: none.", unit="pairs", paper=_BLIP,
+  )  # fmt: skip
+  momentum: float = field(
+    0.995, doc="Of the teacher.", unit="fraction kept per step"
+  )
+  alpha: float = field(
+    0.4, doc="Share of the teacher's targets, at the end of the ramp.",
+    unit="fraction",
+  )  # fmt: skip
+  ramp: float = field(
+    0.1, doc="Share of the run in which it rises from 0.", unit="fraction",
+    why="2 of 20 epochs in BLIP.",
+  )  # fmt: skip
+  same: bool = field(
+    False,
+    doc="Whether pairs with the same id are each other's positives, and no "
+    "negatives.",
+    why="BLIP has it for fine-tuning on retrieval, with several captions of an "
+    "image.",
+  )
+  eps: float = field(
+    1e-4, doc="Added to the probability of each hard negative.",
+    why="0 for fine-tuning on retrieval.",
+  )  # fmt: skip
+  caption: float = field(
+    1.0, doc="Weight of LM, the captions' loss. 0: no decoder is needed.",
+    why="0 for fine-tuning on retrieval.",
+  )  # fmt: skip
+  smoothing: float = field(0.1, doc=_SMOOTHING, unit="fraction")
+  scale_min: float = field(2.0, doc="Smallest scale of the logits.")
+  scale_max: float = field(
+    1000.0, doc="Largest scale of the logits.",
+    why="Temperatures of 0.5 to 0.001.",
+  )  # fmt: skip
+  tile: int | None = field(
+    None, doc="Rows of logits that are alive at a time on a device, of any "
     "loss. None: the default of each.", unit="rows",
   )  # fmt: skip

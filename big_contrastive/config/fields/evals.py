@@ -30,6 +30,19 @@ class Eval:
 
 
 @dataclasses.dataclass(kw_only=True)
+class Retrieval:
+  """Recall at 1, 5 and 10, in both directions."""
+
+  rerank: int = field(
+    0,
+    doc="The best candidates by cosine, put into the order of cosine + match; "
+    "needs BLIP's text tower. 0: none.",
+    unit="candidates", why="256 for COCO and 128 for Flickr30k in BLIP.",
+    paper="BLIP, arXiv:2201.12086",
+  )  # fmt: skip
+
+
+@dataclasses.dataclass(kw_only=True)
 class ZeroShot:
   """The class whose prompts are nearest; needs a text tower."""
 
