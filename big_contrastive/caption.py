@@ -1,7 +1,7 @@
 """Captions a data set, and scores its captions: CapFilt (arXiv:2201.12086).
 
   python -m big_contrastive.caption --model runs/blip \\
-    --data wds:shards/*.tar --out captioned
+    --data wds:shards/*.tar --out captions
 
   OUT/part-00000.parquet ...  one row a record, in the order of the source
   OUT/about.json              the models, the data
@@ -104,6 +104,7 @@ def _flags() -> argparse.Namespace:
   flags = parser.parse_args()
   if flags.by is not None:
     errors.choice("--by", flags.by, BY)
+  errors.at_least("--seed", flags.seed, 0)
   if flags.by == "none" and flags.filter is not None:
     allowed = "left out with --by none"
     raise errors.UserError("--filter", flags.filter, allowed, "Choose.")

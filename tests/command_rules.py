@@ -173,11 +173,11 @@ def run(*words, cwd=None, python="python", more="."):
 
 RULES = {
   r"python -m big_contrastive\."
-  r"(train|evaluate|pack|convert|plan|embed|score|keep|dedup|balance|synsets)"
-  r"\b": python,
+  r"(train|evaluate|pack|convert|plan|embed|score|keep|dedup|balance|synsets|"
+  r"caption)\b": python,
   r"make [a-z-]+": make,
   r"launch/local\.sh ": launched,
-  r"launch/dfn\.sh ": recipe,
+  r"launch/(dfn|capfilt)\.sh ": recipe,
   r"sbatch .*launch/slurm\.sbatch ": launched,
   r"pip install .*\[\w+\]": pip,
   r"pip download ": downloaded,

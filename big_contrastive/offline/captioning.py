@@ -204,7 +204,9 @@ class Captioning:
   @functools.cached_property
   def _see(self) -> Callable[..., Any]:
     graph, by = self._judge.embedder.graph, self.by
-    return jax.jit(lambda p, image: pair_scores.seen(merge(graph, p), image, by))
+    return jax.jit(
+      lambda p, image: pair_scores.seen(merge(graph, p), image, by)
+    )
 
   @functools.cached_property
   def _score(self) -> Callable[..., Any]:

@@ -39,6 +39,7 @@ from big_contrastive.offline.captioning import Captioning
 from big_contrastive.parallel import sharding
 
 CAPTIONS = [["a red cat", "dogs"], ["dogs"], ["2 small cats", "grass"]] * 3
+YES = 8.6  # So that about half of the pairs match.
 SIZE = {"width": 16, "depth": 1, "mlp": 32, "heads": 2}
 WORDS = build_tokenizer("bytes", 12, bos=True)
 HOW = Decoding("nucleus", 8, 3, repetition_penalty=1.1)
@@ -58,7 +59,8 @@ def bundle(res=16, **text):
   found = filled(sections, [["resize", {"size": res}]], WORDS)
   del found.params["b"]
   if "match" in found.params["txt"]:  # Answers of all degrees.
-    found.params["txt"]["match"]["kernel"] *= 10
+    found.params["txt"]["match"]["kernel"] *= 20
+    found.params["txt"]["match"]["bias"] = np.array([0, YES], np.float32)
   if "logit_bias" in found.params["txt"]:
     # Letters and spaces alone are said, and EOS.
     likely = np.full(ids + 2, -100, np.float32)
