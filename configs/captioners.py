@@ -59,9 +59,9 @@ def finish(config: ConfigDict, arg: SimpleNamespace) -> ConfigDict:
     size = {"width": 32, "mlp": 64, "heads": 2, "depth": 1}
   model = config.model
   model.dtype = "float32"
-  if "text" in model:  # Whose queries need a ViT; others learn more slowly.
+  if arg.smoke and "text" in model:
     model.image.update(variant="mu/8", res=res, **size)
-  else:
+  else:  # It learns faster than a ViT; CoCa's decoder sees its whole grid.
     model.image = small.model.image
   less = size | {"variant": "mu", "depth": min(2, size["depth"])}
   for part in {"text", "decoder"} & set(model):

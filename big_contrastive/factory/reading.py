@@ -119,7 +119,8 @@ class Shapes(Reading):
       )  # fmt: skip
     self.notes.append(f"a vocabulary of {size:,}: {why}")
     # Any kind will do: only its shape matters.
-    tokenizer = build_tokenizer("bytes", kwargs["length"])
+    begins = kwargs.get("bos", kind in ("bert", "clip_bpe"))
+    tokenizer = build_tokenizer("bytes", kwargs["length"], bos=begins)
     tokenizer.vocab_size, tokenizer.pad_id = size, tower.get("pad_id") or 0
     tokenizer.eos_id = tokenizer.eos_id if kwargs.get("eos", True) else None
     tokenizer.spec = tokenizer.spec | {"kind": kind}

@@ -242,6 +242,11 @@ def build(
       remedy = "Captions can be left out: caption = 0."
       where = f"config.model.text.{name}"
       raise errors.UserError(where, False, "True", remedy)
+  starts = setting.tokenizer is None or setting.tokenizer.bos_id is not None
+  if not starts and (txt.enc_id, txt.dec_id) != (None, None):
+    where, remedy = "config.tokenizer.bos", "They take its place."
+    allowed = "True with config.model.text.enc_id and dec_id"
+    raise errors.UserError(where, False, allowed, remedy)
   if getattr(setting.model.abstract.img, "max_patches", None):
     where, allowed = (
       "config.model.image.max_patches",

@@ -71,6 +71,9 @@ class Run:
       atomic.replace(workdir / "config.json", config + "\n")
     if not begin.step:
       self.progress.say(experiment.table)
+      if chances := experiment.objective.chances:
+        told = "  ".join(f"{k} {v:.4g}" for k, v in sorted(chances.items()))
+        self.progress.say(f"of guessing: {told}")
 
   def place(
     self, local: dict[str, np.ndarray]
