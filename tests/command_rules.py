@@ -22,7 +22,7 @@ _WRITTEN = ("--workdir", "--to", "--out")
 def python(words, monkeypatch, capsys):
   """A command of ours, in this process; returns what it prints."""
   name = words[2].removeprefix("big_contrastive.")
-  module = importlib.import_module(f"big_contrastive.{name}")
+  module = importlib.import_module(words[2])
   args = small(name, words[3:])
   for flag, target in zip(args, args[1:], strict=False):
     if flag in _WRITTEN:
