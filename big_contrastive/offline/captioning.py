@@ -117,10 +117,7 @@ class Captioning:
     self, shard: Shard, task: Task
   ) -> tuple[list[str], list[list[float]]]:
     """A caption of each record; the scores of its own, and of that one."""
-    embedder, size = (
-      self._captioner.embedder,
-      self._captioner.embedder.batch_size,
-    )
+    embedder = self._captioner.embedder
     told: list[str] = []
     likely: list[np.ndarray] = []
 
@@ -138,7 +135,7 @@ class Captioning:
       likely.append(np.asarray(scores))
       if self.by == "none":
         return []
-      numbers = range(first, first + size)
+      numbers = range(first, first + embedder.batch_size)
       most = max(len(own(i)) for i in numbers)
       rounds = [
         [(*own(i), *[""] * most)[k] for i in numbers] for k in range(most)
@@ -167,7 +164,7 @@ class Captioning:
     return told, scores
 
   def _shown(self, image: Any, _: None = None) -> Any:
-    """What the models take of an image; one array where they take the same."""
+    """What each model takes of an image; once where they take the same."""
     return tuple(ops(image, None) for ops in self._images)
 
   def _known(self, image: Any, features: Any) -> Any:

@@ -19,6 +19,7 @@ import pytest
 from test_convert import filled
 from test_shuffle import png
 
+from benchmarks import capfilt
 from big_contrastive import caption
 from big_contrastive.config import errors
 from big_contrastive.data import bad_records, filters
@@ -466,6 +467,28 @@ def test_a_captioner_alone_has_no_scores(made, blip):
 def blip_without_text(model):
   nothing = types.SimpleNamespace(tokenizer=NoTokenizer("x", has_text=False))
   return dataclasses.replace(model, embedder=nothing)
+
+
+def test_the_figures_of_the_recipe_by_hand():
+  """Records 0 and 1 have their own captions, 2, 3 and 4 those of others."""
+  columns = [
+    # record, web, true, score
+    (0, True, True, 0.9), (0, False, True, 0.8),
+    (1, True, True, 0.2), (1, False, False, 0.1),
+    (2, True, False, 0.3), (2, False, True, 0.7),
+    (3, True, False, 0.6), (3, False, True, 0.9),
+    (4, True, False, 0.1), (4, False, False, 0.5),
+  ]  # fmt: skip
+  names = ("record", "web", "true", "score")
+  found = dict(zip(names, map(np.array, zip(*columns, strict=True))))
+  wrong = np.array([False, False, True, True, True])
+  assert capfilt.figures(found, wrong, 0.5) == pytest.approx(
+    {
+      "precision": 1 / 2, "recall": 1 / 2, "area": (3 + 1) / 6,
+      "true": 3 / 5, "kept_true": 3 / 4, "restored": 1 / 3, "lost": 1 / 5,
+      "pool_before": 2 / 5, "pool": 4 / 6,
+    }
+  )  # fmt: skip
 
 
 def test_numbers_that_are_not_finite_end_the_run(blip):
