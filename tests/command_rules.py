@@ -22,7 +22,7 @@ _WRITTEN = ("--workdir", "--to", "--out")
 def python(words, monkeypatch, capsys):
   """A command of ours, in this process; returns what it prints."""
   name = words[2].removeprefix("big_contrastive.")
-  module = importlib.import_module(f"big_contrastive.{name}")
+  module = importlib.import_module(words[2])
   args = small(name, words[3:])
   for flag, target in zip(args, args[1:], strict=False):
     if flag in _WRITTEN:
@@ -173,11 +173,11 @@ def run(*words, cwd=None, python="python", more="."):
 
 RULES = {
   r"python -m big_contrastive\."
-  r"(train|evaluate|pack|convert|plan|embed|score|keep|dedup|balance|synsets)"
-  r"\b": python,
+  r"(train|evaluate|pack|convert|plan|embed|score|keep|dedup|balance|synsets|"
+  r"caption)\b": python,
   r"make [a-z-]+": make,
   r"launch/local\.sh ": launched,
-  r"launch/dfn\.sh ": recipe,
+  r"launch/(dfn|capfilt)\.sh ": recipe,
   r"sbatch .*launch/slurm\.sbatch ": launched,
   r"pip install .*\[\w+\]": pip,
   r"pip download ": downloaded,

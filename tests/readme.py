@@ -22,12 +22,12 @@ from big_contrastive.checkpoints import checkpointer
 from big_contrastive.data.build import build_source
 from big_contrastive.factory import experiment
 from big_contrastive.models import layers
-from big_contrastive.offline import embedding, folder, tasks, worker
+from big_contrastive.offline import captioning, embedding, folder, tasks, worker
 
 ROOT = pathlib.Path(__file__).parents[1]
 COMMANDS = (
   "train", "evaluate", "pack", "convert", "embed", "score", "keep", "dedup",
-  "balance", "plan", "synsets",
+  "balance", "plan", "synsets", "caption",
 )  # fmt: skip
 _WORDS = r"(?:python -m|make|launch/\S+|sbatch|pip|sha256sum|bash)\s"
 _MENTION = rf"(?:{'|'.join(COMMANDS)})\s.*--\w"
@@ -248,7 +248,7 @@ def _coco(root, name):
 
 @makes(
   "runs/demo", "runs/mine", "runs/flip", "runs/siglip", "runs/simclr",
-  "runs/catlip", "runs/cappa",
+  "runs/catlip", "runs/cappa", "runs/blip",
 )  # fmt: skip
 def _runs(root, name):
   recipe = name.removeprefix("runs/").replace("mine", "demo")
@@ -268,6 +268,17 @@ def _embedded(root, name):
   folder.describe(out, work, work.about() | {"per_shard": 20, "data": data})
   shards = tasks.tasks(len(work.source), out, 20)
   worker.run_all(shards, work, lambda line: None)
+
+
+@makes("captioned")
+def _captioned(root, name):
+  provide(root, "runs/blip")
+  out = folder.begin(str(root / name), "out")
+  data = "shapes:split=train,train_size=512,size=32"
+  decoding, model = {"method": "greedy"}, str(root / "runs/blip")
+  work = captioning.open_work(model=model, data=data, decoding=decoding)
+  folder.describe(out, work, {"per_shard": 512, "data": data})
+  worker.run_all(tasks.tasks(512, out, 512), work, lambda line: None)
 
 
 @makes("scores", "kept.npy")

@@ -25,6 +25,7 @@ ROWS = [
     "train",
     "evaluate",
     "embed",
+    "caption",
     "score",
     "keep",
     "dedup",

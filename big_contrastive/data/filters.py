@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from big_contrastive.config import errors
-from big_contrastive.data import bad_records
+from big_contrastive.data import bad_records, recaptioned
 from big_contrastive.data.files import paths, uids
 from big_contrastive.data.source import Source
 from big_contrastive.data.transforms import decode
@@ -97,11 +97,13 @@ def apply(
   min_caption: int = 1,
   max_caption: int = 10**9,
   keep: str | None = None,
+  captions: str | None = None,
+  threshold: float | None = None,
 ) -> Filtered:
   """Returns the records that pass; epochs and evaluation are over these.
 
-  Except for `keep`, it reads every record once, and the header of its image.
-  Records that can't be read stay: training counts them as bad.
+  Except for `keep` and `captions`, it reads every record once, and the header
+  of its image. Records that can't be read stay: training counts them as bad.
 
   Args:
     source: random access to records.
@@ -113,6 +115,9 @@ def apply(
       big_contrastive.keep writes it, or with their uids, as DataComp does; or
       text with one a line: their names as the log has them ("a.tar:000123"),
       the part behind the last ":", or their ids.
+    captions, threshold: a folder of big_contrastive.caption, and the least
+      score of its captions that take the place of a record's own; records
+      without any are left out. See recaptioned.read.
 
   Raises:
     UserError: if nothing is left.
@@ -127,12 +132,22 @@ def apply(
       raise errors.UserError(f"filter.{name}", value, allowed, remedy)
   skipped: collections.Counter[str] = collections.Counter()
   chosen = np.arange(len(source))
+  if captions is not None:
+    source = recaptioned.read(source, captions, threshold)
+    chosen = source.kept
+    skipped.update(source.skipped)
+  elif threshold is not None:
+    remedy = "It is the least score of captions: set filter.captions."
+    raise errors.UserError("filter.captions", None, "a folder", remedy)
   if keep is not None:
     if keep.endswith(".npy"):
-      chosen = numbers_in(keep, len(source), "filter.keep", source)
+      listed = numbers_in(keep, len(source), "filter.keep", source)
     else:
-      chosen = _listed(source, keep)
-    skipped["not in the list of kept ones"] = len(source) - len(chosen)
+      listed = _listed(source, keep)
+    skipped["not in the list of kept ones"] = len(source) - len(listed)
+    # A list alone stays mapped from its file.
+    both = captions is not None
+    chosen = np.intersect1d(chosen, listed, True) if both else listed
   fits = Length(min_caption, max_caption)
   if (min_side, max_aspect, fits) != (0, 0.0, Length(1, 10**9)):
 

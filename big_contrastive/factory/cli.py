@@ -164,11 +164,18 @@ class _Once(argparse.Action):
     setattr(namespace, self.dest, values)
 
 
-def model_parser(description: str) -> argparse.ArgumentParser:
-  """Returns a parser with the flags of a command that runs a model on data."""
+def model_parser(
+  description: str, model: str = "--checkpoint"
+) -> argparse.ArgumentParser:
+  """Returns a parser with the flags of a command that runs a model on data.
+
+  Args:
+    description: of the command.
+    model: the flag that names the model.
+  """
   p = parser(description)
   formats = "our workdir or step, a Hugging Face or OpenCLIP directory, an .npz"
-  p.add_argument("--checkpoint", required=True, help=formats)
+  p.add_argument(model, required=True, help=formats)
   p.add_argument(
     "--tokenizer", type=files.literal,
     help="like config.tokenizer, for a model without a tokenizer",

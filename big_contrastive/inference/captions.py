@@ -68,11 +68,7 @@ class _Spoken:
     return [*every]
 
   def room(self, prompt: str = "") -> int:
-    graph = self._embedder.graph
-    model = jax.eval_shape(lambda p: merge(graph, p), self._params)
-    return (
-      captioner.decoder(model).length - len(_begin(self._tokenizer, prompt)) + 1
-    )
+    return room(self._embedder, self._params, prompt)
 
   def generate(
     self, source: Source, how: Decoding, prompt: str = "", seed: int = 0
@@ -81,7 +77,7 @@ class _Spoken:
     if how.max_tokens > (room := self.room(prompt)):
       allowed = f"at most {room}, what the decoder has positions for"
       raise errors.UserError("max_tokens", how.max_tokens, allowed, "Lower it.")
-    begin = _begin(tokenizer, prompt)
+    begin = begins(tokenizer, prompt)
     compute = functools.partial(_generated, graph, begin, how, tokenizer, seed)
     parts = self._over((how, *begin, seed), compute, source)
     rows = [row for tokens, _ in parts for row in tokens]
@@ -104,8 +100,16 @@ class _Spoken:
     return found, label
 
 
-def _begin(tokenizer: Tokenizer, prompt: str) -> list[int]:
-  """The ids that captions begin with."""
+def room(embedder: Embedder, params: dict[str, Any], prompt: str = "") -> int:
+  """Returns how many tokens of a caption the decoder has positions for."""
+  graph = embedder.graph
+  model = jax.eval_shape(lambda p: merge(graph, p), params)
+  begin = begins(embedder.captions, prompt)
+  return captioner.decoder(model).length - len(begin) + 1
+
+
+def begins(tokenizer: Tokenizer, prompt: str) -> list[int]:
+  """Returns the ids that captions begin with."""
   begin = [teaching.begins(tokenizer)]
   if not prompt:
     return begin
@@ -121,12 +125,38 @@ def _begin(tokenizer: Tokenizer, prompt: str) -> list[int]:
 
 def _generated(graph, begin, how, ids, seed, params, batch, first):
   model: Model = merge(graph, params)
-  image = batch["image"]
-  tokens, _, mask = model.img.features(image)
-  prompt = jnp.tile(jnp.asarray(begin, jnp.int32), (len(image), 1))
+  tokens, _, mask = model.img.features(batch["image"])
+  return told(model, tokens, mask, begin, how, ids, seed, first)
+
+
+def told(
+  model: Model,
+  tokens: jax.Array,
+  mask: jax.Array | None,
+  begin: list[int],
+  how: Decoding,
+  ids: teaching.Ids,
+  seed: int | jax.Array,
+  first: int | jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+  """Returns captions of images as tokens, and their scores.
+
+  See generation.generate.
+
+  Args:
+    model: with a decoder.
+    tokens, mask: of the images, [b, m, w] and bool [b, m] or None.
+    begin: ids of BOS and a prompt.
+    how: see Decoding.
+    ids: of the tokenizer.
+    seed: of nucleus sampling.
+    first: the number of the first record: what is drawn for a record depends
+      on its number alone.
+  """
+  prompt = jnp.tile(jnp.asarray(begin, jnp.int32), (len(tokens), 1))
   length = len(begin) + how.max_tokens
   keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(
-    first + jnp.arange(len(image))
+    first + jnp.arange(len(tokens))
   )
   return generation.generate(
     functools.partial(captioner.advance, model), captioner.picked,

@@ -12,6 +12,7 @@ import pytest
 
 from big_contrastive import (
   balance,
+  caption,
   convert,
   dedup,
   embed,
@@ -33,6 +34,7 @@ NEEDS = {
     "--checkpoint": "{model}", "--data": DATA, "--task": "retrieval"
   },
   embed.run: {"--checkpoint": "{model}", "--data": DATA, "--out": "{new}"},
+  caption.run: {"--model": "{model}", "--data": DATA, "--out": "{new}"},
   score.run: {"--embedded": "{folder}", "--out": "{new}"},
   keep.run: {"--scores": "{scores}", "--out": "{new}.npy"},
   dedup.run: {
@@ -53,7 +55,8 @@ NUMBERS = (
   "--seed", "--actors", "--reference", "--min_side", "--max_aspect",
   "--min_words", "--clusters", "--rounds", "--limit", "--tail",
   "--least", "--size", "--captions", "--min_characters", "--fraction",
-  "--threshold", "--share",
+  "--threshold", "--share", "--top_p", "--temperature", "--beams",
+  "--min_tokens", "--max_tokens", "--repetition_penalty", "--length_penalty",
 )  # fmt: skip
 OPTIONAL = {
   evaluate.run: MODEL,
@@ -68,6 +71,17 @@ OPTIONAL = {
     "--engine",
     "--actors",
     "--resources",
+  ),
+  caption.run: (
+    *MODEL,
+    "--filter",
+    "--by",
+    "--prompt",
+    "--method",
+    "--top_p",
+    "--seed",
+    "--shards",
+    "--per_shard",
   ),
   score.run: (
     "--by",
@@ -127,6 +141,15 @@ WRONG = [
   (embed.run, "--resources", "2", "numbers by name"),
   (embed.run, "--out", "{file}/in", "a path in a directory"),
   (embed.run, "--out", "{new}/in", "a path in a directory"),
+  (caption.run, "--out", "{file}", "expected a folder"),
+  (caption.run, "--shards", "4/4", "i/n with 0 <= i < n"),
+  (caption.run, "--method", "beams", "--method = 'beams'.*mean 'beam'"),
+  (caption.run, "--top_p", "0", "--top_p = 0.0; expected a number above 0"),
+  (caption.run, "--top_p", "x", "--top_p = 'x'; expected a float"),
+  (caption.run, "--by", "cosines", "Did you mean 'cosine'"),
+  (caption.run, "--model", "{new}", "--model = .*a model's path"),
+  (caption.run, "--filter", "{new}", "--filter = .*a model's path"),
+  (caption.run, "--seed", "-1", "--seed = -1; expected a whole number from 0"),
   (score.run, "--embedded", "{new}", "embed writes it"),
   (score.run, "--by", "cosines", "Did you mean 'cosine'"),
   (score.run, "--reference", "0", "a whole number from 1 up"),

@@ -91,6 +91,8 @@ def test_every_text_even_an_empty_one_gives_a_row(kind, make):
   want = [*head, tok.eos_id, *[tok.pad_id] * 16][:16]
   assert tok("").tolist() == tok("  \n").tolist() == want
   assert tok.decode(tok("")) == ""
+  row = tok("the cat")
+  assert tok.decode(np.insert(row, 1, tok.vocab_size)) == tok.decode(row)
 
 
 @pytest.mark.parametrize("kind", KINDS)

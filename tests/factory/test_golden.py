@@ -38,6 +38,7 @@ ARGUMENTS = {
   "coca": "",
   "openvision2": "",
   "blip": "",
+  "capfilt": "smoke",
 }
 
 

@@ -55,6 +55,19 @@ class Filter:
     doc="A file with the records to keep, one a line: their names as the log "
     "shows them, or their ids. None: all.",
   )
+  captions: str | None = field(
+    None,
+    doc="A folder of big_contrastive.caption. The captions in it that score "
+    "well enough, the records' own and generated ones, take the place of the "
+    "records' own; records without any are left out. None: their own.",
+    paper="BLIP, arXiv:2201.12086",
+  )
+  threshold: float | None = field(
+    None,
+    doc="Least score of these captions. None: 0.5, where scores are "
+    "probabilities that text and image match.",
+    why="0.5 in BLIP. A cosine has no usual one.",
+  )
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -50,19 +50,22 @@ def parts(folder: Path) -> list[Path]:
   ]
 
 
-def about(folder: Path, flag: str) -> dict[str, Any]:
+def about(folder: Path, flag: str, command: str = "embed") -> dict[str, Any]:
   """Returns the content of a folder's about.json.
 
+  Args:
+    folder: its path.
+    flag: its name in errors.
+    command: what writes such folders.
+
   Raises:
-    UserError: if there is none, or it is no JSON; names the folder's flag.
+    UserError: if there is none, or it is no JSON.
   """
   try:
     return json.loads((folder / ABOUT).read_text())
   except Exception as e:  # Of a bucket, each library has kinds of its own.
-    allowed, remedy = (
-      "a folder that embed has written",
-      f"embed writes it: {e}.",
-    )
+    allowed = f"a folder that {command} has written"
+    remedy = f"{command} writes it: {e}."
     raise errors.UserError(flag, str(folder), allowed, remedy) from e
 
 
@@ -93,48 +96,85 @@ def floats(column: Any, dtype: str) -> np.ndarray:
   return flat.astype(np.float32).reshape(-1, column.type.list_size)
 
 
-class Folder:
-  """All parts of a folder, of one model and one preprocessing.
+class Whole:
+  """All parts of a folder, of one work.
 
   Args:
     path: the folder.
     flag: its name in errors.
+    command: what has written it.
 
   Attributes:
     about: the content of about.json.
     groups: (file, row group, rows) of each block.
-    columns: of the vectors: "image", or "view_0" and so on.
-    width: of the vectors.
+    schema: of the parts.
 
   Raises:
     UserError: if there is none, parts are missing, or they differ in what made
-      them; and without vectors.
+      them.
   """
 
-  def __init__(self, path: Path, flag: str):
+  def __init__(self, path: Path, flag: str, command: str = "embed"):
     self.path, self.files = path, parts(path)
-    self.about = about(path, flag)
+    self.about = about(path, flag, command)
     self.groups: list[tuple[int, int, int]] = []
-    schema = None
+    self.schema = pa.schema([])
     for i, file in enumerate(self.files):
-      schema, rows = using(file, lambda p: (p.schema_arrow, _rows(p)))
+      self.schema, rows = using(file, lambda p: (p.schema_arrow, _rows(p)))
       self.groups += [(i, g, n) for g, n in enumerate(rows)]
-      if note(schema).get("made") != self.about["made"]:
+      if note(self.schema).get("made") != self.about["made"]:
         value = f"{file.name}: made with another model or other flags"
-        remedy = "Embed anew into another folder."
+        remedy = f"Give {command} another folder."
         raise errors.UserError(flag, value, "parts of one work", remedy)
     records = self.about["records"]["records"]
     rows = sum(n for _, _, n in self.groups)
     if not rows or rows != records:
       value = f"{path}: {rows:,} of {records:,} records"
-      remedy = "Give the command of embed again: it does what is missing."
+      remedy = f"Give the command of {command} again: it does what is missing."
       raise errors.UserError(flag, value, "all of them", remedy)
-    names = schema.names
+
+  def table(self, block: int, columns: list[str]) -> pa.Table:
+    """Returns columns of a block.
+
+    Raises:
+      BadRecord: if it can't be read.
+    """
+    file, group, _ = self.groups[block]
+    try:
+      return using(
+        self.files[file],
+        lambda p: p.read_row_group(group, columns, use_threads=False),
+      ).combine_chunks()
+    except (pa.ArrowException, OSError) as e:
+      message = f"{self.files[file]}, row group {group}: {e}"
+      raise BadRecord("read", " ".join(message.split())[:200]) from e
+
+  def outline(self) -> list[str]:
+    """Returns what made the parts, and of which records."""
+    return [
+      json.dumps(self.about[k], sort_keys=True) for k in ("made", "records")
+    ]
+
+
+class Folder(Whole):
+  """A folder of `embed`, of one model and one preprocessing; see Whole.
+
+  Attributes:
+    columns: of the vectors: "image", or "view_0" and so on.
+    width: of the vectors.
+
+  Raises:
+    UserError: also without vectors.
+  """
+
+  def __init__(self, path: Path, flag: str):
+    super().__init__(path, flag)
+    names = self.schema.names
     self.columns = [k for k in names if re.fullmatch(r"image|view_\d+", k)]
     if not self.columns:
       remedy = "Run embed without --dtype none."
       raise errors.UserError(flag, str(path), "parts with vectors", remedy)
-    self.width = schema.field(self.columns[0]).type.list_size
+    self.width = self.schema.field(self.columns[0]).type.list_size
 
   def good(self) -> np.ndarray:
     """Returns the numbers of the records that are not bad, int64."""
@@ -148,17 +188,11 @@ class Folder:
     Raises:
       BadRecord: if it can't be read.
     """
-    file, group, rows = self.groups[block]
     others = ["bad", "id", "label", "captions"]
-    columns = [*others, *self.columns]
-    try:
-      table = using(
-        self.files[file],
-        lambda p: p.read_row_group(group, columns, use_threads=False),
-      ).combine_chunks()
-    except (pa.ArrowException, OSError) as e:
-      message = f"{self.files[file]}, row group {group}: {e}"
-      raise BadRecord("read", " ".join(message.split())[:200]) from e
+    table, rows = (
+      self.table(block, [*others, *self.columns]),
+      self.groups[block][2],
+    )
     vectors = np.zeros((rows, len(self.columns), self.width), np.float32)
     valid = table[self.columns[0]].combine_chunks().is_valid()
     for k, name in enumerate(self.columns):
@@ -171,9 +205,3 @@ class Folder:
     file, group, _ = self.groups[block]
     before = (n for f, g, n in self.groups[:block] if f == file and g < group)
     return f"{self.files[file].name}:{sum(before) + row}"
-
-  def outline(self) -> list[str]:
-    """Returns what made the vectors, and of which records."""
-    return [
-      json.dumps(self.about[k], sort_keys=True) for k in ("made", "records")
-    ]

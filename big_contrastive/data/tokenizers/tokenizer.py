@@ -68,8 +68,11 @@ class Tokenizer:
     row[: len(ids)] = ids
 
   def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-    """Returns the text of a row of ids, up to its EOS or padding."""
-    ids = [int(i) for i in ids]
+    """Returns the text of a row of ids, up to its EOS or padding.
+
+    Ids beyond the vocabulary, of which a model may have some, are left out.
+    """
+    ids = [int(i) for i in ids if i < self.vocab_size]
     ids = ids[1:] if ids[:1] == [self.bos_id] else ids
     if self.eos_id in ids:
       ids = ids[: ids.index(self.eos_id)]
