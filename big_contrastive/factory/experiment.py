@@ -135,6 +135,7 @@ def _build(
       training.threads,
       tokenizer if "classifier" in model.parts else None,
       tokenizer if captioner.decoder(model.abstract) is not None else None,
+      model.abstract.matches,
     ),
     evaluators=_evaluators(config.evals or {}, reading),
     tokenizer=tokenizer,

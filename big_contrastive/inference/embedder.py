@@ -58,6 +58,7 @@ class Embedder:
     threads: number of threads that read and decode.
     labels: of a model with a classifier: captions -> its classes.
     captions: of a model with a decoder: captions <-> its tokens.
+    matches: whether its text tower tells if an image and a text match.
   """
 
   def __init__(
@@ -70,7 +71,9 @@ class Embedder:
     threads: int,
     labels: Tokenizer | None = None,
     captions: Tokenizer | None = None,
+    matches: bool = False,
   ):
+    self.matches = matches
     self.labels, self.captions = labels, captions
     # What captions.bound has compiled, for the next evaluation.
     self.compiled: dict[Any, Callable[..., Any]] = {}

@@ -25,15 +25,12 @@ def bound(
   """Returns the function that evaluators get, evals.Embed.match.
 
   Args:
-    embedder: of the model; None is returned if that doesn't match.
+    embedder: of the model; None is returned if that can't match.
     params: of the model.
     check: called before each batch, on every process.
   """
   graph, mesh = embedder.graph, embedder.mesh
-  text: Any = getattr(
-    jax.eval_shape(lambda p: merge(graph, p), params), "txt", 0
-  )
-  if not getattr(text, "matches", False):
+  if not embedder.matches:
     return None
   size, where = embedder.batch_size, sharding.replicated(mesh)
 

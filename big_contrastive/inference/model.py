@@ -215,6 +215,7 @@ def load(
       threads,
       labels,
       text if bundle.tells_captions else None,
+      built.abstract.matches,
     ),
     params,
     bundle.model,

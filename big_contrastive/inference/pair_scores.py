@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from big_contrastive.inference.no_tokenizer import NoTokenizer
-from big_contrastive.models.model import Model, merge
+from big_contrastive.models.model import Model
 
 if TYPE_CHECKING:
   from big_contrastive.inference.embedder import Embedder
@@ -17,17 +17,14 @@ By = Literal["match", "cosine"]
 _UNIT = 0.5  # Squared; what `unit` makes of zeros is shorter.
 
 
-def ways(embedder: Embedder, params: dict[str, Any]) -> tuple[By, ...]:
+def ways(embedder: Embedder) -> tuple[By, ...]:
   """Returns how a model can tell if texts fit images, the best way first.
 
   "match" needs a text tower that sees images, as BLIP's; "cosine" two towers.
   """
   if isinstance(embedder.tokenizer, NoTokenizer):
     return ()
-  graph = embedder.graph
-  model = jax.eval_shape(lambda p: merge(graph, p), params)
-  matches = getattr(model.txt, "matches", False)
-  return ("match", "cosine") if matches else ("cosine",)
+  return ("match", "cosine") if embedder.matches else ("cosine",)
 
 
 def seen(model: Model, image: jax.Array, by: By) -> Any:

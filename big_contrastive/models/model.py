@@ -55,6 +55,11 @@ class Model(nnx.Module):
     """Whether there is a text tower with vectors."""
     return hasattr(self, "txt") and self.txt.out_dim is not None
 
+  @property
+  def matches(self) -> bool:
+    """Whether a text tower tells if an image and a text match (BLIP's)."""
+    return getattr(getattr(self, "txt", None), "matches", False)
+
   def embed_image(
     self, image: Num[Array, "b ..."], keys: ExampleKeys = None
   ) -> Float[Array, "b d"]:

@@ -231,7 +231,7 @@ def _captions(own: list[str], told: str, scores: Sequence[float]) -> list[dict]:
 
 def _way(judge: Model, by: By | None) -> By:
   """How the filter scores, checked."""
-  ways = pair_scores.ways(judge.embedder, judge.params)
+  ways = pair_scores.ways(judge.embedder)
   if by is None and not ways:
     allowed = "a model that embeds texts"
     remedy = "Give one, or --by none for captions without scores."

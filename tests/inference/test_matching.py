@@ -49,7 +49,7 @@ def bound(batch=4, devices=1):
   )
   mesh = sharding.make_mesh(devices=jax.devices()[:devices])
   ops = operations.parse([("resize", {"size": 16})], "x", train=False)
-  embedder = Embedder(built.graph, mesh, text, ops, batch, 1)
+  embedder = Embedder(built.graph, mesh, text, ops, batch, 1, matches=True)
   placed = jax.device_put(params, sharding.replicated(mesh))
   return embedder.bound(placed), merge(built.graph, params), text
 
