@@ -45,7 +45,7 @@ def test_a_model_without_texts_is_refused_before_any_work(loaded):
   assert not embed.has_text
   source = build_source(SHAPES, "x")
   for task in (retrieval, gallery, zero_shot):
-    with pytest.raises(errors.UserError, match="runs/x is an image tower"):
+    with pytest.raises(errors.UserError, match="runs/x has none"):
       list(task.prepare(source)(embed))
   assert dict(knn.prepare(source, k=5)(embed))["chance"] == 0.1
 
