@@ -3,20 +3,25 @@
 import importlib
 import json
 import logging
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import test_open_clip
 
 import peers
-from big_contrastive import convert
+from big_contrastive import convert, objectives
 from big_contrastive.config import errors, rules
 from big_contrastive.interop import model_files
 from big_contrastive.interop.formats import open_clip as ours
 from big_contrastive.models.captioning import captioner, generation
 from big_contrastive.models.model import merge
+from big_contrastive.objectives import coca
+from big_contrastive.parallel import placement, sharding
+from big_contrastive.training import step
 
 pytestmark = pytest.mark.peers
 
@@ -298,3 +303,61 @@ def test_texts_have_76_tokens_and_one_place_more(tmp_path):
   np.testing.assert_array_equal(model.make_tokenizer().rows(texts), expected)
   assert model.text_sizes.bos_id == 49406
   assert model.build(model.make_tokenizer()).abstract.dec.length == 75
+
+
+def test_training_steps_are_theirs(tmp_path):
+  """OpenCLIP's loss, gradients and parameters, by SGD, for three steps."""
+  lr, steps = 0.05, 3
+  peer = make(COCA)
+  model = model_files.read(test_open_clip.save(peer, COCA, tmp_path / "first"))
+  ids = types.SimpleNamespace(
+    length=LENGTH, vocab_size=VOCAB, pad_id=PAD, bos_id=BOS, eos_id=EOS
+  )
+  built = model.build(ids)
+  mesh = sharding.make_mesh(devices=jax.devices()[:2])
+  images, tokens = inputs()
+  setting = objectives.Setting(built, mesh, len(images), None, 10, {}, ids)
+  method = coca.build(setting).freeze(frozenset())
+  names = frozenset(rules.flatten(built.shapes))
+  placed = step.place(
+    step.Step(method, optax.sgd(lr), lambda s: lr, names, 0), mesh,
+    placement.EVERYTHING,
+  )  # fmt: skip
+  state = placed.init()
+  where = jax.tree.map(lambda x: x.sharding, state.params)
+  state = state._replace(params=jax.device_put(model.params, where))
+  loss_of = open_clip.loss.CoCaLoss(
+    caption_loss_weight=2.0, clip_loss_weight=1.0, pad_id=PAD
+  )
+  optimizer = torch.optim.SGD(peer.parameters(), lr=lr)
+  pixels, words = peers.pixels(images), torch.from_numpy(tokens).long()
+  local = {
+    "image": images, "text": tokens.astype(np.int32),
+    "id": np.arange(len(images), dtype=np.int32),
+  }  # fmt: skip
+  for _ in range(steps):
+    out = peer(pixels, words)
+    clip, caption = loss_of(
+      out["image_features"], out["text_features"], out["logits"],
+      out["labels"], out["logit_scale"],
+    )  # fmt: skip
+    optimizer.zero_grad()
+    (clip + caption).backward()
+    optimizer.step()
+    batch = sharding.to_global(local, len(images), mesh)
+    with jax.default_matmul_precision("highest"):
+      state, metrics = placed.update(state, batch)
+    np.testing.assert_allclose(metrics["pair_loss"], clip.item(), rtol=1e-4)
+    np.testing.assert_allclose(
+      2 * metrics["caption_loss"], caption.item(), rtol=1e-4
+    )
+  path = test_open_clip.save(peer, COCA, tmp_path / "last")
+  expected = rules.flatten(model_files.read(path).params)
+  found = rules.flatten(jax.device_get(state.params))
+  assert found.keys() == expected.keys()
+  for name, value in found.items():
+    np.testing.assert_allclose(
+      value, expected[name], rtol=2e-3, atol=2e-4, err_msg=name
+    )
+  start = rules.flatten(model.params)
+  assert any(np.abs(found[k] - start[k]).max() > 1e-2 for k in found)

@@ -98,3 +98,28 @@ def test_a_queue_of_another_batch_is_refused(tmp_path):
   fit(tmp_path, 1, total=2)
   with pytest.raises(errors.UserError, match="batch_size"):
     fit(tmp_path, 1, batch_size=8)
+
+
+def test_blips_teacher_and_queues_come_back_bit_for_bit(tmp_path):
+  def run(workdir):
+    made = tiny.load("blip", "smoke") | {
+      "total": 4, "save_every": 2, "log_every": 1, "evals": {},
+    }  # fmt: skip
+    return loop.fit(experiment.build(made, jax.devices()[:2]), workdir)
+
+  whole = run(tmp_path / "whole")
+  cut_off(tmp_path / "whole", tmp_path / "halves")
+  resumed = run(tmp_path / "halves")
+  for name in ("loss", "itc", "itm", "lm"):
+    assert whole[f"train/{name}"] == resumed[f"train/{name}"]
+  a, b = (saved(tmp_path / w, 4) for w in ("whole", "halves"))
+  chex.assert_trees_all_equal(a, b)
+  extra = rules.flatten(a["extra"])
+  early = rules.flatten(saved(tmp_path / "halves", 2)["extra"])
+  moved = {
+    "queue/image", "queue/text", "queue/id", "teacher/img/pos",
+    "teacher/txt/stack/blocks/cross/key/kernel",
+  }  # fmt: skip
+  assert moved | {"at"} <= extra.keys()
+  for key in moved:
+    assert not np.array_equal(extra[key], early[key]), key
