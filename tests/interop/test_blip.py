@@ -5,13 +5,14 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import safetensors.numpy
 from jax.nn import log_softmax
 
 import big_contrastive
 import peers
-from big_contrastive import convert
+from big_contrastive import convert, objectives
 from big_contrastive.config import errors, rules
 from big_contrastive.data.source import Source
 from big_contrastive.inference import captions
@@ -21,6 +22,9 @@ from big_contrastive.interop.formats import hugging_face
 from big_contrastive.interop.hugging_face import blip
 from big_contrastive.models.captioning import captioner, generation, teaching
 from big_contrastive.models.model import merge, unit
+from big_contrastive.objectives import captions as caption_objective
+from big_contrastive.parallel import placement, sharding
+from big_contrastive.training import step
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -483,3 +487,52 @@ def test_what_their_image_processor_does_not_do_is_an_error():
   ops, mean, _ = preprocessing.from_hugging_face(bare)
   assert ops[0][1]["size"] == [24, 24] and tuple(mean) == MEAN
   assert unit(jnp.ones((1, 4))).shape == (1, 4)
+
+
+@pytest.mark.peers
+def test_steps_of_captions_are_those_of_transformers(tmp_path):
+  """Its loss with smoothed labels, and parameters after steps of SGD."""
+  t, lr = peers.torch(), 0.05
+  peer = make("BlipForConditionalGeneration", text={"label_smoothing": 0.1})
+  peer.save_pretrained(tmp_path / "first")
+  bundle = model_files.read(tmp_path / "first")
+  ids = bundle.text_sizes._replace(bos_id=CLS, eos_id=SEP)
+  built = bundle.build(ids)
+  images, tokens = inputs()
+  mesh = sharding.make_mesh(devices=jax.devices()[:2])
+  setting = objectives.Setting(built, mesh, len(images), 2, 10, {}, ids)
+  method = caption_objective.build(setting, smoothing=0.1)
+  names = frozenset(rules.flatten(built.shapes))
+  placed = step.place(
+    step.Step(
+      method.freeze(frozenset()), optax.sgd(lr), lambda s: lr, names, 0
+    ), mesh, placement.EVERYTHING,
+  )  # fmt: skip
+  state = placed.init()
+  where = jax.tree.map(lambda x: x.sharding, state.params)
+  state = state._replace(params=jax.device_put(bundle.params, where))
+  optimizer = t.optim.SGD(peer.parameters(), lr=lr)
+  words = t.from_numpy(inputs(DEC)[1]).long()
+  batch = sharding.to_global({"image": images, "text": tokens}, 4, mesh)
+  for _ in range(3):
+    loss = peer(
+      pixel_values=peers.pixels(images, MEAN, STD), input_ids=words,
+      attention_mask=(words != PAD).long(),
+      labels=words.masked_fill(words == PAD, -100),
+    ).loss  # fmt: skip
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    with jax.default_matmul_precision("highest"):
+      state, metrics = placed.update(state, batch)
+    np.testing.assert_allclose(metrics["loss"], loss.item(), rtol=1e-4)
+  peer.save_pretrained(tmp_path / "last")
+  expected = rules.flatten(model_files.read(tmp_path / "last").params)
+  found = rules.flatten(jax.device_get(state.params))
+  start = rules.flatten(bundle.params)
+  assert found.keys() == expected.keys()
+  for name, value in found.items():
+    np.testing.assert_allclose(
+      value, expected[name], rtol=2e-3, atol=2e-4, err_msg=name
+    )
+  assert any(np.abs(found[k] - start[k]).max() > 1e-2 for k in found)
