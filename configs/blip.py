@@ -61,7 +61,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
   if not (arg.quick or arg.smoke):
     return config
   config = captioners.finish(config, arg)
-  ids = 491 if arg.quick else 259  # Of the tokenizer.
+  ids = 512 if arg.quick else 259  # The most that the tokenizer may have.
   config.model.text.update(vocab_size=ids + 2, dec_id=ids, enc_id=ids + 1)
   if "positions" in config.model.text:
     del config.model.text["positions"]
