@@ -440,7 +440,7 @@ def test_converted_there_and_back_transformers_agrees(part, tmp_path, caplog):
     spoken = [captions.bound(m.embedder, m.params, lambda: 0) for m in models]
     both = [s.generate(_Records(records), how)[1] for s in spoken]
     assert spoken[0].room() == LENGTH
-    with pytest.raises(errors.UserError, match="an image tower alone"):
+    with pytest.raises(errors.UserError, match="it embeds images only"):
       models[0].encode_text(TEXTS)
   np.testing.assert_array_equal(*both)
 

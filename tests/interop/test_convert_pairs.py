@@ -168,9 +168,9 @@ def test_an_image_tower_alone_stays_one(
   zimg = loaded.encode_image(PICTURES)
   np.testing.assert_allclose(zimg, expected["image"], atol=1e-5)
   for ask in (loaded.encode_text, lambda t: loaded.logits(PICTURES, t)):
-    with pytest.raises(errors.UserError, match="image tower alone"):
+    with pytest.raises(errors.UserError, match="it embeds images only"):
       ask(TEXTS)
-  with pytest.raises(errors.UserError, match="image tower alone"):
+  with pytest.raises(errors.UserError, match="it embeds images only"):
     given = {"kind": "bytes", "length": 9}
     convert.convert(str(a), str(tmp_path / "c"), tokenizer=given)
 
