@@ -20,7 +20,7 @@ from big_contrastive.evals import (
 )
 from big_contrastive.models.captioning.generation import Decoding
 
-_USUAL = 20  # Tokens.
+_USUAL = Decoding().max_tokens
 
 
 def prepare(
@@ -65,9 +65,10 @@ def prepare(
     seed: of nucleus sampling, and of the choice of images.
     rows, columns: of the picture.
   """
+  most = _USUAL if max_tokens is None else max_tokens
   how = Decoding(
-    method, max_tokens or _USUAL, min_tokens, beams, top_p, temperature,
-    repetition_penalty, length_penalty,
+    method, most, min_tokens, beams, top_p, temperature, repetition_penalty,
+    length_penalty,
   )  # fmt: skip
   for name, value in {"rows": rows, "columns": columns}.items():
     errors.at_least(name, value, 1)
@@ -81,7 +82,7 @@ def prepare(
       allowed = "captions of each image"
       remedy = "Filter the others away."
       raise errors.UserError("captions of source", value, allowed, remedy)
-    some = how if max_tokens else fitting(how, spoken, prompt)
+    some = how if max_tokens is not None else fitting(how, spoken, prompt)
     captions, _ = spoken.generate(source, some, prompt, seed)
     tokenize = _caption_scores.tokenize
     found = [tokenize(c) for c in captions]

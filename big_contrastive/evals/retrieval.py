@@ -3,7 +3,6 @@
 import hashlib
 import math
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
@@ -107,11 +106,13 @@ def _reranked(
   for row, i in enumerate(images):
     matches[row, lists[i]] = found[i]
 
-  def scores(best: np.ndarray, cosine: np.ndarray, match: np.ndarray) -> Any:
-    # A query's best come before all others, whose order stays.
-    low = np.take_along_axis(cosine + match, best, axis=1).min(1, keepdims=True)
-    new = cosine - cosine.max(1, keepdims=True) + low - 1
+  def scores(
+    best: np.ndarray, cosine: np.ndarray, match: np.ndarray
+  ) -> np.ndarray:
     values = np.take_along_axis(cosine + match, best, axis=1)
+    # A query's best come before all others, whose order stays.
+    low = values.min(1, keepdims=True)
+    new = cosine - cosine.max(1, keepdims=True) + low - 1
     np.put_along_axis(new, best, values, axis=1)
     return new
 

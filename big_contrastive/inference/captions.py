@@ -169,18 +169,11 @@ def _likelihoods(graph, ids, rows, params, batch, first):
   """float32 [b, texts]: sums of the log-probabilities of the tokens."""
   model: Model = merge(graph, params)
   tokens, _, mask = model.img.features(batch["image"])
-  decoder = captioner.decoder(model)
 
   def one(row: jax.Array) -> jax.Array:
-    each = jnp.tile(row[None], (len(tokens), 1))
-    taught = teaching.taught(each, ids)
-    if decoder.inputs == "text":
-      x = model.txt.features(each[:1]).tokens[:, : taught.inputs.shape[1]]
-      x = jnp.broadcast_to(x, (len(tokens), *x.shape[1:]))
-    else:
-      x = decoder.embedded(taught.inputs)
-    logits = decoder.scores(decoder.decoded(x, tokens, mask=mask))
-    own = jnp.take_along_axis(logits, taught.targets[:, :, None], -1)[..., 0]
+    taught = teaching.taught(row[None], ids)
+    logits = captioner.after(model, tokens, mask, taught.inputs)
+    own = logits[:, jnp.arange(logits.shape[1]), taught.targets[0]]
     likely = own - jax.nn.logsumexp(logits, axis=-1)
     return (likely * taught.real).sum(-1)
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from big_contrastive.config import finite
 from big_contrastive.data.source import Source, as_source
+from big_contrastive.inference import pair_scores
 from big_contrastive.models.model import merge
 from big_contrastive.parallel import sharding
 
@@ -35,8 +36,7 @@ def bound(
   size, where = embedder.batch_size, sharding.replicated(mesh)
 
   def see(params: Any, batch: Any) -> Any:
-    tokens, _, mask = merge(graph, params).img.features(batch["image"])
-    return tokens, mask
+    return pair_scores.seen(merge(graph, params), batch["image"], "match")
 
   def tell(params: Any, batch: Any) -> jax.Array:
     tower: Any = merge(graph, params).txt

@@ -179,20 +179,12 @@ def _text_section(
   parts.check_tokenizer(tokenizer, "text")
   _check_ids(section, tokenizer)
   return section | {
-    "vocab_size": _rows(section, "vocab_size", tokenizer.vocab_size),
-    "positions": _rows(section, "positions", tokenizer.length),
+    "vocab_size": parts.rows(
+      "text", section, "vocab_size", tokenizer.vocab_size
+    ),
+    "positions": parts.rows("text", section, "positions", tokenizer.length),
     "eos_id": section.get("eos_id", tokenizer.eos_id),
   }
-
-
-def _rows(section: dict[str, Any], name: str, least: int) -> int:
-  """Returns the rows of a table; published weights may have more than least."""
-  rows = section.get(name)
-  if rows is not None and rows < least:
-    allowed = f"at least the tokenizer's {least}"
-    remedy = "Leave it out, or use the tokenizer of the weights."
-    raise errors.UserError(f"{_WHERE}.text.{name}", rows, allowed, remedy)
-  return rows or least
 
 
 def _check_ids(section: dict[str, Any], tokenizer: TextSizes) -> None:

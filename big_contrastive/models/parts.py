@@ -13,7 +13,7 @@ from big_contrastive.models.model import Model
 
 _WHERE = "config.model"
 # Parts whose names a head must not have.
-RESERVED = ("img", "txt", "dec", "t", "b")
+_RESERVED = ("img", "txt", "dec", "t", "b")
 
 
 def check_tokenizer(tokenizer: Any, part: str) -> None:
@@ -78,22 +78,30 @@ def decoder(
       raise errors.UserError(
         f"{where}.width", section["width"], allowed, "Leave it out."
       )
-  section["vocab_size"] = _rows(section, tokenizer.vocab_size)
+  least = tokenizer.vocab_size
+  section["vocab_size"] = rows("decoder", section, "vocab_size", least)
   # Without BOS, a caption begins with padding: it has as many places.
   length = tokenizer.length - (tokenizer.bos_id is not None)
   own = {"memory": tokens.shape[-1], "length": length}
   return schema.call(Decoder, section, where, kwargs | own)
 
 
-def _rows(section: dict[str, Any], least: int) -> int:
-  """Returns the rows of a table; published weights may have more than least."""
-  rows = section.get("vocab_size")
-  if rows is not None and rows < least:
+def rows(part: str, section: dict[str, Any], name: str, least: int) -> int:
+  """Returns the rows of a table; published weights may have more than least.
+
+  Args:
+    part: "text" or "decoder", the section of config.model.
+    section: its fields.
+    name: of the field that says it.
+    least: what the tokenizer needs.
+  """
+  stated = section.get(name)
+  if stated is not None and stated < least:
     allowed = f"at least the tokenizer's {least}"
     remedy = "Leave it out, or use the tokenizer of the weights."
-    where = f"{_WHERE}.decoder.vocab_size"
-    raise errors.UserError(where, rows, allowed, remedy)
-  return rows or least
+    where = f"{_WHERE}.{part}.{name}"
+    raise errors.UserError(where, stated, allowed, remedy)
+  return stated or least
 
 
 def heads(
@@ -109,7 +117,7 @@ def heads(
   kwargs = {k: kwargs[k] for k in ("dtype", "rngs")}
   for name, fields in _in_order(sections, widths):
     where = f"{_WHERE}.heads.{name}"
-    if name in RESERVED or not name.isidentifier() or hasattr(Model, name):
+    if name in _RESERVED or not name.isidentifier() or hasattr(Model, name):
       remedy = "Give the head another name."
       allowed = "an identifier that names no other part or method of the model"
       raise errors.UserError(where, name, allowed, remedy)

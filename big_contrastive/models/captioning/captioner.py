@@ -141,9 +141,23 @@ def told(model: Model, image: jax.Array, ids: jax.Array) -> jax.Array:
     ids: of captions, int32 [b, l].
   """
   tokens, _, mask = model.img.features(image)
+  return after(model, tokens, mask, ids)
+
+
+def after(
+  model: Model, tokens: jax.Array, mask: jax.Array | None, ids: jax.Array
+) -> jax.Array:
+  """Returns what `told` does, of images' tokens.
+
+  Args:
+    model: with a decoder.
+    tokens, mask: of the images, [b, m, w] and bool [b, m] or None.
+    ids: of captions, int32 [b, l]; or [1, l], of one for all images.
+  """
   dec = decoder(model)
   if dec.inputs == "text":
     x = model.txt.features(ids).tokens
   else:
     x = dec.embedded(ids)
+  x = jnp.broadcast_to(x, (len(tokens), *x.shape[1:]))
   return dec.scores(dec.decoded(x, tokens, mask=mask))
