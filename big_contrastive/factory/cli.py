@@ -118,7 +118,7 @@ def parser(description: str) -> argparse.ArgumentParser:
     action="store_true",
     help="run as one of several processes; jax.distributed finds the others on "
     "TPU pods, under Slurm, and by JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES "
-    "and JAX_PROCESS_ID",
+    "and JAX_PROCESS_ID, unless they have been joined already",
   )
   return p
 
@@ -202,8 +202,11 @@ def number(text: str) -> float:
 
 
 def start(distributed: bool) -> None:
-  """Sets up JAX; if distributed, waits for all processes."""
-  if distributed:
+  """Sets up JAX; if distributed, waits for all processes.
+
+  A launcher such as Ray Train may have joined them already.
+  """
+  if distributed and not jax.distributed.is_initialized():
     settings = {
       "coordinator_address": os.environ.get("JAX_COORDINATOR_ADDRESS"),
       "num_processes": _number("JAX_NUM_PROCESSES"),
@@ -217,6 +220,7 @@ def start(distributed: bool) -> None:
       allowed = "a cluster that JAX detects, or all three JAX_ variables"
       remedy = f"See launch/. JAX says: {e}"
       raise errors.UserError("--distributed", settings, allowed, remedy) from e
+  if distributed:
     heartbeat.start()
 
 

@@ -30,8 +30,10 @@ _watch: "_Watch | None" = None
 
 
 def start() -> None:
-  """Starts the heartbeat; call it after jax.distributed.initialize."""
+  """Starts the heartbeat, once; call it after jax.distributed.initialize."""
   global _watch
+  if _watch:
+    return
   _watch = _Watch()
   for run in (_watch.beat, _watch.guard):
     threading.Thread(target=run, daemon=True).start()

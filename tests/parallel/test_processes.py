@@ -114,3 +114,28 @@ def test_the_launcher_gives_up_when_it_would_not_help(codes, flags, tmp_path):
   run, tries = toy(tmp_path, codes, *flags)
   assert (run.returncode, tries) == (codes[0], 1)
   assert "starting again" not in run.stderr
+
+
+def test_processes_that_have_been_joined_already_are_taken(tmp_path):
+  """As by Ray Train; the heartbeat starts, and an error ends with its code."""
+  code = (
+    "import socket, sys, threading, jax\n"
+    "s = socket.socket(); s.bind(('', 0)); port = s.getsockname()[1]\n"
+    "s.close()\n"
+    "jax.distributed.initialize(f'localhost:{port}', 1, 0)\n"
+    "from big_contrastive import train\n"
+    "from big_contrastive.factory import cli\n"
+    "cli.start(distributed=True)\n"
+    "started = threading.active_count()\n"
+    "cli.start(distributed=True)\n"
+    "assert threading.active_count() == started > 2\n"
+    "cli.main(train.run)\n"
+  )
+  flags = ["--config", "configs/siglip.py:smoke", "--config.batch_size=-1"]
+  run = subprocess.run(
+    [sys.executable, "-c", code, "--distributed", *flags, "--workdir",
+     str(tmp_path / "x")],
+    cwd=ROOT, capture_output=True, text=True, timeout=600, check=False,
+  )  # fmt: skip
+  assert run.returncode == 2, run.stderr
+  assert "config.batch_size = -1" in run.stderr
