@@ -15,7 +15,7 @@ LOCK = $(shell $(PYTHON) -c 'import glob, os, sys; \
 SPREAD := -n 2 --dist loadfile --no-loadscope-reorder
 PIP := pip --quiet --disable-pip-version-check
 
-.PHONY: help venv demo test test-fast test-peers lint check bench docs lock clean
+.PHONY: help venv demo test test-fast test-peers lint check bench docs wheel lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' \
@@ -76,6 +76,11 @@ bench: venv  ## time step and losses, loss memory; prints tables
 docs: venv  ## write docs/config.md from config/fields
 	$(BIN)/python -m big_contrastive.train --fields --markdown > docs/config.md
 
+# What an older build left would be in it.
+wheel: venv  ## build the package in dist/
+	rm -rf build dist
+	$(BIN)/$(PIP) wheel --no-deps --wheel-dir dist .
+
 lock:  ## write the lock file of this PYTHON anew
 	$(PYTHON) -m venv --clear $(VENV)-lock
 	$(VENV)-lock/bin/$(PIP) install --dry-run --ignore-installed \
@@ -89,4 +94,4 @@ lock:  ## write the lock file of this PYTHON anew
 	rm -rf $(VENV)-lock
 
 clean:  ## remove the environment and what runs wrote
-	rm -rf $(VENV) $(VENV)-peers runs build ./*.egg-info
+	rm -rf $(VENV) $(VENV)-peers runs build dist ./*.egg-info

@@ -2,16 +2,35 @@
 
 import pathlib
 import re
+import shutil
 
 import setuptools
+from setuptools.command import build_py
 
-_INIT = pathlib.Path(__file__).parent / "big_contrastive" / "__init__.py"
+_ROOT = pathlib.Path(__file__).parent
+_INIT = _ROOT / "big_contrastive" / "__init__.py"
+
+
+class _BuildPy(build_py.build_py):
+  """Puts configs/ into a wheel, where config/files.py looks for them."""
+
+  def run(self):
+    super().run()
+    if not self.editable_mode:
+      shipped = pathlib.Path(self.build_lib, "big_contrastive", "shipped")
+      ignored = shutil.ignore_patterns("__pycache__")
+      shutil.copytree(
+        _ROOT / "configs", shipped / "configs", ignore=ignored,
+        dirs_exist_ok=True,
+      )  # fmt: skip
+
 
 setuptools.setup(
   name="big_contrastive",
   version=re.search(r'__version__ = "(.+)"', _INIT.read_text())[1],
   description="Large-batch contrastive image-text pretraining in JAX",
   license="Apache-2.0",
+  cmdclass={"build_py": _BuildPy},
   packages=setuptools.find_packages(include=["big_contrastive*"]),
   package_data={"": ["*.txt", "wordnet_shapes/*"]},
   python_requires=">=3.11",

@@ -41,7 +41,7 @@ _TOO_LARGE = (
 def run() -> None:
   """Parses the flags, compiles and prints the plan."""
   parser = cli.parser(__doc__)
-  parser.add_argument("--config", required=True, help="FILE.py[:ARGUMENT]")
+  parser.add_argument("--config", required=True, help="as in train")
   parser.add_argument("--topology", help="a TPU slice: v5e:4x4")
   flags, overrides = parser.parse_known_args()
   config = files.load_config(flags.config, overrides)

@@ -25,7 +25,11 @@ from big_contrastive.training import loop, profile_input
 def run() -> None:
   """Parses the flags, builds the experiment and trains."""
   parser = cli.parser(__doc__)
-  parser.add_argument("--config", help="required: FILE.py[:ARGUMENT]")
+  parser.add_argument(
+    "--config",
+    help="required: FILE.py[:ARGUMENT]; siglip is configs/siglip.py, of the "
+    "package if there is none here",
+  )
   parser.add_argument("--workdir", help="required: holds all that is written")
   parser.add_argument(
     "--profile-input",

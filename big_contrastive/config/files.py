@@ -2,7 +2,6 @@
 
 import ast
 import importlib.util
-import os
 import pathlib
 import sys
 import traceback
@@ -13,20 +12,22 @@ from big_contrastive.config import errors
 
 Config = dict[str, Any]
 
+_PACKAGE = pathlib.Path(__file__).parents[1]
+# Holds configs/: a folder of its own in an installed package, the checkout else.
+SHIPPED = _PACKAGE / "shipped"
+if not SHIPPED.is_dir():
+  SHIPPED = _PACKAGE.parent
+
 
 def load_config(flag: str, overrides: list[str]) -> Config:
   """Returns the config of "configs/x.py:argument" with overrides applied.
 
   Args:
-    flag: a Python file with get_config(argument), and that argument.
+    flag: a Python file with get_config(argument), see `find`, and that argument.
     overrides: "--config.batch_size=64", dots for levels, Python literals.
   """
-  path, _, argument = flag.partition(":")
-  if not path.endswith(".py") or not os.path.isfile(path):
-    near = [str(p) for p in pathlib.Path("configs").glob("*.py")]
-    remedy = errors.closest(path, near)
-    raise errors.UserError("--config", path, "a .py that exists", remedy)
-  config = _to_dict(_get_config(path)(argument or None))
+  name, _, argument = flag.partition(":")
+  config = _to_dict(_get_config(find(name))(argument or None))
   for override in overrides:
     name, equals, value = override.partition("=")
     if not name.startswith("--config.") or not equals:
@@ -37,11 +38,36 @@ def load_config(flag: str, overrides: list[str]) -> Config:
   return config
 
 
+def find(name: str) -> str:
+  """Returns the path of a config file; says which, unless it is the name.
+
+  Args:
+    name: a path, or "siglip" for configs/siglip.py. A file below the current
+      directory comes before one of the package.
+
+  Raises:
+    UserError: if there is none.
+  """
+  path = pathlib.Path(f"configs/{name}.py" if name.isidentifier() else name)
+  shipped = [SHIPPED] if path.parent == pathlib.Path("configs") else []
+  for root in (pathlib.Path(), *shipped):
+    found = root / path
+    if found.suffix == ".py" and found.is_file():
+      if str(found) != name:
+        print(f"config: {found}", file=sys.stderr)
+      return str(found)
+  here = pathlib.Path("configs").glob("*.py")
+  theirs = (p.relative_to(SHIPPED) for p in SHIPPED.glob("configs/*.py"))
+  remedy = errors.closest(str(path), map(str, [*here, *theirs]))
+  raise errors.UserError("--config", name, "a .py that exists", remedy)
+
+
 def _get_config(path: str) -> Callable[[str | None], Any]:
   spec = importlib.util.spec_from_file_location(pathlib.Path(path).stem, path)
   module = importlib.util.module_from_spec(spec)
   root = str(pathlib.Path(path).resolve().parents[1])
-  sys.path.insert(0, root)  # For `from configs import common`.
+  roots = [root, str(SHIPPED)]  # For `from configs import common`.
+  sys.path[:0] = roots
   try:
     spec.loader.exec_module(module)
     module.get_config  # noqa: B018
@@ -50,7 +76,8 @@ def _get_config(path: str) -> Callable[[str | None], Any]:
     remedy = _where(e)
     raise errors.UserError("--config", path, allowed, remedy) from e
   finally:
-    sys.path.remove(root)
+    for root in roots:
+      sys.path.remove(root)
 
   def get_config(argument: str | None) -> Any:
     try:
