@@ -4,7 +4,8 @@
   python -m big_contrastive.plan --config configs/siglip.py:data=... \\
     --topology v5e:16x16 --config.batch_size=1048576 --config.micro_batch=32768
 
---topology names a TPU slice as libtpu does: v5e:4x4, v5p:4x4x4, v6e:16x16. Its
+--topology names a TPU slice as libtpu does: v5e:4x4, v5p:4x4x4, v6e:16x16;
+--slices=2 takes two of them and says what goes from one to the other. Its
 compiler runs here (pip install 'jax[tpu]'); no TPU is needed. Without the flag,
 the plan is for the devices of this machine. Bytes are the compiler's. The time
 is a lower bound: the model's FLOPs at the peak of the devices. No data set and
@@ -16,18 +17,16 @@ if __name__ == "__main__":  # Before what takes seconds to import.
 
   signals.end_at_once()
 
-import os
 import re
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import topologies
 
 from big_contrastive.config import errors, files, rules
 from big_contrastive.factory import cli, experiment, reading
-from big_contrastive.parallel import sharding
+from big_contrastive.parallel import dcn, sharding, topology
 from big_contrastive.training import flops
 from big_contrastive.training.experiment import Experiment
 
@@ -43,42 +42,18 @@ def run() -> None:
   parser = cli.parser(__doc__)
   parser.add_argument("--config", required=True, help="as in train")
   parser.add_argument("--topology", help="a TPU slice: v5e:4x4")
+  parser.add_argument("--slices", type=int, help="of that topology (1)")
   flags, overrides = parser.parse_known_args()
+  if flags.slices is not None:
+    cli.require(flags, topology="a TPU slice, for --slices of them")
   config = files.load_config(flags.config, overrides)
   cli.start(flags.distributed)
-  devices = slice_of(flags.topology) if flags.topology else jax.devices()
+  devices = jax.devices()
+  if flags.topology:
+    slices = 1 if flags.slices is None else flags.slices
+    devices = topology.devices(flags.topology, slices)
   for line in plan(config, devices):
     print(line)
-
-
-def slice_of(topology: str) -> Sequence[jax.Device]:
-  """Returns the devices of a TPU slice, as targets of the compiler.
-
-  Raises:
-    UserError: if libtpu is missing, or does not know the slice.
-  """
-  # Only libtpu's compiler is used; it must not look for a TPU host.
-  jax.config.update("jax_platforms", "cpu")
-  for variable, value in (
-    ("TPU_SKIP_MDS_QUERY", "1"),
-    ("TPU_ACCELERATOR_TYPE", "v5litepod-4"),
-    ("TPU_WORKER_HOSTNAMES", "localhost"),
-    ("ALLOW_MULTIPLE_LIBTPU_LOAD", "1"),
-  ):
-    os.environ.setdefault(variable, value)
-  try:
-    description = topologies.get_topology_desc(
-      platform="tpu", topology_name=topology
-    )
-  except Exception as e:  # libtpu's, of no common kind.
-    first = next(iter(str(e).strip().splitlines()), type(e).__name__)
-    raise errors.UserError(
-      "--topology", topology,
-      "a TPU slice that libtpu knows: v5e:4x4, v5p:4x4x4, v6e:16x16",
-      "Without libtpu, run pip install 'jax[tpu]'. It says: "
-      f"{first[:200].rstrip('.')}.",
-    ) from e  # fmt: skip
-  return description.devices
 
 
 def plan(config: dict[str, Any], devices: Sequence[jax.Device]) -> list[str]:
@@ -97,10 +72,16 @@ def plan(config: dict[str, Any], devices: Sequence[jax.Device]) -> list[str]:
     reading.without_epochs(config), devices, shapes_alone
   )
   assumed = [f"assumed     {note}" for note in shapes_alone.notes]
-  return [*_memory(built, devices), *_time(built, devices), *assumed]
+  step = compile_step(built)
+  return [
+    *_memory(built, step, devices), *_time(built, devices),
+    *_between_slices(step, devices), *assumed,
+  ]  # fmt: skip
 
 
-def _memory(built: Experiment, devices: Sequence[jax.Device]) -> list[str]:
+def _memory(
+  built: Experiment, step: jax.stages.Compiled, devices: Sequence[jax.Device]
+) -> list[str]:
   placed, size = built.placed, built.batch_size
   n = sharding.ring_size(placed.mesh)
   shapes = rules.flatten(placed.abstract.params)
@@ -108,13 +89,12 @@ def _memory(built: Experiment, devices: Sequence[jax.Device]) -> list[str]:
   mesh = " x ".join(f"{k} {v}" for k, v in placed.mesh.shape.items())
   platform = devices[0].platform
   fits = ": it fits" * (platform != "cpu")
-  step = _peak(compile_step(built), platform)
   lines = [
     f"devices     {len(devices)} x {devices[0].device_kind}, mesh {mesh}",
     f"parameters  {count:,}",
     f"batch       {size:,} pairs, {size // n:,} a device",
     f"state       {readable(_state_bytes(placed))} a device",
-    f"peak        {step} a device in a step{fits}",
+    f"peak        {_peak(step, platform)} a device in a step{fits}",
   ]
   if built.evaluators:
     at_once = f"{built.embedder.batch_size:,}"
@@ -136,6 +116,19 @@ def _time(built: Experiment, devices: Sequence[jax.Device]) -> list[str]:
       "a lower bound; at 50 % MFU it takes twice as long"
     )
   return lines
+
+
+def _between_slices(
+  step: jax.stages.Compiled, devices: Sequence[jax.Device]
+) -> list[str]:
+  if len(sharding.slices(devices)) == 1:
+    return []
+  moved = dcn.leaving(step.as_text())
+  known = {kind: size for kind, size in moved.items() if size is not None}
+  kinds = [f"{kind} {readable(size)}" for kind, size in known.items()]
+  kinds += [f"{kind} not counted" for kind in moved.keys() - known]
+  total = readable(sum(known.values()))
+  return [f"DCN         {total} leave a slice in a step: {', '.join(kinds)}"]
 
 
 def compile_step(built: Experiment) -> jax.stages.Compiled:

@@ -13,6 +13,7 @@ from big_contrastive import plan
 from big_contrastive.config import errors, rules
 from big_contrastive.data.sources import tfds
 from big_contrastive.factory import experiment, reading
+from big_contrastive.parallel import dcn, topology
 
 TOO_LARGE = [
   "Ran out of memory in memory space hbm. Used 32.19G of 15.75G hbm. Exceed",
@@ -241,14 +242,36 @@ def test_what_is_wrong_is_found_without_files(path, value, said):
 
 def test_a_slice_that_nobody_knows_is_an_error():
   with pytest.raises(errors.UserError, match="--topology = 'v5x:4x4'"):
-    plan.slice_of("v5x:4x4")
+    topology.devices("v5x:4x4")
 
 
-@pytest.mark.skipif(
+libtpu = pytest.mark.skipif(
   importlib.util.find_spec("libtpu") is None, reason="no libtpu"
 )
+
+
+@libtpu
 def test_a_pod_is_planned_without_one():
-  devices = plan.slice_of("v5e:4x4")
+  devices = topology.devices("v5e:4x4")
   lines = plan.plan(small() | {"batch_size": 64}, devices)
   assert "16 x TPU v5 lite" in lines[0]
   assert all("it fits" in line for line in lines[4:7])
+  assert not any(line.startswith("DCN") for line in lines)
+
+
+@pytest.mark.slow
+@libtpu
+def test_each_chunk_of_the_ring_leaves_a_slice_once():
+  """By libtpu's own words: a border a slice, n chunks and their sums."""
+  devices = topology.devices("v5e:2x2", 2)
+  made = experiment.build(small() | {"batch_size": 64, "evals": {}}, devices)
+  moved = dcn.transfers(plan.compile_step(made).as_text())
+  ring = [t for t in moved if t.name.startswith("ppermute")]
+  assert {len(t.pairs) for t in ring} == {2}
+  n, b, d = 8, 8, 32
+  # Embeddings, ids and sums at each hop; the sums once more, home.
+  sent = n * (4 * b * d + 4 * b + 4 * b * d) + 4 * b * d
+  assert sum(t.bytes * t.times for t in ring) == sent
+  count = sum(x.size for x in jax.tree.leaves(made.placed.abstract.params))
+  reduced = sum(t.bytes * t.times for t in moved if t.kind == "ALL_REDUCE")
+  assert reduced >= 2 * count  # Gradients, bfloat16 or wider.

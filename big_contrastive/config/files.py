@@ -13,7 +13,7 @@ from big_contrastive.config import errors
 Config = dict[str, Any]
 
 _PACKAGE = pathlib.Path(__file__).parents[1]
-# Holds configs/: a folder of its own in an installed package, the checkout else.
+# Holds configs/: a folder of the package as installed, else the checkout.
 SHIPPED = _PACKAGE / "shipped"
 if not SHIPPED.is_dir():
   SHIPPED = _PACKAGE.parent
@@ -23,7 +23,7 @@ def load_config(flag: str, overrides: list[str]) -> Config:
   """Returns the config of "configs/x.py:argument" with overrides applied.
 
   Args:
-    flag: a Python file with get_config(argument), see `find`, and that argument.
+    flag: a file with get_config(argument), see `find`, and that argument.
     overrides: "--config.batch_size=64", dots for levels, Python literals.
   """
   name, _, argument = flag.partition(":")

@@ -9,9 +9,8 @@ import zlib
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from big_contrastive.parallel import signals
+from big_contrastive.parallel import sharding, signals
 
 # What a process may request: columns of an array of requests.
 SAVE, STOP = 0, 1
@@ -60,9 +59,11 @@ class Requests:
     self._last_save, self._requested = time.monotonic(), False
     self._distributed = jax.process_count() > 1
     if self._distributed:
-      mesh = jax.make_mesh((jax.device_count(),), ("all",), (AxisType.Auto,))
-      self._sharding = NamedSharding(mesh, PartitionSpec("all"))
-      replicated = NamedSharding(mesh, PartitionSpec())
+      mesh = sharding.make_mesh()
+      self._sharding, replicated = (
+        sharding.batch(mesh),
+        sharding.replicated(mesh),
+      )
       self._maximum = jax.jit(lambda x: x.max(axis=0), out_shardings=replicated)
 
   def now(self) -> np.ndarray:

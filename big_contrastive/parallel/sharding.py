@@ -23,21 +23,62 @@ def make_mesh(
 ) -> Mesh:
   """Returns the mesh data x fsdp x tensor over all devices.
 
+  Of several TPU slices each is a block of the data axis. So fsdp and tensor
+  stay inside a slice, and the ring of the losses leaves each slice once.
+
   Args:
     fsdp: devices over which one copy of the weights is split.
     tensor: devices over which features are split.
     devices: all of them if None.
+
+  Raises:
+    UserError: unless fsdp x tensor divides the devices of a slice.
   """
-  devices = jax.devices() if devices is None else devices
+  blocks = slices(jax.devices() if devices is None else devices)
+  count = len(blocks[0])
   for name, size in (("fsdp", fsdp), ("tensor", tensor)):
-    if size < 1 or len(devices) % (fsdp * max(1, tensor)):
-      allowed = f"a divisor of the {len(devices)} devices"
+    if size < 1 or count % (fsdp * max(1, tensor)):
+      of = f", of each of {len(blocks)} slices" * (len(blocks) > 1)
+      allowed = f"a divisor of the {count} devices{of}"
       remedy = "fsdp x tensor must divide them."
       raise errors.UserError(f"config.mesh.{name}", size, allowed, remedy)
-  shape = (len(devices) // (fsdp * tensor), fsdp, tensor)
+  shape = (count // (fsdp * tensor), fsdp, tensor)
   axes = (*BATCH, "tensor")
   types = (AxisType.Auto,) * 3
-  return jax.make_mesh(shape, axes, axis_types=types, devices=devices)
+  meshes = [
+    jax.make_mesh(shape, axes, axis_types=types, devices=block)
+    for block in blocks
+  ]
+  if len(meshes) == 1:
+    return meshes[0]
+  joined = np.concatenate([mesh.devices for mesh in meshes])
+  return Mesh(joined, axes, axis_types=types)
+
+
+def slices(devices: Sequence[jax.Device]) -> list[list[jax.Device]]:
+  """Returns the devices of each TPU slice; all others are one slice.
+
+  Chips of a slice are joined by their own links, slices by the data center's
+  network (DCN).
+
+  Raises:
+    UserError: if slices differ in size.
+  """
+  found: dict[int, list[jax.Device]] = {}
+  for device in devices:
+    # GPUs have an index, too, that of their host. jax.devices() lists them by
+    # host, and weights may well be split over hosts.
+    tpu = device.platform == "tpu"
+    index = getattr(device, "slice_index", 0) if tpu else 0
+    found.setdefault(index, []).append(device)
+  blocks = [found[index] for index in sorted(found)]
+  sizes = [len(block) for block in blocks]
+  if len(set(sizes)) > 1:
+    remedy = "Take slices of one type."
+    raise errors.UserError(
+      "devices of the slices", sizes, "as many in each", remedy
+    )
+  return blocks
 
 
 def ring_size(mesh: Mesh) -> int:
