@@ -139,45 +139,34 @@ class _Program:
       return None
     condition, body = names.groups()
     test = self._root(condition)
-    if not test or "direction=LT" not in test:
+    if "direction=LT" not in test:
       return None
     counter, limit = _operands(test)[:2]
-    place = re.search(r"index=(\d+)", self._line(condition, counter))
-    last = self._constant(condition, limit)
+    place = re.search(r"index=(\d+)", self._value(condition, counter))
     if not place:
       return None
     at = int(place[1])
-    start = self._element(caller, self._line(caller, state[1]), at)
-    added = self._step(body, at)
-    if None in (start, last, added) or added < 1:
-      return None
-    return math.ceil((last - start) / added)
-
-  def _element(self, body: str, tuple_: str, at: int) -> int | None:
-    return self._constant(body, _operands(tuple_)[at])
-
-  def _step(self, body: str, at: int) -> int | None:
-    """Returns what a loop adds to its counter in one iteration."""
-    added = self._line(body, _operands(self._root(body))[at])
-    found = [self._constant(body, x) for x in _operands(added)]
-    constants = [x for x in found if x is not None]
-    return constants[0] if " add(" in added and constants else None
+    first = _operands(self._value(caller, state[1]))[at]
+    next_ = self._value(body, _operands(self._root(body))[at])
+    terms = [self._constant(body, x) for x in _operands(next_)]
+    step = next((x for x in terms if x), None) if " add(" in next_ else None
+    start, end = self._constant(caller, first), self._constant(condition, limit)
+    known = None not in (start, end, step)
+    return max(0, math.ceil((end - start) / step)) if known else None
 
   def _root(self, body: str) -> str:
     return next((x for x in self.bodies[body] if "ROOT " in x), "")
 
-  def _line(self, body: str, name: str) -> str:
+  def _value(self, body: str, name: str) -> str:
+    """Returns the instruction of that name, or the one that it copies."""
     form = re.compile(rf"\s+(?:ROOT )?%?{re.escape(name)} = ")
-    return next((x for x in self.bodies[body] if form.match(x)), "")
+    line = next((x for x in self.bodies[body] if form.match(x)), "")
+    copied = re.search(r" (?:copy|bitcast)\(%?([\w.\-]+)\)", line)
+    return self._value(body, copied[1]) if copied else line
 
   def _constant(self, body: str, name: str) -> int | None:
-    """Returns a constant, also behind a copy of it."""
-    line = self._line(body, name)
-    if found := re.search(r" constant\((-?\d+)\)", line):
-      return int(found[1])
-    if " copy(" in line or " bitcast(" in line:
-      return self._constant(body, _operands(line)[0])
-    return None
+    found = re.search(r" constant\((-?\d+)\)", self._value(body, name))
+    return int(found[1]) if found else None
 
 
 def _operands(line: str) -> list[str]:

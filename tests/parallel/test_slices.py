@@ -143,7 +143,8 @@ def program(limit="%limit"):
 {outer}
   %two = s32[] constant(2)
   %next.1 = s32[] add(%two, %i.2)
-  ROOT %out.1 = (s32[]) tuple(%next.1)
+  %moved = s32[] copy(%next.1)
+  ROOT %out.1 = (s32[]) tuple(%moved)
 }}
 
 ENTRY %main (a: f32[]) -> f32[] {{
