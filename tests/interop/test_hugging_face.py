@@ -105,6 +105,37 @@ def test_towers_equal_transformers_both_ways_bit_for_bit(name, tmp_path):
   assert transformers.AutoConfig.from_pretrained(target).model_type in name
 
 
+@pytest.mark.peers
+def test_metaclip_2_pools_at_the_first_eos_whatever_its_id(tmp_path):
+  """2, that of XLM-V: not the largest id of a text, as in a CLIP of that id."""
+  peers.torch()
+  import transformers
+
+  act = {"hidden_act": "gelu"}
+  config = transformers.MetaClip2Config(
+    vision_config=sizes(40, 4, 72, image_size=24, patch_size=8, **act),
+    text_config=sizes(
+      32, 4, 96, vocab_size=99, max_position_embeddings=7, eos_token_id=2,
+      **act,
+    ),
+    projection_dim=20,
+  )  # fmt: skip
+  model = peers.randomise(transformers.MetaClip2Model(config))
+  model.save_pretrained(tmp_path / "hf")
+  read = model_files.read(tmp_path / "hf")
+  assert read.model["text"]["pool"] == "eos"
+  images, tokens = peers.inputs(24, 97, 7, 2)
+  tokens[:2, -1] = 98
+  torch = peers.torch()
+  with torch.no_grad():
+    out = model(
+      pixel_values=peers.pixels(images, MEAN, STD),
+      input_ids=torch.from_numpy(tokens).long(),
+    )
+  wanted = [out.image_embeds, out.text_embeds, out.logits_per_image]
+  peers.check(peers.ours(read, images, tokens), [x.numpy() for x in wanted])
+
+
 def random_directory(path, res=24):
   """A SigLIP directory, without any peer's library."""
   config = {

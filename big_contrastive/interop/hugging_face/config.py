@@ -49,6 +49,7 @@ _DEFAULTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 # Older files wrongly have EOS = 2, and transformers still takes 2 to mean the
 # largest id of a text.
 _LARGEST = 2
+_METACLIP_2 = "metaclip_2"
 # With another value these fields change the computation or stored weights.
 _PLAIN: dict[str, Any] = {
   "num_channels": 3, "vision_use_head": True, "quantization_config": None,
@@ -89,11 +90,15 @@ def describe(
     config: the content of config.json; nothing of full size is allocated.
     where: its path, for errors.
   """
-  family = config.get("model_type")
+  kind = config.get("model_type")
+  # MetaCLIP 2 is a CLIP that pools at the first EOS, whatever its id.
+  family = "clip" if kind == _METACLIP_2 else kind
   if family not in hugging_face_weights.TABLES:
-    allowed = "siglip, siglip2, clip or blip: an image and a text tower"
+    allowed = (
+      "siglip, siglip2, clip, metaclip_2 or blip: an image and a text tower"
+    )
     remedy = "Only pairs of towers are read."
-    raise errors.UserError(f"{where}: model_type", family, allowed, remedy)
+    raise errors.UserError(f"{where}: model_type", kind, allowed, remedy)
   look(config, where, _PLAIN, _READ)
   image, text = (
     complete(config, name, default)
@@ -130,13 +135,12 @@ def _clip(
 ) -> dict[str, Any]:
   width = config.get("projection_dim", 512)
   eos = text["eos_token_id"]
+  largest = config["model_type"] != _METACLIP_2 and eos == _LARGEST
   if type(eos) is not int:
     remedy = "transformers pools at a single id."
     thing = "text_config.eos_token_id"
     raise errors.UserError(thing, eos, "one id", remedy)
-  pool = {"pool": "eos", "eos_id": eos}
-  if eos == _LARGEST:
-    pool = {"pool": "argmax"}
+  pool = {"pool": "argmax"} if largest else {"pool": "eos", "eos_id": eos}
   return {
     "image": image_section(image)
     | {
