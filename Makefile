@@ -15,7 +15,7 @@ LOCK = $(shell $(PYTHON) -c 'import glob, os, sys; \
 SPREAD := -n 2 --dist loadfile --no-loadscope-reorder
 PIP := pip --quiet --disable-pip-version-check
 
-.PHONY: help venv demo test test-fast test-peers lint check bench docs wheel lock clean
+.PHONY: help venv demo test test-fast test-peers lint check bench docs site wheel lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' \
@@ -75,6 +75,10 @@ bench: venv  ## time step and losses, loss memory; prints tables
 
 docs: venv  ## write docs/config.md from config/fields
 	$(BIN)/python -m big_contrastive.train --fields --markdown > docs/config.md
+
+site: venv  ## docs/ and docstrings as HTML in build/site
+	$(BIN)/$(PIP) install -e '.[docs]'
+	$(BIN)/python -m sphinx -q -W -E -b html -c docs/site . build/site
 
 # What an older build left would be in it.
 wheel: venv  ## build the package in dist/

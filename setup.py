@@ -66,6 +66,7 @@ setuptools.setup(
     "gcs": ["gcsfs>=2025.3"],
     "s3": ["s3fs>=2025.3"],
     "hf": ["huggingface_hub>=1.0"],
+    "docs": ["myst-parser>=5", "sphinx>=9"],
     "test": [
       "beartype",
       "flask",
