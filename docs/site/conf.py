@@ -1,4 +1,4 @@
-"""Sphinx: the pages as they are in the repository, and docstrings. make site."""
+"""Sphinx: pages as they are in the repository, and docstrings. make site."""
 
 import pathlib
 
@@ -17,8 +17,9 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 myst_heading_anchors = 6
 # Docstrings are prose, with names in single backticks: not all of them is rST.
 default_role = "code"
-suppress_warnings = ["docutils", "autodoc"]
+suppress_warnings = ["docutils"]
 autodoc_typehints = "description"
+
 
 def setup(app):
   """Links to folders of the repository stay as text: a site has none."""
