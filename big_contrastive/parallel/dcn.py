@@ -69,16 +69,20 @@ def leaving(text: str) -> dict[str, int | None]:
 
 
 def _transfer(line: str, times: int | None) -> Transfer:
-  kind = re.search(r'_transfer_type="(\w+)"', line)[1]
-  name = re.search(r'_rendezvous="(.*?)(?:_\d+)?"', line)[1]
-  target = re.search(r"_megascale_target=(\S*?),_xla", line)[1].strip('"')
-  dtype, shape = re.search(r" = \(([a-z]+\d*)\w*\[([\d,]*)\]", line).groups()
+  found = re.search(
+    r" = \(([a-z]+\d*)\w*\[([\d,]*)\].*_rendezvous=\"(.*?)(?:_\d+)?\""
+    r".*_megascale_target=(\S*?),_xla.*_transfer_type=\"(\w+)\"", line
+  )  # fmt: skip
+  if not found:  # Of another libtpu.
+    return Transfer("UNKNOWN", "", (), times, None)
+  dtype, shape, name, target, kind = found.groups()
+  target = target.strip('"')
   bits = re.search(r"\d+", dtype)
   each = math.prod(int(x) for x in shape.split(",") if x)
   each *= math.ceil(int(bits[0]) / 8) if bits else 1
   if kind == "ONE_TO_ONE":
-    found = re.findall(r"(\d+)->(\d+)", target)
-    pairs = tuple((int(a), int(b)) for a, b in found)
+    ends = re.findall(r"(\d+)->(\d+)", target)
+    pairs = tuple((int(a), int(b)) for a, b in ends)
     sources = [a // _SLICE for a, _ in pairs]
     return Transfer(kind, name, pairs, times, each * _most(sources))
   # "{1,2}x{0:3}": all devices of these slices whose numbers are from 0 to 3.

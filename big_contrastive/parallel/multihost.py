@@ -60,10 +60,8 @@ class Requests:
     self._distributed = jax.process_count() > 1
     if self._distributed:
       mesh = sharding.make_mesh()
-      self._sharding, replicated = (
-        sharding.batch(mesh),
-        sharding.replicated(mesh),
-      )
+      replicated = sharding.replicated(mesh)
+      self._sharding = sharding.batch(mesh)
       self._maximum = jax.jit(lambda x: x.max(axis=0), out_shardings=replicated)
 
   def now(self) -> np.ndarray:

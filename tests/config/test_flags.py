@@ -56,7 +56,7 @@ NUMBERS = (
   "--min_words", "--clusters", "--rounds", "--limit", "--tail",
   "--least", "--size", "--captions", "--min_characters", "--fraction",
   "--threshold", "--share", "--top_p", "--temperature", "--beams",
-  "--min_tokens", "--max_tokens", "--repetition_penalty", "--length_penalty",
+  "--min_tokens", "--max_tokens", "--repetition_penalty", "--length_penalty", "--slices",
 )  # fmt: skip
 OPTIONAL = {
   evaluate.run: MODEL,
@@ -115,7 +115,7 @@ OPTIONAL = {
     "--per_shard",
     "--counts",
   ),
-  plan.run: ("--topology",),
+  plan.run: ("--topology", "--slices"),
   train.run: (),
 }
 # Of values, what the line must say beside the flag's name.

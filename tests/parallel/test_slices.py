@@ -179,4 +179,6 @@ def test_what_cannot_be_read_is_not_counted():
   }  # fmt: skip
   strange = program().replace("ALL_REDUCE", "RAGGED")
   assert dcn.leaving(strange)["ragged"] is None
+  another = program().replace("_megascale_target", "_of")
+  assert dcn.leaving(another) == {"unknown": None}
   assert dcn.leaving("HloModule empty") == {}
