@@ -40,6 +40,7 @@ _hook = jaxtyping.install_import_hook(
     "big_contrastive.models.model",
     "big_contrastive.models.naflex",
     "big_contrastive.models.norms",
+    "big_contrastive.models.pooling",
   ],
   "beartype.beartype",
 )
