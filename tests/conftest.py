@@ -33,6 +33,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 _hook = jaxtyping.install_import_hook(
   [
     "big_contrastive.losses",
+    "big_contrastive.models.cudnn",
     "big_contrastive.models.image",
     "big_contrastive.models.text",
     "big_contrastive.models.heads",

@@ -77,8 +77,8 @@ def attend(
 def choose(wanted: Choice, dtype: str, widths: Iterable[int]) -> bool:
   """Returns whether the blocks of a model use the kernel.
 
-  With "auto" they do where it works; a GPU where it should, but doesn't, is
-  told. Each width is tried once.
+  With "auto" they do where it works; a warning says if it should, but doesn't.
+  Each width is tried once.
 
   Args:
     wanted: config.model.attention.
@@ -88,18 +88,20 @@ def choose(wanted: Choice, dtype: str, widths: Iterable[int]) -> bool:
   Raises:
     UserError: if "cudnn" is wanted, and can't be.
   """
-  widths = sorted(set(widths))
-  refused = _refusal(wanted, dtype, widths)
-  if wanted == "einsum" or (refused and wanted == "auto"):
+  if wanted == "einsum":
     return False
-  for width in filter(_fits, widths) if not refused else ():
-    if why := failure(width):
-      refused = "what this GPU can compute", f"cuDNN's attention {why}."
-  if refused and wanted == "auto":
-    logging.warning("attention by einsum: %s", refused[1].rstrip("."))
-  elif refused:
-    raise errors.UserError("config.model.attention", wanted, *refused)
-  return not refused
+  widths, where = sorted(set(widths)), "config.model.attention"
+  if refused := _refusal(wanted, dtype, widths):
+    if wanted == "cudnn":
+      raise errors.UserError(where, wanted, *refused)
+    return False
+  wrong = [why for w in widths if _fits(w) and (why := failure(w))]
+  if wrong and wanted == "cudnn":
+    allowed = '"auto" or "einsum" on this GPU'
+    raise errors.UserError(where, wanted, allowed, f"The kernel {wrong[0]}.")
+  if wrong:
+    logging.warning("attention by einsum: cuDNN's kernel %s", wrong[0])
+  return not wrong
 
 
 def platform() -> str:
@@ -122,7 +124,7 @@ def failure(width: int) -> str | None:
   """
   r = np.random.default_rng(0)
   x = jnp.asarray(r.normal(size=(2, 33, 2, width)), jnp.bfloat16)
-  mask = np.arange(33)[None] < np.array([[33], [20]])
+  mask = jnp.arange(33)[None] < jnp.array([[33], [20]])
 
   def both(implementation: Literal["cudnn", "xla"]) -> list[np.ndarray]:
     def total(x: jax.Array) -> jax.Array:
