@@ -66,6 +66,11 @@ class Built(NamedTuple):
     return variables(self.shapes, self.statistics)
 
   @property
+  def fused(self) -> bool:
+    """Whether cuDNN computes attention of its blocks."""
+    return any(block.fused for block in _fusible(self.abstract))
+
+  @property
   def parts(self) -> frozenset[str]:
     """The names of its parts: "img", "txt", "dec", "t", "b" and heads."""
     # An image tower of stored vectors has no parameters.

@@ -16,11 +16,14 @@ import pytest
 import test_convert
 from jax._src.cudnn import fused_attention_stablehlo
 
+import tiny
 from big_contrastive.config import errors
+from big_contrastive.factory import experiment
 from big_contrastive.interop import model_files
 from big_contrastive.models import attention, cudnn, layers
 from big_contrastive.models.build import build_model
 from big_contrastive.models.model import merge
+from big_contrastive.parallel import multihost
 
 WORDS = types.SimpleNamespace(
   length=8, vocab_size=50, pad_id=0, bos_id=None, eos_id=1
@@ -258,3 +261,9 @@ def test_a_model_trained_by_cudnn_is_loaded_anywhere(tmp_path, monkeypatch):
     model_files.write(bundle, tmp_path / "model", "checkpoint")
   again = model_files.read(str(tmp_path / "model"))
   assert "attention" not in again.model and again.build()
+
+
+def test_processes_that_differ_end_at_once(monkeypatch):
+  monkeypatch.setattr(multihost, "all_have", lambda text: text != "False")
+  with pytest.raises(errors.UserError, match="config.model.attention = 'auto'"):
+    experiment.build(tiny.load("siglip", "smoke"))
