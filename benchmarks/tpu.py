@@ -205,21 +205,22 @@ def attention_table(flags):
   """Prints a Markdown table of ways to compute attention."""
   heads, width = map(int, flags.heads.split("x"))
   print(f"jax {jax.__version__}, libtpu {libtpu_version()}, {flags.images} "
-        f"sequences a chip, {heads} heads of {width} features, bfloat16, value "
-        "and gradients\n")  # fmt: skip
-  print("| topology | tokens | attention | peak MiB | MiB accessed |")
+        f"sequences a chip, {heads} heads of {width} features, bfloat16, "
+        "gradients of attention: MiB at the peak, MiB accessed\n")  # fmt: skip
+  print(f"| topology | tokens | {' | '.join(KERNELS)} |")
   print("|---|---|---|---|---|")
   for topology in flags.topologies:
     device = mesh_of(topology).devices.flat[0]
     for length in flags.lengths:
+      cells = [topology, f"{length:,}"]
       for name in KERNELS:
         made = compile_attention(
           name, device, flags.images, length, heads, width
         )
         peak = made.memory_analysis().peak_memory_in_bytes / MIB
         accessed = made.cost_analysis()["bytes accessed"] / MIB
-        print(f"| {topology} | {length:,} | {name} | {peak:,.0f} "
-              f"| {accessed:,.0f} |", flush=True)  # fmt: skip
+        cells.append(f"{peak:,.0f}; {accessed:,.0f}")
+      print(f"| {' | '.join(cells)} |", flush=True)
 
 
 def libtpu_version():
