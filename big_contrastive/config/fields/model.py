@@ -70,8 +70,8 @@ class Model:
     '"cudnn", a kernel that keeps logits out of memory, on NVIDIA GPUs, in '
     "bfloat16, with heads of a multiple of 8 features up to 128. auto: by "
     "cudnn where it works.",
-    why="Logits in memory cost most of the time that blocks on a GPU wait for "
-    "it. Models that are loaded have auto, whatever they were trained with.",
+    why="Logits in memory are most of the bytes that attention moves. Models "
+    "that are loaded have auto, whatever they were trained with.",
   )
 
 
