@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import math
-import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 from big_contrastive.checkpoints import checkpointer, find
@@ -260,10 +260,15 @@ def _batches(home: Path) -> list[dict[str, Any]]:
 
 def _pictures(home: Path) -> dict[str, Path]:
   folder = home / "pictures"
-  files = sorted(folder.rglob("*.png")) if folder.is_dir() else []
   return {
-    pathlib.PurePosixPath(file.relative_to(folder))
-    .with_suffix("")
-    .as_posix(): (file)
-    for file in files
+    str(file.relative_to(folder)).removesuffix(".png"): file
+    for file in (_pngs(folder) if folder.is_dir() else ())
   }
+
+
+def _pngs(folder: Path) -> Iterator[Path]:
+  for path in sorted(folder.iterdir()):
+    if path.suffix == ".png":
+      yield path
+    elif path.is_dir():
+      yield from _pngs(path)

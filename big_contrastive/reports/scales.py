@@ -35,9 +35,8 @@ class Scale:
 
   def ticks(self, most: int) -> list[float]:
     """Returns round values between the ends, about `most` of them."""
-    if self.log:
-      return _powers(self.low, self.high, most)
-    return _steps(self.low, self.high, most)
+    found = _powers(self.low, self.high, most) if self.log else []
+    return found if len(found) > 1 else _steps(self.low, self.high, most)
 
 
 def _steps(low: float, high: float, most: int) -> list[float]:
