@@ -54,7 +54,6 @@ def sample(number: int) -> Markup:
 def chart(
   title: str,
   curves: list[Curve],
-  x: Scale,
   unit: str,
   may_be_log: bool = False,
 ) -> Markup:
@@ -63,10 +62,10 @@ def chart(
   Args:
     title: the metric.
     curves: of the runs that have it.
-    x: the horizontal axis, see `horizontal`.
-    unit: of that axis: "step".
+    unit: of the horizontal axis: "step".
     may_be_log: whether the vertical axis may be logarithmic.
   """
+  x = _horizontal([c.series for c in curves])
   levels = _levels(curves)
   beside = [level.finite.values for level, _, _ in levels]
   y = scales.vertical(
@@ -96,11 +95,9 @@ def chart(
   return tag("figure", head, _legend(curves, unit), drawing, class_="chart")
 
 
-def horizontal(all_steps: list[Series]) -> Scale:
-  """Returns the axis of steps that all charts of a page share."""
-  ends = [(s.steps[0], s.steps[-1]) for s in all_steps if len(s.steps)]
-  low = min((int(a) for a, _ in ends), default=0)
-  high = max((int(b) for _, b in ends), default=1)
+def _horizontal(found: list[Series]) -> Scale:
+  low = min(int(s.steps[0]) for s in found)
+  high = max(int(s.steps[-1]) for s in found)
   return scales.horizontal(low, high, LEFT, RIGHT)
 
 

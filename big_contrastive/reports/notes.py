@@ -34,7 +34,7 @@ def of_events(happened: list[dict[str, Any]]) -> list[Note]:
   one that began twice had no checkpoint to resume from.
   """
   if not happened:
-    return [Note(None, "file", "no events: their warnings were not kept")]
+    return [Note(None, "file", "no events.jsonl: its warnings were not kept")]
   found: list[Note] = []
   begun = 0
   for event in happened:

@@ -13,7 +13,6 @@ from big_contrastive.reports import (
 )
 from big_contrastive.reports.curves import Curve
 from big_contrastive.reports.markup import Markup, joined, tag
-from big_contrastive.reports.numerals import counted
 from big_contrastive.reports.runs import Run
 from big_contrastive.reports.series import Series
 
@@ -28,7 +27,8 @@ def page(runs: list[Run], unit: str) -> str:
     runs: one or more, with different names.
     unit: of their steps: "step" or "examples".
   """
-  title = ", ".join(run.name for run in runs)
+  names = [run.name for run in runs]
+  title = ", ".join(names) if len(runs) < 3 else f"{len(runs)} runs"
   sections = {
     "Warnings": tables.warnings(runs, unit),
     "Evaluations": _evaluations(runs),
@@ -44,7 +44,7 @@ def page(runs: list[Run], unit: str) -> str:
     if inside
   ]
   now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
-  about = f"{counted(len(runs), 'run')} of big_contrastive, {now}"
+  about = f"A report of big_contrastive, {now}"
   head = tag(
     "head",
     tag("meta", charset="utf-8"),
@@ -70,7 +70,9 @@ def page(runs: list[Run], unit: str) -> str:
   script = Markup(f"<script>{_file('script.js')}</script>")
   one = "one" if len(runs) == 1 else None
   whole = tag("body", header, tag("main", body), script, class_=one)
-  return f"{BEGINNING}{tag('html', head, whole, lang='en')}\n"
+  html = f"{BEGINNING}{tag('html', head, whole, lang='en')}\n"
+  # JSON may have halves of characters.
+  return html.encode(errors="replace").decode()
 
 
 def _file(name: str) -> str:
@@ -102,7 +104,6 @@ def _evaluations(runs: list[Run]) -> Markup | None:
 
 def _curves(runs: list[Run], unit: str) -> Markup:
   """Charts by group; metrics that are one number are in a table."""
-  x = curves.horizontal([s for run in runs for s in run.metrics.values()])
   groups: dict[str, list[Markup]] = {}
   single = []
   for name in sorted(_names(runs), key=_order):
@@ -113,7 +114,7 @@ def _curves(runs: list[Run], unit: str) -> Markup:
       single += [name] * (not name.startswith("eval/"))
       continue
     title, log = name.rpartition("/")[2], name.startswith(("train", "perf"))
-    drawn = curves.chart(title, _of(runs, name), x, unit, log and _may(name))
+    drawn = curves.chart(title, _of(runs, name), unit, log and _may(name))
     groups.setdefault(_group(name), []).append(drawn)
   blocks = [
     joined(tag("h3", group), tag("div", charts, class_="charts"))

@@ -181,12 +181,16 @@ def _lines(path: Path) -> tuple[list[dict[str, Any]], int]:
 def _rows(home: Path) -> tuple[list[dict[str, Any]], list[Note]]:
   """The lines of metrics that have a step, and a note of the others."""
   found, torn = _lines(home / metrics.FILE)
-  rows = [row for row in found if type(row.get("step")) is int]
+  rows = [row for row in found if _is_step(row.get("step"))]
   torn += len(found) - len(rows)
   if not torn:
     return rows, []
   text = f"{torn:,} of the lines of {metrics.FILE} can't be read"
   return rows, [Note(None, "file", text)]
+
+
+def _is_step(value: Any) -> bool:
+  return type(value) is int and 0 <= value < 2**53
 
 
 def _series(
@@ -216,8 +220,11 @@ def _config(home: Path) -> dict[str, Any] | None:
   saved = find.steps(home / find.FOLDER)
   if not saved:
     return None
-  meta = checkpointer.read_meta(home / find.FOLDER / str(saved[-1]))
-  return dict(meta["config"])
+  try:
+    meta = checkpointer.read_meta(home / find.FOLDER / str(saved[-1]))
+    return dict(meta["config"])
+  except Exception:  # Orbax has many kinds for a checkpoint that is damaged.
+    return None
 
 
 def _total(told: Any, config: dict[str, Any] | None) -> int | None:

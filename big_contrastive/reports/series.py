@@ -39,10 +39,9 @@ def of(rows: list[tuple[int, float]]) -> Series:
   """Returns the series of (step, value); the later of equal steps counts."""
   values = dict(rows)
   steps = sorted(values)
-  # Numbers of devices are float32; sums of larger ones would overflow.
-  found = np.array([values[s] for s in steps], np.float64)
-  found[~(np.abs(found) < 1e300)] = np.nan
-  return Series(np.array(steps, np.int64), found)
+  # Those of devices are float32; differences of larger ones would overflow.
+  found = [v if abs(v) < 1e300 else np.nan for v in map(values.get, steps)]
+  return Series(np.array(steps, np.int64), np.array(found, np.float64))
 
 
 class Thinned(NamedTuple):

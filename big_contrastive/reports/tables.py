@@ -49,7 +49,12 @@ def _batch(run: Run) -> str:
 
 def _last(run: Run, name: str) -> str:
   values = run.metrics.get(name)
-  return shown(values.finite.last) if _has_finite(values) else ""
+  return "" if values is None else shown(values.finite.last)
+
+
+def _named(runs: list[Run], run: Run) -> Markup:
+  """A run's name, behind the line that it has in charts."""
+  return joined(curves.sample(runs.index(run)), run.name)
 
 
 def _has_finite(values: Series | None) -> bool:
@@ -88,14 +93,15 @@ def results(runs: list[Run], evaluation: str, names: list[str]) -> Markup:
   """Returns the last and the best value of metrics, by run.
 
   Args:
-    runs: all runs; those without a value have empty cells.
+    runs: all runs; those without any of the metrics are left out.
     evaluation: "eval/NAME".
     names: metrics of it.
   """
-  above = [(None, 2)]
-  above += [(joined(curves.sample(i), r.name), 2) for i, r in enumerate(runs)]
-  head = ["metric", "chance", *["last", "best"] * len(runs)]
-  rows = [_result(runs, name) for name in names]
+  having = [run for run in runs if run.metrics.keys() & set(names)]
+  above: list[Any] = [(None, 2)]
+  above += [(_named(runs, run), 2) for run in having]
+  head = ["metric", "chance", *["last", "best"] * len(having)]
+  rows = [_result(having, name) for name in names]
   title = evaluation.removeprefix("eval/")
   return table(title, head, rows, "results", above)
 
@@ -144,7 +150,7 @@ def times(runs: list[Run]) -> Markup | None:
     return None
   phases = dict.fromkeys(phase for run in known for phase in run.seconds)
   head: list[Any] = ["phase"]
-  head += [joined(curves.sample(runs.index(r)), r.name) for r in known]
+  head += [_named(runs, run) for run in known]
   rows: list[list[Any]] = [[phase] for phase in phases]
   for run in known:
     whole = sum(run.seconds.values())
@@ -175,7 +181,7 @@ def configs(runs: list[Run]) -> Markup:
   pieces: list[Any] = []
   if len(known) > 1 and differ:
     head = ["field"]
-    head += [joined(curves.sample(runs.index(r)), r.name) for r in known]
+    head += [_named(runs, run) for run in known]
     rows = [[name, *map(_value, values)] for name, values in differ.items()]
     pieces.append(table("Fields that differ", head, rows, "config"))
   elif len(known) > 1:

@@ -67,12 +67,13 @@ class Run:
     self.requested = np.zeros(2, np.int32)
     self.pending: _Pending | None = None
     self.events = events.Events(workdir)
-    self.events.add(
-      begin.step,
-      "resumed" if begin.step else "began",
-      total=self.every.total,
-      chances=experiment.objective.chances,
-    )
+    if begin.step < self.every.total:
+      self.events.add(
+        begin.step,
+        "resumed" if begin.step else "began",
+        total=self.every.total,
+        chances=experiment.objective.chances,
+      )
     if jax.process_index() == 0:
       config = json.dumps(experiment.config, indent=2)
       atomic.replace(workdir / "config.json", config + "\n")

@@ -46,8 +46,7 @@ def test_a_point_is_where_the_labels_of_the_axes_say(log):
   steps = np.array([3, 500, 1234, 4000])
   values = np.array([5000.0, 2.0, 1.0, 1.5] if log else [2.5, -1.0, 0.5, 1.0])
   s = series.of(list(zip(steps.tolist(), values, strict=True)))
-  x = curves.horizontal([s])
-  svg = curves.chart("loss", [Curve(0, "a", s)], x, "step", True)
+  svg = curves.chart("loss", [Curve(0, "a", s)], "step", True)
   assert ("log scale" in svg) == log
   pixels = points(path(svg, "curve"))
   for axis, expected in ((0, steps), (1, values)):
@@ -65,8 +64,7 @@ def test_a_point_is_where_the_labels_of_the_axes_say(log):
 
 def test_the_last_values_and_the_words_are_those_of_the_data():
   s = series.of([(1, 3.0), (2, float("nan")), (1000, 0.123456)])
-  x = curves.horizontal([s])
-  svg = curves.chart("loss", [Curve(0, "a & b", s)], x, "step")
+  svg = curves.chart("loss", [Curve(0, "a & b", s)], "step")
   assert "<b>0.1235</b><span> at 1,000</span>" in svg
   told = "a &amp; b: 3 at step 1, 0.1235 at 1,000; from 0.1235 to 3."
   assert f"<desc>{told}</desc>" in svg and "<title>loss by step</title>" in svg
@@ -146,18 +144,17 @@ def test_ticks_are_round_and_between_the_ends(low, high, log):
 def test_a_chart_of_one_value_or_of_huge_ones_has_an_axis():
   for values in ([0.0, 0.0], [3.4e38, -3.4e38], [1.0, 1.0], [1e-300, 2e-300]):
     s = series.of(list(enumerate(values)))
-    svg = curves.chart("x", [Curve(0, "a", s)], curves.horizontal([s]), "step")
+    svg = curves.chart("x", [Curve(0, "a", s)], "step")
     assert np.isfinite(points(path(svg, "curve"))).all()
 
 
 def test_a_level_is_one_line_or_one_for_each_run():
   s = series.of([(1, 0.2), (2, 0.6)])
   half, tenth = series.of([(2, 0.5)]), series.of([(2, 0.1)])
-  x = curves.horizontal([s])
   y = [Curve(0, "a", s, half), Curve(1, "b", s, half)]
-  svg = curves.chart("top1", y, x, "step")
+  svg = curves.chart("top1", y, "step")
   assert svg.count('class="level"') == 2 and "chance 0.5<" in svg  # And a text.
-  svg = curves.chart("top1", [y[0], Curve(1, "b", s, tenth)], x, "step")
+  svg = curves.chart("top1", [y[0], Curve(1, "b", s, tenth)], "step")
   assert "chance 0.5<" in svg and "chance 0.1<" in svg
   assert 'class="level c0"' in svg and 'class="level c1"' in svg
 

@@ -206,10 +206,11 @@ def test_a_run_that_is_being_written_is_read_as_far_as_it_is(tmp_path):
   assert not [n for n in found.notes if "can't be read" in n.text]
   # In the middle, a torn line is worth a note.
   text = (run / "metrics.jsonl").read_text()
-  (run / "metrics.jsonl").write_text(f"{text}\n[1]\nnull\n{{}}\n")
+  more = '[1]\nnull\n{}\n{"step": -1}\n{"step": 1e999}\n'
+  (run / "metrics.jsonl").write_text(f"{text}\n{more}")
   (found,) = runs.read([str(run)])
   (note,) = [n for n in found.notes if "can't be read" in n.text]
-  assert note.text.startswith("4 of the lines of metrics.jsonl")
+  assert note.text.startswith("6 of the lines of metrics.jsonl")
 
 
 def test_what_is_not_finite_is_a_gap_and_a_warning(tmp_path):
@@ -217,10 +218,11 @@ def test_what_is_not_finite_is_a_gap_and_a_warning(tmp_path):
     {"step": i, "train/loss": None if i in (2, 3) else 1.0 / i, "a/text": "x"}
     for i in range(1, 6)
   ]
+  rows += [{"step": 6, "train/huge": 10**400, "train/\ud800": 1}]
   (found,) = runs.read([str(made(tmp_path / "a", rows))])
   values = found.metrics["train/loss"].values
   assert np.isnan(values[1:3]).all() and np.isfinite(values[[0, 3, 4]]).all()
-  assert found.metrics.keys() == {"train/loss"}
+  assert np.isnan(found.metrics["train/huge"].values)
   texts = [n.text for n in found.notes]
   assert "not finite: train/loss; at 2 steps: 2, 3" in texts
   assert "not finite: train/loss; at 2 steps: 2, 3" in parsed(found.path).texts
@@ -342,9 +344,11 @@ def test_pictures_are_in_the_page_but_broken_and_huge_ones(
   assert "1 picture left out: torn of a can't be read." in found.texts
 
 
-def test_a_checkpoint_alone_is_a_run_without_curves(small):
+def test_a_checkpoint_alone_is_a_run_without_curves(small, tmp_path):
   (found,) = runs.read([str(small)])
   assert found.config["model"] and found.step == 0
+  (tmp_path / "checkpoints" / "5").mkdir(parents=True)  # A damaged one.
+  assert runs.read([str(tmp_path)])[0].config is None
   assert "There are no curves yet." in parsed(small).texts
 
 
