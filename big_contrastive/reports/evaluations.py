@@ -12,8 +12,8 @@ _LOWER = re.compile(r"(.*_)?(loss|perplexity|error)")
 _CHANCE = re.compile(r"chance(_.*)?")
 # What has a level of its own beside it, and what that is.
 _BESIDE = {
-  "_constant": "one caption for all",
-  "_of_others": "of other images",
+  "_constant": "constant",
+  "_of_others": "others",
   "_uniform": "uniform",
 }
 

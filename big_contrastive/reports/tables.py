@@ -121,7 +121,8 @@ def _result(runs: list[Run], name: str) -> list[Any]:
     if level and _has_finite(run.metrics[level]):
       text = shown(run.metrics[level].finite.last)
       levels.append(text if label == "chance" else f"{text} {label}")
-    first = len(known) > 1 and sign * last == top
+    # As far as can be seen: of equal figures all are the first.
+    first = len(known) > 1 and sign and shown(sign * last) == shown(top)
     cells.append(tag("b", shown(last)) if first else shown(last))
     cells.append(_best(name, run.metrics[name]))
   return [name.rpartition("/")[2], ", ".join(dict.fromkeys(levels)), *cells]
