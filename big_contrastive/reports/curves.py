@@ -87,7 +87,7 @@ def chart(
     role="img",
     data_left=LEFT,
     data_right=RIGHT,
-    data_low=f"{x.low:g}",
+    data_low=f"{x.low:.17g}",
     data_high=f"{x.high:.17g}",
   )
   scale = tag("small", "log scale") if y.log else None
@@ -116,7 +116,7 @@ def _legend(curves: list[Curve], unit: str) -> Markup:
         tag("span", value, at, class_="value"),
         title=curve.name,
         data_run=curve.number,
-      )  # fmt: skip
+      )
     )
   return tag("ul", items, class_="legend", aria_label=f"Values by {unit}")
 
