@@ -87,5 +87,5 @@ def vertical(
 
 def horizontal(low: int, high: int, start: float, end: float) -> Scale:
   """Returns the scale of steps: from 0, unless all of them are far from it."""
-  low = 0 if low < high / 2 else low
+  low = 0 if low < 0.9 * high else low
   return Scale(low, max(high, low + 1), start, end)
