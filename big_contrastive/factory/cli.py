@@ -164,18 +164,21 @@ class _Once(argparse.Action):
     setattr(namespace, self.dest, values)
 
 
+FORMATS = "our workdir or step, a Hugging Face or OpenCLIP directory, an .npz"
+
+
 def model_parser(
-  description: str, model: str = "--checkpoint"
+  description: str, model: str = "--checkpoint", required: bool = True
 ) -> argparse.ArgumentParser:
   """Returns a parser with the flags of a command that runs a model on data.
 
   Args:
     description: of the command.
     model: the flag that names the model.
+    required: whether that flag is.
   """
   p = parser(description)
-  formats = "our workdir or step, a Hugging Face or OpenCLIP directory, an .npz"
-  p.add_argument(model, required=True, help=formats)
+  p.add_argument(model, required=required, help=FORMATS)
   p.add_argument(
     "--tokenizer", type=files.literal,
     help="like config.tokenizer, for a model without a tokenizer",
