@@ -18,7 +18,7 @@ Named evaluations, of any number of models, are suites: files of evals/suites,
 or one of their sets as imagenet/a. --data is then the folder, or URL, that all
 of their data sets are in, as CLIP_benchmark publishes or TFDS prepares them:
 
-  python -m big_contrastive.evaluate --suite imagenet,coco --model runs/a runs/b \\
+  python -m big_contrastive.evaluate --suite imagenet,coco --model runs/a \\
     --data hf://datasets/clip-benchmark --out results
 
 One table is printed, and kept in results/ as JSON, CSV and Markdown. What is
