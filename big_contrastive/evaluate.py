@@ -14,15 +14,9 @@ Some tasks have training data, which --train names as --data does:
 The metrics are printed as one JSON line. If a metric or an embedding is not
 finite, nothing is printed and the exit code is 3.
 
-Named evaluations, of any number of models, are suites: files of evals/suites,
-or one of their sets as imagenet/a. --data is then the folder, or URL, that all
-of their data sets are in, as CLIP_benchmark publishes or TFDS prepares them:
-
-  python -m big_contrastive.evaluate --suite imagenet,coco --model runs/a \\
-    --data hf://datasets/clip-benchmark --out results
-
-One table is printed, and kept in results/ as JSON, CSV and Markdown. What is
-there already, of the same model, data and prompts, is not evaluated again.
+Named evaluations are --suite, files of evals/suites, with --model, any number
+of models, and --out, a folder for the table; see docs/evaluation.md. --data is
+then the folder, or URL, that all of the suites' data sets are in.
 """
 
 if __name__ == "__main__":  # Before what takes seconds to import.

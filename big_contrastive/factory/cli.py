@@ -96,7 +96,7 @@ class _Parser(argparse.ArgumentParser):
 
 # The messages of argparse; the fourth is that of `_positive` and `number`.
 _REQUIRED = r"the following arguments are required: ([^,]+).*"
-_NO_VALUE = r"argument (\S+): expected one argument"
+_NO_VALUE = r"argument (\S+): expected (?:at least )?one argument"
 _INVALID = r"argument (\S+): invalid (\w+) value: ('.*'|\".*\")"
 _OUT_OF_RANGE = r"argument (\S+): ('.*'|\".*\"); expected (.*)"
 _UNKNOWN = r"unrecognized arguments: (.*)"
@@ -158,7 +158,7 @@ class _Once(argparse.Action):
       both = [getattr(namespace, self.dest), values]
       remedy = "Leave one out."
       raise errors.UserError(option_string, both, "one value", remedy)
-    if values == "":
+    if "" in ([values] if isinstance(values, str) else values or ()):
       raise errors.UserError(option_string, "", "a value", "See --help.")
     self._seen = True
     setattr(namespace, self.dest, values)

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import os
 import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -97,13 +98,17 @@ def find(names: str, data: str, prompts: str | None = None) -> list[Found]:
   if data.startswith(_HUB):
     remedy = "It is hf://datasets/clip-benchmark for CLIP_benchmark's sets."
     raise errors.UserError("--data", data, "a folder, or hf://...", remedy)
-  root, prompts = data.rstrip("/") or "/", (prompts or data).rstrip("/")
+  root, prompts = map(_folder, (data, prompts or data))
   chosen = _chosen(names)
   # All places first: a missing folder should not wait for the others' tars.
   places = [_place(c.where, c.set, root) for c in chosen]
   return [
     _found(c, place, prompts) for c, place in zip(chosen, places, strict=True)
   ]
+
+
+def _folder(path: str) -> str:
+  return path if urls.remote(path) else os.path.expanduser(path)
 
 
 def _found(chosen: _Chosen, place: _Place, prompts: str) -> Found:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 
+import fsspec
 import numpy as np
 import pytest
 import stand_ins
@@ -102,7 +103,7 @@ def test_imagenet_a_is_evaluated_among_its_200_classes(prepared):
 
 
 def test_real_takes_any_of_an_images_labels(prepared):
-  found = only("imagenet/real", prepared)
+  found = only("imagenet_real", prepared)
   told = figures(found, stand_ins.Knowing(1000))
   # Right are 1 and 3; 4 has no label and is left out; 5 is not 6 or 7.
   assert told["top1"] == pytest.approx(2 / 3) and told["unlabeled"] == 1
@@ -186,6 +187,24 @@ def test_a_digest_is_of_the_content_and_not_of_the_place(tmp_path):
   os.utime(folder / "test" / "0.tar", (1, 1))  # Written anew.
   seen.add(only("imagenet/val", data).digest)
   assert len(seen) == 4
+
+
+def test_sets_behind_a_url_are_read_there(tmp_path):
+  """As of hf://: labels are then read with the images, some beforehand."""
+  labels, names = [0, 1, 2, 2], ["c 0", "c 1", "c 2"]
+  stand_ins.labeled(tmp_path / "wds_imagenet1k", labels, names, shards=2)
+  files = fsspec.filesystem("memory")
+  files.put(str(tmp_path), "/sets", recursive=True)
+  found = only("imagenet/val", "memory://sets")
+  told = figures(found, stand_ins.Knowing(3))
+  assert told == figures(only("imagenet/val", tmp_path), stand_ins.Knowing(3))
+  files.pipe("/sets/wds_imagenet1k/classnames.txt", b"c 0\nc 1\n")
+  with pytest.raises(errors.UserError, match="'2 names'.* 0 to 2"):
+    suites.find("imagenet/val", "memory://sets")
+  # One too many shows after all labels are read, in place of a figure.
+  files.pipe("/sets/wds_imagenet1k/classnames.txt", b"c 0\nc 1\nc 2\nc 3")
+  with pytest.raises(errors.UserError, match="classes = '4 names.*3"):
+    figures(only("imagenet/val", "memory://sets"), stand_ins.Knowing(4))
 
 
 def shorten(path, text):

@@ -2,8 +2,7 @@
 
 The class names and the 80 prompts are CLIP_benchmark's "imagenet1k". Its tars
 of ImageNet-A and -R have labels 0 to 199 and lists of 200 names; TFDS has them
-with the labels of all 1,000 classes, of which these are the 200. ReaL's labels
-(arXiv:2006.07159) are in TFDS alone: several of an image, or none.
+with the labels of all 1,000 classes, of which these are the 200.
 """
 
 from big_contrastive.evals.suites import Set, Suite
@@ -53,12 +52,5 @@ SUITE = Suite(
     "a": Set(wds="wds_imagenet-a", tfds="imagenet_a", only=_A, **_KEYS),
     "r": Set(wds="wds_imagenet-r", tfds="imagenet_r", only=_R, **_KEYS),
     "sketch": Set(wds="wds_imagenet_sketch", tfds="imagenet_sketch", **_KEYS),
-    "real": Set(
-      "zero_shot_multi_label",
-      tfds="imagenet2012_real",
-      split="validation",
-      label="real_label",
-      **_KEYS,
-    ),
   }
 )
