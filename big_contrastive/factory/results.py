@@ -40,17 +40,16 @@ class Results:
 
   Args:
     out: the folder, which may hold figures of earlier runs; None for none.
-    writes: whether this process writes them; all keep them in memory.
+    writes: whether this process has the folder; all keep theirs in memory.
 
   Raises:
     UserError: for what is no folder, or whose parent is missing.
   """
 
   def __init__(self, out: str | None, writes: bool = True):
-    self._writes = writes
     self._folder: paths.Path | None = None
     self._new: dict[str, dict[str, float]] = {}
-    if out is None:
+    if out is None or not writes:
       return
     path = paths.absolute(out, "--out")
     with urls.reached("--out", out):
@@ -90,7 +89,7 @@ class Results:
     self._write("table.md", as_markdown(rows))
 
   def _write(self, name: str, text: str) -> None:
-    if self._folder is not None and self._writes:
+    if self._folder is not None:
       if not urls.remote(self._folder):
         self._folder.mkdir(exist_ok=True)
       atomic.replace(self._folder / name, text)

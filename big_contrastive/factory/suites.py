@@ -113,8 +113,11 @@ def _folder(path: str) -> str:
 
 def _found(chosen: _Chosen, place: _Place, prompts: str) -> Found:
   one, where = chosen.set, chosen.where
-  source = build_source(place.section, where)
-  with evaluators.inside(where, ("classes", "templates", "source")):
+  with evaluators.inside(where, ("classes", "templates", "source", "member")):
+    source = build_source(place.section, where)
+    if source.skipped:
+      allowed, remedy = "data that are complete", "Download them again."
+      raise errors.UserError("source", dict(source.skipped), allowed, remedy)
     arguments = _arguments(one, place, source, prompts)
   config = {"task": one.task} | arguments
   run = evaluators.evaluation(config, where, lambda *_: source)()

@@ -14,10 +14,10 @@ from big_contrastive.evals import Embed, Embedded
 
 
 def remembered(embed: Embed, *, images: bool) -> Embed:
-  """Returns an Embed that keeps the vectors of all that it has embedded.
+  """Returns an Embed that keeps the vectors of what it has embedded.
 
   Data sets share prompts, and those of captions in several languages share
-  images. The memory is one vector for each text and each image.
+  images. Kept are the texts, and images, of the last set that had new ones.
 
   Args:
     embed: the model.
@@ -54,14 +54,16 @@ def _vectors(
   wanted: Sequence[Any],
   compute: Callable[[list[int]], np.ndarray],
 ) -> np.ndarray:
-  """The vector of each item; computes, and keeps, those of new ones."""
+  """The vectors of items; if some are new, these items alone are known then."""
   first: dict[Any, int] = {}
   for i, item in enumerate(wanted):
     if item not in known:
       first.setdefault(item, i)
   if first:
-    new = compute(list(first.values()))
-    known.update(zip(first, new, strict=True))
+    new = dict(zip(first, compute(list(first.values())), strict=True))
+    both = {item: (new if item in new else known)[item] for item in wanted}
+    known.clear()
+    known.update(both)
   return np.stack([known[item] for item in wanted])
 
 

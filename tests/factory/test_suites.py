@@ -307,6 +307,24 @@ def test_a_label_beyond_the_200_classes_is_one_line(prepared, tmp_path):
     suites.find("imagenet/a", str(tmp_path), str(prepared))
 
 
+def test_an_empty_set_is_one_line(tmp_path):
+  stand_ins.labeled(tmp_path / "wds_imagenet1k", [], ["c 0"])
+  with pytest.raises(
+    errors.UserError, match="imagenet/val.member = 'cls'; exp"
+  ):
+    suites.find("imagenet/val", str(tmp_path))
+
+
+def test_a_truncated_tar_is_one_line_and_not_another_figure(tmp_path):
+  folder = stand_ins.captioned(tmp_path / "wds_flickr30k", CAPTIONS)
+  tar = folder / "test" / "0.tar"
+  tar.write_bytes(tar.read_bytes()[:4096])
+  with pytest.raises(
+    errors.UserError, match="k/test.source = .*damaged.*compl"
+  ):
+    suites.find("flickr30k", str(tmp_path))
+
+
 def test_a_missing_label_is_one_line(tmp_path):
   samples = [(jpeg(0), "cls", b"0"), (jpeg(1), "json", b"{}")]
   lists = {"classnames": ["c 0"], "zeroshot_classification_templates": ["{c}"]}
