@@ -1,7 +1,7 @@
 """The natural sets of VTAB (arXiv:1910.04867): seven test splits.
 
-CLIP_benchmark's tars of SUN397 are all 108,754 images, TFDS's test split is
-VTAB's 21,750: two figures, told apart by the number of examples.
+Of SUN397 CLIP_benchmark's code takes all 108,754 images, and TFDS's test split
+is VTAB's 21,750: two figures, told apart by the number of examples.
 """
 
 from big_contrastive.evals.suites import Set, Suite
