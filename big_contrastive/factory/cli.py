@@ -158,7 +158,7 @@ class _Once(argparse.Action):
       both = [getattr(namespace, self.dest), values]
       remedy = "Leave one out."
       raise errors.UserError(option_string, both, "one value", remedy)
-    if "" in ([values] if isinstance(values, str) else values or ()):
+    if "" in (values if isinstance(values, list) else [values]):
       raise errors.UserError(option_string, "", "a value", "See --help.")
     self._seen = True
     setattr(namespace, self.dest, values)
