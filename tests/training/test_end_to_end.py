@@ -51,7 +51,7 @@ def params(workdir):
 
 SLOW = [
   pytest.param(name, marks=pytest.mark.slow)
-  for name in ("clip", "lit", "flip", "demo")
+  for name in ("lit", "demo")
 ]
 
 
