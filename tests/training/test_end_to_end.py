@@ -49,10 +49,7 @@ def params(workdir):
   return checkpointer.read_exported(find.find(str(workdir), "x"))
 
 
-SLOW = [
-  pytest.param(name, marks=pytest.mark.slow)
-  for name in ("lit", "demo")
-]
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("lit", "demo")]
 
 
 @pytest.mark.parametrize("name", ["siglip", *SLOW])
