@@ -61,7 +61,7 @@ NUMBERS = (
   "--min_tokens", "--max_tokens", "--repetition_penalty", "--length_penalty",
 )  # fmt: skip
 OPTIONAL = {
-  evaluate.run: MODEL,
+  evaluate.run: (*MODEL, "--suite", "--model", "--out", "--prompts"),
   embed.run: (
     *MODEL,
     "--shards",
