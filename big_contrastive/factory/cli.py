@@ -48,7 +48,8 @@ def main(run: Callable[[], Any]) -> None:
       _end(f"error: {first}. {errors.SMALLER}", errors.WRONG_INPUT)
     if not jax.distributed.is_initialized():
       raise
-    collective = isinstance(e, jax.errors.JaxRuntimeError)
+    # Where a collective begins, JAX raises ValueError for the same.
+    collective = isinstance(e, jax.errors.JaxRuntimeError) or _GLOO in str(e)
     dead = heartbeat.suspect() if collective else None
     if dead:
       _end(f"error: {dead}", dead.code)
@@ -66,6 +67,9 @@ _DENIED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR)
 
 # How XLA says that a device's memory is used up.
 _FULL_DEVICE = "RESOURCE_EXHAUSTED"
+
+# Which carries CPU's collectives.
+_GLOO = "Gloo "
 
 
 def _end(line: str, code: int) -> NoReturn:
