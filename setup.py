@@ -32,7 +32,7 @@ setuptools.setup(
   license="Apache-2.0",
   cmdclass={"build_py": _BuildPy},
   packages=setuptools.find_packages(include=["big_contrastive*"]),
-  package_data={"": ["*.txt", "wordnet_shapes/*"]},
+  package_data={"": ["*.txt", "*.css", "*.js", "wordnet_shapes/*"]},
   python_requires=">=3.11",
   install_requires=[
     "absl-py",

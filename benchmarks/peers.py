@@ -69,59 +69,81 @@ def _torch(model, loss_of, batch):
   return step
 
 
-def transformers(size, batch):
-  """SiglipModel with its own loss."""
+def transformers_model(
+  width, depth, heads, mlp, res=RES, patch=PATCH, loss="sigmoid"
+):
+  """Returns a SiglipModel, and (model, pixels, tokens) -> loss."""
   from benchmarks.input import stand_in_torchvision
 
   stand_in_torchvision()
+  import torch
   import transformers as hf
 
-  width, depth, heads = SIZES[size]
   shared = {
-    "hidden_size": width, "intermediate_size": 4 * width,
+    "hidden_size": width, "intermediate_size": mlp,
     "num_hidden_layers": depth, "num_attention_heads": heads,
   }  # fmt: skip
   config = hf.SiglipConfig(
     text_config=shared
     | {"vocab_size": WORDS, "max_position_embeddings": LENGTH},
-    vision_config=shared | {"image_size": RES, "patch_size": PATCH},
+    vision_config=shared | {"image_size": res, "patch_size": patch},
   )
-  model = hf.SiglipModel(config)
 
   def loss_of(model, pixels, tokens):
-    return model(tokens, pixels, return_loss=True).loss
+    found = model(tokens, pixels, return_loss=loss == "sigmoid")
+    if loss == "sigmoid":
+      return found.loss
+    pairs = torch.arange(len(tokens), device=tokens.device)
+    entropy = torch.nn.functional.cross_entropy
+    sides = found.logits_per_text, found.logits_per_text.T
+    return sum(entropy(logits.float(), pairs) for logits in sides) / 2
 
-  return _torch(model, loss_of, batch)
+  return hf.SiglipModel(config), loss_of
 
 
-def open_clip(size, batch):
-  """Its CLIP towers with its SigLIP loss."""
+def transformers(size, batch):
+  """SiglipModel with its own loss."""
+  width, depth, heads = SIZES[size]
+  made = transformers_model(width, depth, heads, 4 * width)
+  return _torch(*made, batch)
+
+
+def open_clip_model(
+  width, depth, heads, mlp, res=RES, patch=PATCH, loss="sigmoid", keep=1.0
+):
+  """Returns OpenCLIP's towers, and (model, pixels, tokens) -> its loss."""
   from benchmarks.input import stand_in_torchvision
 
   stand_in_torchvision()
   import open_clip as peer
 
-  width, depth, heads = SIZES[size]
+  sigmoid = loss == "sigmoid"
   model = peer.model.CustomTextCLIP(
     width,
     {
-      "image_size": RES, "layers": depth, "width": width, "patch_size": PATCH,
-      "head_width": width // heads,
+      "image_size": res, "layers": depth, "width": width, "patch_size": patch,
+      "head_width": width // heads, "mlp_ratio": mlp / width,
+      "patch_dropout": 1 - keep,
     },
     {
       "context_length": LENGTH, "vocab_size": WORDS, "width": width,
-      "heads": heads, "layers": depth, "no_causal_mask": True,
-      "pool_type": "last",
+      "heads": heads, "layers": depth, "mlp_ratio": mlp / width,
+      "no_causal_mask": True, "pool_type": "last",
     },
-    init_logit_bias=-10.0,
+    init_logit_bias=-10.0 if sigmoid else None,
   )  # fmt: skip
-  loss = peer.loss.SigLipLoss()
+  made = peer.loss.SigLipLoss() if sigmoid else peer.loss.ClipLoss()
 
   def loss_of(model, pixels, tokens):
-    zimg, ztxt, scale, bias = model(pixels, tokens)
-    return loss(zimg, ztxt, scale, bias)
+    return made(*model(pixels, tokens))
 
-  return _torch(model, loss_of, batch)
+  return model, loss_of
+
+
+def open_clip(size, batch):
+  """Its CLIP towers with its SigLIP loss."""
+  width, depth, heads = SIZES[size]
+  return _torch(*open_clip_model(width, depth, heads, 4 * width), batch)
 
 
 MAKE = {"ours": ours, "transformers": transformers, "OpenCLIP": open_clip}

@@ -45,13 +45,14 @@ def recipe(
   frozen=None,
   dtype="float32",
   remat=layers.REMAT,
+  attention="auto",
   micro_batch=None,
   tile=None,
   length=64,
   image=None,
   text_=None,
 ):
-  """Returns a step at 224 pixels, and the model FLOPs of a batch.
+  """Returns a step, by default at 224 pixels, and the model FLOPs of a batch.
 
   image, text_: more of the sections config.model.image and .text.
   """
@@ -63,7 +64,7 @@ def recipe(
     "image": image,
     "text": {"variant": size, "out_dim": width} | (text_ or {}),
     "scale": 10.0, "bias": -10.0 if loss == "sigmoid" else None,
-    "dtype": dtype, "remat": remat,
+    "dtype": dtype, "remat": remat, "attention": attention,
   }  # fmt: skip
   model = build_model(config, words, sharding.pin(mesh))
   names = frozenset(rules.flatten(model.shapes))
@@ -81,11 +82,11 @@ def recipe(
   return made, batch * method.flops()
 
 
-def shapes(batch, mesh, length=64):
+def shapes(batch, mesh, length=64, res=224):
   """Returns the batch of `recipe` as shapes with shardings."""
   where = sharding.batch(mesh)
   fields = {
-    "image": ((batch, 224, 224, 3), np.uint8),
+    "image": ((batch, res, res, 3), np.uint8),
     "text": ((batch, length), np.int32),
     "id": ((batch,), np.int32),
   }
@@ -98,10 +99,10 @@ def make(mesh, variant, batch, **kwargs):
   """Returns (update, state, batch, FLOPs of a step) for one recipe."""
   made, flops = recipe(mesh, variant, batch, **kwargs)
   placed = step.place(made, mesh, placement.EVERYTHING)
-  r = np.random.default_rng(0)
+  r, res = np.random.default_rng(0), (kwargs.get("image") or {}).get("res", 224)
   host = {
     k: r.integers(3, 256, x.shape).astype(x.dtype)
-    for k, x in shapes(batch, mesh).items()
+    for k, x in shapes(batch, mesh, res=res).items()
   }
   host["id"] = np.arange(batch, dtype=np.int32)
   pairs = sharding.to_global(host, batch, mesh)

@@ -2,6 +2,7 @@
 
   python -m benchmarks.tpu loss [--topologies v5e:4x4 ...]
   python -m benchmarks.tpu step
+  python -m benchmarks.tpu attention [--lengths 196 729] [--heads 16x72]
 
 Needs libtpu (pip install -e '.[tpu]'), no TPU. Peak bytes are the compiler's;
 what does not fit is its error. Times are not claimed: nothing is run.
@@ -22,11 +23,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import topologies
-from jax.sharding import AxisType
+from jax.experimental.pallas.ops.tpu import flash_attention as flash
+from jax.experimental.pallas.ops.tpu import splash_attention as splash
+from jax.sharding import AxisType, SingleDeviceSharding
 
 from benchmarks import loss as losses
 from benchmarks import step as whole_step
 from big_contrastive import plan
+from big_contrastive.models import attention
 from big_contrastive.parallel import placement, sharding
 from big_contrastive.training import step
 
@@ -146,6 +150,79 @@ def step_table(flags):
           flush=True)  # fmt: skip
 
 
+def by_splash(query, key, value):
+  """Attention by JAX's Pallas kernel "splash", in blocks of 128 tokens."""
+  length, heads, width = query.shape[1:]
+  rows = -length % 128 + length
+  full = splash.FullMask((rows, rows))
+  kernel = splash.make_splash_mha(
+    splash.MultiHeadMask([full] * heads), head_shards=1, q_seq_shards=1
+  )
+  real = (jnp.arange(rows) >= length).astype(jnp.int32)
+  ids = splash.SegmentIds(real, real) if rows > length else None
+  inputs = _heads_first(query * width**-0.5, key, value, rows=rows)
+  y = jax.vmap(lambda *x: kernel(*x, segment_ids=ids))(*inputs)
+  return jnp.swapaxes(y, 1, 2)[:, :length]
+
+
+def by_flash(query, key, value):
+  """Attention by JAX's Pallas kernel "flash", in blocks of 128 tokens."""
+  size, length, _, width = query.shape
+  rows = -length % 128 + length
+  real = (jnp.arange(rows) >= length).astype(jnp.int32)
+  real = jnp.broadcast_to(real, (size, rows))
+  y = flash.flash_attention(
+    *_heads_first(query, key, value, rows=rows),
+    segment_ids=flash.SegmentIds(real, real), sm_scale=width**-0.5,
+  )  # fmt: skip
+  return jnp.swapaxes(y, 1, 2)[:, :length]
+
+
+def _heads_first(*arrays, rows):
+  """[b, l, h, k] to [b, h, rows, k], with zeros."""
+  for x in arrays:
+    more = ((0, 0), (0, rows - x.shape[1]), (0, 0), (0, 0))
+    yield jnp.swapaxes(jnp.pad(x, more), 1, 2)
+
+
+KERNELS = {"einsum": attention.attend, "splash": by_splash, "flash": by_flash}
+
+
+def compile_attention(name, device, size, length, heads, width):
+  """Returns the gradients of attention of a sequence to itself, compiled."""
+
+  def total(*x):
+    return (KERNELS[name](*x).astype(jnp.float32) ** 2).sum()
+
+  x = jax.ShapeDtypeStruct(
+    (size, length, heads, width), jnp.bfloat16,
+    sharding=SingleDeviceSharding(device),
+  )  # fmt: skip
+  return jax.jit(jax.grad(total, (0, 1, 2))).lower(x, x, x).compile()
+
+
+def attention_table(flags):
+  """Prints a Markdown table of ways to compute attention."""
+  heads, width = map(int, flags.heads.split("x"))
+  print(f"jax {jax.__version__}, libtpu {libtpu_version()}, {flags.images} "
+        f"sequences a chip, {heads} heads of {width} features, bfloat16, "
+        "gradients of attention: MiB at the peak, MiB accessed\n")  # fmt: skip
+  print(f"| topology | tokens | {' | '.join(KERNELS)} |")
+  print("|---|---|---|---|---|")
+  for topology in flags.topologies:
+    device = mesh_of(topology).devices.flat[0]
+    for length in flags.lengths:
+      cells = [topology, f"{length:,}"]
+      for name in KERNELS:
+        made = compile_attention(
+          name, device, flags.images, length, heads, width
+        )
+        peak = made.memory_analysis().peak_memory_in_bytes / MIB
+        accessed = made.cost_analysis()["bytes accessed"] / MIB
+        cells.append(f"{peak:,.0f}; {accessed:,.0f}")
+      print(f"| {' | '.join(cells)} |", flush=True)
+
+
 def libtpu_version():
   """Returns the version of the compiler."""
   import libtpu
@@ -156,7 +233,7 @@ def libtpu_version():
 def main():
   """Prints the table that the first argument names."""
   parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument("table", choices=["loss", "step"])
+  parser.add_argument("table", choices=["loss", "step", "attention"])
   topologies = ["v5e:4x4", "v5p:4x4x4", "v6e:16x16"]
   parser.add_argument("--topologies", nargs="+", default=topologies)
   sizes = [32768, 262144, 1048576]
@@ -173,8 +250,13 @@ def main():
     ],
     help="topology,fsdp,batch,micro-batch,remat",
   )  # fmt: skip
+  lengths = [196, 256, 576, 729, 1024]
+  parser.add_argument("--lengths", type=int, nargs="+", default=lengths)
+  parser.add_argument("--heads", default="12x64", help="heads x features")
+  parser.add_argument("--images", type=int, default=32, help="sequences a chip")
   flags = parser.parse_args()
-  {"loss": loss_table, "step": step_table}[flags.table](flags)
+  tables = {"loss": loss_table, "step": step_table}
+  (tables | {"attention": attention_table})[flags.table](flags)
 
 
 if __name__ == "__main__":

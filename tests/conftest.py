@@ -1,6 +1,7 @@
 """Eight virtual CPU devices, strict shapes, one temporary home per session."""
 
 import collections
+import gc
 import os
 from importlib import metadata
 
@@ -33,6 +34,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 _hook = jaxtyping.install_import_hook(
   [
     "big_contrastive.losses",
+    "big_contrastive.models.cudnn",
     "big_contrastive.models.image",
     "big_contrastive.models.text",
     "big_contrastive.models.heads",
@@ -40,6 +42,7 @@ _hook = jaxtyping.install_import_hook(
     "big_contrastive.models.model",
     "big_contrastive.models.naflex",
     "big_contrastive.models.norms",
+    "big_contrastive.models.pooling",
   ],
   "beartype.beartype",
 )
@@ -108,6 +111,20 @@ def bucket(request, tmp_path_factory):
     patch.setattr(tar_index, "_CACHE", cache)
     with buckets.served(request.param, patch) as server:
       yield server.url
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _room():
+  """Drops what has been compiled before Linux ends the process for it.
+
+  Each program takes mappings of memory. A process may have 65,530 of them,
+  and the next one is a segmentation fault.
+  """
+  yield
+  with open("/proc/self/maps") as maps:
+    if sum(1 for _ in maps) > 15_000:
+      jax.clear_caches()
+      gc.collect()
 
 
 @pytest.fixture(scope="session", autouse=True)

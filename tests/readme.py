@@ -13,12 +13,14 @@ import numpy as np
 import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
+import stand_ins
 import tensorflow_datasets as tfds
 from test_big_vision import arrays, image, save
 
 import tiny
 from big_contrastive import convert, pack
 from big_contrastive.checkpoints import checkpointer
+from big_contrastive.config import registry
 from big_contrastive.data.build import build_source
 from big_contrastive.factory import experiment
 from big_contrastive.models import layers
@@ -27,7 +29,7 @@ from big_contrastive.offline import captioning, embedding, folder, tasks, worker
 ROOT = pathlib.Path(__file__).parents[1]
 COMMANDS = (
   "train", "evaluate", "pack", "convert", "embed", "score", "keep", "dedup",
-  "balance", "plan", "synsets", "caption",
+  "balance", "plan", "synsets", "caption", "report",
 )  # fmt: skip
 _WORDS = r"(?:python -m|make|launch/\S+|sbatch|pip|sha256sum|bash)\s"
 _MENTION = rf"(?:{'|'.join(COMMANDS)})\s.*--\w"
@@ -131,7 +133,7 @@ def here(text: str) -> str:
   And whose WordNet is the part of it that is in the package.
   """
   text = text.replace("/usr/share/wordnet", "shapes --least 9")
-  return re.sub(r"(gs://my-bucket|hf://google)/", "", text)
+  return re.sub(r"(gs://my-bucket|hf://google|hf://datasets)/", "", text)
 
 
 def provide(root: pathlib.Path, text: str) -> None:
@@ -190,6 +192,20 @@ def _shards(root, name):
           member = tarfile.TarInfo(f"{i:06}.{end}")
           member.size = len(data)
           tar.addfile(member, io.BytesIO(data))
+
+
+@makes("clip-benchmark")
+def _clip_benchmark(root, name):
+  """The sets of the suites imagenet and coco."""
+  lists = {"classnames": CAPTIONS}
+  lists["zeroshot_classification_templates"] = ["{c}"]
+  suite = registry.module("evals.suites", "imagenet", "").SUITE
+  for one in suite.sets.values():
+    samples = [(picture(i), "cls", b"%d" % i) for i in range(4)]
+    stand_ins.wds(root / name / one.wds, samples, **lists)
+  samples = [(picture(i), "txt", CAPTIONS[i].encode()) for i in range(4)]
+  folder = root / name / "wds_mscoco_captions"
+  stand_ins.wds(folder, samples, dataset_type=["retrieval"])
 
 
 @makes("packed")

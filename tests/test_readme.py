@@ -79,7 +79,9 @@ def inside(checkout, monkeypatch):
 def test_a_command_of_the_documents_runs(snippet, inside, monkeypatch, capsys):
   inside(snippet.text)
   out = command_rules.obey(snippet, monkeypatch, capsys)
-  if "big_contrastive.evaluate" in snippet.text:
+  if "--suite" in snippet.text:
+    assert out.splitlines()[-1].startswith("| coco/test | txt2img_r10 |")
+  elif "big_contrastive.evaluate" in snippet.text:
     figures = json.loads(out.splitlines()[-1])
     assert figures and all(np.isfinite(v) for v in figures.values())
   if "big_contrastive.plan" in snippet.text:

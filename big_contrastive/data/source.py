@@ -32,6 +32,7 @@ class Source(abc.ABC):
     "text": a caption, or a list of captions; absent in a source that has
       only images.
     "label": the class, an integer, -1 for none; may be absent.
+    "labels": a list in its place, of any length, for several classes.
 
   A record that can't be read raises bad_records.BadRecord, OSError or
   ValueError: training counts it and takes another, evaluation stops.

@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import numpy as np
 
@@ -17,7 +17,9 @@ _CHUNK = 1024  # Queries at a time: memory is chunk x candidates.
 NEVER = np.iinfo(np.int64).max
 
 
-def prepare(source: Source, *, rerank: int = 0) -> Evaluator:
+def prepare(
+  source: Source, *, rerank: int = 0, merge: bool = True
+) -> Evaluator:
   """Returns run(embed), which yields the recalls.
 
   An image matches all texts with its id: its own captions, and those of other
@@ -26,7 +28,8 @@ def prepare(source: Source, *, rerank: int = 0) -> Evaluator:
   among the first k; a tie counts against the model.
 
   Also yields the recalls of guessing: chance_r1, for both directions, and for
-  the other k chance_img2txt_r5, ...; with few candidates they are 1.
+  the other k chance_img2txt_r5, ...; with few candidates they are 1. And how
+  many `images` and `texts` there are.
 
   With rerank also img2txt_reranked_r1, ...: the first `rerank` candidates of
   each query in the order of cosine + the logit of a match, before all others,
@@ -37,6 +40,9 @@ def prepare(source: Source, *, rerank: int = 0) -> Evaluator:
     source: records with one or several captions each.
     rerank: candidates that are put into another order; 0 for none. BLIP has 256
       for COCO and 128 for Flickr30k.
+    merge: as above. False: each record is an image, whatever its id or what it
+      shows, and each of its captions a text, also one that another image has;
+      as CLIP_benchmark.
   """
   errors.at_least("rerank", rerank, 0)
 
@@ -47,7 +53,8 @@ def prepare(source: Source, *, rerank: int = 0) -> Evaluator:
       remedy = "configs/blip.py trains one that can."
       raise errors.UserError("rerank", rerank, allowed, remedy)
     data = embed.images(source)
-    ids, images, texts, text_id = distinct(source, data.id)
+    split = distinct if merge else separate
+    ids, images, texts, text_id = split(source, data.id)
     ztxt, zimg, image_id = embed.texts(texts), data.zimg[images], ids[images]
     directions = {
       "img2txt": (zimg, image_id, ztxt, text_id),
@@ -66,6 +73,8 @@ def prepare(source: Source, *, rerank: int = 0) -> Evaluator:
         rank = first_match(scores, query_id, None, candidate_id)
         for k in (1, 5, 10):
           yield f"{name}_reranked_r{k}", float(np.mean(rank < k))
+    yield "images", float(len(images))
+    yield "texts", float(len(texts))
     yield "chance_r1", chance(image_id, text_id, 1)
     for name, (_, query_id, _, candidate_id) in directions.items():
       for k in (5, 10):
@@ -149,11 +158,26 @@ def distinct(
     for i, several in zip(ids.tolist(), captions, strict=True)
     for caption in several
   )
-  if not pairs:
-    thing, allowed = "captions of the evaluation data", "a record with one"
-    raise errors.UserError(thing, "none", allowed, "Name their column.")
+  _require(pairs)
   texts, text_ids = zip(*pairs, strict=True)
   return ids, np.array([*images.values()]), list(texts), np.array(text_ids)
+
+
+def separate(
+  source: Source, ids: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, list[str], np.ndarray]:
+  """Returns what `distinct` does, of records that are all different."""
+  captions = list(evaluation.captions(source))
+  texts = [caption for several in captions for caption in several]
+  _require(texts)
+  own = np.arange(len(ids))
+  return own, own, texts, np.repeat(own, [*map(len, captions)])
+
+
+def _require(captions: Collection) -> None:
+  if not captions:
+    thing, allowed = "captions of the evaluation data", "a record with one"
+    raise errors.UserError(thing, "none", allowed, "Name their column.")
 
 
 def _digest(image: bytes | np.ndarray) -> bytes:

@@ -19,6 +19,7 @@ def prepare(
   classes: str | list | None = None,
   templates: str | list = ("{c}",),
   match: label_matching.By = "name",
+  only: list | tuple = (),
 ) -> Evaluator:
   """Returns run(embed), which yields top1 and top5.
 
@@ -41,6 +42,8 @@ def prepare(
       the indices, and there must be as many as names in the list. "number":
       labels are the indices, from 0 on, and not all need occur. "order": the
       list has the source's classes, or the labels that occur, in their order.
+    only: indices in `classes`, ascending: the classes that there are, of a
+      larger list, such as the 200 of ImageNet-A; none for all.
 
   Raises:
     UserError: if `classes` and the source's classes don't fit.
@@ -50,27 +53,15 @@ def prepare(
     allowed = "class names, or a source that knows them"
     remedy = "Give a list, a file, table.tsv:column or file.json:key."
     raise errors.UserError("classes", classes, allowed, remedy)
-  prompts = _listed(templates, "templates")
-  if not prompts:
-    allowed = "one template or more"
-    raise errors.UserError("templates", prompts, allowed, "Add one.")
-  for template in prompts:
-    if "{c}" not in template:
-      remedy = 'Write it like "a photo of a {c}."'
-      raise errors.UserError(
-        "templates", template, "texts with {c} in them", remedy
-      )
-
+  prompts = read_templates(templates)
+  kept = _kept(only, len(names))
+  there = [names[i] for i in kept]
   source_names = None if classes is None else source.classes
   if source_names and match != "order":  # Fail early.
     label_matching.fit(names, source_names, match, "classes")
 
   def run(embed: Embed) -> Iterator[tuple[str, float]]:
-    texts = [t.replace("{c}", name) for name in names for t in prompts]
-    ztxt = embed.texts(texts).reshape(len(names), len(prompts), -1).mean(axis=1)
-    with np.errstate(invalid="ignore"):  # 0 / 0 if prompts cancel out.
-      ztxt /= np.linalg.norm(ztxt, axis=-1, keepdims=True)
-    finite.unit(ztxt, "classes", lambda i: repr(names[i]))
+    ztxt = class_vectors(embed, there, prompts)
     data = embed.images(source)
     label = data.label
     if classes is None:
@@ -83,14 +74,63 @@ def prepare(
       label = label_matching.places(
         label, names, source_names, match, "classes"
       )
-    ahead = ranks(data.zimg @ ztxt.T, label, names)
+    label = _among(label, kept)
+    ahead = ranks(data.zimg @ ztxt.T, label, there)
     yield "top1", float(np.mean(ahead < 1))
     yield "top5", float(np.mean(ahead < 5))
     yield "mean_per_class_recall", per_class(ahead < 1, label)
-    yield "chance", 1 / len(names)
-    yield "chance_top5", min(1.0, 5 / len(names))
+    yield "chance", 1 / len(there)
+    yield "chance_top5", min(1.0, 5 / len(there))
 
   return run
+
+
+def read_templates(templates: str | Sequence[str]) -> list[str]:
+  """Returns the prompts of `prepare`; each must have {c} in it."""
+  prompts = _listed(templates, "templates")
+  if not prompts:
+    allowed = "one template or more"
+    raise errors.UserError("templates", prompts, allowed, "Add one.")
+  for template in prompts:
+    if "{c}" not in template:
+      remedy = 'Write it like "a photo of a {c}."'
+      raise errors.UserError(
+        "templates", template, "texts with {c} in them", remedy
+      )
+  return prompts
+
+
+def class_vectors(
+  embed: Embed, names: Sequence[str], prompts: Sequence[str]
+) -> np.ndarray:
+  """Returns each class's normalized mean prompt, float32 [k, d]."""
+  texts = [t.replace("{c}", name) for name in names for t in prompts]
+  ztxt = embed.texts(texts).reshape(len(names), len(prompts), -1).mean(axis=1)
+  with np.errstate(invalid="ignore"):  # 0 / 0 if prompts cancel out.
+    ztxt /= np.linalg.norm(ztxt, axis=-1, keepdims=True)
+  finite.unit(ztxt, "classes", lambda i: repr(names[i]))
+  return ztxt
+
+
+def _kept(only: Sequence[int], count: int) -> list[int]:
+  """The indices of the classes that there are, checked."""
+  fine = all(type(i) is int and 0 <= i < count for i in only)
+  if not fine or list(only) != sorted({*only}):
+    allowed = f"different numbers from 0 to {count - 1}, ascending"
+    remedy = "They are places in classes."
+    raise errors.UserError("only", [*only][:8], allowed, remedy)
+  return list(only) or list(range(count))
+
+
+def _among(label: np.ndarray, kept: Sequence[int]) -> np.ndarray:
+  """Each label's place among the classes that there are."""
+  place = np.searchsorted(kept, label).clip(max=len(kept) - 1)
+  wrong = np.flatnonzero(np.asarray(kept)[place] != label)
+  if len(wrong):
+    allowed = f"the {len(kept)} classes of only"
+    thing, remedy = "labels of the evaluation data", "Is it the right list?"
+    raise errors.UserError(thing, int(label[wrong[0]]), allowed, remedy)
+  return place
 
 
 def ranks(

@@ -48,7 +48,8 @@ def main(run: Callable[[], Any]) -> None:
       _end(f"error: {first}. {errors.SMALLER}", errors.WRONG_INPUT)
     if not jax.distributed.is_initialized():
       raise
-    collective = isinstance(e, jax.errors.JaxRuntimeError)
+    # Where a collective begins, JAX raises ValueError for the same.
+    collective = isinstance(e, jax.errors.JaxRuntimeError) or _GLOO in str(e)
     dead = heartbeat.suspect() if collective else None
     if dead:
       _end(f"error: {dead}", dead.code)
@@ -66,6 +67,9 @@ _DENIED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR)
 
 # How XLA says that a device's memory is used up.
 _FULL_DEVICE = "RESOURCE_EXHAUSTED"
+
+# Which carries CPU's collectives.
+_GLOO = "Gloo "
 
 
 def _end(line: str, code: int) -> NoReturn:
@@ -96,7 +100,7 @@ class _Parser(argparse.ArgumentParser):
 
 # The messages of argparse; the fourth is that of `_positive` and `number`.
 _REQUIRED = r"the following arguments are required: ([^,]+).*"
-_NO_VALUE = r"argument (\S+): expected one argument"
+_NO_VALUE = r"argument (\S+): expected (?:at least )?one argument"
 _INVALID = r"argument (\S+): invalid (\w+) value: ('.*'|\".*\")"
 _OUT_OF_RANGE = r"argument (\S+): ('.*'|\".*\"); expected (.*)"
 _UNKNOWN = r"unrecognized arguments: (.*)"
@@ -158,24 +162,27 @@ class _Once(argparse.Action):
       both = [getattr(namespace, self.dest), values]
       remedy = "Leave one out."
       raise errors.UserError(option_string, both, "one value", remedy)
-    if values == "":
+    if "" in (values if isinstance(values, list) else [values]):
       raise errors.UserError(option_string, "", "a value", "See --help.")
     self._seen = True
     setattr(namespace, self.dest, values)
 
 
+FORMATS = "our workdir or step, a Hugging Face or OpenCLIP directory, an .npz"
+
+
 def model_parser(
-  description: str, model: str = "--checkpoint"
+  description: str, model: str = "--checkpoint", required: bool = True
 ) -> argparse.ArgumentParser:
   """Returns a parser with the flags of a command that runs a model on data.
 
   Args:
     description: of the command.
     model: the flag that names the model.
+    required: whether that flag is.
   """
   p = parser(description)
-  formats = "our workdir or step, a Hugging Face or OpenCLIP directory, an .npz"
-  p.add_argument(model, required=True, help=formats)
+  p.add_argument(model, required=required, help=FORMATS)
   p.add_argument(
     "--tokenizer", type=files.literal,
     help="like config.tokenizer, for a model without a tokenizer",

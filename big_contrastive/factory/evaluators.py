@@ -3,7 +3,7 @@
 import contextlib
 import inspect
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from big_contrastive.config import errors, finite, registry, schema
@@ -49,11 +49,11 @@ def evaluation(
         allowed = "one record or more"
         remedy = "There is nothing to evaluate on."
         raise errors.UserError(f"{where}.{name}", "0 records", allowed, remedy)
-    with _inside(where, module.prepare):
+    with inside(where, inspect.signature(module.prepare).parameters):
       run = prepare()
 
     def figures(embed: Embed) -> Iterator[tuple[str, Any]]:
-      with _inside(where, module.prepare):
+      with inside(where, inspect.signature(module.prepare).parameters):
         yield from finite.figures(task, run(embed))
 
     return figures
@@ -62,12 +62,12 @@ def evaluation(
 
 
 @contextlib.contextmanager
-def _inside(where: str, prepare: Callable) -> Iterator[None]:
+def inside(where: str, names: Iterable[str]) -> Iterator[None]:
   """Adds the section's name to errors of arguments, which don't know it."""
   try:
     yield
   except errors.UserError as e:
-    raise e.inside(where, inspect.signature(prepare).parameters) from e
+    raise e.inside(where, names) from e
 
 
 def _source_fields(prepare: Callable, given: Mapping[str, Any]) -> list[str]:

@@ -27,7 +27,7 @@ from big_contrastive.models.build import build_model
 from big_contrastive.models.captioning import captioner
 from big_contrastive.models.model import Model
 from big_contrastive.objectives import Setting
-from big_contrastive.parallel import sharding
+from big_contrastive.parallel import multihost, sharding
 from big_contrastive.training import health, step
 from big_contrastive.training.experiment import Experiment, Intervals
 
@@ -103,6 +103,10 @@ def _build(
   if config.tokenizer is not None and parts.reads_text(config.model):
     tokenizer = reading.tokenizer(config.tokenizer, data, blob)
   model = build_model(config.model, tokenizer, sharding.pin(mesh))
+  if not multihost.all_have(str(model.fused)):
+    remedy = 'Set it to "einsum": cuDNN works for some processes only.'
+    allowed = "the same kernel for all processes"
+    raise errors.UserError("config.model.attention", "auto", allowed, remedy)
   seen = views.parse(config.views, "config.views")
   setting = Setting(
     model, mesh, size, config.micro_batch, unit["total"],

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from big_contrastive.models import cudnn
+
 Sequence = Float[Array, "b l w"]
 Mask = Bool[Array, "b l"] | None  # True where a token is attended; None: all.
 # Whether a token sees only those before it: of all examples, or of each.
@@ -31,7 +33,13 @@ class Attention(nnx.Module):
     dtype: compute dtype.
     memory: width of what is attended; None for `width`.
     bias: whether the linear layers have one.
+
+  Attributes:
+    fusible: whether cuDNN may compute it: masks are of padding, at the end.
+    fused: whether it does, where it can; models.build decides.
   """
+
+  fusible, fused = True, False
 
   def __init__(
     self, width, heads, dtype, rngs: nnx.Rngs, *, memory=None, bias=True
@@ -51,7 +59,8 @@ class Attention(nnx.Module):
     mask: Mask = None,
   ) -> Float[Array, "b q w"]:
     query = self.query(queries)  # Before the others: XLA keeps the order.
-    return self.out(attend(query, *self.keys_values(x), causal, mask))
+    known = self.keys_values(x)
+    return self.out(attend(query, *known, causal, mask, fused=self.fused))
 
   def keys_values(self, x: Float[Array, "b l m"]) -> KeysValues:
     return KeysValues(self.key(x), self.value(x))
@@ -63,7 +72,8 @@ class Attention(nnx.Module):
     mask: Mask = None,
   ) -> Float[Array, "b q w"]:
     """Attends to what `keys_values` returned."""
-    return self.out(attend(self.query(queries), *known, mask=mask))
+    y = attend(self.query(queries), *known, mask=mask, fused=self.fused)
+    return self.out(y)
 
   def step(
     self, x: Float[Array, "b q w"], cache: KeysValues, place: Int[Array, ""]
@@ -96,6 +106,7 @@ def attend(
   causal: Causal = False,
   mask: Mask = None,
   place: int | Int[Array, ""] = 0,
+  fused: bool = False,
 ) -> Float[Array, "b q h k"]:
   """Returns softmax(query key^T / sqrt(k)) value, for each head.
 
@@ -107,7 +118,11 @@ def attend(
       examples, or bool [b].
     mask: keys are seen that are True, bool [b, l].
     place: that of the first query among the keys.
+    fused: whether cuDNN computes what it can: then keys that are seen come
+      before those that are not, and `place` is 0.
   """
+  if fused and cudnn.takes(query, key, causal):
+    return cudnn.attend(query, key, value, bool(causal), mask)
   # CPUs multiply twice as fast with heads before rows, which is not the order
   # of jax.nn.dot_product_attention; TPU compilers choose layouts themselves.
   query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))

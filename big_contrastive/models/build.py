@@ -9,7 +9,8 @@ import flax.nnx as nnx
 import jax
 
 from big_contrastive.config import errors, registry, rules, schema
-from big_contrastive.models import layers, parts
+from big_contrastive.models import cudnn, layers, parts
+from big_contrastive.models.attention import Attention
 from big_contrastive.models.decoder import Decoder
 from big_contrastive.models.model import Model, split, variables
 
@@ -63,6 +64,11 @@ class Built(NamedTuple):
   def variables(self) -> dict[str, Any]:
     """The shapes of parameters and running statistics, a nested dict."""
     return variables(self.shapes, self.statistics)
+
+  @property
+  def fused(self) -> bool:
+    """Whether cuDNN computes attention of its blocks."""
+    return any(block.fused for block in _fusible(self.abstract))
 
   @property
   def parts(self) -> frozenset[str]:
@@ -124,7 +130,16 @@ def build_model(
       f"the image tower's width, {width}",
       f"Set {_WHERE}.text.out_dim = {width}.",
     )
-  return Built(make, abstract, *split(abstract))
+  widths = [block.key.out_features[1] for block in _fusible(abstract)]
+  fused = cudnn.choose(sections["attention"], shared["dtype"], widths)
+
+  def fuse(model: Model) -> Model:
+    for block in _fusible(model):
+      block.fused = fused
+    return model
+
+  abstract = fuse(abstract)
+  return Built(lambda key: fuse(make(key)), abstract, *split(abstract))
 
 
 def defaults(
@@ -172,6 +187,12 @@ def _seen(section: dict[str, Any], img: Any) -> dict[str, int]:
   return {"memory": shapes.tokens.shape[-1]}
 
 
+def _fusible(model: Model) -> list[Attention]:
+  """Returns the attention that cuDNN may compute."""
+  modules = [module for _, module in nnx.iter_modules(model)]
+  return [m for m in modules if isinstance(m, Attention) and m.fusible]
+
+
 def _text_section(
   section: dict[str, Any], tokenizer: TextSizes | None
 ) -> dict[str, Any]:
@@ -210,6 +231,7 @@ def _sections(
   bias: float | None = None,
   dtype: Literal["float32", "bfloat16"] = "float32",
   remat: str | None = layers.REMAT,
+  attention: cudnn.Choice = "auto",
 ) -> dict[str, Any]:
   """Returns the fields of config.model, checked and with defaults.
 
@@ -223,6 +245,7 @@ def _sections(
     dtype: compute dtype of all parts.
     remat: what blocks keep for the backward pass, see layers.Transformer; None
       for all.
+    attention: how blocks compute it, see cudnn.choose.
   """
   sections = {"image": image, "text": text, "decoder": decoder}
   for name, section in sections.items():
@@ -232,7 +255,7 @@ def _sections(
     remedy = "SigLIP begins with 10, CLIP with 1 / 0.07."
     raise errors.UserError("scale", scale, "a finite number above 0", remedy)
   return {
-    **sections, "heads": heads or {},
+    **sections, "heads": heads or {}, "attention": attention,
     "t": None if scale is None else math.log(scale), "bias": bias,
     "shared": {"dtype": dtype, "remat": remat or "none"},
   }  # fmt: skip

@@ -7,10 +7,10 @@ import flax.nnx as nnx
 import jax
 import jax.numpy as jnp
 from jax.extend.core import primitives
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Key
 
 from big_contrastive.config import errors
-from big_contrastive.models import norms
+from big_contrastive.models import cudnn, norms
 from big_contrastive.models.attention import (
   Attention,
   Causal,
@@ -76,8 +76,9 @@ def sized(variant: str, **changes: int | None) -> dict[str, int]:
 def remat_policy(name: str) -> Callable | None:
   """Returns the jax.checkpoint policy of that name, None for "none".
 
-  A convolution counts as a linear layer. The statistics of a batch, which are
-  small, are kept in any case.
+  A convolution counts as a linear layer, and so does fused attention: its
+  backward pass does without the logits, but not without the result. The
+  statistics of a batch, which are small, are kept in any case.
   """
   policies = [p for p in dir(jax.checkpoint_policies) if p.endswith("able")]
   errors.choice("remat", name, ["none", *policies])
@@ -90,7 +91,8 @@ def remat_policy(name: str) -> Callable | None:
   def keeps(primitive, *args, **params):
     if named(primitive, *args, **params):
       return True
-    if primitive is primitives.conv_general_dilated_p:
+    is_convolution = primitive is primitives.conv_general_dilated_p
+    if is_convolution or primitive.name == cudnn.FORWARD:
       primitive, params = primitives.dot_general_p, linear
     return policy(primitive, *args, **params)
 
@@ -250,48 +252,3 @@ def dropout(x: Sequence, rate: float, keys: ExampleKeys, place) -> Sequence:
     )
 
   return jnp.where(jax.vmap(mask)(keys), x / (1 - rate), 0).astype(x.dtype)
-
-
-class MapHead(nnx.Module):
-  """Multi-head attention pooling with one learned query (arXiv:2106.04560)."""
-
-  def __init__(self, width, mlp, heads, *, activation, eps, dtype, rngs):
-    self.probe = nnx.Param(xavier(rngs.params(), (1, width)))
-    self.attention = Attention(width, heads, dtype, rngs)
-    self.norm = nnx.LayerNorm(width, epsilon=eps, dtype=dtype, rngs=rngs)
-    self.mlp = Mlp(width, mlp, activation, dtype, rngs)
-
-  def __call__(self, x: Sequence, mask: Mask = None) -> Float[Array, "b w"]:
-    shape = (x.shape[0], *self.probe.shape)
-    probe = jnp.broadcast_to(self.probe[...].astype(x.dtype), shape)
-    y = self.attention(probe, x, mask=mask)
-    return (y + self.mlp(self.norm(y)))[:, 0]
-
-
-class QueryPool(nnx.Module):
-  """Learned queries that pool tokens by attention, for CoCa (arXiv:2205.01917).
-
-  As in OpenCLIP, without an MLP. `norm` is that of the result; what is pooled
-  is normalized already.
-
-  Args:
-    width: of the tokens that are pooled.
-    out_dim: of the queries and of the result.
-    queries: how many.
-    heads: a divisor of out_dim.
-  """
-
-  def __init__(self, width, out_dim, queries, heads, *, eps, dtype, rngs):
-    norm = dict(epsilon=eps, dtype=dtype, rngs=rngs)
-    normal = nnx.initializers.normal(1.0)
-    self.query = nnx.Param(normal(rngs.params(), (queries, out_dim)))
-    self.query_norm = nnx.LayerNorm(out_dim, **norm)
-    self.attention = Attention(out_dim, heads, dtype, rngs, memory=width)
-    self.norm = nnx.LayerNorm(out_dim, **norm)
-
-  def __call__(
-    self, x: Sequence, mask: Mask = None
-  ) -> Float[Array, "b queries d"]:
-    query = self.query_norm(self.query[...])
-    query = jnp.broadcast_to(query, (len(x), *query.shape))
-    return self.norm(self.attention(query, x, mask=mask))

@@ -14,9 +14,10 @@ import PIL.Image
 import tensorboardX
 
 from big_contrastive.storage import atomic
+from big_contrastive.training import events
 
 FILE = "metrics.jsonl"
-CONTINUED = (FILE,)  # What a run that resumes goes on with.
+CONTINUED = (FILE, events.FILE)  # What a run that resumes goes on with.
 
 
 class Writer:

@@ -20,6 +20,7 @@ from big_contrastive import (
   keep,
   pack,
   plan,
+  report,
   score,
   synsets,
   train,
@@ -48,6 +49,7 @@ NEEDS = {
   pack.run: {"--data": DATA, "--out": "{new}.tar"},
   plan.run: {"--config": "configs/siglip.py:smoke"},
   train.run: {"--config": "configs/siglip.py:smoke", "--workdir": "{new}"},
+  report.run: {},  # RUN is no flag.
 }  # fmt: skip
 MODEL = ("--batch_size", "--tokenizer")
 NUMBERS = (
@@ -56,10 +58,11 @@ NUMBERS = (
   "--min_words", "--clusters", "--rounds", "--limit", "--tail",
   "--least", "--size", "--captions", "--min_characters", "--fraction",
   "--threshold", "--share", "--top_p", "--temperature", "--beams",
-  "--min_tokens", "--max_tokens", "--repetition_penalty", "--length_penalty", "--slices",
+  "--min_tokens", "--max_tokens", "--repetition_penalty", "--length_penalty",
+  "--slices",
 )  # fmt: skip
 OPTIONAL = {
-  evaluate.run: MODEL,
+  evaluate.run: (*MODEL, "--suite", "--model", "--out", "--prompts"),
   embed.run: (
     *MODEL,
     "--shards",
@@ -117,6 +120,7 @@ OPTIONAL = {
   ),
   plan.run: ("--topology", "--slices"),
   train.run: (),
+  report.run: ("--out", "--x"),
 }
 # Of values, what the line must say beside the flag's name.
 WRONG = [

@@ -137,9 +137,10 @@ def test_all_run_in_training_and_are_logged(tmp_path):
     assert isinstance(latest[f"eval/{name}"], float), name
   assert latest["eval/neighbors/pictures/nearest_images"].size[0] > 3 * 96
   tasks = {name.split("/")[1] for name in latest if name.startswith("eval/")}
-  texts = {"retrieval", "zero_shot", "gallery"}
+  texts = {"retrieval", "zero_shot", "zero_shot_multi_label", "gallery"}
   words = {"labels", "zero_shot_labels"}  # Need a classifier.
-  assert tasks | texts | words == {*registry.names("evals")}
+  told = {"captioning", "zero_shot_captions"}  # Need a decoder.
+  assert tasks | texts | words | told == {*registry.names("evals")}
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from big_contrastive.models import layers
+from big_contrastive.models import pooling
 from big_contrastive.models.captioning import captioner, teaching
 from big_contrastive.models.decoder import Decoder
 from big_contrastive.models.model import Model
@@ -244,7 +244,7 @@ def test_flops_are_counted():
 
 def test_queries_pool_and_leave_the_others_to_the_decoder():
   pool = shaken(
-    layers.QueryPool(
+    pooling.QueryPool(
       W, 16, 4, 2, eps=1e-6, dtype="float32", rngs=nnx.Rngs(0)
     ), 0,
   )  # fmt: skip

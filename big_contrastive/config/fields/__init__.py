@@ -70,6 +70,7 @@ SECTIONS: dict[str, type] = {
   "evals.NAME": evals.Eval,
   "evals.NAME with task = retrieval": evals.Retrieval,
   "evals.NAME with task = zero_shot": evals.ZeroShot,
+  "evals.NAME with task = zero_shot_multi_label": evals.ZeroShotMultiLabel,
   "evals.NAME with task = gallery": evals.Gallery,
   "evals.NAME with task = knn": evals.KNN,
   "evals.NAME with task = linear_probe": evals.LinearProbe,

@@ -40,6 +40,12 @@ class Retrieval:
     unit="candidates", why="256 for COCO and 128 for Flickr30k in BLIP.",
     paper="BLIP, arXiv:2201.12086",
   )  # fmt: skip
+  merge: bool = field(
+    True,
+    doc="Whether records that show the same image are one image, and equal "
+    "captions of it one text. False: each is one of its own.",
+    why="Records may have one caption each; False is CLIP_benchmark's.",
+  )
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -60,6 +66,23 @@ class ZeroShot:
     "name",
     doc="How labels map to indices in classes: by the source's class names, "
     "as the indices themselves, or in the order of the classes that occur.",
+  )
+  only: list | tuple = field(
+    (),
+    doc="Places in classes of those that there are, ascending; none for all.",
+    why="ImageNet-A and -R have 200 of the 1,000 classes.",
+  )
+
+
+@dataclasses.dataclass(kw_only=True)
+class ZeroShotMultiLabel:
+  """The class whose prompts are nearest, for images with several labels."""
+
+  classes: str | list | None = field(
+    None, doc="Names by label, as of zero_shot. None: the source's own."
+  )
+  templates: str | list = field(
+    ("{c}",), doc="Prompts in which {c} is the class name, as of zero_shot."
   )
 
 

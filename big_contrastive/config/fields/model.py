@@ -64,6 +64,15 @@ class Model:
     why="Keeps the outputs of linear layers and convolutions: a ViT-S/16 step "
     "needs a third of the memory for 3 % more FLOPs.",
   )
+  attention: Literal["auto", "einsum", "cudnn"] = field(
+    "auto",
+    doc='How blocks compute attention: by "einsum", on any device; or by '
+    '"cudnn", a kernel that keeps logits out of memory, on NVIDIA GPUs, in '
+    "bfloat16, with heads of a multiple of 8 features up to 128. auto: by "
+    "cudnn where it works.",
+    why="Logits in memory are most of the bytes that attention moves. Models "
+    "that are loaded have auto, whatever they were trained with.",
+  )
 
 
 @dataclasses.dataclass(kw_only=True)

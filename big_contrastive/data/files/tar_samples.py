@@ -16,6 +16,8 @@ from big_contrastive.data.transforms.decode import ENDINGS
 THING = "urls"  # The argument that holds the tars, for errors.
 _CAPTIONS = ("caption", "captions", "text", "texts", "alt")
 
+LINES = "\n"  # In place of a path in JSON.
+
 # Sources of a field other than members.
 NO_MEMBERS = ("key", "image")
 
@@ -137,8 +139,13 @@ def _first_json(
 
 
 def field(text: str, kinds: dict[str, None]) -> tuple[str, str]:
-  """Splits "json:outer/inner" into ("json", "outer/inner")."""
+  """Splits "json:outer/inner" into ("json", "outer/inner").
+
+  Of "txt:lines" the second is LINES: each line of the member.
+  """
   kind, _, field = text.strip().partition(":")
+  if kind == "txt" and field == "lines":
+    field = LINES
   errors.choice("member", kind, [*kinds, *NO_MEMBERS])
   if kind == "json" and not field:
     allowed = "json:FIELD"
@@ -160,11 +167,13 @@ def value(data: bytes | None, field: str, parse: Callable) -> Any:
 
   Args:
     data: the member; None if there is none.
-    field: "" for the content.
+    field: "" for the content, LINES for a list of its lines.
     parse: fields.parse_json.
   """
   if data is None or not field:
     return data
+  if field == LINES:
+    return data.split(b"\n")
   inner = parse(data)
   for name in field.split("/"):
     inner = inner.get(name) if isinstance(inner, dict) else None

@@ -99,17 +99,17 @@ class Records(Source):
       values = parse(data[index])
     except Exception as e:  # Broken bytes: C++ and protobuf raise many kinds.
       raise bad_records.BadRecord("read", f"{type(e).__name__}: {e}") from e
-    out = {
-      "image": values[self.image],
-      "id": int(index) if self.id is None else fields.number(values[self.id]),
-    }
+    id = int(index) if self.id is None else fields.number(values[self.id])
+    out = {"image": values[self.image], "id": id}
     if self.text is not None:
       out["text"] = _captions(values[self.text], self.text_names)
     if self.label is not None:
-      # TFDS writes an unknown label as -1.
       value = values[self.label]
-      none = fields.whole(value) == -1
-      out["label"] = -1 if none else class_names.label(value, self.classes)
+      if np.ndim(value):
+        out["labels"] = [class_names.label(v, self.classes) for v in value]
+      else:  # TFDS writes an unknown label as -1.
+        none = fields.whole(value) == -1
+        out["label"] = -1 if none else class_names.label(value, self.classes)
     return out
 
   def outline(self) -> list[str]:
@@ -138,7 +138,7 @@ def source(
     image, text: features; "captions/text" is the text in captions. A list of
       texts is several captions. Without a text feature the text is the name
       of the label. text="none" is for only images.
-    label: a feature; the default "label" need not exist.
+    label: a feature, maybe a list; the default "label" need not exist.
     id: a feature that is equal for the same pairs; None: all pairs differ.
 
   Raises:

@@ -229,9 +229,9 @@ def source(
       braces "{0000..0123}" and globs; several with "," or "::" between them.
     image: endings of images, separated by "|"; the first that exists is taken.
       By default all that can be decoded.
-    caption: "txt" or "json:FIELD" (FIELD may hold a list, and be
-      "outer/inner"); several captions are separated by "|". By default txt if
-      there is one, else a JSON field like "caption", else the name of the
+    caption: "txt", "txt:lines" (one a line) or "json:FIELD" (FIELD may hold a
+      list, and be "outer/inner"); several are separated by "|". By default txt
+      if there is one, else a JSON field like "caption", else the name of the
       label's class. "none" for only images.
     label: "cls" or "json:FIELD": a number, or one of classes.
     id: "key" (the sample's name), "image" (its bytes) or "json:FIELD": samples

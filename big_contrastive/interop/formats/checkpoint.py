@@ -28,9 +28,9 @@ def read(path: Path, where: str = "path") -> ModelBundle:
   params = checkpointer.read_exported(directory)
   config, spec = meta["config"], meta["tokenizer"]
   blob = checkpointer.read_blob(directory)
-  bundle = ModelBundle(
-    config["model"], params, spec, blob, config["eval_image"]
-  )
+  # How attention is computed is a matter of the machine.
+  model = {k: v for k, v in config["model"].items() if k != "attention"}
+  bundle = ModelBundle(model, params, spec, blob, config["eval_image"])
   # The tokenizer's in training; other formats store them with the model.
   model = dict(bundle.model)
   for part, section in (("txt", "text"), ("dec", "decoder")):

@@ -9,7 +9,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 from big_contrastive.config import errors
-from big_contrastive.models import Features, layers, naflex, pixels, positions
+from big_contrastive.models import (
+  Features,
+  layers,
+  naflex,
+  pixels,
+  pooling,
+  positions,
+)
 from big_contrastive.models.layers import ExampleKeys
 
 
@@ -125,12 +132,12 @@ class ImageTower(nnx.Module):
       **size, causal=False, dropout=dropout, remat=remat, pin=pin, **kwargs
     )
     if pool == "map":
-      self.head = layers.MapHead(w, size["mlp"], size["heads"], **kwargs)
+      self.head = pooling.MapHead(w, size["mlp"], size["heads"], **kwargs)
     self.token_dim = w
     if pool == "queries":
       self.token_dim = wide
       kwargs = dict(eps=eps, dtype=dtype, rngs=rngs)
-      self.head = layers.QueryPool(w, wide, queries + 1, pool_heads, **kwargs)
+      self.head = pooling.QueryPool(w, wide, queries + 1, pool_heads, **kwargs)
     if out_dim is not None:
       self.project = nnx.Linear(
         self.token_dim, out_dim, use_bias=out_bias, **linear

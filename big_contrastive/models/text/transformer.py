@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from big_contrastive.config import errors
-from big_contrastive.models import Features, layers
+from big_contrastive.models import Features, layers, pooling
 from big_contrastive.models.attention import KeysValues
 from big_contrastive.models.layers import ExampleKeys
 
@@ -107,8 +107,10 @@ class TextTower(nnx.Module):
       **size, causal=causal, dropout=dropout, remat=remat, pin=pin,
       post_norm=norm == "post", **kwargs,
     )  # fmt: skip
+    # That token is seen, behind padding that is not.
+    self.encoder.blocks.attention.fusible = pool != "cls" or shifted_mask
     if pool == "map":
-      self.head = layers.MapHead(w, size["mlp"], size["heads"], **kwargs)
+      self.head = pooling.MapHead(w, size["mlp"], size["heads"], **kwargs)
     if out_dim is not None:
       self.project = nnx.Linear(w, out_dim, use_bias=out_bias, **linear)
     self.out_dim = out_dim or w
