@@ -18,6 +18,7 @@ from big_contrastive.data.tokenizers.tokenizer import (
 from big_contrastive.interop import model_files
 from big_contrastive.objectives._ema import averaged
 from big_contrastive.training import optimizers, schedules
+from big_contrastive.training.sinks import Sink
 
 
 def reads_text(model: dict[str, Any]) -> bool:
@@ -149,3 +150,17 @@ def warmup(schedule: dict[str, Any], unit: dict[str, int]) -> int:
   """Returns the steps of config.schedule.warmup."""
   value = schedule.get("warmup", 0)
   return durations.steps(value, "config.schedule.warmup", **unit)
+
+
+def sink(config: Any, name: str) -> tuple[type[Sink], dict[str, Any]]:
+  """Returns the class of a sink, and its arguments, which are not checked.
+
+  Args:
+    config: config.sinks.NAME: name, and arguments of the class.
+    name: its name in the config: that of its file, unless it says another.
+  """
+  where = f"config.sinks.{name}"
+  fields = schema.section(config, where)
+  place = f"{where}.name" if "name" in fields else where
+  file = fields.pop("name", name)
+  return registry.module("training.sinks", file, place).Sink, fields

@@ -12,6 +12,7 @@ from big_contrastive.data.tokenizers import vocabulary
 from big_contrastive.data.tokenizers.tokenizer import Tokenizer, build_tokenizer
 from big_contrastive.evals import Evaluator
 from big_contrastive.factory import evaluators, parts, warm_start
+from big_contrastive.training import sinks
 
 # Sizes of vocabularies that are always the same, by a tokenizer's kind.
 _PUBLISHED = {"clip_bpe": 49_408, "bert": 30_522}
@@ -33,6 +34,10 @@ class Reading:
 
   def evaluator(self, config: dict[str, Any], where: str) -> Evaluator:
     return evaluators.evaluator(config, where)
+
+  def sink(self, config: dict[str, Any], name: str) -> sinks.Sink:
+    made, fields = parts.sink(config, name)
+    return schema.call(made, fields, f"config.sinks.{name}")
 
   def weights(
     self, init: Any, abstract: dict[str, Any], model: dict[str, Any], path: Any
@@ -142,6 +147,11 @@ class Shapes(Reading):
   def evaluator(self, config: dict[str, Any], where: str) -> Evaluator:
     evaluators.evaluation(config, where, self.source)
     return lambda embed: iter(())
+
+  def sink(self, config: dict[str, Any], name: str) -> sinks.Sink:
+    made, fields = parts.sink(config, name)
+    schema.complete(made, fields, f"config.sinks.{name}")
+    return sinks.Sink()
 
   def weights(
     self, init: Any, abstract: dict[str, Any], model: dict[str, Any], path: Any

@@ -1,0 +1,53 @@
+"""Weights & Biases."""
+
+from typing import Literal
+
+import PIL.Image
+
+from big_contrastive.training import sinks
+
+_PATIENCE = 5  # Seconds for the last lines, when a run ends.
+
+
+class Sink(sinks.Sink):
+  """Logs to a run of wandb; offline, to the workdir's folder wandb/.
+
+  See config/fields/watching.py for the arguments.
+  """
+
+  def __init__(
+    self,
+    project: str | None = None,
+    entity: str | None = None,
+    run: str | None = None,
+    tags: list | None = None,
+    mode: Literal["online", "offline"] | None = None,
+  ):
+    self._wandb = sinks.library("wandb", "wandb")
+    self._given = {"project": project, "entity": entity, "tags": tags}
+    self._name, self._mode = run, mode
+
+  def begin(self, start: sinks.Start) -> str:
+    settings = self._wandb.Settings(
+      console="off", silent=True, finish_timeout=_PATIENCE
+    )
+    self._run = self._wandb.init(
+      **self._given,
+      name=self._name or start.name,
+      mode=self._mode,
+      id=start.id,
+      resume="allow",
+      config=start.config,
+      dir=str(start.workdir),
+      settings=settings,
+    )
+    return self._run.id
+
+  def write(self, step: int, numbers: dict[str, float]) -> None:
+    self._run.log(numbers, step=step)
+
+  def picture(self, step: int, name: str, image: PIL.Image.Image) -> None:
+    self._run.log({name: self._wandb.Image(image)}, step=step)
+
+  def close(self) -> None:
+    self._run.finish()
