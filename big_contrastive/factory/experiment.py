@@ -28,8 +28,9 @@ from big_contrastive.models.captioning import captioner
 from big_contrastive.models.model import Model
 from big_contrastive.objectives import Setting
 from big_contrastive.parallel import sharding
-from big_contrastive.training import health, sinks, step, trace
+from big_contrastive.training import health, step, trace
 from big_contrastive.training.experiment import Experiment, Intervals
+from big_contrastive.training.sinks import Sink
 
 
 def build(
@@ -216,7 +217,7 @@ def _evaluators(
   return by_name
 
 
-def _sinks(config: dict | None, reading: Reading) -> dict[str, sinks.Sink]:
+def _sinks(config: dict | None, reading: Reading) -> dict[str, Sink]:
   chosen: dict = {"tensorboard": {}} if config is None else config
   return {name: reading.sink(fields, name) for name, fields in chosen.items()}
 

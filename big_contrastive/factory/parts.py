@@ -152,15 +152,21 @@ def warmup(schedule: dict[str, Any], unit: dict[str, int]) -> int:
   return durations.steps(value, "config.schedule.warmup", **unit)
 
 
-def sink(config: Any, name: str) -> tuple[type[Sink], dict[str, Any]]:
-  """Returns the class of a sink, and its arguments, which are not checked.
+def sink(config: Any, name: str, used: bool) -> Sink:
+  """Returns a sink of metrics.
 
   Args:
     config: config.sinks.NAME: name, and arguments of the class.
     name: its name in the config: that of its file, unless it says another.
+    used: whether this process writes to it; else only the fields are checked.
   """
   where = f"config.sinks.{name}"
   fields = schema.section(config, where)
-  place = f"{where}.name" if "name" in fields else where
-  file = fields.pop("name", name)
-  return registry.module("training.sinks", file, place).Sink, fields
+  file, place = fields.pop("name", None), f"{where}.name"
+  if file is None:
+    file, place = name, where
+  module = registry.module("training.sinks", file, place)
+  if used:
+    return schema.call(module.Sink, fields, where)
+  schema.complete(module.Sink, fields, where)
+  return Sink()

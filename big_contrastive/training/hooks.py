@@ -3,7 +3,7 @@
 import contextlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -87,6 +87,8 @@ class Run:
     if jax.process_count() == 1:
       self.requested = np.maximum(self.requested, self.requests.now())
     begin, last = self.begin, done == self.every.total
+    if self.watch.tracer.over(done):
+      self._trace(self.watch.tracer.end)
     stop = bool(self.requested[multihost.STOP]) and not last
     here = done == begin.step
     if here:  # The state is saved already, or nothing is done yet.
@@ -102,6 +104,15 @@ class Run:
         self.save(done, state, checkpoints, evaluated=not (evaluate and stop))
     if stop:
       self.stop(done, checkpoints)
+    if not last and self.watch.tracer.due(done + 1):
+      self._trace(lambda: self.watch.tracer.begin(done + 1))
+
+  def _trace(self, change: Callable[[], object]) -> None:
+    """Begins or ends a trace, while no step is under way."""
+    self.settle()
+    with self.watch.clock.of("profile"):
+      change()
+    self.watch.speed.restart()
 
   def save(
     self,
@@ -157,7 +168,7 @@ class Run:
     self, done: int, values: dict[str, jax.Array], local: dict[str, np.ndarray]
   ) -> None:
     """Queues a step's metrics, and reads those of the step before."""
-    self.watch.dispatched(done, values["finite"])
+    self.watch.clock.device.give(values["finite"])
     before, requests = self.pending, self.requests.of_all()
     self.pending = _Pending(done, values, local, requests)
     if before:

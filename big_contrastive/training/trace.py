@@ -84,17 +84,11 @@ class Tracer:
     self._path, self._last = self._folder / name, step + steps - 1
     self._tried(lambda: jax.profiler.start_trace(str(self._path)))
 
-  def over(self, step: int) -> bool:
-    """Returns whether this is the last step of a trace."""
-    return self._path is not None and step >= self._last
+  def over(self, done: int) -> bool:
+    """Returns whether the last step of a trace is through."""
+    return self._path is not None and done >= self._last
 
-  def end(self, result: jax.Array) -> None:
-    """Ends the trace once its last step is through: its result is there."""
-    with contextlib.suppress(Exception):  # Who reads the step says so.
-      jax.block_until_ready(result)
-    self.close()
-
-  def close(self) -> None:
+  def end(self) -> None:
     """Ends a trace that is under way, with the steps that it has."""
     if self._path is not None and self._tried(jax.profiler.stop_trace):
       self._say(f"trace: xprof {self._named(self._path)}")

@@ -52,21 +52,11 @@ class Watch:
   @contextlib.contextmanager
   def stepping(self, step: int) -> Iterator[None]:
     """For the call that dispatches a step; the first one compiles it."""
-    if self.tracer.due(step):
-      with self.clock.of("profile"):
-        self.tracer.begin(step)
     if step == self._begin.step + 1:
       self.clock.enter("compile")
     with jax.profiler.StepTraceAnnotation("train", step_num=step):
       yield
     self.clock.enter("step")
-
-  def dispatched(self, step: int, result: jax.Array) -> None:
-    """Takes an array that is there when the step is through."""
-    self.clock.device.give(result)
-    if self.tracer.over(step):
-      with self.clock.of("profile"):
-        self.tracer.end(result)
 
   def perf(self) -> dict[str, float]:
     """Returns speed, memory and goodput, all under perf/."""
@@ -101,7 +91,7 @@ class Watch:
 
   def close(self) -> None:
     """Ends a trace, waits a little for the sinks, and closes the files."""
-    self.tracer.close()
+    self.tracer.end()
     self.clock.close()
     self._sinks.close()
     self._writer.close()

@@ -1,7 +1,6 @@
 """How a run is watched: sinks of its metrics, and traces."""
 
 import dataclasses
-from typing import Literal
 
 from big_contrastive.config.fields.field import field
 
@@ -39,10 +38,10 @@ class Wandb:
   )
   run: str | None = field(None, doc=_RUN)
   tags: list | None = field(None, doc="Of the run.")
-  mode: Literal["online", "offline"] | None = field(
+  mode: str | None = field(
     None,
-    doc="offline: files in the workdir, for `wandb sync`. None: WANDB_MODE, "
-    "or online.",
+    doc="online; or offline: files in the workdir, for `wandb sync`. None: "
+    "WANDB_MODE, or online.",
   )
 
 

@@ -46,6 +46,9 @@ class Sink:
 
   rewinds = False
 
+  def __init__(self) -> None:
+    """Takes the section's fields; this one has none."""
+
   def begin(self, start: Start) -> str | None:
     """Begins or continues; returns an id by which a resumed run finds it."""
 

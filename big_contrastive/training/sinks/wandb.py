@@ -1,12 +1,14 @@
 """Weights & Biases."""
 
-from typing import Literal
+import os
 
 import PIL.Image
 
+from big_contrastive.config import errors
 from big_contrastive.training import sinks
 
 _PATIENCE = 5  # Seconds for the last lines, when a run ends.
+_BEGIN = 15  # Seconds to begin in; Python can't end before.
 
 
 class Sink(sinks.Sink):
@@ -21,15 +23,23 @@ class Sink(sinks.Sink):
     entity: str | None = None,
     run: str | None = None,
     tags: list | None = None,
-    mode: Literal["online", "offline"] | None = None,
+    mode: str | None = None,
   ):
     self._wandb = sinks.library("wandb", "wandb")
     self._given = {"project": project, "entity": entity, "tags": tags}
     self._name, self._mode = run, mode
+    if mode is not None:
+      errors.choice("mode", mode, ("online", "offline"))
+    used = mode or os.environ.get("WANDB_MODE", "online")
+    # Or else it would ask in the middle of the run.
+    if used == "online" and not self._wandb.login(prompt=False):
+      allowed = "an account: WANDB_API_KEY, or what wandb login stores"
+      remedy = "Or set config.sinks.wandb.mode = 'offline'."
+      raise errors.UserError("mode", used, allowed, remedy)
 
   def begin(self, start: sinks.Start) -> str:
     settings = self._wandb.Settings(
-      console="off", silent=True, finish_timeout=_PATIENCE
+      console="off", silent=True, init_timeout=_BEGIN, finish_timeout=_PATIENCE
     )
     self._run = self._wandb.init(
       **self._given,
