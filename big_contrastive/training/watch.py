@@ -75,6 +75,8 @@ class Watch:
   def finish(self) -> None:
     """Prints the results, on one screen."""
     total = self._experiment.intervals.total
+    with self.clock.of("profile"):
+      self.tracer.end()  # One that a signal began too late.
     self.clock.finished = True
     self.progress.close()
     for line in summary.lines(
