@@ -47,6 +47,10 @@ setuptools.setup(
     "gcs": ["gcsfs>=2025.3"],
     "s3": ["s3fs>=2025.3"],
     "hf": ["huggingface_hub>=1.0"],
+    # Sinks of metrics: config.sinks.
+    "wandb": ["wandb>=0.31"],
+    "trackio": ["trackio>=0.43"],
+    "mlflow": ["mlflow-skinny>=3.17"],
     "test": [
       "beartype",
       "flask",
@@ -69,14 +73,19 @@ setuptools.setup(
     # Other projects, for parity tests.
     "peers": [
       "duckdb",
+      "gradio_client",  # Of trackio, see the Makefile.
+      "mlflow-skinny",
       "nltk==3.8.1",  # What CatLIP was trained with.
       "open_clip_torch",
+      "orjson",  # Of trackio.
       "polars",
       "ray[data]",
       "scikit-learn",
       "timm",
       "torch",
       "transformers",
+      "uvicorn",  # Of trackio.
+      "wandb",
     ],
   },
 )

@@ -100,6 +100,8 @@ def _build(
     raise errors.UserError(
       "config.total", config.total, "one step or more", remedy
     )
+  sinks = _sinks(config.sinks, reading)
+  window = _window(config.profile, unit["total"])
   tokenizer = None
   if config.tokenizer is not None and parts.reads_text(config.model):
     tokenizer = reading.tokenizer(config.tokenizer, data, blob)
@@ -144,8 +146,8 @@ def _build(
     limits=health.Limits(
       method, parts.warmup(config.schedule, unit), config.skip_nonfinite
     ),
-    sinks=_sinks(config.sinks, reading),
-    window=_window(config.profile, unit["total"]),
+    sinks=sinks,
+    window=window,
     batch_size=size,
     flops=method.flops(),
     table=table,

@@ -226,8 +226,10 @@ def watching(embedder, evaluators):
   told = []
   watched = object.__new__(hooks.Run)
   watched.settle = lambda: None
-  watched._record = lambda done, values: told.append(values)
-  watched.progress = types.SimpleNamespace(say=lambda line: None)
+  watched.watch = types.SimpleNamespace(
+    record=lambda done, values: told.append(values)
+  )
+  watched.say = lambda line: None
   watched.requests = types.SimpleNamespace(stop=lambda: False)
   watched.experiment = types.SimpleNamespace(
     embedder=embedder, evaluators=evaluators,

@@ -46,6 +46,7 @@ class Sink(sinks.Sink):
       name=self._name or start.name,
       mode=self._mode,
       id=start.id,
+      reinit="create_new",  # Another one may be at work.
       resume="allow",
       config=start.config,
       dir=str(start.workdir),
