@@ -5,7 +5,7 @@
 The loop's calls without a model: clock, traces, a line of ten figures, sinks.
 Prints a Markdown table: medians over the rounds, of the main thread, which
 dispatches the steps, and of all threads, which may keep it from that; and what
-share of a step of 50 ms the latter is. A sink without its library is left out.
+shares of a step of 50 ms they are. A sink without its library is left out.
 """
 
 import argparse
@@ -68,7 +68,10 @@ def main() -> None:
   p = argparse.ArgumentParser(description=__doc__)
   p.add_argument("--rounds", type=int, default=5)
   rounds = p.parse_args().rounds
-  print("| sink | a line every | main thread, us | all, us | of 50 ms |")
+  print(
+    "| sink | a line every | main thread | all "
+    "| of a step of 50 ms: main thread, all |"
+  )
   print("|---|---|---|---|---|")
   with tempfile.TemporaryDirectory() as home:
     os.environ |= {
@@ -87,8 +90,8 @@ def main() -> None:
           continue
         own, whole = (statistics.median(x) for x in zip(*found, strict=True))
         print(
-          f"| {name} | {every} | {1e6 * own:.0f} | {1e6 * whole:.0f} | "
-          f"{whole / _STEP:.2%} |", flush=True,
+          f"| {name} | {every} | {1e6 * own:,.0f} | {1e6 * whole:,.0f} | "
+          f"{own / _STEP:.2%}, {whole / _STEP:.2%} |", flush=True,
         )  # fmt: skip
 
 
