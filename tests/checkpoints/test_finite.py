@@ -263,5 +263,5 @@ def test_embeddings_that_overflow_in_training_end_it(loaded):
     watched.evaluate(7, types.SimpleNamespace(params=params))
   assert not told
   sound = types.SimpleNamespace(params=loaded.params)
-  watched.speed = types.SimpleNamespace(restart=lambda: None)
+  watched.watch.speed = types.SimpleNamespace(restart=lambda: None)
   assert watched.evaluate(7, sound) and told == [{"eval/x/n": 1}]
