@@ -91,6 +91,8 @@ class _Delivery:
     self._name, self._sink, self._say, self._keep = name, sink, say, keep
     self._start = start._replace(id=kept.get("id"))
     self._last = () if sink.rewinds else tuple(kept.get("at", ()))
+    if self._last and self._last[0] > start.step:
+      say(f"sink {name} goes on after step {self._last[0]}, which it has")
     self._lines: queue.SimpleQueue[Line | None] = queue.SimpleQueue()
     self._given = self._written = 0
     self._ending, self._why = threading.Event(), ""
