@@ -15,7 +15,7 @@ LOCK = $(shell $(PYTHON) -c 'import glob, os, sys; \
 SPREAD := -n 2 --dist loadfile --no-loadscope-reorder
 PIP := pip --quiet --disable-pip-version-check
 
-.PHONY: help venv demo test test-fast test-peers lint check bench docs lock clean
+.PHONY: help venv peers demo test test-fast test-peers lint check bench docs lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' \
@@ -59,7 +59,9 @@ $(VENV)-peers/.installed: setup.py $(wildcard requirements-*.lock)
 	$(VENV)-peers/bin/$(PIP) install --no-deps -e .
 	@touch $@
 
-test-peers: $(VENV)-peers/.installed  ## against other projects' libraries
+peers: $(VENV)-peers/.installed  ## make the environment of test-peers
+
+test-peers: peers  ## against other projects' libraries
 	$(VENV)-peers/bin/python -m pytest $(SPREAD) -m peers
 
 lint: venv  ## format, lint, types, shell scripts

@@ -13,7 +13,7 @@ setuptools.setup(
   description="Large-batch contrastive image-text pretraining in JAX",
   license="Apache-2.0",
   packages=setuptools.find_packages(include=["big_contrastive*"]),
-  package_data={"": ["*.txt", "wordnet_shapes/*"]},
+  package_data={"": ["*.txt", "*.css", "*.js", "wordnet_shapes/*"]},
   python_requires=">=3.11",
   install_requires=[
     "absl-py",

@@ -174,7 +174,7 @@ def run(*words, cwd=None, python="python", more="."):
 RULES = {
   r"python -m big_contrastive\."
   r"(train|evaluate|pack|convert|plan|embed|score|keep|dedup|balance|synsets|"
-  r"caption)\b": python,
+  r"caption|report)\b": python,
   r"make [a-z-]+": make,
   r"launch/local\.sh ": launched,
   r"launch/(dfn|capfilt)\.sh ": recipe,

@@ -1,6 +1,7 @@
 """Eight virtual CPU devices, strict shapes, one temporary home per session."""
 
 import collections
+import gc
 import os
 from importlib import metadata
 
@@ -108,6 +109,20 @@ def bucket(request, tmp_path_factory):
     patch.setattr(tar_index, "_CACHE", cache)
     with buckets.served(request.param, patch) as server:
       yield server.url
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _room():
+  """Drops what has been compiled before Linux ends the process for it.
+
+  Each program takes mappings of memory. A process may have 65,530 of them,
+  and the next one is a segmentation fault.
+  """
+  yield
+  with open("/proc/self/maps") as maps:
+    if sum(1 for _ in maps) > 15_000:
+      jax.clear_caches()
+      gc.collect()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -27,7 +27,7 @@ from big_contrastive.offline import captioning, embedding, folder, tasks, worker
 ROOT = pathlib.Path(__file__).parents[1]
 COMMANDS = (
   "train", "evaluate", "pack", "convert", "embed", "score", "keep", "dedup",
-  "balance", "plan", "synsets", "caption",
+  "balance", "plan", "synsets", "caption", "report",
 )  # fmt: skip
 _WORDS = r"(?:python -m|make|launch/\S+|sbatch|pip|sha256sum|bash)\s"
 _MENTION = rf"(?:{'|'.join(COMMANDS)})\s.*--\w"

@@ -20,7 +20,7 @@ ROWS = [
   {"inference"},
   {"offline"},
   {"training"},
-  {"factory"},
+  {"factory", "reports"},
   {
     "train",
     "evaluate",
@@ -33,6 +33,7 @@ ROWS = [
     "convert",
     "pack",
     "plan",
+    "report",
     "synsets",
     "__init__",
   },

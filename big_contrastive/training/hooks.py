@@ -13,7 +13,7 @@ from big_contrastive.checkpoints.checkpointer import Checkpoints
 from big_contrastive.config import errors
 from big_contrastive.parallel import multihost, sharding, signals
 from big_contrastive.storage import atomic, mirror
-from big_contrastive.training import health, summary, watch
+from big_contrastive.training import events, health, summary, watch
 from big_contrastive.training.experiment import Begin, Experiment
 from big_contrastive.training.state import State
 
@@ -55,6 +55,14 @@ class Run:
     self.requests = multihost.Requests(self.every.save_minutes)
     self.requested = np.zeros(2, np.int32)
     self.pending: _Pending | None = None
+    self.events = events.Events(workdir)
+    if begin.step < self.every.total:
+      self.events.add(
+        begin.step,
+        "resumed" if begin.step else "began",
+        total=self.every.total,
+        chances=experiment.objective.chances,
+      )
     if jax.process_index() == 0:
       config = json.dumps(experiment.config, indent=2)
       atomic.replace(workdir / "config.json", config + "\n")
@@ -152,6 +160,7 @@ class Run:
     seconds = time.monotonic() - began
     where = f"saved at step {done}, in {seconds:.1f} s" if done else "at step 0"
     number = self.requests.heard
+    self.events.add(done, "stopped", f"stopped by {number.name}")
     raise errors.RunError(
       f"stopped by {number.name}: {where}. The same command goes on from "
       "there.",
@@ -195,6 +204,7 @@ class Run:
     batch = at.batch | {"position": position}
     skipped = self.health.check(at.step, finite, norm, batch)
     if skipped:
+      self.events.add(at.step, "skipped", skipped)
       self.say(skipped)
     # Whatever step it resumed from, a run writes the same lines.
     at_end = at.step in (1, self.every.total)
@@ -207,6 +217,7 @@ class Run:
     if self.experiment.limits.skip_nonfinite:
       scalars["train/skipped"] = float(self.health.skipped)
     for line in self.health.warnings(at.step, scalars, at.batch):
+      self.events.add(at.step, "warning", line)
       self.say(line)
     scalars |= self.watch.perf()
     bad = self.experiment.training.counts(at.step)

@@ -13,12 +13,12 @@ import jax
 import PIL.Image
 
 from big_contrastive.storage import atomic
-from big_contrastive.training import clock, delivery
+from big_contrastive.training import clock, delivery, events
 
 FILE = "metrics.jsonl"
 
 # What a run that resumes goes on with.
-CONTINUED = (FILE, delivery.FILE, clock.FILE)
+CONTINUED = (FILE, events.FILE, delivery.FILE, clock.FILE)
 
 
 class Writer:

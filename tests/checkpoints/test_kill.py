@@ -18,8 +18,8 @@ import killing
 # By number of processes, whose steps take longer the more they are: enough
 # for the kills, of which each comes at most 25 steps after the one before.
 FLAGS = {
-  1: ["--config.total=80", "--config.eval_every=40"],
-  2: ["--config.total=60", "--config.eval_every=20"],
+  1: ["--config.total=60", "--config.eval_every=30"],
+  2: ["--config.total=40", "--config.eval_every=20"],
 }
 
 
@@ -38,7 +38,7 @@ def whole(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("processes", "kills"), [(1, 2), (2, 2)])
+@pytest.mark.parametrize(("processes", "kills"), [(1, 2), (2, 1)])
 def test_killed_by_sigkill_nothing_changes(processes, kills, whole, tmp_path):
   """At any moment, after steps, and in the middle of a save."""
   found = killing.kill_and_resume(
@@ -81,7 +81,7 @@ def test_sigterm_as_two_processes_start_ends_both_with_75(whole, tmp_path):
   """Sent to all, by the launcher, at random; or to one of them alone."""
   workdir, rng = tmp_path / "stopped", random.Random(0)
   lock = workdir / ".lock"
-  for _ in range(3):
+  for _ in range(2):
     run = killing.start(workdir, 2, 1, *FLAGS[2])
     time.sleep(rng.uniform(0, 8))
     run.send_signal(signal.SIGTERM)
@@ -101,7 +101,6 @@ def test_sigterm_as_two_processes_start_ends_both_with_75(whole, tmp_path):
   ("before", "after", "config"),
   [
     ((1, 8), (1, 4), killing.SIGLIP),
-    ((2, 1), (1, 1), killing.SIGLIP),
     ((2, 1), (1, 1), killing.MOCO),
   ],
 )

@@ -20,6 +20,7 @@ from big_contrastive import (
   keep,
   pack,
   plan,
+  report,
   score,
   synsets,
   train,
@@ -48,6 +49,7 @@ NEEDS = {
   pack.run: {"--data": DATA, "--out": "{new}.tar"},
   plan.run: {"--config": "configs/siglip.py:smoke"},
   train.run: {"--config": "configs/siglip.py:smoke", "--workdir": "{new}"},
+  report.run: {},  # RUN is no flag.
 }  # fmt: skip
 MODEL = ("--batch_size", "--tokenizer")
 NUMBERS = (
@@ -117,6 +119,7 @@ OPTIONAL = {
   ),
   plan.run: ("--topology",),
   train.run: (),
+  report.run: ("--out", "--x"),
 }
 # Of values, what the line must say beside the flag's name.
 WRONG = [

@@ -458,8 +458,7 @@ class _Records(Source):
 
 @pytest.mark.peers
 def test_images_are_squashed_as_theirs():
-  import transformers
-
+  transformers = pytest.importorskip("transformers")
   from big_contrastive.data.transforms import operations
 
   peers.torch()

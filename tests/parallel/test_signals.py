@@ -162,7 +162,7 @@ def test_at_each_moment_of_a_run_it_stops_and_goes_on(whole, tmp_path):
 @pytest.mark.slow
 def test_at_random_moments_of_a_run_it_stops_and_goes_on(whole, tmp_path):
   workdir = tmp_path / "w"
-  for run, number in swept(6, lambda: train(tmp_path, workdir), whole[1]):
+  for run, number in swept(3, lambda: train(tmp_path, workdir), whole[1]):
     run.end(number)
   assert train(tmp_path, workdir).hears().end(signal.SIGTERM)
   killing.assert_same_bits(whole[0], workdir)
@@ -183,7 +183,7 @@ def test_evaluate_prints_all_figures_or_none(whole, tmp_path):
   assert run.hears().end(signal.SIGTERM), run.err.read_text()
   took, printed = time.monotonic() - began, run.out.read_text()
   assert printed.startswith('{"retrieval/')
-  for run, number in swept(4, begin, took):
+  for run, number in swept(2, begin, took):
     # It may have printed all and not be gone yet.
     assert run.end(number) <= (run.out.read_text() == printed)
     assert run.out.read_text() in ("", printed)

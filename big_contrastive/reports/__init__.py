@@ -1,0 +1,1 @@
+"""Reports of runs: what their workdirs hold, on one HTML page."""
