@@ -55,6 +55,7 @@ class Run:
     self.requests = multihost.Requests(self.every.save_minutes)
     self.requested = np.zeros(2, np.int32)
     self.pending: _Pending | None = None
+    self.paused = 0  # The step before a trace began or ended.
     self.events = events.Events(workdir)
     if begin.step < self.every.total:
       self.events.add(
@@ -116,8 +117,14 @@ class Run:
       self._trace(lambda: self.watch.tracer.begin(done + 1))
 
   def _trace(self, change: Callable[[], object]) -> None:
-    """Begins or ends a trace, while no step is under way."""
-    self.settle()
+    """Begins or ends a trace, while no step is under way.
+
+    The last one is waited for, but not read: to read is to meet the other
+    processes, which may trace nothing.
+    """
+    self.paused = self.pending.step if self.pending else 0
+    if self.pending:
+      jax.block_until_ready(self.pending.values)
     with self.watch.clock.of("profile"):
       change()
     self.watch.speed.restart()
@@ -196,8 +203,9 @@ class Run:
     checks = values.pop("finite"), values["param_norm"]
     (finite, norm), requests = jax.device_get((checks, at.requests))
     self.watch.speed.step()
-    if at.step == self.begin.step + 1:
-      self.watch.speed.restart()  # The first step's time is the compiler's.
+    # The first step's time is the compiler's, and some wait for a trace.
+    if at.step in (self.begin.step + 1, self.paused):
+      self.watch.speed.restart()
     self.requested = np.maximum(self.requested, requests)
     first = (at.step - 1) * self.experiment.batch_size
     position = first + self.experiment.training.rows
