@@ -3,6 +3,7 @@
 import os
 import pathlib
 import signal
+import types
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import pytest
 
 from big_contrastive.config import errors, schema
 from big_contrastive.parallel import signals
-from big_contrastive.training import memory, trace
+from big_contrastive.training import clock, hooks, memory, trace
 
 
 class Profiler:
@@ -113,6 +114,19 @@ def test_a_trace_that_fails_is_a_line(profiler, tmp_path):
   made, said = tracer(tmp_path, trace.Window(3, 2))
   through(made, 8)
   assert said == ["warning: no trace: RuntimeError: one is at work"]
+
+
+def test_a_trace_of_one_process_reads_no_step():
+  """To read one is to meet the others, who are a step further by then."""
+  run, calls = object.__new__(hooks.Run), []
+  pending = types.SimpleNamespace(step=3, values={"loss": jnp.ones(())})
+  run.pending, run.settle, run._read = pending, None, None
+  speed = types.SimpleNamespace(restart=lambda: calls.append("restart"))
+  run.watch = types.SimpleNamespace(clock=clock.Clock(None, 0), speed=speed)
+  run._trace(lambda: calls.append("trace"))
+  assert calls == ["trace", "restart"]
+  assert run.pending is pending and run.paused == 3
+  run.watch.clock.close()
 
 
 def test_xprof_finds_what_was_traced(tmp_path):
