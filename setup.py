@@ -67,6 +67,10 @@ setuptools.setup(
     "s3": ["s3fs>=2025.3"],
     "hf": ["huggingface_hub>=1.0"],
     "docs": ["myst-parser>=5", "sphinx>=9"],
+    # Sinks of metrics: config.sinks.
+    "wandb": ["wandb>=0.31"],
+    "trackio": ["trackio>=0.43"],
+    "mlflow": ["mlflow-skinny>=3.17"],
     "test": [
       "beartype",
       "flask",
@@ -89,14 +93,19 @@ setuptools.setup(
     # Other projects, for parity tests.
     "peers": [
       "duckdb",
+      "gradio_client",  # Of trackio, see the Makefile.
+      "mlflow-skinny",
       "nltk==3.8.1",  # What CatLIP was trained with.
       "open_clip_torch",
+      "orjson",  # Of trackio.
       "polars",
       "ray[data]",
       "scikit-learn",
       "timm",
       "torch",
       "transformers",
+      "uvicorn",  # Of trackio.
+      "wandb",
     ],
   },
 )

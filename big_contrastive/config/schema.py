@@ -36,8 +36,8 @@ def bind(
   known = hints(fn)
   for key, value in kwargs.items():
     if key not in taken:
-      listed = "one of " + ", ".join(taken)
-      remedy = errors.closest(key, taken)
+      listed = "one of " + ", ".join(taken) if taken else "no fields"
+      remedy = errors.closest(key, taken) if taken else "Leave it out."
       value = errors.Null() if value is None else value
       raise errors.UserError(f"{where}.{key}", value, listed, remedy)
     if key in known and not _is_a(value, known[key]):

@@ -28,8 +28,9 @@ from big_contrastive.models.captioning import captioner
 from big_contrastive.models.model import Model
 from big_contrastive.objectives import Setting
 from big_contrastive.parallel import multihost, sharding
-from big_contrastive.training import health, step
+from big_contrastive.training import health, step, trace
 from big_contrastive.training.experiment import Experiment, Intervals
+from big_contrastive.training.sinks import Sink
 
 
 def build(
@@ -99,6 +100,8 @@ def _build(
     raise errors.UserError(
       "config.total", config.total, "one step or more", remedy
     )
+  sinks = _sinks(config.sinks, reading)
+  window = _window(config.profile, unit["total"])
   tokenizer = None
   if config.tokenizer is not None and parts.reads_text(config.model):
     tokenizer = reading.tokenizer(config.tokenizer, data, blob)
@@ -147,6 +150,8 @@ def _build(
     limits=health.Limits(
       method, parts.warmup(config.schedule, unit), config.skip_nonfinite
     ),
+    sinks=sinks,
+    window=window,
     batch_size=size,
     flops=method.flops(),
     table=table,
@@ -216,6 +221,19 @@ def _evaluators(
     task = schema.section(kwargs, where).get("task")
     by_name[f"{task}/{name}"] = reading.evaluator(kwargs, where)
   return by_name
+
+
+def _sinks(config: dict | None, reading: Reading) -> dict[str, Sink]:
+  chosen: dict = {"tensorboard": {}} if config is None else config
+  return {name: reading.sink(fields, name) for name, fields in chosen.items()}
+
+
+def _window(config: dict | None, total: int) -> trace.Window | None:
+  if config is None:
+    return None
+  window = schema.call(trace.Window, config, "config.profile")
+  window.check(total, "config.profile")
+  return window
 
 
 def _intervals(config: Config, unit: dict[str, int]) -> Intervals:

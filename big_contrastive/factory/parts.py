@@ -18,6 +18,7 @@ from big_contrastive.data.tokenizers.tokenizer import (
 from big_contrastive.interop import model_files
 from big_contrastive.objectives._ema import averaged
 from big_contrastive.training import optimizers, schedules
+from big_contrastive.training.sinks import Sink
 
 
 def reads_text(model: dict[str, Any]) -> bool:
@@ -149,3 +150,23 @@ def warmup(schedule: dict[str, Any], unit: dict[str, int]) -> int:
   """Returns the steps of config.schedule.warmup."""
   value = schedule.get("warmup", 0)
   return durations.steps(value, "config.schedule.warmup", **unit)
+
+
+def sink(config: Any, name: str, used: bool) -> Sink:
+  """Returns a sink of metrics.
+
+  Args:
+    config: config.sinks.NAME: name, and arguments of the class.
+    name: its name in the config: that of its file, unless it says another.
+    used: whether this process writes to it; else only the fields are checked.
+  """
+  where = f"config.sinks.{name}"
+  fields = schema.section(config, where)
+  file, place = fields.pop("name", None), f"{where}.name"
+  if file is None:
+    file, place = name, where
+  module = registry.module("training.sinks", file, place)
+  if used:
+    return schema.call(module.Sink, fields, where)
+  schema.complete(module.Sink, fields, where)
+  return Sink()

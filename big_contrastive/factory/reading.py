@@ -3,6 +3,7 @@
 import pathlib
 from typing import Any
 
+import jax
 import numpy as np
 
 from big_contrastive.config import durations, errors, schema
@@ -12,6 +13,7 @@ from big_contrastive.data.tokenizers import vocabulary
 from big_contrastive.data.tokenizers.tokenizer import Tokenizer, build_tokenizer
 from big_contrastive.evals import Evaluator
 from big_contrastive.factory import evaluators, parts, warm_start
+from big_contrastive.training.sinks import Sink
 
 # Sizes of vocabularies that are always the same, by a tokenizer's kind.
 _PUBLISHED = {"clip_bpe": 49_408, "bert": 30_522}
@@ -33,6 +35,9 @@ class Reading:
 
   def evaluator(self, config: dict[str, Any], where: str) -> Evaluator:
     return evaluators.evaluator(config, where)
+
+  def sink(self, config: dict[str, Any], name: str) -> Sink:
+    return parts.sink(config, name, used=jax.process_index() == 0)
 
   def weights(
     self, init: Any, abstract: dict[str, Any], model: dict[str, Any], path: Any
@@ -142,6 +147,9 @@ class Shapes(Reading):
   def evaluator(self, config: dict[str, Any], where: str) -> Evaluator:
     evaluators.evaluation(config, where, self.source)
     return lambda embed: iter(())
+
+  def sink(self, config: dict[str, Any], name: str) -> Sink:
+    return parts.sink(config, name, used=False)
 
   def weights(
     self, init: Any, abstract: dict[str, Any], model: dict[str, Any], path: Any

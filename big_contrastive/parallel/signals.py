@@ -1,4 +1,7 @@
-"""SIGTERM and SIGINT: who handles them, and how they end a command."""
+"""SIGTERM and SIGINT: who handles them, and how they end a command.
+
+SIGUSR1 asks a run for a trace (training/trace.py), and ends nothing.
+"""
 
 import contextlib
 import os
@@ -6,7 +9,7 @@ import signal
 import threading
 import time
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from multiprocessing import resource_tracker
 
 from big_contrastive.config import errors
@@ -34,35 +37,37 @@ def say(line: str) -> None:
 
 @contextlib.contextmanager
 def unheard() -> Iterator[None]:
-  """Shields threads and processes that start inside it from both signals.
+  """Shields threads and processes that start inside it from all signals.
 
-  They start with SIGTERM and SIGINT blocked, so there is no gap. Signals to a
-  process group are left to the parent of these processes.
+  They start with SIGTERM, SIGINT and SIGUSR1 blocked, so there is no gap.
+  Signals to a process group are left to the parent of these processes.
   """
   # First, because starting the tracker ends with both signals unblocked.
   resource_tracker.ensure_running()
-  before = signal.pthread_sigmask(signal.SIG_BLOCK, CODES)
+  before = signal.pthread_sigmask(signal.SIG_BLOCK, {*CODES, signal.SIGUSR1})
   try:
     yield
   finally:
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def handle(handler: Handler | signal.Handlers) -> None:
-  """Sets the handler of both signals, but keeps a signal ignored if it is."""
-  for number in CODES:
+def handle(
+  handler: Handler | signal.Handlers, numbers: Iterable[int] = CODES
+) -> None:
+  """Sets the handler of signals, but keeps a signal ignored if it is."""
+  for number in numbers:
     if signal.getsignal(number) is not signal.SIG_IGN:
       signal.signal(number, handler)
 
 
 @contextlib.contextmanager
-def handled(handler: Handler) -> Iterator[None]:
+def handled(handler: Handler, numbers: Iterable[int] = CODES) -> Iterator[None]:
   """Sets the handler as `handle` does, and restores the old ones at exit."""
   if threading.current_thread() is not threading.main_thread():
     yield  # As in some notebooks: only the main thread may set handlers.
     return
-  before = {number: signal.getsignal(number) for number in CODES}
-  handle(handler)
+  before = {number: signal.getsignal(number) for number in numbers}
+  handle(handler, numbers)
   try:
     yield
   finally:
@@ -81,6 +86,8 @@ def end_at_once() -> None:
   os.set_blocking(write, False)
   threading.Thread(target=_wait_for_signal, args=(read,), daemon=True).start()
   signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+  # Until a run hears it; by itself it would end the process.
+  signal.signal(signal.SIGUSR1, lambda number, frame: None)
   handle(_park)
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from big_contrastive.config import rules
 from big_contrastive.data.loader import training as training_loader
@@ -10,7 +10,7 @@ from big_contrastive.data.tokenizers.tokenizer import Tokenizer
 from big_contrastive.evals import Evaluator
 from big_contrastive.inference import embedder
 from big_contrastive.objectives import Objective
-from big_contrastive.training import health, state, step
+from big_contrastive.training import health, sinks, state, step, trace
 from big_contrastive.training.state import State
 
 
@@ -30,6 +30,14 @@ class Intervals:
   keep_every: int
 
 
+class Begin(NamedTuple):
+  """Where a run begins or resumes."""
+
+  step: int
+  evaluated: bool = True  # The evaluation that is due at this step is over.
+  skipped: int = 0  # Steps whose numbers were not finite.
+
+
 @dataclasses.dataclass(frozen=True)
 class Experiment:
   """What `loop.fit` runs.
@@ -45,6 +53,8 @@ class Experiment:
     tokenizer: of the text tower; None without one.
     intervals: when to log, evaluate, save and stop.
     limits: what the metrics are checked against.
+    sinks: where metrics go besides metrics.jsonl, by name.
+    window: the steps to trace; None for none.
     batch_size: pairs per step.
     flops: model FLOPs of training on one pair.
     table: one line per parameter.
@@ -60,6 +70,8 @@ class Experiment:
   tokenizer: Tokenizer | None
   intervals: Intervals
   limits: health.Limits
+  sinks: dict[str, sinks.Sink]
+  window: trace.Window | None
   batch_size: int
   flops: float
   table: str

@@ -3,28 +3,19 @@
 import contextlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import PIL.Image
 
 from big_contrastive.checkpoints.checkpointer import Checkpoints
 from big_contrastive.config import errors
 from big_contrastive.parallel import multihost, sharding, signals
 from big_contrastive.storage import atomic, mirror
-from big_contrastive.training import events, flops, health, metrics, progress
-from big_contrastive.training.experiment import Experiment
+from big_contrastive.training import events, health, summary, watch
+from big_contrastive.training.experiment import Begin, Experiment
 from big_contrastive.training.state import State
-
-
-class Begin(NamedTuple):
-  """Where a run begins or resumes."""
-
-  step: int
-  evaluated: bool = True  # The evaluation that is due at this step is over.
-  skipped: int = 0  # Steps whose numbers were not finite.
 
 
 def _due(done: int, every: int, last: bool) -> bool:
@@ -46,16 +37,14 @@ class _Pending(NamedTuple):
 
 
 class Run:
-  """One run's evaluations, checkpoints, metrics, progress and speed."""
+  """One run's evaluations, checkpoints and metrics."""
 
   def __init__(self, experiment: Experiment, files: mirror.Here, begin: Begin):
     self.experiment, self.begin = experiment, begin
     self.every = experiment.intervals
     self.files, workdir = files, files.folder
-    self.writer = metrics.Writer(workdir, begin.step, begin.evaluated)
-    self.latest: dict[str, Any] = self.writer.latest
-    self.progress = progress.Progress(self.every.total, begin.step)
-    self.speed = flops.Speed(experiment.batch_size, experiment.flops)
+    self.watch = watch.Watch(experiment, files, begin)
+    self.say = self.watch.progress.say
     self.health = health.Health(
       experiment.limits,
       experiment.placed.checked,
@@ -66,6 +55,7 @@ class Run:
     self.requests = multihost.Requests(self.every.save_minutes)
     self.requested = np.zeros(2, np.int32)
     self.pending: _Pending | None = None
+    self.paused = 0  # The step before a trace began or ended.
     self.events = events.Events(workdir)
     if begin.step < self.every.total:
       self.events.add(
@@ -78,10 +68,16 @@ class Run:
       config = json.dumps(experiment.config, indent=2)
       atomic.replace(workdir / "config.json", config + "\n")
     if not begin.step:
-      self.progress.say(experiment.table)
+      self.say(experiment.table)
       if chances := experiment.objective.chances:
         told = "  ".join(f"{k} {v:.4g}" for k, v in sorted(chances.items()))
-        self.progress.say(f"of guessing: {told}")
+        self.say(f"of guessing: {told}")
+
+  @contextlib.contextmanager
+  def listening(self) -> Iterator[None]:
+    """Hears the signals to stop, and the one that asks for a trace."""
+    with self.requests.listening(), self.watch.tracer.listening():
+      yield
 
   def place(
     self, local: dict[str, np.ndarray]
@@ -100,6 +96,8 @@ class Run:
     if jax.process_count() == 1:
       self.requested = np.maximum(self.requested, self.requests.now())
     begin, last = self.begin, done == self.every.total
+    if self.watch.tracer.over(done):
+      self._trace(self.watch.tracer.end)
     stop = bool(self.requested[multihost.STOP]) and not last
     here = done == begin.step
     if here:  # The state is saved already, or nothing is done yet.
@@ -107,12 +105,29 @@ class Run:
     evaluate = _due(done, self.every.eval_every, last)
     evaluate = evaluate and (not here or not begin.evaluated)
     if evaluate and not stop:
-      stop = not self.evaluate(done, state)
+      with self.watch.clock.of("evaluation"):
+        stop = not self.evaluate(done, state)
     save = _due(done, self.every.save_every, last) or self.requested.any()
     if (save or stop) and not here:
-      self.save(done, state, checkpoints, evaluated=not (evaluate and stop))
+      with self.watch.clock.of("save"):
+        self.save(done, state, checkpoints, evaluated=not (evaluate and stop))
     if stop:
       self.stop(done, checkpoints)
+    if not last and self.watch.tracer.due(done + 1):
+      self._trace(lambda: self.watch.tracer.begin(done + 1))
+
+  def _trace(self, change: Callable[[], object]) -> None:
+    """Begins or ends a trace, while no step is under way.
+
+    The last one is waited for, but not read: to read is to meet the other
+    processes, which may trace nothing.
+    """
+    self.paused = self.pending.step if self.pending else 0
+    if self.pending:
+      jax.block_until_ready(self.pending.values)
+    with self.watch.clock.of("profile"):
+      change()
+    self.watch.speed.restart()
 
   def save(
     self,
@@ -123,7 +138,7 @@ class Run:
   ) -> None:
     """Saves the state, once its last step is known to be finite."""
     self.settle()
-    self.writer.sync()
+    self.watch.saved(done)
     self._publish()
     run = {"evaluated": evaluated, "skipped": self.health.skipped}
     meta = self.experiment.meta(done) | {"run": run}
@@ -146,7 +161,7 @@ class Run:
   def stop(self, done: int, checkpoints: Checkpoints) -> None:
     """Raises RunError, once the checkpoint is on disk."""
     began = time.monotonic()
-    checkpoints.wait()
+    self._wait(done, checkpoints)
     # A launcher ends all processes when one ends: so wait for process 0.
     multihost.on_any(False)
     seconds = time.monotonic() - began
@@ -159,10 +174,17 @@ class Run:
       signals.CODES[number],
     )
 
+  def _wait(self, done: int, checkpoints: Checkpoints) -> None:
+    with self.watch.clock.of("save"):
+      checkpoints.wait()
+    if done:
+      self.watch.clock.saved(done)
+
   def log(
     self, done: int, values: dict[str, jax.Array], local: dict[str, np.ndarray]
   ) -> None:
     """Queues a step's metrics, and reads those of the step before."""
+    self.watch.clock.device.give(values["finite"])
     before, requests = self.pending, self.requests.of_all()
     self.pending = _Pending(done, values, local, requests)
     if before:
@@ -172,16 +194,18 @@ class Run:
     """Waits for the last step, and reads its metrics."""
     before, self.pending = self.pending, None
     if before:
-      self._read(before)
+      with self.watch.clock.of("step"):
+        self._read(before)
 
   def _read(self, at: _Pending) -> None:
     """Checks that a step is finite, and writes its metrics if due."""
     values = dict(at.values)
     checks = values.pop("finite"), values["param_norm"]
     (finite, norm), requests = jax.device_get((checks, at.requests))
-    self.speed.step()
-    if at.step == self.begin.step + 1:
-      self.speed.restart()  # The first step's time is the compiler's.
+    self.watch.speed.step()
+    # The first step's time is the compiler's, and some wait for a trace.
+    if at.step in (self.begin.step + 1, self.paused):
+      self.watch.speed.restart()
     self.requested = np.maximum(self.requested, requests)
     first = (at.step - 1) * self.experiment.batch_size
     position = first + self.experiment.training.rows
@@ -189,7 +213,7 @@ class Run:
     skipped = self.health.check(at.step, finite, norm, batch)
     if skipped:
       self.events.add(at.step, "skipped", skipped)
-      self.progress.say(skipped)
+      self.say(skipped)
     # Whatever step it resumed from, a run writes the same lines.
     at_end = at.step in (1, self.every.total)
     if at_end or at.step % self.every.log_every == 0:
@@ -202,14 +226,16 @@ class Run:
       scalars["train/skipped"] = float(self.health.skipped)
     for line in self.health.warnings(at.step, scalars, at.batch):
       self.events.add(at.step, "warning", line)
-      self.progress.say(line)
-    scalars |= self.speed.read()
+      self.say(line)
+    scalars |= self.watch.perf()
     bad = self.experiment.training.counts(at.step)
     scalars |= {f"data/bad/{kind}": float(n) for kind, n in bad.items()}
     scalars["data/bad_records"] = float(sum(bad.values()))
-    self._record(at.step, scalars)
+    self.watch.record(at.step, scalars)
     names = ("train/loss", "perf/images_per_s", "perf/mfu")
-    self.progress.show(at.step, {k: scalars[k] for k in names if k in scalars})
+    self.watch.progress.show(
+      at.step, {k: scalars[k] for k in names if k in scalars}
+    )
 
   def evaluate(self, done: int, state: State) -> bool:
     """Runs all evaluators; returns False if a signal cuts them short.
@@ -230,36 +256,17 @@ class Run:
         with _of_step(done, name):
           results = run(embed)
           values = {f"eval/{name}/{key}": value for key, value in results}
-        self._record(done, values)
-        self.progress.say(f"step {done}  {_line(name, values)}")
+        self.watch.record(done, values)
+        self.say(f"step {done}  {summary.line(name, values)}")
     except _Stopped:
       return False
-    self.speed.restart()
+    self.watch.speed.restart()
     return True
 
-  def _record(self, done: int, values: dict[str, Any]) -> None:
-    self.writer.write(done, values)
-    self.latest |= values
-
-  def close(self) -> None:
-    self.writer.close()
-
-  def summarize(self, done: int) -> None:
-    """Prints the results, on one screen."""
-    self.progress.close()
-    pairs = done * self.experiment.batch_size
-    say = self.progress.say
-    loss = self.latest.get("train/loss")
-    say(f"\nfinished {done} steps of {pairs:,} pairs in all, loss {loss}")
-    for name in self.experiment.evaluators:
-      prefix = f"eval/{name}/"
-      results = {k: v for k, v in self.latest.items() if k.startswith(prefix)}
-      say(_line(name, results))
-      for key, value in results.items():
-        if isinstance(value, PIL.Image.Image):
-          picture = self.writer.picture_path(key)
-          say(f"{'':34}{self.files.named(picture)}")
-    say(f"everything else is in {self.files.named(self.writer.workdir)}")
+  def finish(self, checkpoints: Checkpoints) -> None:
+    """Waits for the last checkpoint, and prints the results."""
+    self._wait(self.every.total, checkpoints)
+    self.watch.finish()
 
 
 @contextlib.contextmanager
@@ -275,13 +282,3 @@ def _of_step(done: int, name: str) -> Iterator[None]:
       "intact. Lower the learning rate, or set config.model.dtype = 'float32'.",
       e.code,
     ) from e
-
-
-def _line(name: str, values: dict[str, Any]) -> str:
-  """Returns one evaluator's metrics on one line."""
-  figures = [
-    f"{key.rpartition('/')[2]} {value:.4f}"
-    for key, value in values.items()
-    if isinstance(value, float)
-  ]
-  return f"{name:34}" + "  ".join(figures)

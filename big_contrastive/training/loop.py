@@ -15,8 +15,8 @@ from big_contrastive.data.loader import fingerprint
 from big_contrastive.parallel import multihost
 from big_contrastive.storage import mirror, paths
 from big_contrastive.training import metrics, workdir_lock
-from big_contrastive.training.experiment import Experiment
-from big_contrastive.training.hooks import Begin, Run
+from big_contrastive.training.experiment import Begin, Experiment
+from big_contrastive.training.hooks import Run
 from big_contrastive.training.state import State, from_items
 
 
@@ -36,8 +36,8 @@ def fit(
 
   Args:
     experiment: from experiment.build.
-    workdir: for checkpoints/, metrics.jsonl, tensorboard/, pictures/; a path,
-      or gs://... or s3://...
+    workdir: for checkpoints/, metrics.jsonl, pictures/, profile/ and what the
+      sinks write; a path, or gs://... or s3://...
     strict_data: whether data that are not those that the run began with, or
       not the same on all processes, are an error instead of a warning.
 
@@ -62,23 +62,24 @@ def fit(
     state, begin = _begin(experiment, checkpoints, strict_data)
     _check_total(every.total, begin.step)
     run = Run(experiment, files, begin)
-    stack.callback(run.close)
-    stack.enter_context(run.requests.listening())
+    stack.callback(run.watch.close)
+    stack.enter_context(run.listening())
     batches = experiment.training.batches(begin.step, every.total, run.place)
     stack.enter_context(contextlib.closing(batches))
     for done in range(begin.step, every.total):
       run.between(done, state, checkpoints)
-      local, batch = next(batches)
+      with run.watch.clock.waiting():
+        local, batch = next(batches)
       # Starting workers may have taken long; compiling may take longer.
       if done == begin.step and run.requests.stop():
         run.stop(done, checkpoints)
-      state, values = experiment.placed.update(state, batch)
+      with run.watch.stepping(done + 1):
+        state, values = experiment.placed.update(state, batch)
       run.log(done + 1, values, local)
     if begin.step < every.total or not begin.evaluated:
       run.between(every.total, state, checkpoints)
-    checkpoints.wait()
-    run.summarize(every.total)
-  return run.latest
+    run.finish(checkpoints)
+  return run.watch.latest
 
 
 def _begin(

@@ -1,27 +1,28 @@
-"""Writes metrics to metrics.jsonl and TensorBoard, and pictures to files."""
+"""Writes metrics to metrics.jsonl, and pictures to files."""
 
 import contextlib
 import json
 import logging
+import math
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import numpy as np
 import PIL.Image
-import tensorboardX
 
 from big_contrastive.storage import atomic
-from big_contrastive.training import events
+from big_contrastive.training import clock, delivery, events
 
 FILE = "metrics.jsonl"
-CONTINUED = (FILE, events.FILE)  # What a run that resumes goes on with.
+
+# What a run that resumes goes on with.
+CONTINUED = (FILE, events.FILE, delivery.FILE, clock.FILE)
 
 
 class Writer:
-  """Writes metrics of a step as one JSON line and as TensorBoard events.
+  """Writes metrics of a step as one JSON line, and hands them to the sinks.
 
   Pictures become PNG files in the folder pictures/. Only process 0 writes.
 
@@ -31,12 +32,20 @@ class Writer:
       that was killed after its last checkpoint, are removed.
     evaluated: whether the evaluation of that step is over; if not, its lines
       are removed as well.
+    put: takes each line for the sinks.
 
   `latest` has the last value of each name in the lines that remain.
   """
 
-  def __init__(self, workdir: pathlib.Path, step: int, evaluated: bool = True):
-    self.workdir, self._lines = workdir, None
+  def __init__(
+    self,
+    workdir: pathlib.Path,
+    step: int,
+    evaluated: bool = True,
+    put: Callable[[delivery.Line], object] = lambda line: None,
+  ):
+    self.workdir, self._lines, self._put = workdir, None, put
+    self._at = 0, 0  # Of the last line: its step, its number in that.
     self.latest: dict[str, Any] = {}
     if jax.process_index():
       return
@@ -44,29 +53,36 @@ class Writer:
     path = workdir / FILE
     for row in _drop_after(path, step, evaluated):
       self.latest |= row
+      self._at = self._next(row["step"])
     self.latest.pop("step", None)
     self._lines = path.open("a")
-    self._board = tensorboardX.SummaryWriter(
-      str(workdir / "tensorboard"), purge_step=step + 1 if step else None
-    )
 
   def write(self, step: int, values: dict[str, Any]) -> None:
     """Writes numbers and pictures under the names "group/name"."""
     if self._lines is None:
       return
-    numbers = {"step": step}
-    for name, value in values.items():
-      if isinstance(value, PIL.Image.Image):
-        self._picture(step, name, value)
-      else:
-        number = float(value)
-        # JSON has no NaN.
-        numbers[name] = number if np.isfinite(number) else None
-        self._board.add_scalar(name, number, step)
-    if len(numbers) > 1:
+    pictures = {
+      name: value
+      for name, value in values.items()
+      if isinstance(value, PIL.Image.Image)
+    }
+    numbers = {k: float(v) for k, v in values.items() if k not in pictures}
+    if numbers:
+      # JSON has no NaN.
+      row = {k: v if math.isfinite(v) else None for k, v in numbers.items()}
       with _naming(self._lines.name):
-        self._lines.write(json.dumps(numbers) + "\n")
+        self._lines.write(json.dumps({"step": step} | row) + "\n")
         self._lines.flush()
+    for name, picture in pictures.items():
+      path = self.picture_path(name)
+      path.parent.mkdir(parents=True, exist_ok=True)
+      picture.save(path)
+    self._at = self._next(step)
+    self._put(delivery.Line(self._at, numbers, pictures))
+
+  def _next(self, step: int) -> tuple[int, int]:
+    """Of the next line of that step."""
+    return step, self._at[1] + 1 if step == self._at[0] else 0
 
   def sync(self) -> None:
     """Forces the lines to disk: a checkpoint must not outlive them."""
@@ -77,17 +93,10 @@ class Writer:
     """Returns the file of the picture of that name."""
     return self.workdir / "pictures" / f"{name}.png"
 
-  def _picture(self, step: int, name: str, image: PIL.Image.Image) -> None:
-    path = self.picture_path(name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path)
-    self._board.add_image(name, np.asarray(image), step, dataformats="HWC")
-
   def close(self) -> None:
     if self._lines is not None:
       with _naming(self._lines.name):  # It retries a failed write.
         self._lines.close()
-      self._board.close()
 
 
 @contextlib.contextmanager

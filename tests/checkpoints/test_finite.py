@@ -226,8 +226,10 @@ def watching(embedder, evaluators):
   told = []
   watched = object.__new__(hooks.Run)
   watched.settle = lambda: None
-  watched._record = lambda done, values: told.append(values)
-  watched.progress = types.SimpleNamespace(say=lambda line: None)
+  watched.watch = types.SimpleNamespace(
+    record=lambda done, values: told.append(values)
+  )
+  watched.say = lambda line: None
   watched.requests = types.SimpleNamespace(stop=lambda: False)
   watched.experiment = types.SimpleNamespace(
     embedder=embedder, evaluators=evaluators,
@@ -261,5 +263,5 @@ def test_embeddings_that_overflow_in_training_end_it(loaded):
     watched.evaluate(7, types.SimpleNamespace(params=params))
   assert not told
   sound = types.SimpleNamespace(params=loaded.params)
-  watched.speed = types.SimpleNamespace(restart=lambda: None)
+  watched.watch.speed = types.SimpleNamespace(restart=lambda: None)
   assert watched.evaluate(7, sound) and told == [{"eval/x/n": 1}]

@@ -42,7 +42,7 @@ from big_contrastive.objectives import (
   superclass,
 )
 from big_contrastive.parallel import sharding
-from big_contrastive.training import optimizers, schedules
+from big_contrastive.training import optimizers, schedules, trace
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -103,10 +103,15 @@ SIGNATURES = {
   "schedule": (schedules.schedule, {"peak", "total"}),
   "micro_batch": (sharding._both, set()),
   "mesh": (sharding.make_mesh, {"devices"}),
+  "profile": (trace.Window, set()),
 } | {
   f"evals.NAME with task = {name}": (module.prepare, {"source"})
   for name in registry.names("evals")
   if (module := registry.module("evals", name, ""))
+} | {
+  f"sinks.NAME with name = {name}": (module.Sink, set())
+  for name in registry.names("training.sinks")
+  if (module := registry.module("training.sinks", name, ""))
 }  # fmt: skip
 
 # No single function has these: the factory, or a file of the folder, does.
@@ -117,6 +122,7 @@ ELSEWHERE = {
   "objective",
   "optimizer",
   "evals.NAME",
+  "sinks.NAME",
   "model.heads.NAME",
 }
 

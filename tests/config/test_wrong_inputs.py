@@ -279,6 +279,7 @@ def sweep():
     "eval_every": 0, "skip_nonfinite": False, "freeze": [[".*", False]],
     "lr_mult": [[".*", 1.0]], "decay": [[".*", 1.0]], "shard": [[".*", "fsdp"]],
     "adapt": None, "schedules": [[".*", None]],
+    "sinks": {"tensorboard": {}}, "profile": {"first": 1, "steps": 2},
   }  # fmt: skip
   config = schema.plain(optional | files.load_config(SIGLIP, []))
   for i, path in enumerate(mutate.fields(config)):

@@ -247,3 +247,14 @@ def test_what_begins_unheard_is_never_ended_by_them(kind):
     process.start()
   process.join()
   assert process.exitcode == 7
+
+
+def test_a_command_that_has_no_steps_yet_outlives_a_request_for_a_trace():
+  code = (
+    "import os, signal; from big_contrastive.parallel import signals;"
+    "signals.end_at_once(); os.kill(os.getpid(), signal.SIGUSR1); print(7)"
+  )
+  run = subprocess.run(
+    [sys.executable, "-c", code], cwd=killing.ROOT, capture_output=True
+  )
+  assert (run.returncode, run.stdout, run.stderr) == (0, b"7\n", b"")

@@ -24,7 +24,6 @@ def test_one_json_line_a_step_with_step_first(tmp_path):
   first = (tmp_path / "metrics.jsonl").read_text().splitlines()[0]
   assert first.startswith('{"step": 1,')
   assert (tmp_path / "pictures" / "picture.png").exists()
-  assert list((tmp_path / "tensorboard").iterdir())
 
 
 def test_lines_after_the_last_checkpoint_are_dropped_on_restart(tmp_path):

@@ -20,6 +20,7 @@ from big_contrastive.config.fields import (
   self_supervised,
   training,
   vectors,
+  watching,
 )
 from big_contrastive.config.fields.run import Config as Config
 
@@ -81,4 +82,10 @@ SECTIONS: dict[str, type] = {
   "evals.NAME with task = zero_shot_labels": evals.ZeroShotLabels,
   "evals.NAME with task = captioning": evals.Captioning,
   "evals.NAME with task = zero_shot_captions": evals.ZeroShotCaptions,
+  "sinks.NAME": watching.Sink,
+  "sinks.NAME with name = tensorboard": watching.TensorBoard,
+  "sinks.NAME with name = wandb": watching.Wandb,
+  "sinks.NAME with name = trackio": watching.Trackio,
+  "sinks.NAME with name = mlflow": watching.MLflow,
+  "profile": watching.Profile,
 }

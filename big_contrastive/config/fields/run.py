@@ -182,3 +182,18 @@ class Config:
     "stop the run with exit code 3.",
     why="A NaN is usually a bug or a rate that is too high, and worth a look.",
   )
+
+  # How it is watched.
+
+  sinks: dict | None = field(
+    None,
+    doc="Where metrics go besides metrics.jsonl: sections by the name of a "
+    "file of training/sinks, or by a name of your choice. None: tensorboard. "
+    "{}: nowhere.",
+    why="A sink that is slow, or away, loses lines; it never stops a run.",
+  )
+  profile: dict | None = field(
+    None,
+    doc="Steps to trace for xprof, on process 0. None: none, but at SIGUSR1 "
+    "any process traces its next 5 steps.",
+  )
