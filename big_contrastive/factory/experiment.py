@@ -23,12 +23,13 @@ from big_contrastive.factory import evaluators, inputs, parts, warm_start
 from big_contrastive.factory.reading import Reading
 from big_contrastive.inference import embedder
 from big_contrastive.interop.bundle import ModelBundle
+from big_contrastive.models import lora
 from big_contrastive.models.build import build_model
 from big_contrastive.models.captioning import captioner
 from big_contrastive.models.model import Model
 from big_contrastive.objectives import Setting
 from big_contrastive.parallel import sharding
-from big_contrastive.training import health, step
+from big_contrastive.training import health, layer_decay, step
 from big_contrastive.training.experiment import Experiment, Intervals
 
 
@@ -121,7 +122,7 @@ def _build(
     objective=method,
     load=reading.weights(
       start or config.init or {},
-      placed.abstract.variables,
+      lora.bare(placed.abstract.variables),
       config.model,
       config.init,
     ),
@@ -153,24 +154,41 @@ def _recipe(
   config: Config, setting: Setting, unit: dict[str, int]
 ) -> tuple[step.Step, str]:
   """The step, not yet placed, and a table of its parameters."""
-  method = parts.objective(config.objective, setting, config.ema)
+  method = parts.objective(config.objective, setting, config.ema, config.lora)
   shapes = jax.eval_shape(method.init, jax.eval_shape(jax.random.key, 0))
-  names = list(rules.flatten(shapes))
-  frozen = rules.match(config.freeze, names, "config.freeze")
-  trained = frozenset(k for k in names if not frozen[k])
+  names, depths = list(rules.flatten(shapes)), rules.depths(shapes)
+  frozen = rules.match(config.freeze, names, "config.freeze", depths)
+  frozen |= dict.fromkeys(method.adapters, True)
+  pieces = dict(rules.pieces(frozen))
+  trained = frozenset(k for k, still in pieces.items() if not still)
   if not trained:
     expected = "rules that leave something to train"
     remedy = "Leave a parameter to train."
     raise errors.UserError("config.freeze", config.freeze, expected, remedy)
   factors = {"decay": config.decay, "lr_mult": config.lr_mult}
   factors |= {} if config.adapt is None else {"adapt": config.adapt}
+  layers = layer_decay.factors(
+    rules.match(config.layer_decay, names, "config.layer_decay"),
+    depths, setting.model.abstract,
+  )  # fmt: skip
   rate, tx = parts.optimizer(
-    config.optimizer, config.schedule, factors, names, unit, config.schedules
-  )
-  method = method.freeze(frozenset(names) - trained)
+    config.optimizer, config.schedule, factors, names, unit, config.schedules,
+    trained=trained, depths=depths, layer_factors=layers,
+  )  # fmt: skip
+  method = method.freeze(frozenset(pieces) - trained)
   seed, skip = config.seed, config.skip_nonfinite
   recipe = step.Step(method, tx, rate, trained, seed, skip)
-  return recipe, rules.table(shapes, {"frozen": frozen})
+  return recipe, rules.table(shapes, {"frozen": _runs(frozen)})
+
+
+def _runs(frozen: dict[str, Any]) -> dict[str, Any]:
+  """Returns the frozen column: True, False, or which layers are frozen."""
+  return {
+    name: "".join("FT"[not x] for x in v)
+    if isinstance(v, rules.PerLayer)
+    else v
+    for name, v in frozen.items()
+  }
 
 
 def _training(

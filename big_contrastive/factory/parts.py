@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import optax
@@ -17,6 +17,7 @@ from big_contrastive.data.tokenizers.tokenizer import (
 )
 from big_contrastive.interop import model_files
 from big_contrastive.objectives._ema import averaged
+from big_contrastive.objectives._lora import adapted
 from big_contrastive.training import optimizers, schedules
 
 
@@ -64,6 +65,10 @@ def optimizer(
   names: list[str],
   unit: dict[str, int],
   own_schedules: rules.Rules | None = None,
+  *,
+  trained: Iterable[str] | None = None,
+  depths: Mapping[str, int] | None = None,
+  layer_factors: Mapping[str, Any] | None = None,
 ) -> tuple[schedules.Schedule, optax.GradientTransformation]:
   """Returns step -> learning rate, and the optimizer over a flat dict.
 
@@ -75,6 +80,8 @@ def optimizer(
     names: flat names of all parameters.
     unit: batch_size, epoch and total for durations.
     own_schedules: config.schedules; None: all have config.schedule.
+    depths: layers of stacked parameters.
+    trained, layer_factors: see optimizers.build.
   """
   kwargs, where = dict(config), "config.optimizer"
   name = errors.choice(
@@ -89,10 +96,14 @@ def optimizer(
     raise errors.UserError(f"{where}.lr", lr, allowed, "Set it: 1e-3.")
   common = {"weight_decay": 0.0, "clip": None}
   common |= {k: kwargs.pop(k) for k in common if k in kwargs}
-  values = {k: rules.match(r, names, f"config.{k}") for k, r in factors.items()}
+  values = {
+    k: rules.match(r, names, f"config.{k}", depths if k == "lr_mult" else None)
+    for k, r in factors.items()
+  }
   direction = schema.call(optimizers.OPTIMIZERS[name], kwargs, where)
   rate = _rate(lr, schedule, "config.schedule", unit)
   values |= {"direction": direction, "rate": rate}
+  values |= {"trained": trained, "layer_factors": layer_factors}
   if own_schedules is not None:
     values["rates"] = _own_rates(lr, own_schedules, names, unit)
   return rate, schema.call(optimizers.build, common, where, values)
@@ -129,19 +140,23 @@ def _own_rates(
 
 
 def objective(
-  config: dict[str, Any], setting: objectives.Setting, ema: float | None
+  config: dict[str, Any],
+  setting: objectives.Setting,
+  ema: float | None,
+  lora: rules.Rules | None = None,
 ) -> objectives.Objective:
   """Returns the method that config.objective asks for; nothing is frozen yet.
 
   Args:
     config: config.objective: name, and arguments of its `build`.
     setting: the arguments that every method gets.
-    ema: config.ema.
+    ema, lora: config.ema, config.lora.
   """
   fields, where = dict(config), "config.objective"
   name = fields.pop("name", None)
   module = registry.module("objectives", name, f"{where}.name")
   method = schema.call(module.build, fields, where, {"setting": setting})
+  method = method if lora is None else adapted(method, lora)
   return method if ema is None else averaged(method, ema)
 
 

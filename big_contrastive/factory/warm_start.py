@@ -177,7 +177,8 @@ def _reader(
 
 
 def _read_all(directory: Path, abstract: dict[str, Any]) -> Any:
-  if checkpointer.read_meta(directory).get("exported"):
+  meta = checkpointer.read_meta(directory)
+  if meta.get("exported") or meta.get("lora"):
     params = _put(checkpointer.read_exported(directory), abstract)
   else:
     params = checkpointer.read_params(directory, abstract)

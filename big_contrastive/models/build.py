@@ -1,5 +1,6 @@
 """Builds a model from the section config.model; nothing else does."""
 
+import functools
 import inspect
 import math
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import jax
 from big_contrastive.config import errors, registry, rules, schema
 from big_contrastive.models import layers, parts
 from big_contrastive.models.decoder import Decoder
-from big_contrastive.models.model import Model, split, variables
+from big_contrastive.models.model import Model, merge, split, variables
 
 _WHERE = "config.model"
 _TOWERS = {"image": "vit", "text": "transformer"}  # The defaults.
@@ -75,6 +76,29 @@ class Built(NamedTuple):
     flat = rules.flatten(self.shapes)
     trained = {name.partition("/")[0] for name in flat.keys() - frozen}
     return self.parts - trained
+
+  def lock(self, frozen: frozenset[str]) -> "Built":
+    """Returns the model that computes no gradients in its lowest blocks.
+
+    In those of each layers.Transformer all of whose parameters are frozen.
+
+    Args:
+      frozen: flat names of parameters, or of pieces of stacked ones.
+    """
+    still: dict[str, list[int]] = {}
+    for name, depth in rules.depths(self.shapes).items():
+      stack = name.partition("/blocks/")[0]
+      first = (n for n in range(1, depth) if rules.piece(name, 0, n) in frozen)
+      count = depth if name in frozen else next(first, 0)
+      still.setdefault(stack, []).append(count)
+    model = merge(self.graph, self.shapes, self.statistics)
+    for stack, counts in still.items():
+      encoder = functools.reduce(getattr, stack.split("/"), model)
+      if (
+        isinstance(encoder, layers.Transformer) and min(counts) < encoder.depth
+      ):
+        encoder.locked = min(counts)
+    return self._replace(graph=split(model)[0])
 
 
 def build_model(

@@ -98,13 +98,35 @@ class Config:
   freeze: Rules = field(
     ((".*", False),),
     doc="Which parameters stay as they are: (pattern, True or False). A frozen "
-    "tower has no gradients, no optimizer state and no dropout.",
+    "tower has no gradients, no optimizer state and no dropout. "
+    "img/.*/blocks[:-2]/.* are all layers but the last two.",
     why="Everything is trained; LiT freezes img/.*.",
     paper="LiT, arXiv:2111.07991",
   )
+  lora: Rules | None = field(
+    None,
+    doc="Low-rank adapters of weights: (pattern, None or a section with rank "
+    "and alpha, the rank if left out). A weight w that has one is frozen, and "
+    "w + alpha / rank * a @ b takes its place; a and b are the parameters "
+    "lora/NAME/a and lora/NAME/b. freeze says what else is trained. None: no "
+    "adapters.",
+    why='[(".*/attention/(query|value)/kernel", {"rank": 8, "alpha": 16}), '
+    '(".*", None)], with freeze = [("lora/.*|t|b", False), (".*", True)].',
+    paper="LoRA, arXiv:2106.09685",
+  )
   lr_mult: Rules = field(
     ((".*", 1.0),),
-    doc="Factor on the learning rate of each parameter.",
+    doc="Factor on the learning rate of each parameter, or of layers as in "
+    "freeze.",
+  )
+  layer_decay: Rules = field(
+    ((".*", 1.0),),
+    doc="Decay of the learning rate from block to block of a tower, downwards: "
+    "the last of L blocks has layer_decay, the first layer_decay**L, "
+    "embeddings layer_decay**(L + 1), what follows the blocks 1.",
+    unit="factor per block",
+    why="0.65 to 0.75 where pretrained towers are tuned.",
+    paper="BEiT, arXiv:2106.08254",
   )
   schedules: Rules = field(
     ((".*", None),),
