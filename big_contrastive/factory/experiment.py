@@ -67,6 +67,8 @@ def build(
         blob = start.blob
     fields["tokenizer"] = section
   settings = schema.call(Config, fields, "config")
+  settings.model = parts.with_bias(dict(settings.model), settings.batch_size)
+  config["model"] = settings.model
   built = _build(settings, reading, devices, start, blob)
   return dataclasses.replace(built, config=config)
 

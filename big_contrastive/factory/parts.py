@@ -33,6 +33,28 @@ def reads_text(model: dict[str, Any]) -> bool:
   return reads or "classifier" in files
 
 
+def with_bias(model: dict[str, Any], batch_size: int) -> dict[str, Any]:
+  """Returns config.model with a number in the place of bias = "auto".
+
+  With that number, -log(B - 1), and cosines of 0, a logit says a probability of
+  1 / B, as many of B texts belong to an image.
+
+  Args:
+    model: the section config.model.
+    batch_size: B, of the global batch.
+  """
+  where = "config.model.bias"
+  if not isinstance(model.get("bias"), str):
+    return model
+  if model["bias"] != "auto":
+    allowed = 'a number, "auto" or None'
+    raise errors.UserError(where, model["bias"], allowed, "SigLIP has -10.")
+  if batch_size < 2:
+    allowed = "a number where config.batch_size is 1"
+    raise errors.UserError(where, "auto", allowed, "There are no negatives.")
+  return model | {"bias": -math.log(batch_size - 1)}
+
+
 def tokenizer(
   config: dict[str, Any], data: Source, blob: bytes | None = None
 ) -> Tokenizer:

@@ -231,7 +231,7 @@ def _sections(
   decoder: dict | None = None,
   heads: dict | None = None,
   scale: float | None = None,
-  bias: float | None = None,
+  bias: float | Literal["auto"] | None = None,
   dtype: Literal["float32", "bfloat16"] = "float32",
   remat: str | None = layers.REMAT,
 ) -> dict[str, Any]:
@@ -243,7 +243,8 @@ def _sections(
     decoder: of captions, the fields of decoder.Decoder; None for none.
     heads: by name: `name`, a file in models/heads, `on`, whose vectors it
       takes ("image", "text" or another head), and its fields.
-    scale, bias: initial exp(t) and b; None for none.
+    scale, bias: initial exp(t) and b; None for none. "auto" is a number here:
+      factory.parts.with_bias knows the batch.
     dtype: compute dtype of all parts.
     remat: what blocks keep for the backward pass, see layers.Transformer; None
       for all.
@@ -255,6 +256,9 @@ def _sections(
   if scale is not None and not 0 < scale < math.inf:
     remedy = "SigLIP begins with 10, CLIP with 1 / 0.07."
     raise errors.UserError("scale", scale, "a finite number above 0", remedy)
+  if bias == "auto":
+    remedy = "Only a run has a batch."
+    raise errors.UserError("bias", bias, "a number without a batch", remedy)
   return {
     **sections, "heads": heads or {},
     "t": None if scale is None else math.log(scale), "bias": bias,
