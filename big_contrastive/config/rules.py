@@ -185,6 +185,18 @@ def stacked(name: str) -> bool:
   return "/blocks/" in name or _BLOCKS.search(name) is not None
 
 
+def sides(name: str, ndim: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+  """Returns the axes of a weight that are its inputs, and those of its outputs.
+
+  The outputs are the last axis, or the last two, heads and their width, of the
+  projections to query, key and value. All others but the layers are inputs.
+  """
+  heads = name.endswith(("/query/kernel", "/key/kernel", "/value/kernel"))
+  first = int(stacked(name))
+  last = first + 1 if heads else ndim - 1
+  return tuple(range(first, last)), tuple(range(last, ndim))
+
+
 def count(params: dict[str, Any]) -> int:
   """Returns the number of parameters."""
   return sum(math.prod(leaf.shape) for leaf in flatten(params).values())

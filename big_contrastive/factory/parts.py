@@ -18,7 +18,7 @@ from big_contrastive.data.tokenizers.tokenizer import (
 from big_contrastive.interop import model_files
 from big_contrastive.objectives._ema import averaged
 from big_contrastive.objectives._lora import adapted
-from big_contrastive.training import optimizers, schedules
+from big_contrastive.training import from_optax, optimizers, schedules
 
 
 def reads_text(model: dict[str, Any]) -> bool:
@@ -96,7 +96,7 @@ def optimizer(
 
   Args:
     config: config.optimizer: name, lr, weight_decay, clip, and arguments of
-      the function of that name in training/optimizers.
+      the function of that name in training/optimizers, or of "optax.NAME".
     schedule: config.schedule; durations in any unit.
     factors: config.decay and config.lr_mult; config.adapt unless it is None.
     names: flat names of all parameters.
@@ -106,9 +106,9 @@ def optimizer(
     trained, layer_factors: see optimizers.build.
   """
   kwargs, where = dict(config), "config.optimizer"
-  name = errors.choice(
-    f"{where}.name", kwargs.pop("name", ""), optimizers.OPTIMIZERS
-  )
+  name = str(kwargs.pop("name", ""))
+  if not name.startswith(from_optax.PREFIX):
+    errors.choice(f"{where}.name", name, optimizers.OPTIMIZERS)
   if "adapt" in factors and name != "lars":
     allowed, remedy = f"None with the optimizer {name}", "Drop it."
     raise errors.UserError("config.adapt", factors["adapt"], allowed, remedy)
@@ -122,7 +122,10 @@ def optimizer(
     k: rules.match(r, names, f"config.{k}", depths if k == "lr_mult" else None)
     for k, r in factors.items()
   }
-  direction = schema.call(optimizers.OPTIMIZERS[name], kwargs, where)
+  if name in optimizers.OPTIMIZERS:
+    direction = schema.call(optimizers.OPTIMIZERS[name], kwargs, where)
+  else:
+    direction = from_optax.direction(name, kwargs, where)
   rate = _rate(lr, schedule, "config.schedule", unit)
   values |= {"direction": direction, "rate": rate}
   values |= {"trained": trained, "layer_factors": layer_factors}

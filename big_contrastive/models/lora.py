@@ -31,7 +31,8 @@ def new(
   for i, name in enumerate(flat):
     if name not in ranks:
       continue
-    layers, rows, columns = sides(name, flat[name])
+    rows, columns = _sides(name, flat[name])
+    layers = flat[name][: int(rules.stacked(name))]
     own, limit = jax.random.fold_in(key, i), rows**-0.5
     a = (*layers, rows, ranks[name])
     made[f"{name}/a"] = jax.random.uniform(own, a, minval=-limit, maxval=limit)
@@ -89,18 +90,10 @@ def _names(name: str) -> tuple[str, str]:
   return f"{PART}/{name}/a", f"{PART}/{name}/b"
 
 
-def sides(
-  name: str, shape: tuple[int, ...]
-) -> tuple[tuple[int, ...], int, int]:
-  """Returns the layer axis, if there is one, and a weight's inputs and outputs.
-
-  The last axis is the outputs, or the last two, heads and their width, of the
-  projections to query, key and value; all others are the inputs.
-  """
-  first = int(rules.stacked(name))
-  split = name.endswith(("/query/kernel", "/key/kernel", "/value/kernel"))
-  at = first + 1 if split else len(shape) - 1
-  return shape[:first], math.prod(shape[first:at]), math.prod(shape[at:])
+def _sides(name: str, shape: tuple[int, ...]) -> tuple[int, int]:
+  """Returns how many inputs and outputs a weight has."""
+  rows, columns = rules.sides(name, len(shape))
+  return math.prod(shape[i] for i in rows), math.prod(shape[i] for i in columns)
 
 
 def check(name: str, shape: tuple[int, ...], rank: int) -> None:
@@ -110,7 +103,7 @@ def check(name: str, shape: tuple[int, ...], rank: int) -> None:
     allowed = "rules that match matrices"
     remedy = f"Its shape is {shape}. End the pattern with /kernel."
     raise errors.UserError("config.lora", name, allowed, remedy)
-  _, rows, columns = sides(name, shape)
+  rows, columns = _sides(name, shape)
   if rank >= min(rows, columns):
     allowed = f"a rank below {min(rows, columns)}, the smaller side of {name}"
     remedy = "Lower it, or train the weight itself."
