@@ -127,6 +127,7 @@ def _build(
       lora.bare(placed.abstract.variables),
       config.model,
       config.init,
+      config.long_texts,
     ),
     training=training,
     embedder=embedder.Embedder(

@@ -1,6 +1,7 @@
 """The top level of a config: one run."""
 
 import dataclasses
+from typing import Literal
 
 from big_contrastive.config.fields.field import DURATION, Duration, Rules, field
 
@@ -77,6 +78,15 @@ class Config:
     doc="Pretrained weights to start from: the path of a whole model in any "
     "format that convert reads, or a section of paths by tower. None: random "
     "weights.",
+  )
+  long_texts: Literal["interpolate", "long_clip"] | None = field(
+    None,
+    doc="Positions for longer texts than those that init was trained with: "
+    '"interpolate", linear as in OpenCLIP, or "long_clip", where the first 20 '
+    "stay as they are. None: longer texts are refused.",
+    why="Long-CLIP: the first 20 of CLIP's 77 are trained well, the rest "
+    "hardly; 248 = 20 + 4 * 57 keeps every one of them.",
+    paper="Long-CLIP, arXiv:2403.15378",
   )
   ema: float | None = field(
     None,
