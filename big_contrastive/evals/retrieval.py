@@ -17,7 +17,9 @@ _CHUNK = 1024  # Queries at a time: memory is chunk x candidates.
 NEVER = np.iinfo(np.int64).max
 
 
-def prepare(source: Source, *, rerank: int = 0) -> Evaluator:
+def prepare(
+  source: Source, *, rerank: int = 0, width: int | None = None
+) -> Evaluator:
   """Returns run(embed), which yields the recalls.
 
   An image matches all texts with its id: its own captions, and those of other
@@ -37,6 +39,7 @@ def prepare(source: Source, *, rerank: int = 0) -> Evaluator:
     source: records with one or several captions each.
     rerank: candidates that are put into another order; 0 for none. BLIP has 256
       for COCO and 128 for Flickr30k.
+    width: see Embed.narrow.
   """
   errors.at_least("rerank", rerank, 0)
 
@@ -46,6 +49,7 @@ def prepare(source: Source, *, rerank: int = 0) -> Evaluator:
       allowed = "0 for a model that can't match"
       remedy = "configs/blip.py trains one that can."
       raise errors.UserError("rerank", rerank, allowed, remedy)
+    embed = embed.narrow(width)
     data = embed.images(source)
     ids, images, texts, text_id = distinct(source, data.id)
     ztxt, zimg, image_id = embed.texts(texts), data.zimg[images], ids[images]

@@ -19,6 +19,7 @@ def prepare(
   classes: str | list | None = None,
   templates: str | list = ("{c}",),
   match: label_matching.By = "name",
+  width: int | None = None,
 ) -> Evaluator:
   """Returns run(embed), which yields top1 and top5.
 
@@ -41,6 +42,7 @@ def prepare(
       the indices, and there must be as many as names in the list. "number":
       labels are the indices, from 0 on, and not all need occur. "order": the
       list has the source's classes, or the labels that occur, in their order.
+    width: see Embed.narrow.
 
   Raises:
     UserError: if `classes` and the source's classes don't fit.
@@ -66,6 +68,7 @@ def prepare(
     label_matching.fit(names, source_names, match, "classes")
 
   def run(embed: Embed) -> Iterator[tuple[str, float]]:
+    embed = embed.narrow(width)
     texts = [t.replace("{c}", name) for name in names for t in prompts]
     ztxt = embed.texts(texts).reshape(len(names), len(prompts), -1).mean(axis=1)
     with np.errstate(invalid="ignore"):  # 0 / 0 if prompts cancel out.

@@ -40,6 +40,13 @@ class Retrieval:
     unit="candidates", why="256 for COCO and 128 for Flickr30k in BLIP.",
     paper="BLIP, arXiv:2201.12086",
   )  # fmt: skip
+  width: int | None = field(
+    None,
+    doc="How many of the embeddings' first features are taken, and normalized "
+    "again. None: all.",
+    unit="features",
+    why="For a model that was trained with objective.widths.",
+  )  # fmt: skip
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -61,6 +68,13 @@ class ZeroShot:
     doc="How labels map to indices in classes: by the source's class names, "
     "as the indices themselves, or in the order of the classes that occur.",
   )
+  width: int | None = field(
+    None,
+    doc="How many of the embeddings' first features are taken, and normalized "
+    "again. None: all.",
+    unit="features",
+    why="For a model that was trained with objective.widths.",
+  )  # fmt: skip
 
 
 @dataclasses.dataclass(kw_only=True)
