@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 
 import flax.nnx as nnx
 import jax
@@ -12,7 +13,7 @@ import pytest
 import tiny
 from big_contrastive.config import errors, rules
 from big_contrastive.factory import experiment
-from big_contrastive.models import layers
+from big_contrastive.models import build, layers
 from big_contrastive.models.model import merge
 from big_contrastive.training import layer_decay, optimizers
 
@@ -198,6 +199,37 @@ def test_layer_decay_is_that_of_beit_and_open_clip(mesh):
   embedding = updates["txt/embed/embedding"]
   np.testing.assert_allclose(embedding, -0.1 / 16, rtol=1e-6)
   np.testing.assert_allclose(updates["t"], -0.3, rtol=1e-6)
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("groups", [0, 1, 2, 3, 5])
+def test_unlocked_groups_are_those_of_open_clip(groups):
+  """As many numbers are trained, of a tower of three blocks."""
+  pytest.importorskip("torch")
+  open_clip = pytest.importorskip("open_clip")
+  theirs = open_clip.model.VisionTransformer(
+    image_size=32, patch_size=8, width=32, layers=3, heads=2, mlp_ratio=4.0,
+    output_dim=20,
+  )  # fmt: skip
+  theirs.lock(unlocked_groups=groups)
+  wanted = sum(p.numel() for p in theirs.parameters() if p.requires_grad)
+  image = {
+    "variant": "mu/8", "res": 32, "depth": 3, "out_dim": 20, "pool": "tok",
+    "cls_pos": True, "patch_bias": False, "pre_norm": True,
+  }  # fmt: skip
+  shapes = build.build_model({"image": image}).shapes
+  top = ["img/project/.*", "img/encoder/norm/.*|img/.*/blocks[-1]/.*"]
+  top += ["img/.*/blocks[-2]/.*", "img/.*/blocks[-3]/.*", ".*"]
+  given = [*((pattern, 1) for pattern in top[:groups]), (".*", 0)]
+  given = given[:groups] if groups == 5 else given
+  sizes, depths = rules.shapes(shapes), rules.depths(shapes)
+  found = rules.match(given, sizes, "x", depths)
+  ours = 0
+  for name, value in rules.pieces(found):
+    of, layers = rules.whole(name)
+    count = len(range(depths[of])[layers]) if name != of else sizes[of][0]
+    ours += value * math.prod((count, *sizes[of][1:]))
+  assert ours == wanted
 
 
 def test_bert_begins_with_a_norm(mesh):
