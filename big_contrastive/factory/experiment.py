@@ -181,16 +181,16 @@ def _recipe(
   method = method.freeze(frozenset(pieces) - trained)
   seed, skip = config.seed, config.skip_nonfinite
   recipe = step.Step(method, tx, rate, trained, seed, skip)
-  return recipe, rules.table(shapes, {"frozen": _runs(frozen)})
+  return recipe, rules.table(shapes, {"frozen": _told(frozen)})
 
 
-def _runs(frozen: dict[str, Any]) -> dict[str, Any]:
-  """Returns the frozen column: True, False, or which layers are frozen."""
+def _told(frozen: dict[str, Any]) -> dict[str, Any]:
+  """Returns the frozen column: True, False, or of how many layers."""
   return {
-    name: "".join("FT"[not x] for x in v)
-    if isinstance(v, rules.PerLayer)
-    else v
-    for name, v in frozen.items()
+    name: f"{sum(map(bool, value))} of {len(value)} layers"
+    if isinstance(value, rules.PerLayer)
+    else value
+    for name, value in frozen.items()
   }
 
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import peers
 import tiny
 from big_contrastive.config import errors, rules
 from big_contrastive.factory import experiment
@@ -205,7 +206,7 @@ def test_layer_decay_is_that_of_beit_and_open_clip(mesh):
 @pytest.mark.parametrize("groups", [0, 1, 2, 3, 5])
 def test_unlocked_groups_are_those_of_open_clip(groups):
   """As many numbers are trained, of a tower of three blocks."""
-  pytest.importorskip("torch")
+  peers.torch()
   open_clip = pytest.importorskip("open_clip")
   theirs = open_clip.model.VisionTransformer(
     image_size=32, patch_size=8, width=32, layers=3, heads=2, mlp_ratio=4.0,
