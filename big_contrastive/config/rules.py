@@ -76,9 +76,8 @@ def match(
         )
       firsts.append(first)
     used |= {*firsts}
-    values[name] = rules[firsts[0]][1]
-    if len({*firsts}) > 1:
-      values[name] = PerLayer(rules[first][1] for first in firsts)
+    own = PerLayer(rules[first][1] for first in firsts)
+    values[name] = own if any(x != own[0] for x in own) else own[0]
   for i, rule in enumerate(rules):
     if i not in used:
       remedy = f"Drop it or correct it: {errors.closest(rule[0], names)}"

@@ -63,8 +63,8 @@ def fit(
     remedy = (
       "Change config.model to the variant, res, pool and text length that it "
       "was made with. Positions of images are resampled, those of texts cut; "
-      f"config.long_texts makes more of them: {' or '.join(LONG_TEXTS)} (that "
-      "of more than 21)."
+      'there are more with config.long_texts = "interpolate", and of 22 or more '
+      'with "long_clip".'
     )
     raise errors.UserError(
       f"weights of {source}", "; ".join(wrong), allowed, remedy

@@ -78,13 +78,16 @@ class Built(NamedTuple):
     return self.parts - trained
 
   def lock(self, frozen: frozenset[str]) -> "Built":
-    """Returns the model that computes no gradients in its lowest blocks.
+    """Returns the model without gradients of blocks that are frozen.
 
-    In those of each layers.Transformer all of whose parameters are frozen.
+    Of the lowest ones of each layers.Transformer, up to the first of which any
+    parameter is trained.
 
     Args:
       frozen: flat names of parameters, or of pieces of stacked ones.
     """
+    if not any(map(rules.stacked, frozen)):
+      return self
     still: dict[str, list[int]] = {}
     for name, depth in rules.depths(self.shapes).items():
       stack = name.partition("/blocks/")[0]

@@ -53,8 +53,13 @@ class Adapted(Wrapper):
     return rules.unflatten(flat), extra
 
   def exported(self, params, extra):
-    exported = self.inner.exported(lora.bare(params), extra)
-    return exported | {lora.PART: params[lora.PART]}
+    bare = lora.bare(params)
+    exported = self.inner.exported(bare, extra)
+    # Of weights that are not the parameters', such as a teacher's, none.
+    before, after = rules.flatten(bare), rules.flatten(exported)
+    own = rules.flatten(params[lora.PART])
+    kept = {k: x for k, x in own.items() if after.get(k[:-2]) is before[k[:-2]]}
+    return exported | {lora.PART: rules.unflatten(kept)}
 
   def freeze(self, frozen):
     # The sums change, so dropout and gradients are those of trained weights.

@@ -211,7 +211,7 @@ def test_longer_texts_have_positions_if_they_are_asked_for(siglip, caplog):
   workdir, flat = siglip
   long = "--config.tokenizer.length=44"
   config = tiny.load("finetune", f"smoke,init={workdir},res=32", long)
-  with pytest.raises(errors.UserError, match="config.long_texts makes more"):
+  with pytest.raises(errors.UserError, match="more with config.long_texts"):
     begin(config)
   config["long_texts"] = "long_clip"
   with caplog.at_level(logging.WARNING):

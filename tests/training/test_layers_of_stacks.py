@@ -44,6 +44,11 @@ def test_layers_are_those_of_their_alternative():
   assert [found[k] for k in NAMES] == [(0, 0, 1, 1), (1, 0), 1, 1]
 
 
+def test_rules_of_one_value_are_one_value():
+  given = [("img/.*/blocks[:2]/.*", 1), ("img/.*", 1), (".*", 0)]
+  assert rules.match(given, NAMES, "x", DEPTHS)[IMAGE] == 1
+
+
 def test_each_tower_counts_from_its_own_end():
   given = [(".*/blocks[-1]/.*", 1), (".*", 0)]
   found = rules.match(given, NAMES, "config.freeze", DEPTHS)
