@@ -63,8 +63,7 @@ def fit(
     remedy = (
       "Change config.model to the variant, res, pool and text length that it "
       "was made with. Positions of images are resampled, those of texts cut; "
-      'there are more with config.long_texts = "interpolate", and of 22 or more '
-      'with "long_clip".'
+      'more with config.long_texts = "interpolate", or, of 22 up, "long_clip".'
     )
     raise errors.UserError(
       f"weights of {source}", "; ".join(wrong), allowed, remedy
