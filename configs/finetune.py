@@ -6,8 +6,10 @@
 Arguments: init (a checkpoint of ours, a Hugging Face or OpenCLIP directory,
 or a big_vision .npz), res (224; positions are resampled to it), loss
 (sigmoid; softmax for CLIP), crop (resize the shorter side and crop, as CLIP
-wants it, in place of squashing), data and eval_data (TFDS names or sources: see
-siglip.py), smoke.
+wants it, in place of squashing), unlock (of the image tower, train the last so
+many blocks and what follows them), lora (train adapters of this rank alone, on
+queries and values), data and eval_data (TFDS names or sources: see siglip.py),
+smoke.
 
 No weight decay: with it pretrained weights lose what they learned, says the
 SigLIP paper (arXiv:2303.15343). Where one tower only is pretrained, with
@@ -24,8 +26,8 @@ from configs import common, sources
 def get_config(argument: str | None = None) -> ConfigDict:
   """Returns the config; see the file's docstring for the argument."""
   arg = common.parse(
-    argument, init="", res=224, loss="sigmoid", crop=False, data="",
-    eval_data="", smoke=False,
+    argument, init="", res=224, loss="sigmoid", crop=False, unlock=0, lora=0,
+    data="", eval_data="", smoke=False,
   )  # fmt: skip
   config = ConfigDict()
   config.seed = 0
@@ -54,6 +56,17 @@ def get_config(argument: str | None = None) -> ConfigDict:
     "weight_decay": 0.0, "clip": 1.0,
   }  # fmt: skip
   config.decay = [(".*", 0.0)]
+  if arg.unlock and arg.lora:
+    remedy = "Adapters are all that is trained."
+    raise ValueError("unlock", arg.unlock, "none beside lora", remedy)
+  if arg.unlock:
+    locked = f"encoder/blocks[:-{arg.unlock}]/.*|embed/.*|pos|cls|pre_norm/.*"
+    config.freeze = [(f"img/({locked})", True), (".*", False)]
+  if arg.lora:
+    adapter = {"rank": arg.lora, "alpha": 2.0 * arg.lora}
+    config.lora = [(".*/(query|value)/kernel", adapter), (".*", None)]
+    config.freeze = [("lora/.*|[tb]", False), (".*", True)]
+    config.optimizer["lr"] = 1e-4  # [D]
   config.schedule = {"decay": "cosine", "warmup": "10%"}
   config.save_every = "1000 steps"
   config.eval_every = "1000 steps"

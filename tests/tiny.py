@@ -41,11 +41,12 @@ def load(name, argument, *overrides):
 def make_step(
   mesh, *, loss="sigmoid", freeze=(), optimizer="adamw", keep=0.5,
   dropout=0.1, dtype="float32", lr=1e-3, text=None, micro_batch=None, ema=None,
+  depth=2,
   **objective,
 ) -> tuple[step.Step, nnx.GraphDef]:  # fmt: skip
   """Returns a step over towers of two blocks, and the model's structure."""
 
-  shared = dict(depth=2, dropout=dropout)
+  shared = dict(depth=depth, dropout=dropout)
   sizes = dict(vocab_size=64, length=8, out_dim=32) | (text or {})
   tokenizer = types.SimpleNamespace(
     length=sizes.pop("length"),

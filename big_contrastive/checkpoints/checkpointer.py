@@ -20,6 +20,7 @@ from orbax.checkpoint import v1 as ocp
 
 from big_contrastive.checkpoints import compare, find, folders
 from big_contrastive.config import errors, finite, rules
+from big_contrastive.models import lora
 from big_contrastive.parallel import multihost
 from big_contrastive.storage import paths, urls
 from big_contrastive.storage.paths import Path
@@ -224,9 +225,15 @@ def read_exported(directory: Path) -> dict[str, Any]:
   """Returns the weights to use, nested, as numpy arrays.
 
   They are what the method exports, such as an average: meta["exported"], see
-  training.state.exported. Without that entry they are the parameters.
+  training.state.exported. Without that entry they are the parameters. Adapters
+  are folded in, by meta["lora"].
   """
-  sources = read_meta(directory).get("exported")
+  meta = read_meta(directory)
+  return lora.fold(_exported(directory, meta), meta.get("lora", {}))
+
+
+def _exported(directory: Path, meta: dict[str, Any]) -> dict[str, Any]:
+  sources = meta.get("exported")
   if sources is None:
     return _read_host(directory, "params")
   items = sorted({source.partition("/")[0] for source in sources.values()})

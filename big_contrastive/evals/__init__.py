@@ -20,6 +20,7 @@ import numpy as np
 import PIL.Image
 from jax.sharding import Mesh
 
+from big_contrastive.config import errors
 from big_contrastive.data.source import Source
 
 
@@ -110,6 +111,34 @@ class Embed:
     """Raises UserError, before any work, if the model embeds no texts."""
     if not self.has_text:
       self.texts([""])
+
+  def narrow(self, width: int | None) -> "Embed":
+    """Returns the model with the first `width` features, normalized again.
+
+    Args:
+      width: how many; None for all.
+
+    Raises:
+      UserError: where it embeds, for a width that its embeddings don't have.
+    """
+    if width is None:
+      return self
+
+    def cut(z: np.ndarray) -> np.ndarray:
+      if not 1 <= width <= z.shape[1]:
+        allowed = f"at least 1, and at most the embeddings' {z.shape[1]}"
+        raise errors.UserError("width", width, allowed, "Leave it out for all.")
+      z = z[:, :width]
+      square = np.sum(z * z, axis=1, keepdims=True)
+      return z / np.sqrt(np.maximum(square, 1e-12))
+
+    def images(source: Source) -> Embedded:
+      found = self.images(source)
+      return dataclasses.replace(found, zimg=cut(found.zimg))
+
+    return dataclasses.replace(
+      self, images=images, texts=lambda texts: cut(self.texts(texts))
+    )
 
 
 class Evaluator(Protocol):

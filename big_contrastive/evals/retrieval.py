@@ -18,7 +18,11 @@ NEVER = np.iinfo(np.int64).max
 
 
 def prepare(
-  source: Source, *, rerank: int = 0, merge: bool = True
+  source: Source,
+  *,
+  rerank: int = 0,
+  merge: bool = True,
+  width: int | None = None,
 ) -> Evaluator:
   """Returns run(embed), which yields the recalls.
 
@@ -43,6 +47,7 @@ def prepare(
     merge: as above. False: each record is an image, whatever its id or what it
       shows, and each of its captions a text, also one that another image has;
       as CLIP_benchmark.
+    width: see Embed.narrow.
   """
   errors.at_least("rerank", rerank, 0)
 
@@ -52,6 +57,7 @@ def prepare(
       allowed = "0 for a model that can't match"
       remedy = "configs/blip.py trains one that can."
       raise errors.UserError("rerank", rerank, allowed, remedy)
+    embed = embed.narrow(width)
     data = embed.images(source)
     split = distinct if merge else separate
     ids, images, texts, text_id = split(source, data.id)

@@ -20,6 +20,7 @@ def prepare(
   templates: str | list = ("{c}",),
   match: label_matching.By = "name",
   only: list | tuple = (),
+  width: int | None = None,
 ) -> Evaluator:
   """Returns run(embed), which yields top1 and top5.
 
@@ -44,6 +45,7 @@ def prepare(
       list has the source's classes, or the labels that occur, in their order.
     only: indices in `classes`, ascending: the classes that there are, of a
       larger list, such as the 200 of ImageNet-A; none for all.
+    width: see Embed.narrow.
 
   Raises:
     UserError: if `classes` and the source's classes don't fit.
@@ -61,6 +63,7 @@ def prepare(
     label_matching.fit(names, source_names, match, "classes")
 
   def run(embed: Embed) -> Iterator[tuple[str, float]]:
+    embed = embed.narrow(width)
     ztxt = class_vectors(embed, there, prompts)
     data = embed.images(source)
     label = data.label

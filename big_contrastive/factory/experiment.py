@@ -23,12 +23,13 @@ from big_contrastive.factory import evaluators, inputs, parts, warm_start
 from big_contrastive.factory.reading import Reading
 from big_contrastive.inference import embedder
 from big_contrastive.interop.bundle import ModelBundle
+from big_contrastive.models import lora
 from big_contrastive.models.build import build_model
 from big_contrastive.models.captioning import captioner
 from big_contrastive.models.model import Model
 from big_contrastive.objectives import Setting
 from big_contrastive.parallel import multihost, sharding
-from big_contrastive.training import health, step, trace
+from big_contrastive.training import health, layer_decay, step, trace
 from big_contrastive.training.experiment import Experiment, Intervals
 from big_contrastive.training.sinks import Sink
 
@@ -67,6 +68,8 @@ def build(
         blob = start.blob
     fields["tokenizer"] = section
   settings = schema.call(Config, fields, "config")
+  settings.model = parts.with_bias(dict(settings.model), settings.batch_size)
+  config["model"] = settings.model
   built = _build(settings, reading, devices, start, blob)
   return dataclasses.replace(built, config=config)
 
@@ -128,9 +131,10 @@ def _build(
     objective=method,
     load=reading.weights(
       start or config.init or {},
-      placed.abstract.variables,
+      lora.bare(placed.abstract.variables),
       config.model,
       config.init,
+      config.long_texts,
     ),
     training=training,
     embedder=embedder.Embedder(
@@ -162,24 +166,41 @@ def _recipe(
   config: Config, setting: Setting, unit: dict[str, int]
 ) -> tuple[step.Step, str]:
   """The step, not yet placed, and a table of its parameters."""
-  method = parts.objective(config.objective, setting, config.ema)
+  method = parts.objective(config.objective, setting, config.ema, config.lora)
   shapes = jax.eval_shape(method.init, jax.eval_shape(jax.random.key, 0))
-  names = list(rules.flatten(shapes))
-  frozen = rules.match(config.freeze, names, "config.freeze")
-  trained = frozenset(k for k in names if not frozen[k])
+  names, depths = list(rules.flatten(shapes)), rules.depths(shapes)
+  frozen = rules.match(config.freeze, names, "config.freeze", depths)
+  frozen |= dict.fromkeys(method.adapters, True)
+  pieces = dict(rules.pieces(frozen))
+  trained = frozenset(k for k, still in pieces.items() if not still)
   if not trained:
     expected = "rules that leave something to train"
     remedy = "Leave a parameter to train."
     raise errors.UserError("config.freeze", config.freeze, expected, remedy)
   factors = {"decay": config.decay, "lr_mult": config.lr_mult}
   factors |= {} if config.adapt is None else {"adapt": config.adapt}
+  layers = layer_decay.factors(
+    rules.match(config.layer_decay, names, "config.layer_decay"),
+    depths, setting.model.abstract,
+  )  # fmt: skip
   rate, tx = parts.optimizer(
-    config.optimizer, config.schedule, factors, names, unit, config.schedules
-  )
-  method = method.freeze(frozenset(names) - trained)
+    config.optimizer, config.schedule, factors, names, unit, config.schedules,
+    trained=trained, depths=depths, layer_factors=layers,
+  )  # fmt: skip
+  method = method.freeze(frozenset(pieces) - trained)
   seed, skip = config.seed, config.skip_nonfinite
   recipe = step.Step(method, tx, rate, trained, seed, skip)
-  return recipe, rules.table(shapes, {"frozen": frozen})
+  return recipe, rules.table(shapes, {"frozen": _told(frozen)})
+
+
+def _told(frozen: dict[str, Any]) -> dict[str, Any]:
+  """Returns the frozen column: True, False, or of how many layers."""
+  return {
+    name: f"{sum(map(bool, value))} of {len(value)} layers"
+    if isinstance(value, rules.PerLayer)
+    else value
+    for name, value in frozen.items()
+  }
 
 
 def _training(

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import optax
@@ -17,7 +17,8 @@ from big_contrastive.data.tokenizers.tokenizer import (
 )
 from big_contrastive.interop import model_files
 from big_contrastive.objectives._ema import averaged
-from big_contrastive.training import optimizers, schedules
+from big_contrastive.objectives._lora import adapted
+from big_contrastive.training import from_optax, optimizers, schedules
 from big_contrastive.training.sinks import Sink
 
 
@@ -31,6 +32,28 @@ def reads_text(model: dict[str, Any]) -> bool:
   files = [h.get("name") for h in sections if isinstance(h, Mapping)]
   reads = any(model.get(part) is not None for part in ("text", "decoder"))
   return reads or "classifier" in files
+
+
+def with_bias(model: dict[str, Any], batch_size: int) -> dict[str, Any]:
+  """Returns config.model with a number in the place of bias = "auto".
+
+  With that number, -log(B - 1), and cosines of 0, a logit says a probability of
+  1 / B, as many of B texts belong to an image.
+
+  Args:
+    model: the section config.model.
+    batch_size: B, of the global batch.
+  """
+  where = "config.model.bias"
+  if not isinstance(model.get("bias"), str):
+    return model
+  if model["bias"] != "auto":
+    allowed = 'a number, "auto" or None'
+    raise errors.UserError(where, model["bias"], allowed, "SigLIP has -10.")
+  if batch_size < 2:
+    allowed = "a number where config.batch_size is 1"
+    raise errors.UserError(where, "auto", allowed, "There are no negatives.")
+  return model | {"bias": -math.log(batch_size - 1)}
 
 
 def tokenizer(
@@ -65,22 +88,28 @@ def optimizer(
   names: list[str],
   unit: dict[str, int],
   own_schedules: rules.Rules | None = None,
+  *,
+  trained: Iterable[str] | None = None,
+  depths: Mapping[str, int] | None = None,
+  layer_factors: Mapping[str, Any] | None = None,
 ) -> tuple[schedules.Schedule, optax.GradientTransformation]:
   """Returns step -> learning rate, and the optimizer over a flat dict.
 
   Args:
     config: config.optimizer: name, lr, weight_decay, clip, and arguments of
-      the function of that name in training/optimizers.
+      the function of that name in training/optimizers, or of "optax.NAME".
     schedule: config.schedule; durations in any unit.
     factors: config.decay and config.lr_mult; config.adapt unless it is None.
     names: flat names of all parameters.
     unit: batch_size, epoch and total for durations.
     own_schedules: config.schedules; None: all have config.schedule.
+    depths: layers of stacked parameters.
+    trained, layer_factors: see optimizers.build.
   """
   kwargs, where = dict(config), "config.optimizer"
-  name = errors.choice(
-    f"{where}.name", kwargs.pop("name", ""), optimizers.OPTIMIZERS
-  )
+  name = str(kwargs.pop("name", ""))
+  if not name.startswith(from_optax.PREFIX):
+    errors.choice(f"{where}.name", name, optimizers.OPTIMIZERS)
   if "adapt" in factors and name != "lars":
     allowed, remedy = f"None with the optimizer {name}", "Drop it."
     raise errors.UserError("config.adapt", factors["adapt"], allowed, remedy)
@@ -90,10 +119,17 @@ def optimizer(
     raise errors.UserError(f"{where}.lr", lr, allowed, "Set it: 1e-3.")
   common = {"weight_decay": 0.0, "clip": None}
   common |= {k: kwargs.pop(k) for k in common if k in kwargs}
-  values = {k: rules.match(r, names, f"config.{k}") for k, r in factors.items()}
-  direction = schema.call(optimizers.OPTIMIZERS[name], kwargs, where)
+  values = {
+    k: rules.match(r, names, f"config.{k}", depths if k == "lr_mult" else None)
+    for k, r in factors.items()
+  }
+  if name in optimizers.OPTIMIZERS:
+    direction = schema.call(optimizers.OPTIMIZERS[name], kwargs, where)
+  else:
+    direction = from_optax.direction(name, kwargs, where)
   rate = _rate(lr, schedule, "config.schedule", unit)
   values |= {"direction": direction, "rate": rate}
+  values |= {"trained": trained, "layer_factors": layer_factors}
   if own_schedules is not None:
     values["rates"] = _own_rates(lr, own_schedules, names, unit)
   return rate, schema.call(optimizers.build, common, where, values)
@@ -130,19 +166,23 @@ def _own_rates(
 
 
 def objective(
-  config: dict[str, Any], setting: objectives.Setting, ema: float | None
+  config: dict[str, Any],
+  setting: objectives.Setting,
+  ema: float | None,
+  lora: rules.Rules | None = None,
 ) -> objectives.Objective:
   """Returns the method that config.objective asks for; nothing is frozen yet.
 
   Args:
     config: config.objective: name, and arguments of its `build`.
     setting: the arguments that every method gets.
-    ema: config.ema.
+    ema, lora: config.ema, config.lora.
   """
   fields, where = dict(config), "config.objective"
   name = fields.pop("name", None)
   module = registry.module("objectives", name, f"{where}.name")
   method = schema.call(module.build, fields, where, {"setting": setting})
+  method = method if lora is None else adapted(method, lora)
   return method if ema is None else averaged(method, ema)
 
 

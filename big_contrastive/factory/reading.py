@@ -40,9 +40,14 @@ class Reading:
     return parts.sink(config, name, used=jax.process_index() == 0)
 
   def weights(
-    self, init: Any, abstract: dict[str, Any], model: dict[str, Any], path: Any
+    self,
+    init: Any,
+    abstract: dict[str, Any],
+    model: dict[str, Any],
+    path: Any,
+    long_texts: str | None = None,
   ) -> warm_start.Load:
-    return warm_start.loader(init, abstract, model, str(path))
+    return warm_start.loader(init, abstract, model, str(path), long_texts)
 
 
 class Blank(Source):
@@ -152,7 +157,12 @@ class Shapes(Reading):
     return parts.sink(config, name, used=False)
 
   def weights(
-    self, init: Any, abstract: dict[str, Any], model: dict[str, Any], path: Any
+    self,
+    init: Any,
+    abstract: dict[str, Any],
+    model: dict[str, Any],
+    path: Any,
+    long_texts: str | None = None,
   ) -> warm_start.Load:
     if isinstance(init, dict):
       missing = {k for k, v in init.items() if not warm_start.is_there(v)}
@@ -161,7 +171,7 @@ class Shapes(Reading):
         why = f"config.init.{name} = {init[name]!r} is not here"
         self.notes.append(f"weights of config.model's shapes: {why}")
       init = {k: v for k, v in init.items() if k not in missing}
-    return super().weights(init, abstract, model, path)
+    return super().weights(init, abstract, model, path, long_texts)
 
 
 def without_epochs(config: dict[str, Any]) -> dict[str, Any]:

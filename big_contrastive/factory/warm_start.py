@@ -102,6 +102,7 @@ def loader(
   abstract: dict[str, Any],
   model: dict[str, Any],
   path: str = "config.init",
+  long_texts: str | None = None,
 ) -> Load:
   """Returns params -> params with the weights that config.init names.
 
@@ -115,17 +116,22 @@ def loader(
     model: config.model. It also applies to a single tower: if the tower was
       trained to compute something else with the same shapes, a warning says so.
     path: of the whole model, for messages.
+    long_texts: see resample.fit.
   """
   if isinstance(init, ModelBundle):
-    return _load_whole(init, path, abstract)
+    return _load_whole(init, path, abstract, long_texts)
   if not isinstance(init, dict):
     allowed = "a path, or a dict of paths by tower"
     remedy = 'Write "PATH" or {"img": "PATH"}.'
     raise errors.UserError("config.init", init, allowed, remedy)
+  if long_texts is not None and not init:
+    allowed = "None without config.init"
+    remedy = "There are no positions to begin with."
+    raise errors.UserError("config.long_texts", long_texts, allowed, remedy)
   readers = {}
   for name, path in init.items():
     errors.choice("config.init", name, part_names(abstract))
-    readers[name] = _reader(name, path, abstract, model)
+    readers[name] = _reader(name, path, abstract, model, long_texts)
 
   def load(params: dict[str, Any]) -> dict[str, Any]:
     for name, reader in readers.items():
@@ -136,7 +142,10 @@ def loader(
 
 
 def _load_whole(
-  bundle: ModelBundle, path: str, abstract: dict[str, Any]
+  bundle: ModelBundle,
+  path: str,
+  abstract: dict[str, Any],
+  long_texts: str | None,
 ) -> Load:
   stored = dict(bundle.params)
   for part, name in (("b", "bias"), ("dec", "decoder")):
@@ -146,12 +155,16 @@ def _load_whole(
   expected = {k: v for k, v in abstract.items() if k in stored or k != "b"}
   if expected.keys() != abstract.keys():
     logging.warning("%s has no bias: b is config.model.bias", path)
-  fitted = resample.fit(stored, expected, path)
+  fitted = resample.fit(stored, expected, path, long_texts)
   return lambda params: params | _put(fitted(), expected)
 
 
 def _reader(
-  name: str, path: str, abstract: dict[str, Any], model: dict[str, Any]
+  name: str,
+  path: str,
+  abstract: dict[str, Any],
+  model: dict[str, Any],
+  long_texts: str | None,
 ) -> Callable:
   expected = {name: abstract[name]} if name in abstract else abstract
   where = f"config.init.{name}"
@@ -172,12 +185,13 @@ def _reader(
   if "project" in stored[name] and "project" not in expected[name]:
     logging.warning("%s: its last linear layer is left out", path)
     del stored[name]["project"]
-  fitted = resample.fit(stored, expected, path)
+  fitted = resample.fit(stored, expected, path, long_texts)
   return lambda: _put(fitted(), expected)[name]
 
 
 def _read_all(directory: Path, abstract: dict[str, Any]) -> Any:
-  if checkpointer.read_meta(directory).get("exported"):
+  meta = checkpointer.read_meta(directory)
+  if meta.get("exported") or meta.get("lora"):
     params = _put(checkpointer.read_exported(directory), abstract)
   else:
     params = checkpointer.read_params(directory, abstract)

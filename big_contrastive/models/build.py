@@ -1,5 +1,6 @@
 """Builds a model from the section config.model; nothing else does."""
 
+import functools
 import inspect
 import math
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from big_contrastive.config import errors, registry, rules, schema
 from big_contrastive.models import cudnn, layers, parts
 from big_contrastive.models.attention import Attention
 from big_contrastive.models.decoder import Decoder
-from big_contrastive.models.model import Model, split, variables
+from big_contrastive.models.model import Model, merge, split, variables
 
 _WHERE = "config.model"
 _TOWERS = {"image": "vit", "text": "transformer"}  # The defaults.
@@ -81,6 +82,32 @@ class Built(NamedTuple):
     flat = rules.flatten(self.shapes)
     trained = {name.partition("/")[0] for name in flat.keys() - frozen}
     return self.parts - trained
+
+  def lock(self, frozen: frozenset[str]) -> "Built":
+    """Returns the model without gradients of blocks that are frozen.
+
+    Of the lowest ones of each layers.Transformer, up to the first of which any
+    parameter is trained.
+
+    Args:
+      frozen: flat names of parameters, or of pieces of stacked ones.
+    """
+    if not any(map(rules.stacked, frozen)):
+      return self
+    still: dict[str, list[int]] = {}
+    for name, depth in rules.depths(self.shapes).items():
+      stack = name.partition("/blocks/")[0]
+      first = (n for n in range(1, depth) if rules.piece(name, 0, n) in frozen)
+      count = depth if name in frozen else next(first, 0)
+      still.setdefault(stack, []).append(count)
+    model = merge(self.graph, self.shapes, self.statistics)
+    for stack, counts in still.items():
+      encoder = functools.reduce(getattr, stack.split("/"), model)
+      if (
+        isinstance(encoder, layers.Transformer) and min(counts) < encoder.depth
+      ):
+        encoder.locked = min(counts)
+    return self._replace(graph=split(model)[0])
 
 
 def build_model(
@@ -228,7 +255,7 @@ def _sections(
   decoder: dict | None = None,
   heads: dict | None = None,
   scale: float | None = None,
-  bias: float | None = None,
+  bias: float | Literal["auto"] | None = None,
   dtype: Literal["float32", "bfloat16"] = "float32",
   remat: str | None = layers.REMAT,
   attention: cudnn.Choice = "auto",
@@ -241,7 +268,8 @@ def _sections(
     decoder: of captions, the fields of decoder.Decoder; None for none.
     heads: by name: `name`, a file in models/heads, `on`, whose vectors it
       takes ("image", "text" or another head), and its fields.
-    scale, bias: initial exp(t) and b; None for none.
+    scale, bias: initial exp(t) and b; None for none. "auto" is a number here:
+      factory.parts.with_bias knows the batch.
     dtype: compute dtype of all parts.
     remat: what blocks keep for the backward pass, see layers.Transformer; None
       for all.
@@ -254,6 +282,9 @@ def _sections(
   if scale is not None and not 0 < scale < math.inf:
     remedy = "SigLIP begins with 10, CLIP with 1 / 0.07."
     raise errors.UserError("scale", scale, "a finite number above 0", remedy)
+  if bias == "auto":
+    remedy = "Only a run has a batch."
+    raise errors.UserError("bias", bias, "a number without a batch", remedy)
   return {
     **sections, "heads": heads or {}, "attention": attention,
     "t": None if scale is None else math.log(scale), "bias": bias,

@@ -7,6 +7,7 @@ signature. What several objectives share is in the files with an underscore.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -55,7 +56,8 @@ class Objective:
 
   Args:
     setting: see Setting.
-    frozen: flat names of parameters that are not trained, see `freeze`.
+    frozen: flat names of parameters that are not trained, and of pieces of
+      stacked ones, see `freeze`.
   """
 
   setting: Setting
@@ -142,15 +144,28 @@ class Objective:
   def freeze(self, frozen: frozenset[str]) -> "Objective":
     """Returns the objective for these frozen parameters, by flat name.
 
+    Args:
+      frozen: names of parameters, or of pieces of stacked ones, rules.piece.
+
     Raises:
       UserError: if the objective cannot train with them frozen.
     """
-    return dataclasses.replace(self, frozen=frozen)
+    model = self.setting.model.lock(frozen)
+    setting = dataclasses.replace(self.setting, model=model)
+    return dataclasses.replace(self, frozen=frozen, setting=setting)
 
   def flops(self) -> float:
-    """Returns model FLOPs of training on one example."""
+    """Returns model FLOPs of training on one example.
+
+    A tower of which anything is trained counts as if all of it were.
+    """
     model = self.setting.model
     return model.abstract.flops(model.frozen_parts(self.frozen))
+
+  @property
+  def adapters(self) -> Mapping[str, float]:
+    """The factors of adapters by weight, see models.lora.fold; mostly none."""
+    return {}
 
   @property
   def micro_batches(self) -> tuple[int, ...]:

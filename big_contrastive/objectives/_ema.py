@@ -3,12 +3,13 @@
 import dataclasses
 
 from big_contrastive.config import errors
-from big_contrastive.config.rules import flatten, unflatten
+from big_contrastive.config.rules import flatten, unflatten, whole
 from big_contrastive.objectives import Objective
+from big_contrastive.objectives._wrapper import Wrapper
 
 
 @dataclasses.dataclass(frozen=True)
-class Averaged(Objective):
+class Averaged(Wrapper):
   """An objective whose averaged weights are evaluated, loaded and converted.
 
   After each update e = decay e + (1 - decay) p, float32, beginning with the
@@ -18,36 +19,15 @@ class Averaged(Objective):
   frozen ones are stored once.
 
   Args:
-    inner: the objective.
     decay: of an update, from 0 to below 1: 0.999 averages about the last
       thousand steps.
   """
 
-  inner: Objective = None
   decay: float = 0.0
-
-  @property
-  def fields(self):
-    return self.inner.fields
 
   @property
   def extra_rules(self):
     return (("ema/.*", "like"), *self.inner.extra_rules)
-
-  @property
-  def micro_batches(self):
-    return self.inner.micro_batches
-
-  @property
-  def chance(self):
-    return self.inner.chance
-
-  @property
-  def chances(self):
-    return self.inner.chances
-
-  def init(self, key):
-    return self.inner.init(key)
 
   def init_extra(self, params, key):
     extra = self.inner.init_extra(params, key)
@@ -64,6 +44,10 @@ class Averaged(Objective):
     new, old = self._averaged(params, inner), flatten(extra["ema"])
     decay = self.decay
     ema = {k: decay * old[k] + (1 - decay) * p for k, p in new.items()}
+    for name in self.frozen:  # Layers; rounding would move them.
+      of, layers = whole(name)
+      if of in ema:
+        ema[of] = ema[of].at[layers].set(new[of][layers])
     return params, inner | {"ema": unflatten(ema)}
 
   def exported(self, params, extra):
@@ -75,16 +59,6 @@ class Averaged(Objective):
     if "statistics" in inner:
       inner |= {"statistics": replaced(inner["statistics"])}
     return self.inner.exported(replaced(params), inner)
-
-  def freeze(self, frozen):
-    inner = self.inner.freeze(frozen)
-    return dataclasses.replace(self, inner=inner, frozen=frozen)
-
-  def flops(self):
-    return self.inner.flops()
-
-  def signs(self, values, batch):
-    return self.inner.signs(values, batch)
 
   def _averaged(self, params, extra):
     """Returns what changes in training: parameters and running statistics."""

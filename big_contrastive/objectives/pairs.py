@@ -12,7 +12,7 @@ import numpy as np
 from big_contrastive import losses
 from big_contrastive.config import errors, schema
 from big_contrastive.models.model import Model
-from big_contrastive.objectives import Objective, Setting, _base
+from big_contrastive.objectives import Objective, Setting, _base, _prefixes
 from big_contrastive.parallel import sharding
 
 
@@ -139,6 +139,8 @@ def build(
   mask_ids: bool = True,
   scale_max: float | None = None,
   tile: int | None = None,
+  widths: list | tuple | None = None,
+  width_weights: list | tuple | None = None,
 ) -> Pairs:
   """Returns the objective that config.objective describes.
 
@@ -149,6 +151,9 @@ def build(
     scale_max: largest exp(t): 100 in CLIP.
     tile: rows of logits in memory at a time on a device; None for that of
       _ring.side.
+    widths: of prefixes of the embeddings that have the loss, too, see
+      _prefixes; None for the whole alone.
+    width_weights: factors of the losses at these widths; None for 1.
   """
   _base.require(setting.model, "img", "txt", "t")
   _base.check_tile(tile)
@@ -161,13 +166,21 @@ def build(
     expected = f"None with the loss {loss!r}, which is blind to a bias"
     remedy = "Set config.model.bias = None."
     raise errors.UserError("config.model.bias", "a number", expected, remedy)
+  tiled, times = functools.partial(function, tile=tile), 1.0
+  if widths is not None:
+    width = setting.model.abstract.img.out_dim
+    widths, weights = _prefixes.check(widths, width_weights, width)
+    tiled, times = _prefixes.at_widths(tiled, widths, weights), sum(weights)
+  elif width_weights is not None:
+    allowed, remedy = "None without widths", "Set widths."
+    raise errors.UserError("width_weights", width_weights, allowed, remedy)
   return Pairs(
     setting,
-    loss=functools.partial(function, tile=tile),
+    loss=tiled,
     counts=sharding.micro_batches(
       setting.micro_batch, setting.batch_size, setting.mesh
     ),
     mask_ids=mask_ids,
     t_max=None if scale_max is None else math.log(scale_max),
-    guess=chance and chance(setting.batch_size),
+    guess=chance and times * chance(setting.batch_size),
   )

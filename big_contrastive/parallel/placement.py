@@ -14,6 +14,7 @@ from big_contrastive.config.rules import (
   match,
   stacked,
   unflatten,
+  whole,
 )
 from big_contrastive.parallel.sharding import replicated
 
@@ -82,8 +83,9 @@ def _fsdp(shape: tuple[int, ...], mesh: Mesh, first: int) -> PartitionSpec:
 def like(shardings: dict[str, Any], abstract: Any, mesh: Mesh) -> Any:
   """Returns shardings for an optimizer state over a flat dict of parameters.
 
-  A leaf stored under a parameter's name takes that parameter's sharding where
-  its rank and its sizes allow; everything else is replicated.
+  A leaf stored under the name of a parameter, or of layers of it, takes that
+  parameter's sharding where its rank and its sizes allow; everything else is
+  replicated.
 
   Args:
     shardings: by flat parameter name.
@@ -93,7 +95,7 @@ def like(shardings: dict[str, Any], abstract: Any, mesh: Mesh) -> Any:
 
   def place(path: tuple, leaf: Any) -> NamedSharding:
     names = [k.key for k in path if isinstance(k, jax.tree_util.DictKey)]
-    sharding = shardings.get(names[-1]) if names else None
+    sharding = shardings.get(whole(names[-1])[0]) if names else None
     if sharding is None or len(sharding.spec) > leaf.ndim:
       return replicated(mesh)
     sizes = zip(sharding.spec, leaf.shape, strict=False)

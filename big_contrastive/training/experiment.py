@@ -9,6 +9,7 @@ from big_contrastive.data.loader import training as training_loader
 from big_contrastive.data.tokenizers.tokenizer import Tokenizer
 from big_contrastive.evals import Evaluator
 from big_contrastive.inference import embedder
+from big_contrastive.models import lora
 from big_contrastive.objectives import Objective
 from big_contrastive.training import health, sinks, state, step, trace
 from big_contrastive.training.state import State
@@ -83,7 +84,8 @@ class Experiment:
     loaded = self.load(before)
     if loaded is before:
       return state
-    flat, statistics = rules.flatten(loaded), state.extra.get("statistics", {})
+    flat = rules.flatten(before | loaded)  # Adapters are new.
+    statistics = state.extra.get("statistics", {})
     normed = {k: flat.pop(k) for k in rules.flatten(statistics)}
     params = rules.unflatten(flat)
     extra = self.placed.init_extra(params)
@@ -98,7 +100,8 @@ class Experiment:
 
   def weights(self, state: State) -> dict[str, Any]:
     """Returns the parameters to evaluate."""
-    return self.objective.exported(state.params, state.extra)
+    exported = self.objective.exported(state.params, state.extra)
+    return lora.folded(exported, self.objective.adapters)
 
   def meta(self, done: int) -> dict[str, Any]:
     """Returns a checkpoint's metadata, JSON-serializable.
@@ -114,4 +117,6 @@ class Experiment:
       "data": self.training.data,
     }
     exported = state.exported(self.objective, self.placed.abstract)
-    return meta | ({"exported": exported} if exported else {})
+    meta |= {"exported": exported} if exported else {}
+    adapters = dict(self.objective.adapters)
+    return meta | ({"lora": adapters} if adapters else {})

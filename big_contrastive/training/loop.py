@@ -173,6 +173,7 @@ def check_resume(
       meta["config"].get("seed", 0),
       now["config"].get("seed", 0),
     ),
+    "alpha / rank of config.lora": (meta.get("lora"), now.get("lora")),
   }
   for name, (before, after) in changes.items():
     if before != after:

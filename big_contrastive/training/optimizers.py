@@ -1,6 +1,7 @@
 """Optimizers, schedules, and rules for what is trained, and how."""
 
 import math
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 import optax
 
 from big_contrastive.config import errors, rules
+from big_contrastive.training.layer_decay import times
 from big_contrastive.training.per_parameter import PerParameter, within
 from big_contrastive.training.schedules import Schedule
 from big_contrastive.training.sgd import Coupled, lars, sgd
@@ -136,10 +138,12 @@ def build(
   *,
   weight_decay: float,
   decay: dict[str, float],
-  lr_mult: dict[str, float],
+  lr_mult: dict[str, float | rules.PerLayer],
   clip: float | None,
   adapt: dict[str, bool] | None = None,
   rates: dict[str, Schedule] | None = None,
+  trained: Iterable[str] | None = None,
+  layer_factors: Mapping[str, Any] | None = None,
 ) -> optax.GradientTransformation:
   """Returns the full optimizer over a flat dict of trained parameters.
 
@@ -153,22 +157,31 @@ def build(
     direction: from `OPTIMIZERS`.
     rate: from `schedule`.
     weight_decay: times each parameter's own factor in `decay`.
-    decay, lr_mult: factor by parameter name.
+    decay, lr_mult: factor by parameter name; lr_mult may be rules.PerLayer.
     clip: largest global norm of the gradients; None for no clipping.
     adapt: whether lars adapts a parameter's rate, by name; None: where it has
       a decay factor, as in all published recipes.
     rates: by name, for parameters that have another schedule than `rate`.
+    trained: names of the flat dict, where some are of pieces of stacked
+      parameters (rules.piece); None: those of `decay`.
+    layer_factors: by name, what lr_mult is multiplied by; see layer_decay.
   """
   within(math.inf, weight_decay=weight_decay)
   if clip is not None and not 0 < clip < math.inf:
     allowed, remedy = "a finite number above 0", "None is for no clipping."
     raise errors.UserError("clip", clip, allowed, remedy)
   _check_rules(adapt or {}, decay=decay, lr_mult=lr_mult)
+  for name, factor in (layer_factors or {}).items():
+    lr_mult = lr_mult | {name: times(lr_mult[name], factor)}
+
+  def of(values: dict[str, Any]) -> dict[str, Any]:
+    return rules.of_pieces(values, decay if trained is None else trained)
+
   each = PerParameter(
-    decay={k: weight_decay * factor for k, factor in decay.items()},
-    lr_mult=lr_mult,
-    adapt={k: factor > 0 for k, factor in decay.items()} | (adapt or {}),
-    rates=dict.fromkeys(decay, rate) | (rates or {}),
+    decay=of({k: weight_decay * factor for k, factor in decay.items()}),
+    lr_mult=of(lr_mult),
+    adapt=of({k: factor > 0 for k, factor in decay.items()} | (adapt or {})),
+    rates=of(dict.fromkeys(decay, rate) | (rates or {})),
   )
   clipping = [] if clip is None else [optax.clip_by_global_norm(clip)]
   if callable(direction):
@@ -176,10 +189,10 @@ def build(
   return optax.chain(*clipping, direction, each.add_decay(), *each.scale())
 
 
-def _check_rules(adapt: dict[str, bool], **factors: dict[str, float]) -> None:
+def _check_rules(adapt: dict[str, bool], **factors: dict[str, Any]) -> None:
   """Raises UserError for a rule whose value is no factor, or no bool."""
   for where, by_name in factors.items():
-    for name, value in by_name.items():
+    for name, value in rules.pieces(by_name):
       if type(value) not in (int, float) or not 0 <= value < math.inf:
         allowed = "finite factors from 0 up"
         remedy = f"Change the rule that matches {name}."

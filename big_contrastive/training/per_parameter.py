@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from big_contrastive.config import errors
+from big_contrastive.config import errors, rules
 from big_contrastive.training.schedules import Schedule
 
 # Flat dicts by parameter name.
@@ -22,13 +22,13 @@ class PerParameter:
 
   Args:
     decay: weight decay, times the parameter's own factor.
-    lr_mult: factor on the learning rate.
+    lr_mult: factor on the learning rate; rules.PerLayer for one a layer.
     adapt: whether LARS adapts the learning rate.
     rates: step -> learning rate; parameters may share one.
   """
 
   decay: dict[str, float]
-  lr_mult: dict[str, float]
+  lr_mult: dict[str, float | rules.PerLayer]
   adapt: dict[str, bool]
   rates: dict[str, Schedule]
 
@@ -44,7 +44,7 @@ class PerParameter:
     """Multiplies by lr_mult, then by the negative rate."""
 
     def multiply(updates: Arrays, _: Any) -> Arrays:
-      return {k: self.lr_mult[k] * u for k, u in updates.items()}
+      return {k: self.factor(k, u) * u for k, u in updates.items()}
 
     def descend(updates: Arrays, rates: Arrays, _: Any) -> Arrays:
       # -1 * rate, as in optax: compiled, -rate rounds in another order.
@@ -53,6 +53,13 @@ class PerParameter:
       }
 
     return [optax.stateless(multiply), self.with_rates(descend)]
+
+  def factor(self, name: str, like: jax.Array) -> float | jax.Array:
+    """Returns lr_mult: a number, or one a layer in an array of like's rank."""
+    factor = self.lr_mult[name]
+    if not isinstance(factor, rules.PerLayer):
+      return factor
+    return jnp.asarray(factor, like.dtype).reshape(-1, *[1] * (like.ndim - 1))
 
   def with_rates(
     self, update: Callable[[Arrays, Arrays, Arrays], Arrays]

@@ -109,7 +109,7 @@ def _larc(
     q = _ratio(eta, p_norm, g_norm + decay * p_norm + eps)
     if rate is not None:
       # A rate of 0 clips nothing: it is no quotient of 0 and 0.
-      rate = rate * each.lr_mult[name]
+      rate = rate * each.factor(name, p)
       q = jnp.where(q < rate, q / jnp.where(rate > 0, rate, 1.0), 1.0)
     return jnp.where((p_norm > 0) & (g_norm > 0), q * (g + decay * p), g)
 

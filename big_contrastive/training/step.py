@@ -26,7 +26,8 @@ class Step:
     objective: see objectives/.
     tx: optimizer over a flat dict of the trained parameters.
     rate: step -> learning rate, for the metrics.
-    trained: flat names of the trained parameters; the others stay as they are.
+    trained: flat names of the trained parameters, or of pieces of stacked ones
+      (rules.piece); all else stays as it is, and has no optimizer state.
     seed: of the initialization and of every step.
     skip_nonfinite: whether a step whose loss, gradients or updates are not
       finite changes nothing but the step number.
@@ -69,14 +70,14 @@ class Step:
     trained, frozen = self._split(state.params)
 
     def loss_fn(trained):
-      params = rules.unflatten(frozen | trained)
+      params = _joined(frozen, trained)
       return self.objective(params, state.extra, batch, rng, state.step)
 
     grads, (metrics, extra) = jax.grad(loss_fn, has_aux=True)(trained)
     updates, opt = self.tx.update(grads, state.opt, trained)
     trained = optax.apply_updates(trained, updates)
     params, extra = self.objective.after_update(
-      rules.unflatten(frozen | trained), extra, state.step
+      _joined(frozen, trained), extra, state.step
     )
     squares = [
       optax.tree.norm(grads[name], squared=True) for name in sorted(grads)
@@ -103,10 +104,28 @@ class Step:
     return new, metrics
 
   def _split(self, params: dict[str, Any]) -> tuple[dict, dict]:
-    """Returns flat dicts of the trained and of the frozen parameters."""
-    flat = rules.flatten(params)
-    trained = {k: v for k, v in flat.items() if k in self.trained}
-    return trained, {k: v for k, v in flat.items() if k not in self.trained}
+    """Returns flat dicts of what is trained, and of the other parameters.
+
+    A parameter of which layers are trained is in the second one as a whole.
+    """
+    flat, cut = rules.flatten(params), {}
+    for name in sorted(self.trained):
+      of, layers = rules.whole(name)
+      cut.setdefault(of, []).append((name, layers))
+    trained = {}
+    for of, p in flat.items():
+      # A whole one as it is: XLA keeps the order of the program.
+      trained |= {k: p if k == of else p[at] for k, at in cut.get(of, [])}
+    return trained, {k: p for k, p in flat.items() if k not in self.trained}
+
+
+def _joined(frozen: dict, trained: dict) -> dict[str, Any]:
+  """Returns nested parameters: undoes Step._split."""
+  flat = dict(frozen)
+  for name, p in trained.items():
+    of, layers = rules.whole(name)
+    flat[of] = p if of == name else flat[of].at[layers].set(p)
+  return rules.unflatten(flat)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import ast
 import pathlib
 
+import jax
 import pytest
 
 import tiny
@@ -158,6 +159,23 @@ def test_finetune_is_tried_without_weights(argument):
   config = load("finetune", argument)
   assert "init" not in config
   assert experiment.build(config).batch_size == 16
+
+
+def test_finetune_trains_the_last_blocks_or_adapters():
+  config = load("finetune", "smoke,unlock=1")
+  config["model"]["image"]["depth"] = 3
+  table = experiment.build(config, jax.devices()[:1]).table.splitlines()
+  frozen = {row.split()[0]: row.split("  ")[-1].strip() for row in table[1:-1]}
+  assert frozen["img/encoder/blocks/mlp/fc1/kernel"] == "2 of 3 layers"
+  assert frozen["img/pos"] == frozen["img/embed/kernel"] == "True"
+  assert frozen["img/encoder/norm/scale"] == frozen["txt/pos"] == "False"
+  config = load("finetune", "smoke,lora=4")
+  made = experiment.build(config, jax.devices()[:1])
+  trained = made.placed.checked[3:]
+  assert len(trained) == 2 * len(made.objective.adapters) + 2
+  assert set(made.objective.adapters.values()) == {2.0}
+  with pytest.raises(errors.UserError, match="unlock of .* = 1; .*beside lora"):
+    load("finetune", "unlock=1,lora=4")
 
 
 def test_recipes_are_found_where_the_package_is(tmp_path, monkeypatch):

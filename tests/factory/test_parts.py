@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import tiny
 from big_contrastive.config import errors
-from big_contrastive.factory import parts, reading
+from big_contrastive.factory import experiment, parts, reading
 
 NAMES = ["img/fc/kernel", "head/predictor/kernel", "head/predictor/bias"]
 UNIT = {"batch_size": 4, "epoch": 20, "total": 50}
@@ -183,3 +184,32 @@ def test_a_plan_needs_no_epochs_of_schedules():
     "schedule": {"decay": "steps", "milestones": [1, "50%"], "every": 1},
     "schedules": [["a", {"decay": "cosine", "warmup": 1}], [".*", None]],
   }  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [2, 8, 4096])
+def test_auto_bias_expects_one_text_of_the_batch(size):
+  model = parts.with_bias({"bias": "auto", "scale": 10.0}, size)
+  # The sigmoid of the logit of a cosine of 0.
+  np.testing.assert_allclose(1 / (1 + np.exp(-model["bias"])), 1 / size)
+  assert model["scale"] == 10.0
+  assert parts.with_bias({"bias": -10.0}, size) == {"bias": -10.0}
+  assert parts.with_bias({}, size) == {}
+
+
+def test_auto_bias_is_a_number_in_the_config_that_is_kept():
+  config = tiny.load("siglip", "smoke", "--config.model.bias=auto")
+  made = experiment.build(config, jax.devices()[:2])
+  # B is that of all devices.
+  assert made.config["model"]["bias"] == -np.log(config["batch_size"] - 1)
+
+
+@pytest.mark.parametrize(
+  ("bias", "size", "said"),
+  [
+    ("automatic", 8, "config.model.bias = 'automatic'; .*\"auto\" or None"),
+    ("auto", 1, "config.model.bias = 'auto'; .*There are no negatives"),
+  ],
+)
+def test_wrong_biases_are_one_line(bias, size, said):
+  with pytest.raises(errors.UserError, match=said):
+    parts.with_bias({"bias": bias}, size)

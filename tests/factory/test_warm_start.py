@@ -206,6 +206,85 @@ def test_an_npz_needs_a_tokenizer_beside_it(tmp_path):
   )
 
 
+def test_longer_texts_have_positions_if_they_are_asked_for(siglip, caplog):
+  """Of 32: long_clip keeps 20, and of 44 = 20 + 2 * 12 each second one."""
+  workdir, flat = siglip
+  long = "--config.tokenizer.length=44"
+  config = tiny.load("finetune", f"smoke,init={workdir},res=32", long)
+  with pytest.raises(errors.UserError, match="more with config.long_texts"):
+    begin(config)
+  config["long_texts"] = "long_clip"
+  with caplog.at_level(logging.WARNING):
+    _, params = begin(config)
+  assert "learned for 32 positions, long_clip: for 44" in caplog.text
+  old, new = flat["txt/pos"], params["txt/pos"]
+  np.testing.assert_array_equal(new[:20], old[:20])
+  np.testing.assert_allclose(new[20::2], old[20:], rtol=1e-6)
+  np.testing.assert_allclose(new[21:43:2], (old[20:31] + old[21:]) / 2, 1e-5)
+  with pytest.raises(errors.UserError, match="long_texts = 'long'; .*long_cl"):
+    experiment.build(config | {"long_texts": "long"})
+  with pytest.raises(errors.UserError, match="None without config.init"):
+    experiment.build(tiny.load("siglip", "smoke") | {"long_texts": "long_clip"})
+
+
+def test_long_clip_makes_248_positions_of_77():
+  """A loop of the paper's formula: four places from each to the next."""
+  pos = np.random.default_rng(0).normal(size=(77, 5))
+  wanted = [*pos[:20]]
+  for i in range(20, 77):
+    step = pos[i + 1] - pos[i] if i < 76 else pos[i] - pos[i - 1]
+    wanted += [pos[i] + k * step / 4 for k in range(4)]
+  found = resample.stretched(pos, 248, 20)
+  np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("n", "size"), [(8, 16), (8, 11), (2, 5)])
+def test_interpolation_is_that_of_pixels_with_centers(n, size):
+  pos = np.random.default_rng(0).normal(size=(n, 3))
+  found = resample.stretched(pos, size, 0)
+  at = [np.clip((j + 0.5) * n / size - 0.5, 0, n - 1) for j in range(size)]
+  wanted = [np.interp(at, range(n), column) for column in pos.T]
+  np.testing.assert_allclose(found, np.transpose(wanted), atol=1e-12)
+
+
+@pytest.mark.peers
+def test_interpolation_is_that_of_open_clip():
+  torch = pytest.importorskip("torch")
+  pos = np.random.default_rng(0).normal(size=(77, 3))
+  theirs = torch.nn.functional.interpolate(
+    torch.tensor(pos.T[None]), size=120, mode="linear", align_corners=False
+  )
+  found = resample.stretched(pos, 120, 0)
+  np.testing.assert_allclose(found, theirs[0].numpy().T, atol=1e-9)
+
+
+def test_a_token_behind_the_text_keeps_its_position():
+  pos = np.random.default_rng(0).normal(size=(31, 3)).astype(np.float32)
+  found = resample.positions(
+    "txt/pos", pos, (51, 3), "x", last=True, long_texts="long_clip"
+  )
+  np.testing.assert_array_equal(found[-1], pos[-1])
+  np.testing.assert_array_equal(
+    found[:-1], resample.stretched(pos[:-1], 50, 20)
+  )
+
+
+@pytest.mark.parametrize(
+  ("rows", "how", "fits"),
+  [(21, "long_clip", False), (22, "long_clip", True), (1, "interpolate", False),
+   (2, "interpolate", True), (40, None, False)],
+)  # fmt: skip
+def test_too_few_positions_are_an_error(rows, how, fits):
+  stored = {"txt": {"pos": np.zeros((rows, 3), np.float32)}}
+  expected = {"txt": {"pos": np.zeros((50, 3), np.float32)}}
+  if fits:
+    read = resample.fit(stored, expected, "x", how)
+    assert read()["txt"]["pos"].shape == (50, 3)
+    return
+  with pytest.raises(errors.UserError, match="weights of x = 'txt/pos"):
+    resample.fit(stored, expected, "x", how)
+
+
 def test_an_init_that_is_not_there_is_told():
   config = tiny.load("finetune", "smoke,init=nowhere,res=32")
   with pytest.raises(errors.UserError, match="'nowhere'.*No such file"):

@@ -46,6 +46,13 @@ class Retrieval:
     "captions of it one text. False: each is one of its own.",
     why="Records may have one caption each; False is CLIP_benchmark's.",
   )
+  width: int | None = field(
+    None,
+    doc="How many of the embeddings' first features are taken, and normalized "
+    "again. None: all.",
+    unit="features",
+    why="For a model that was trained with objective.widths.",
+  )  # fmt: skip
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -72,6 +79,13 @@ class ZeroShot:
     doc="Places in classes of those that there are, ascending; none for all.",
     why="ImageNet-A and -R have 200 of the 1,000 classes.",
   )
+  width: int | None = field(
+    None,
+    doc="How many of the embeddings' first features are taken, and normalized "
+    "again. None: all.",
+    unit="features",
+    why="For a model that was trained with objective.widths.",
+  )  # fmt: skip
 
 
 @dataclasses.dataclass(kw_only=True)

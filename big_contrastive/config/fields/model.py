@@ -40,13 +40,13 @@ class Model:
     why="10 in SigLIP, 1 / 0.07 in CLIP.",
     paper="CLIP, arXiv:2103.00020, section 2.5; SigLIP, section 3.2",
   )
-  bias: float | None = field(
+  bias: float | Literal["auto"] | None = field(
     None,
-    doc="Initial bias of the logits, b, which is learned. None: no bias, as "
-    "the softmax loss needs it.",
-    why="SigLIP starts at -10, so that the many negatives do not dominate the "
-    "first steps. -log(batch_size) is the best constant logit for small "
-    "batches.",
+    doc='Initial bias of the logits, b, which is learned; "auto" is '
+    "-log(batch_size - 1): where cosines are 0, one text of the batch is "
+    "expected for each image. None: no bias, as the softmax loss needs it.",
+    why="SigLIP starts at -10, the auto of 22,027 pairs, so that the many "
+    "negatives do not dominate the first steps; auto does so at any batch.",
     paper="SigLIP, arXiv:2303.15343, section 3.2",
   )
   dtype: Literal["float32", "bfloat16"] = field(

@@ -18,8 +18,10 @@ class Optimizer:
   each optimizer stand beside these.
   """
 
-  name: Literal["adafactor", "adamw", "lars", "sgd"] = field(
-    doc="Which optimizer.",
+  name: str = field(
+    doc="Which optimizer: adafactor, adamw, lars, sgd, or one of optax by its "
+    "name, such as optax.lion or optax.contrib.muon, whose own arguments are "
+    "then the fields.",
     why="adamw for transformers. Methods on ResNets have sgd, or lars from "
     "4,096 examples a step on.",
   )

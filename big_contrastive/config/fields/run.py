@@ -1,6 +1,7 @@
 """The top level of a config: one run."""
 
 import dataclasses
+from typing import Literal
 
 from big_contrastive.config.fields.field import DURATION, Duration, Rules, field
 
@@ -78,6 +79,15 @@ class Config:
     "format that convert reads, or a section of paths by tower. None: random "
     "weights.",
   )
+  long_texts: Literal["interpolate", "long_clip"] | None = field(
+    None,
+    doc="Positions for longer texts than those that init was trained with: "
+    '"interpolate", linear as in OpenCLIP, or "long_clip", where the first 20 '
+    "stay as they are. None: longer texts are refused.",
+    why="Long-CLIP: the first 20 of CLIP's 77 are trained well, the rest "
+    "hardly; 248 = 20 + 4 * 57 keeps every one of them.",
+    paper="Long-CLIP, arXiv:2403.15378",
+  )
   ema: float | None = field(
     None,
     doc="Decay per step of an exponential moving average of the parameters "
@@ -98,13 +108,35 @@ class Config:
   freeze: Rules = field(
     ((".*", False),),
     doc="Which parameters stay as they are: (pattern, True or False). A frozen "
-    "tower has no gradients, no optimizer state and no dropout.",
+    "tower has no gradients, no optimizer state and no dropout. "
+    "img/.*/blocks[:-2]/.* are all layers but the last two.",
     why="Everything is trained; LiT freezes img/.*.",
     paper="LiT, arXiv:2111.07991",
   )
+  lora: Rules | None = field(
+    None,
+    doc="Low-rank adapters of weights: (pattern, None or a section with rank "
+    "and alpha, the rank if left out). A weight w that has one is frozen, and "
+    "w + alpha / rank * a @ b takes its place; a and b are the parameters "
+    "lora/NAME/a and lora/NAME/b. freeze says what else is trained. None: no "
+    "adapters.",
+    why='[(".*/attention/(query|value)/kernel", {"rank": 8, "alpha": 16}), '
+    '(".*", None)], with freeze = [("lora/.*|t|b", False), (".*", True)].',
+    paper="LoRA, arXiv:2106.09685",
+  )
   lr_mult: Rules = field(
     ((".*", 1.0),),
-    doc="Factor on the learning rate of each parameter.",
+    doc="Factor on the learning rate of each parameter, or of layers as in "
+    "freeze.",
+  )
+  layer_decay: Rules = field(
+    ((".*", 1.0),),
+    doc="Decay of the learning rate from block to block of a tower, downwards: "
+    "the last of L blocks has layer_decay, the first layer_decay**L, "
+    "embeddings layer_decay**(L + 1), what follows the blocks 1.",
+    unit="factor per block",
+    why="0.65 to 0.75 where pretrained towers are tuned.",
+    paper="BEiT, arXiv:2106.08254",
   )
   schedules: Rules = field(
     ((".*", None),),

@@ -46,6 +46,19 @@ class Pairs:
     unit="rows",
     why="Larger tiles are faster up to a point, smaller ones need less memory.",
   )
+  widths: list | tuple | None = field(
+    None,
+    doc="Widths of prefixes of the embeddings that have the loss, too, each "
+    "normalized again; the losses are added. They ascend to that of the whole. "
+    "None: the whole alone.",
+    unit="features",
+    why="For embeddings that can be cut. Metrics but the loss are those of the "
+    "whole.",
+    paper="Matryoshka, arXiv:2205.13147",
+  )
+  width_weights: list | tuple | None = field(
+    None, doc="Factors of the losses at these widths. None: 1 each.",
+  )  # fmt: skip
 
 
 @dataclasses.dataclass(kw_only=True)
