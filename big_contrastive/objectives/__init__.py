@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from big_contrastive.config.rules import Rules
 from big_contrastive.data.tokenizers.tokenizer import Tokenizer
-from big_contrastive.models.build import Built
+from big_contrastive.models.built import Built
 from big_contrastive.models.model import variables
 
 Params = dict[str, Any]

@@ -12,7 +12,7 @@ from jax.sharding import Mesh, PartitionSpec
 from big_contrastive.config import errors
 from big_contrastive.models import model as models
 from big_contrastive.models import norms
-from big_contrastive.models.build import Built
+from big_contrastive.models.built import Built
 from big_contrastive.objectives import Params, Setting
 from big_contrastive.parallel import sharding
 
