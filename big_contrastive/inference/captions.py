@@ -47,13 +47,16 @@ class _Spoken:
     self._embedder, self._params, self._check = embedder, params, check
     self._tokenizer: Tokenizer = embedder.captions
 
-  def _over(self, key: Any, compute: Callable, source: Source) -> list[Any]:
-    """What compute(params, batch, number of the first record) returns.
+  def _over(
+    self, key: Any, compute: Callable, source: Source, *given: Any
+  ) -> list[Any]:
+    """What compute(params, batch, number of the first record, ...) returns.
 
     Args:
       key: equal for the same function; that is compiled once.
       compute: the function.
       source: the records.
+      given: its other arguments, arrays.
     """
     embedder, size = self._embedder, self._embedder.batch_size
     if key not in embedder.compiled:
@@ -62,7 +65,7 @@ class _Spoken:
     jitted, first = embedder.compiled[key], itertools.count()
 
     def each(params: Any, batch: Any) -> Any:
-      return jitted(params, batch, np.int32(next(first) * size))
+      return jitted(params, batch, np.int32(next(first) * size), *given)
 
     every = embedder.over(each, self._params, as_source(source), self._check)
     return [*every]
@@ -74,12 +77,10 @@ class _Spoken:
     self, source: Source, how: Decoding, prompt: str = "", seed: int = 0
   ) -> tuple[list[str], np.ndarray]:
     tokenizer, graph = self._tokenizer, self._embedder.graph
-    if how.max_tokens > (room := self.room(prompt)):
-      allowed = f"at most {room}, what the decoder has positions for"
-      raise errors.UserError("max_tokens", how.max_tokens, allowed, "Lower it.")
-    begin = begins(tokenizer, prompt)
-    compute = functools.partial(_generated, graph, begin, how, tokenizer, seed)
-    parts = self._over((how, *begin, seed), compute, source)
+    check_room(how, self.room(prompt))
+    compute = functools.partial(_generated, graph, how, tokenizer)
+    begin, key = begins(tokenizer, prompt), jax.random.key(seed)
+    parts = self._over(how, compute, source, begin, key)
     rows = [row for tokens, _ in parts for row in tokens]
     scores = np.concatenate([np.zeros(0, np.float32), *(s for _, s in parts)])
     finite.arrays({"scores": scores}, "captions", finite.ANOTHER)
@@ -89,10 +90,9 @@ class _Spoken:
     self, source: Source, texts: list[str]
   ) -> tuple[np.ndarray, np.ndarray]:
     rows = self._tokenizer.rows(texts)
-    compute = functools.partial(
-      _likelihoods, self._embedder.graph, self._tokenizer, rows
-    )
-    parts = self._over(tuple(texts), compute, source)
+    graph = self._embedder.graph
+    compute = functools.partial(_likelihoods, graph, self._tokenizer)
+    parts = self._over("likelihood", compute, source, rows)
     if not parts:
       return np.zeros((0, len(texts)), np.float32), np.zeros(0, np.int32)
     found, label = (np.concatenate(x) for x in zip(*parts, strict=True))
@@ -108,11 +108,18 @@ def room(embedder: Embedder, params: dict[str, Any], prompt: str = "") -> int:
   return captioner.decoder(model).length - len(begin) + 1
 
 
-def begins(tokenizer: Tokenizer, prompt: str) -> list[int]:
-  """Returns the ids that captions begin with."""
+def check_room(how: Decoding, room: int) -> None:
+  """Raises UserError for longer captions than the decoder has `room` for."""
+  if how.max_tokens > room:
+    allowed = f"at most {room}, what the decoder has positions for"
+    raise errors.UserError("max_tokens", how.max_tokens, allowed, "Lower it.")
+
+
+def begins(tokenizer: Tokenizer, prompt: str) -> np.ndarray:
+  """Returns the ids that captions begin with, int32."""
   begin = [teaching.begins(tokenizer)]
   if not prompt:
-    return begin
+    return np.asarray(begin, np.int32)
   row = tokenizer(prompt)
   real = row[np.asarray(teaching.real(jnp.asarray(row)[None], tokenizer))[0]]
   special = (tokenizer.bos_id, tokenizer.eos_id)
@@ -120,23 +127,23 @@ def begins(tokenizer: Tokenizer, prompt: str) -> list[int]:
   if len(ids) + len(special) >= tokenizer.length:  # It may have been cut.
     allowed = "a text shorter than captions"
     raise errors.UserError("prompt", prompt, allowed, "Shorten it.")
-  return begin + ids
+  return np.asarray(begin + ids, np.int32)
 
 
-def _generated(graph, begin, how, ids, seed, params, batch, first):
+def _generated(graph, how, ids, params, batch, first, begin, key):
   model: Model = merge(graph, params)
   tokens, _, mask = model.img.features(batch["image"])
-  return told(model, tokens, mask, begin, how, ids, seed, first)
+  return told(model, tokens, mask, begin, how, ids, key, first)
 
 
 def told(
   model: Model,
   tokens: jax.Array,
   mask: jax.Array | None,
-  begin: list[int],
+  begin: jax.Array | np.ndarray,
   how: Decoding,
   ids: teaching.Ids,
-  seed: int | jax.Array,
+  key: jax.Array,
   first: int | jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
   """Returns captions of images as tokens, and their scores.
@@ -146,16 +153,16 @@ def told(
   Args:
     model: with a decoder.
     tokens, mask: of the images, [b, m, w] and bool [b, m] or None.
-    begin: ids of BOS and a prompt.
+    begin: ids of BOS and a prompt, int32 [p].
     how: see Decoding.
     ids: of the tokenizer.
-    seed: of nucleus sampling.
+    key: of nucleus sampling.
     first: the number of the first record: what is drawn for a record depends
       on its number alone.
   """
-  prompt = jnp.tile(jnp.asarray(begin, jnp.int32), (len(tokens), 1))
+  prompt = jnp.tile(begin, (len(tokens), 1))
   length = len(begin) + how.max_tokens
-  keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(
+  keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(
     first + jnp.arange(len(tokens))
   )
   return generation.generate(
@@ -165,7 +172,7 @@ def told(
   )  # fmt: skip
 
 
-def _likelihoods(graph, ids, rows, params, batch, first):
+def _likelihoods(graph, ids, params, batch, first, rows):
   """float32 [b, texts]: sums of the log-probabilities of the tokens."""
   model: Model = merge(graph, params)
   tokens, _, mask = model.img.features(batch["image"])
@@ -177,5 +184,5 @@ def _likelihoods(graph, ids, rows, params, batch, first):
     likely = own - jax.nn.logsumexp(logits, axis=-1)
     return (likely * taught.real).sum(-1)
 
-  found = jax.lax.map(one, jnp.asarray(rows))
+  found = jax.lax.map(one, rows)
   return found.T, batch["label"]

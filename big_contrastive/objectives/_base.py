@@ -59,6 +59,11 @@ def image_tower(model: models.Model, image: jax.Array, keys: Any) -> jax.Array:
   return model.img(image, keys)
 
 
+def embedding(tower: Any, pooled: jax.Array) -> jax.Array:
+  """Returns the unit embeddings of what a tower pooled, [b, w]."""
+  return models.unit(tower.project(pooled) if tower.projects else pooled)
+
+
 @dataclasses.dataclass
 class Applied:
   """A model in a step: it embeds, and keeps its new running statistics.

@@ -30,12 +30,14 @@ class Captioned(Objective):
     smoothing: of labels.
     weigh: whether all tokens weigh the same, or all captions.
     tile: rows of logits in memory at a time on a device.
+    keep: share of the image's tokens that the decoder sees in training.
   """
 
   count: int = 1
   smoothing: float = 0.0
   weigh: Weigh = "token"
   tile: int | None = None
+  keep: float = 1.0
 
   fields = ("image", "text")
 
@@ -94,7 +96,7 @@ class Captioned(Objective):
     if decoder is None:
       return super().flops()
     seen = image_features(model.img, "config.model.decoder", "set")
-    kept = kept_patches(seen.tokens.shape[1], getattr(self, "keep", 1.0))
+    kept = kept_patches(seen.tokens.shape[1], self.keep)
     of_caption = decoder.flops(decoder.length, kept)
     return super().flops() + 3 * of_caption
 

@@ -92,8 +92,8 @@ class BLIP(_teacher.Teaching, _captions.Captioned):
       own = {p: _base.folded(keys, i) for i, p in enumerate(("img", "txt"))}
       own |= dict.fromkeys(frozen)
       tokens, pooled, _ = model.img.features(image, own["img"])
-      pooled = model.img.project(pooled) if model.img.projects else pooled
-      return (unit(pooled), unit(model.txt(text, own["txt"])), tokens), None
+      zimg = _base.embedding(model.img, pooled)
+      return (zimg, unit(model.txt(text, own["txt"])), tokens), None
 
     arguments = image, text, keys
     (zimg, ztxt, tokens), _ = model.rows_and_sums(

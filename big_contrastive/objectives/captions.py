@@ -22,12 +22,11 @@ class Captions(_captions.Captioned):
   Args:
     parallel: share of captions whose tokens are all told at once, each from the
       image alone; the others' from the image and the tokens before (CapPa).
-    keep: share of the image's tokens that the decoder sees in training, drawn
-      anew for each example and step (OpenVision 2).
+      Tokens that are kept are drawn anew for each example and step (OpenVision
+      2).
   """
 
   parallel: float = 0.0
-  keep: float = 1.0
 
   def __call__(self, params, extra, batch, rng, step):
     model = _base.Applied(self.setting, params, extra.get("statistics", {}))

@@ -3,13 +3,9 @@
 import dataclasses
 import math
 
-import jax
-import jax.numpy as jnp
-
 from big_contrastive.config import errors
-from big_contrastive.losses import Loss
 from big_contrastive.models.captioning import captioner
-from big_contrastive.models.model import Model, unit
+from big_contrastive.models.model import Model
 from big_contrastive.objectives import Setting, _base, _captions, pairs
 
 
@@ -20,17 +16,13 @@ class CoCa(_captions.Captioned):
   The decoder goes on from the text tower's tokens; both see an image once.
 
   Args:
-    loss: a pair loss with its arguments, see losses.Loss.
+    pair: compares embeddings.
     contrastive, caption: weights.
-    mask_ids, t_max, guess: see pairs.Pairs.
   """
 
-  loss: Loss = None
+  pair: pairs.Pairs = None
   contrastive: float = 1.0
   caption: float = 2.0
-  mask_ids: bool = True
-  t_max: float | None = None
-  guess: float | None = None
 
   fields = ("image", "text", "id")
 
@@ -54,41 +46,34 @@ class CoCa(_captions.Captioned):
         keys=own["dec"],
       )  # fmt: skip
       total = self.token_loss(model, x, captions.targets, weights)
-      return (_unit(model.img, pooled), _unit(model.txt, whole)), total
+      embeddings = [
+        _base.embedding(model.img, pooled), _base.embedding(model.txt, whole)
+      ]  # fmt: skip
+      return embeddings, total
 
     (zimg, ztxt), caption = model.rows_and_sums(
       both, batch["image"], batch["text"], captions, weights, keys,
       count=self.count,
     )  # fmt: skip
-    scale, bias = jnp.exp(params["t"]), params.get("b")
-    ids = batch["id"] if self.mask_ids else None
-    pair = _base.over_mesh(self.loss, mesh)(zimg, ztxt, scale, bias, ids)
+    pair, metrics = self.pair.compared(params, zimg, ztxt, batch["id"])
     loss = self.contrastive * pair + self.caption * caption
-    metrics = {"loss": loss, "pair_loss": pair, "caption_loss": caption}
-    metrics |= pairs.logit_means(zimg, ztxt, scale, bias)
-    metrics |= {k: params[k] for k in ("t", "b") if k in params}
+    metrics |= {"loss": loss, "pair_loss": pair, "caption_loss": caption}
     return loss, (metrics, model.extra(extra))
 
   def after_update(self, params, extra, step):
-    """Clips t, as CLIP does after each update."""
-    if self.t_max is not None:
-      params = params | {"t": jnp.minimum(params["t"], self.t_max)}
-    return params, extra
+    return self.pair.after_update(params, extra, step)
+
+  def signs(self, values, batch):
+    return self.pair.signs(values, batch)
 
   @property
   def chances(self) -> dict[str, float]:
-    found = {"caption_loss": self.caption_chance}
-    if self.guess is not None:
-      found["pair_loss"] = self.guess
-      found["loss"] = (
-        self.contrastive * self.guess + self.caption * self.caption_chance
-      )
+    told, guess = self.caption_chance, self.pair.guess
+    found = {"caption_loss": told}
+    if guess is not None:
+      found["pair_loss"] = guess
+      found["loss"] = self.contrastive * guess + self.caption * told
     return found
-
-
-def _unit(tower, pooled: jax.Array) -> jax.Array:
-  """The unit vectors of what a tower pooled."""
-  return unit(tower.project(pooled) if tower.projects else pooled)
 
 
 def build(
@@ -133,10 +118,7 @@ def build(
     smoothing=smoothing,
     weigh=weigh,
     tile=_base.check_tile(tile),
-    loss=pair.loss,
+    pair=pair,
     contrastive=contrastive,
     caption=caption,
-    mask_ids=mask_ids,
-    t_max=pair.t_max,
-    guess=pair.guess,
   )

@@ -12,7 +12,13 @@ import numpy as np
 from big_contrastive import losses
 from big_contrastive.config import errors, schema
 from big_contrastive.models.model import Model
-from big_contrastive.objectives import Objective, Setting, _base, _prefixes
+from big_contrastive.objectives import (
+  Objective,
+  Params,
+  Setting,
+  _base,
+  _prefixes,
+)
 from big_contrastive.parallel import sharding
 
 
@@ -55,13 +61,24 @@ class Pairs(Objective):
     ztxt = model.embed(
       Model.embed_text, batch["text"], keys["txt"], count=text_count
     )
-    scale = jnp.exp(params["t"])
-    bias = params.get("b")
-    ids = batch["id"] if self.mask_ids else None
-    loss = _base.over_mesh(self.loss, mesh)(zimg, ztxt, scale, bias, ids)
-    metrics = {"loss": loss, **logit_means(zimg, ztxt, scale, bias)}
-    metrics |= {k: params[k] for k in ("t", "b") if k in params}
-    return loss, (metrics, model.extra(extra))
+    loss, metrics = self.compared(params, zimg, ztxt, batch["id"])
+    return loss, ({"loss": loss} | metrics, model.extra(extra))
+
+  def compared(
+    self, params: Params, zimg: jax.Array, ztxt: jax.Array, ids: jax.Array
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Returns the loss of embeddings, and what else is logged.
+
+    Args:
+      params: of the model.
+      zimg, ztxt: unit embeddings of the global batch, [B, d].
+      ids: of the pairs, [B].
+    """
+    scale, bias = jnp.exp(params["t"]), params.get("b")
+    over_mesh = _base.over_mesh(self.loss, self.setting.mesh)
+    loss = over_mesh(zimg, ztxt, scale, bias, ids if self.mask_ids else None)
+    metrics = _logit_means(zimg, ztxt, scale, bias)
+    return loss, metrics | {k: params[k] for k in ("t", "b") if k in params}
 
   def after_update(self, params, extra, step):
     """Clips t, as CLIP does after each update."""
@@ -116,7 +133,7 @@ class Pairs(Objective):
     )
 
 
-def logit_means(
+def _logit_means(
   zimg: jax.Array, ztxt: jax.Array, scale: jax.Array, bias: jax.Array | None
 ) -> dict[str, jax.Array]:
   """Returns the mean logit of pairs, and that of all other combinations.

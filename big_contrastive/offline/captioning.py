@@ -26,7 +26,6 @@ from big_contrastive.parallel import sharding
 
 BY = ("match", "cosine", "none")
 By = Literal["match", "cosine", "none"]
-USUAL = 20  # Tokens of a caption at most, BLIP's.
 _NAMED = 5  # How many bad records of a shard the log names.
 
 
@@ -64,10 +63,7 @@ class Captioning:
     self._judge = captioner if judge is None else judge
     self.by = _way(self._judge, by)
     of = captioner.embedder, captioner.params
-    if how.max_tokens > (room := captions.room(*of, prompt)):
-      allowed = f"at most {room}, what the decoder has positions for"
-      value = how.max_tokens
-      raise errors.UserError("max_tokens", value, allowed, "Lower it.")
+    captions.check_room(how, captions.room(*of, prompt))
     self.source, self._captioner, self._how = source, captioner, how
     self._prompt, self._seed = prompt, seed
     self._begin = captions.begins(captioner.embedder.captions, prompt)
@@ -185,14 +181,14 @@ class Captioning:
   def _tell(self) -> Callable[..., Any]:
     """(params, images, first) -> tokens, log-likelihoods, images' tokens."""
     embedder, begin = self._captioner.embedder, self._begin
+    key = jax.random.key(self._seed)
 
     def tell(params: dict[str, Any], image: Any, first: Any) -> Any:
       model = merge(embedder.graph, params)
       seen, _, mask = model.img.features(image)
       tokens, likely = captions.told(
-        model, seen, mask, begin, self._how, embedder.captions, self._seed,
-        first,
-      )  # fmt: skip
+        model, seen, mask, begin, self._how, embedder.captions, key, first
+      )
       return tokens, likely, (seen, mask)
 
     everywhere = sharding.replicated(embedder.mesh)
@@ -281,7 +277,7 @@ def open_work(
   if filter not in (None, model):
     judge = load(filter, batch_size=size, where="--filter")
   if decoding.get("max_tokens") is None:
-    most = USUAL
+    most = Decoding().max_tokens
     if captioner.embedder.captions is not None:
       of = captioner.embedder, captioner.params
       most = min(most, captions.room(*of, prompt))

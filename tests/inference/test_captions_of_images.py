@@ -78,7 +78,7 @@ def logits(model, image, ids):
     x = model.txt.features(ids).tokens
   else:
     x = model.dec.embedded(ids)
-  return np.asarray(model.dec.scores(model.dec(x, memory)))[0]
+  return np.asarray(model.dec.scores(model.dec.decoded(x, memory)))[0]
 
 
 @pytest.mark.parametrize("kind", ["attention", "prefix", "coca"])

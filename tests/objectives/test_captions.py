@@ -158,7 +158,9 @@ def captions(p, method, local, parallel=False, bos=BOS):
   inputs = np.concatenate([start, text[:, bool(bos) : -1]], 1)
   if parallel:
     inputs = np.full_like(inputs, V)
-  x = m.dec(m.dec.embedded(jnp.asarray(inputs)), tokens, causal=not parallel)
+  x = m.dec.decoded(
+    m.dec.embedded(jnp.asarray(inputs)), tokens, causal=not parallel
+  )
   return cross_entropy(
     m.dec.scores(x), text, method.weigh, method.smoothing, bos
   )
@@ -174,7 +176,7 @@ def coca(p, method, local):
   ]
   s = jnp.exp(p["t"]) * z[0] @ z[1].T
   both = jnp.diag(jax.nn.log_softmax(s)) + jnp.diag(jax.nn.log_softmax(s.T))
-  x = m.dec(text.tokens[:, :-1], image.tokens)
+  x = m.dec.decoded(text.tokens[:, :-1], image.tokens)
   caption = cross_entropy(
     m.dec.scores(x), local["text"], method.weigh, method.smoothing
   )
