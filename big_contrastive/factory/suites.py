@@ -96,8 +96,9 @@ def find(names: str, data: str, prompts: str | None = None) -> list[Found]:
       empty, or has another number of classes than there are names.
   """
   if data.startswith(_HUB):
-    remedy = "It is hf://datasets/clip-benchmark for CLIP_benchmark's sets."
-    raise errors.UserError("--data", data, "a folder, or hf://...", remedy)
+    allowed = "a folder, or a URL such as hf://datasets/clip-benchmark"
+    remedy = "A page of the Hub is no folder."
+    raise errors.UserError("--data", data, allowed, remedy)
   root, prompts = map(_folder, (data, prompts or data))
   chosen = _chosen(names)
   # All places first: a missing folder should not wait for the others' tars.
@@ -237,8 +238,8 @@ def _labels(place: _Place, source: Source) -> list[int]:
     alone = {"image": "cls", "id": "key"}
     count, source = len(source), build_source(place.section | alone, "labels")
     if len(source) != count:
-      allowed = f"one for each of {count} images"
-      raise errors.UserError("source", f"{len(source)} .cls", allowed, "")
+      allowed, remedy = f"one for each of {count} images", "Pack them anew."
+      raise errors.UserError("source", f"{len(source)} .cls", allowed, remedy)
     rows = range(count)
   labels = []
   for i in rows:
