@@ -283,6 +283,12 @@ def test_links_and_anchors_point_to_something(page):
   assert broken(page) == []
 
 
+def test_the_site_has_all_pages():
+  listed = (ROOT / "docs/site/index.md").read_text().split()
+  pages = [f"../{page.stem}" for page in (ROOT / "docs").glob("*.md")]
+  assert {*pages} <= {*listed}
+
+
 def test_a_broken_link_and_a_broken_anchor_are_found(tmp_path):
   page = tmp_path / "page.md"
   page.write_text(
