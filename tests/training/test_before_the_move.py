@@ -41,7 +41,7 @@ def test_it_resumes_and_ends_as_the_old_code_did(before):
   assert [row["step"] for row in after] == [*range(1, 9), 8]
   assert after[:4] == expected[:4]
   for ours, theirs in zip(after[4:], expected[4:], strict=True):
-    assert ours.keys() == theirs.keys()
+    assert theirs.keys() <= ours.keys()  # Evaluators may yield more by now.
     for name, value in theirs.items():
       # A recall may differ by one of 10 pictures: under other compiler flags
       # than those of the fixture, rounding decides a tie otherwise.
