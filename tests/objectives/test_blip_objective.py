@@ -175,7 +175,7 @@ def test_three_steps_are_those_of_the_formulas(same):
       losses, method=method, teacher=teacher, queue=queue, local=local,
       count=count, key=key,
     )  # fmt: skip
-    (loss, each), grads = jax.value_and_grad(of, has_aux=True)(p)
+    (loss, each), grads = jax.jit(jax.value_and_grad(of, has_aux=True))(p)
     np.testing.assert_allclose(told[count]["loss"], loss, rtol=1e-4)
     for name in ("itc", "itm", "lm"):
       np.testing.assert_allclose(told[count][name], each[name], rtol=1e-4)

@@ -207,7 +207,7 @@ def test_two_steps_are_those_of_the_formula(case):
   more = {} if name == "coca" else {"bos": bos, "parallel": case == "parallel"}
   for local in batches(2, bos):
     of = functools.partial(globals()[name], method=method, local=local, **more)
-    loss, grads = jax.value_and_grad(of)(p)
+    loss, grads = jax.jit(jax.value_and_grad(of))(p)
     p = jax.tree.map(lambda x, g: x - LR * g, p, grads)
     expected.append(float(loss))
   np.testing.assert_allclose(losses, expected, rtol=2e-5)
