@@ -179,6 +179,8 @@ class Decoder(nnx.Module):
     x, _ = jax.lax.scan(run, x, (self.blocks, jnp.arange(self.depth)))
     return self.norm(self.pin(x[:, first:]))
 
+  __call__ = decoded  # A text tower that decodes is called for its vectors.
+
   def start(self, memory: Sequence, length: int, mask: Mask = None) -> Cache:
     """Returns the cache of captions of at most `length` tokens, none yet."""
     memory = memory.astype(self.dtype)
