@@ -159,15 +159,6 @@ def test_at_each_moment_of_a_run_it_stops_and_goes_on(whole, tmp_path):
   killing.assert_same_bits(whole[0], workdir)
 
 
-@pytest.mark.slow
-def test_at_random_moments_of_a_run_it_stops_and_goes_on(whole, tmp_path):
-  workdir = tmp_path / "w"
-  for run, number in swept(3, lambda: train(tmp_path, workdir), whole[1]):
-    run.end(number)
-  assert train(tmp_path, workdir).hears().end(signal.SIGTERM)
-  killing.assert_same_bits(whole[0], workdir)
-
-
 def flags_of(whole):
   data = "shapes:split=heldout,train_size=512,size=32"
   return ["--checkpoint", whole[0], "--data", data]
