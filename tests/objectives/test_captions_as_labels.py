@@ -150,9 +150,7 @@ def formula(name, placed, steps=3):
       local = padded(name, local)
       image, has = local["image"].astype(np.float64), members(local["text"])
       of = functools.partial(globals()[name], extra=extra, image=image, has=has)
-      (loss, (extra, _)), grads = jax.jit(jax.value_and_grad(of, has_aux=True))(
-        p
-      )
+      (loss, (extra, _)), grads = jax.value_and_grad(of, has_aux=True)(p)
       p = jax.tree.map(lambda x, g: x - LR * g, p, grads)
       losses.append(float(loss))
     return losses, jax.device_get((p, extra))
