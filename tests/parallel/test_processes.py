@@ -49,6 +49,9 @@ def test_two_processes_of_two_devices_are_one_of_four(tmp_path):
   one = train(1, 4, tmp_path / "one")
   two = train(2, 2, tmp_path / "two")
   assert_same(one, two, rtol=2e-4)
+  # What two processes saved, one process with two devices goes on with.
+  on = train(1, 2, tmp_path / "two", "--config.total=8 steps")
+  assert [x["step"] for x in on if "train/loss" in x] == list(range(1, 9))
 
 
 @pytest.mark.slow
