@@ -39,8 +39,8 @@ def get_config(argument: str | None = None) -> ConfigDict:
   config.model.image.zero_gain = False
   config.views = {"view": {"ops": augmentations.small(), "count": 2}}
   loss = METHODS[arg.method](config)
-  # Their losses are means of both directions. A loss `loss` times as large
-  # takes the same steps with a rate so much smaller, and a decay as much larger.
+  # Their losses are means of both directions. SGD takes the same steps of a
+  # loss so much larger with a rate as much smaller and a decay as much larger.
   scale = 1 if arg.method == "simsiam" else arg.batch / 128
   config.optimizer = {
     "name": "sgd", "lr": 0.06 * scale / loss, "weight_decay": 5e-4 * loss
