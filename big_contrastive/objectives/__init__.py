@@ -36,6 +36,7 @@ class Setting:
     views: how many of each view of an image a batch has, see config.views; in
       the order of their names.
     tokenizer: of batch["text"]; None without one.
+    sizes: height and width of each view, by its name.
   """
 
   model: Built
@@ -45,6 +46,7 @@ class Setting:
   total: int = 1
   views: dict[str, int] = dataclasses.field(default_factory=dict)
   tokenizer: Tokenizer | None = None
+  sizes: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +69,14 @@ class Objective:
   def fields(self) -> tuple[str, ...]:
     """The fields of a batch that it reads."""
     return ("image",)
+
+  @property
+  def resized(self) -> tuple[str, ...]:
+    """The views that need not have the size that the image tower takes.
+
+    The objective checks that the tower takes their size, too.
+    """
+    return ()
 
   @property
   def extra_rules(self) -> Rules:
