@@ -32,7 +32,9 @@ def loops(scores, epsilon, iterations):
   return q * n
 
 
-@pytest.mark.parametrize("iterations, epsilon", [(1, 0.05), (3, 0.05), (4, 1.0)])
+@pytest.mark.parametrize(
+  "iterations, epsilon", [(1, 0.05), (3, 0.05), (4, 1.0)]
+)
 def test_codes_are_those_of_loops(iterations, epsilon):
   scores = cosines(14, 6)
   q = sinkhorn.codes(scores, epsilon=epsilon, iterations=iterations)
