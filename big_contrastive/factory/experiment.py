@@ -27,7 +27,7 @@ from big_contrastive.models import lora
 from big_contrastive.models.build import build_model
 from big_contrastive.models.captioning import captioner
 from big_contrastive.models.model import Model
-from big_contrastive.objectives import Setting
+from big_contrastive.objectives import Objective, Setting
 from big_contrastive.parallel import multihost, sharding
 from big_contrastive.training import health, layer_decay, step, trace
 from big_contrastive.training.experiment import Experiment, Intervals
@@ -117,11 +117,12 @@ def _build(
   setting = Setting(
     model, mesh, size, config.micro_batch, unit["total"],
     {name: seen[name].count for name in sorted(seen)}, tokenizer,
+    {name: view.size for name, view in seen.items()}, unit["epoch"],
   )  # fmt: skip
   recipe, table = _recipe(config, setting, unit)
   placed, method = step.place(recipe, mesh, config.shard), recipe.objective
   training = _training(
-    config, data, seen, method.fields, model.abstract, tokenizer, mesh
+    config, data, seen, method, model.abstract, tokenizer, mesh
   )
   eval_ops = _ops(config.eval_image, "eval_image", model.abstract)
   at_once = size // max(method.micro_batches)  # Also in evaluation.
@@ -207,24 +208,28 @@ def _training(
   config: Config,
   data: Source,
   seen: dict[str, views.View],
-  reads: Sequence[str],
+  method: Objective,
   model: Model,
   tokenizer: Tokenizer | None,
   mesh: Mesh,
 ) -> training_loader.Training:
   own = dict(source_operations(data, "config.source"))
-  inputs.check(config, seen, own, reads, tokenizer is not None)
+  inputs.check(config, seen, own, method.fields, tokenizer is not None)
   ops = None
   if config.train_image is not None:
     ops = _ops(config.train_image, "train_image", model)
   for name, view in seen.items():
-    _check_size(view.pipeline, f"config.views.{name}.ops", model)
+    if name not in method.resized:
+      where = f"config.views.{name}.ops"
+      inputs.check_size(view.pipeline, where, model)
   for place, pipeline in own.items():
-    _check_size(pipeline, place, model)
+    inputs.check_size(pipeline, place, model)
   where = "config.loading"
   fields = schema.section(config.loading or {}, where)
   extra = {
-    "examples": examples.Examples(data, ops, tokenizer, seen, set(reads)),
+    "examples": examples.Examples(
+      data, ops, tokenizer, seen, set(method.fields)
+    ),
     "batch_size": config.batch_size,
     "rows": sharding.local_rows(config.batch_size, mesh),
     "seed": config.seed,
@@ -281,18 +286,5 @@ def _ops(ops: list, name: str, abstract: Model) -> Callable:
   """Parsed preprocessing, whose output size is checked against the tower."""
   where = f"config.{name}"
   parsed = operations.parse(ops, where, train=name == "train_image")
-  _check_size(parsed, where, abstract)
+  inputs.check_size(parsed, where, abstract)
   return parsed
-
-
-def _check_size(ops: operations.Pipeline, where: str, abstract: Model) -> None:
-  tower = abstract.img
-  if tuple(ops.size) != tower.takes:
-    first, *sides = tower.takes
-    allowed = f"images of {first} x {sides[0]}, as config.model.image asks"
-    remedy = "Change the last resize or crop."
-    if len(sides) > 1:
-      how = {"patch": sides[0], "most": first}
-      allowed = f'("naflex", {how}) at the end'
-      remedy = "config.model.image has max_patches."
-    raise errors.UserError(where, ops.size, allowed, remedy)

@@ -1,10 +1,12 @@
-"""Checks that batches have what the objective reads, and nothing else."""
+"""Checks that batches have what the objective and the towers take."""
 
 from collections.abc import Collection, Iterable, Mapping
 
 from big_contrastive.config import errors
 from big_contrastive.config.fields import Config
+from big_contrastive.data.transforms.pipeline import Pipeline
 from big_contrastive.data.transforms.views import View
+from big_contrastive.models.model import Model
 
 
 def check(
@@ -48,6 +50,20 @@ def check(
     allowed = "a section: config.objective reads text"
     raise errors.UserError(f"config.{lacks}", None, allowed, "Set it.")
   _check_views(views, reads)
+
+
+def check_size(ops: Pipeline, where: str, model: Model) -> None:
+  """Raises UserError unless operations end in what the image tower takes."""
+  tower = model.img
+  if tuple(ops.size) != tower.takes:
+    first, *sides = tower.takes
+    allowed = f"images of {first} x {sides[0]}, as config.model.image asks"
+    remedy = "Change the last resize or crop."
+    if len(sides) > 1:
+      how = {"patch": sides[0], "most": first}
+      allowed = f'("naflex", {how}) at the end'
+      remedy = "config.model.image has max_patches."
+    raise errors.UserError(where, ops.size, allowed, remedy)
 
 
 def _check_views(views: Mapping[str, View], reads: Collection[str]) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from big_contrastive.config import durations
 from big_contrastive.config.rules import Rules
 from big_contrastive.data.tokenizers.tokenizer import Tokenizer
 from big_contrastive.models.built import Built
@@ -36,6 +37,8 @@ class Setting:
     views: how many of each view of an image a batch has, see config.views; in
       the order of their names.
     tokenizer: of batch["text"]; None without one.
+    sizes: height and width of each view, by its name.
+    epoch: examples of the training data; None if that is unknown.
   """
 
   model: Built
@@ -45,6 +48,18 @@ class Setting:
   total: int = 1
   views: dict[str, int] = dataclasses.field(default_factory=dict)
   tokenizer: Tokenizer | None = None
+  sizes: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+  epoch: int | None = None
+
+  def steps(self, duration: durations.Duration, where: str) -> int:
+    """Returns a field's duration, such as "15 epochs", in steps.
+
+    Args:
+      duration: see config.durations.
+      where: the objective's field, for the error.
+    """
+    unit = {"batch_size": self.batch_size, "epoch": self.epoch}
+    return durations.steps(duration, where, total=self.total, **unit)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +82,14 @@ class Objective:
   def fields(self) -> tuple[str, ...]:
     """The fields of a batch that it reads."""
     return ("image",)
+
+  @property
+  def resized(self) -> tuple[str, ...]:
+    """The views that need not have the size that the image tower takes.
+
+    The objective checks that the tower takes their size, too.
+    """
+    return ()
 
   @property
   def extra_rules(self) -> Rules:

@@ -1,4 +1,4 @@
-"""What the objectives over two views of an image share."""
+"""What the objectives over views of an image share."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -16,8 +16,8 @@ _COLLAPSED = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
-class TwoViews(Objective):
-  """An objective over two views of each image, without text.
+class Views(Objective):
+  """An objective over views of each image, without text.
 
   Args:
     heads: parts of the model that follow the image tower, in order.
@@ -30,14 +30,6 @@ class TwoViews(Objective):
   @property
   def fields(self) -> tuple[str, ...]:
     return tuple(self.setting.views)
-
-  def images(self, batch: dict[str, jax.Array]) -> list[jax.Array]:
-    """Returns the views, each uint8 [B, h, w, 3], in the order of names.
-
-    There are two.
-    """
-    views = self.setting.views
-    return [batch[name][:, i] for name in views for i in range(views[name])]
 
   def keys(self, rng: jax.Array, size: int) -> jax.Array | None:
     """Returns a key per example; None for a frozen tower: it is evaluated."""
@@ -56,26 +48,22 @@ class TwoViews(Objective):
     see the batch as a whole.
     """
     x = model.embed(_base.image_tower, image, keys, count=self.count)
-    for name in heads:
-      x = model.embed(lambda m, x, name=name: getattr(m, name)(x), x)
-    return x
+    return through(model, x, heads)
 
   def freeze(self, frozen):
     if "img" not in self.setting.model.frozen_parts(frozen):
-      _base.check_norms(self.setting, "img", self.count, self.at_once)
+      for views in self.at_once:
+        _base.check_norms(self.setting, "img", self.count, views)
     return super().freeze(frozen)
 
   @property
-  def at_once(self) -> int:
-    """Views of an example that run through the tower as one batch."""
-    return 1
+  def at_once(self) -> tuple[int, ...]:
+    """Views of an example in each batch that runs through the tower."""
+    return (1,)
 
   @property
   def micro_batches(self) -> tuple[int, ...]:
     return (self.count,)
-
-  def flops(self) -> float:
-    return 2 * super().flops()
 
   def signs(self, values, batch):
     width = getattr(self.setting.model.abstract, self.heads[0]).out_dim
@@ -87,6 +75,31 @@ class TwoViews(Objective):
     )
     collapsed = values["embedding_std"] < _COLLAPSED * healthy
     return {"collapse": line if collapsed else None}
+
+
+@dataclasses.dataclass(frozen=True)
+class TwoViews(Views):
+  """An objective over two views of each image, of one size."""
+
+  def images(self, batch: dict[str, jax.Array]) -> list[jax.Array]:
+    """Returns the views, each uint8 [B, h, w, 3], in the order of names.
+
+    There are two.
+    """
+    views = self.setting.views
+    return [batch[name][:, i] for name in views for i in range(views[name])]
+
+  def flops(self) -> float:
+    return 2 * super().flops()
+
+
+def through(
+  model: _base.Applied, x: jax.Array, heads: Sequence[str]
+) -> jax.Array:
+  """Returns what the heads, each on the one before it, make of rows x."""
+  for name in heads:
+    x = model.embed(lambda m, x, name=name: getattr(m, name)(x), x)
+  return x
 
 
 def metrics(
@@ -122,7 +135,6 @@ def check(setting: Setting, *heads: str) -> int:
     UserError: unless there are two views, and the model has the heads, each on
       the one before it.
   """
-  _base.require(setting.model, *heads)
   if sum(setting.views.values()) != 2:
     raise errors.UserError(
       "config.views",
@@ -130,6 +142,16 @@ def check(setting: Setting, *heads: str) -> int:
       "two views of an image in all",
       'For two alike: {"view": {"ops": [...], "count": 2}}.',
     )
+  return check_model(setting, *heads)
+
+
+def check_model(setting: Setting, *heads: str) -> int:
+  """Returns the number of micro-batches of a view.
+
+  Raises:
+    UserError: unless the model has the heads, and no text tower.
+  """
+  _base.require(setting.model, *heads)
   if "txt" in setting.model.parts:
     allowed = "no text tower: the objective reads images alone"
     raise errors.UserError("config.model.text", "set", allowed, "Leave it out.")

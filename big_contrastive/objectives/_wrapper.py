@@ -20,6 +20,10 @@ class Wrapper(Objective):
     return self.inner.fields
 
   @property
+  def resized(self):
+    return self.inner.resized
+
+  @property
   def extra_rules(self):
     return self.inner.extra_rules
 

@@ -47,8 +47,8 @@ class SimCLR(_views.TwoViews):
     return loss, (_views.metrics(loss, z1, z2), model.extra(extra))
 
   @property
-  def at_once(self) -> int:
-    return 2
+  def at_once(self) -> tuple[int, ...]:
+    return (2,)
 
   @property
   def chance(self) -> float:

@@ -22,14 +22,14 @@ RECIPES = {
   "cifar10": "smoke",
   "own_data": f"{DATA},smoke",
   "simclr": "smoke", "moco": "smoke", "moco_v3": "smoke", "byol": "smoke",
-  "simsiam": "smoke", "catlip": "smoke", "superclass": "smoke",
+  "simsiam": "smoke", "swav": "smoke", "catlip": "smoke", "superclass": "smoke",
   "cappa": "smoke", "coca": "smoke", "openvision2": "smoke",
   "blip": "smoke", "capfilt": "smoke",
 }  # fmt: skip
 # At their own rates these multiply a difference of 1e-7 in the parameters, the
 # rounding of another CPU, by up to 1e4 in three steps; at a hundredth by 10.
 SLOWER = {
-  "own_data", "cifar10", "simclr", "byol", "simsiam", "catlip", "cappa", "coca",
+  "own_data", "cifar10", "simclr", "byol", "simsiam", "catlip", "cappa", "coca", "swav",
   "openvision2", "blip",
 }  # fmt: skip
 
