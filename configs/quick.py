@@ -13,7 +13,8 @@ def use(config: Any) -> None:
   """Makes a config a matter of minutes: all that each method has of it."""
   config.model.dtype = "float32"
   for head in config.model.heads.values():
-    head.out_dim = 128
+    if "out_dim" in head:
+      head.out_dim = 128
     if "hidden" in head:
       head.hidden = min(head.hidden, 256)
   res = config.model.image.res
@@ -45,4 +46,5 @@ def shrink(config: Any) -> None:
   config.model.dtype = "float32"
   config.model.image = {"variant": "mu/8", "res": 32, "pool": "gap"}
   for head in config.model.heads.values():
-    head.update(hidden=32, out_dim=16)
+    if "out_dim" in head:
+      head.update(hidden=32, out_dim=16)
