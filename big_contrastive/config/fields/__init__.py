@@ -21,6 +21,7 @@ from big_contrastive.config.fields import (
   self_supervised,
   training,
   vectors,
+  vit,
   watching,
 )
 from big_contrastive.config.fields.run import Config as Config
@@ -37,7 +38,7 @@ SECTIONS: dict[str, type] = {
   "tokenizer": data.Tokenizer,
   "loading": data.Loading,
   "model": model.Model,
-  "model.image": model.Image,
+  "model.image": vit.ViT,
   "model.image with tower = resnet": resnet.ResNet,
   "model.image with tower = clip_resnet": clip_resnet.ClipResNet,
   "model.image with tower = convnet": convnet.ConvNet,
