@@ -47,8 +47,8 @@ def get_config(argument: str | None = None) -> ConfigDict:
   if arg.quick or arg.smoke:
     _use_cpu(config, arg.smoke)
   if "evals" in config:
-    pass
-    #config.evals.pictures = {"task": "reconstruction", "source": source}
+    source = config.evals.knn.source
+    config.evals.pictures = {"task": "reconstruction", "source": source}
   return config
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from big_contrastive.config import errors
 from big_contrastive.config.rules import flatten, unflatten
 from big_contrastive.models.heads import patch_decoder
-from big_contrastive.models.image.vit import draw_patches
+from big_contrastive.models.patches import draw_patches
 from big_contrastive.objectives import Objective, Setting, _base
 from big_contrastive.parallel import sharding
 
@@ -127,18 +127,6 @@ def build(setting: Setting, *, mask: float = 0.75) -> MAE:
   count, _ = sharding.micro_batches(
     setting.micro_batch, setting.batch_size, setting.mesh
   )
-  return MAE(setting, kept=seen_patches(mask, parts.img.side**2), count=count)
-
-
-def seen_patches(mask: float, patches: int) -> int:
-  """Returns how many of the patches the tower sees.
-
-  Raises:
-    UserError: if that is none, or all.
-  """
-  fine = type(mask) in (int, float) and 0 < mask < 1
-  kept = int(patches * (1 - mask)) if fine else 0
-  if not 0 < kept < patches:
-    allowed = f"a part of {patches} patches that leaves one or more, not all"
-    raise errors.UserError("mask", mask, allowed, "MAE has 0.75.")
-  return kept
+  return MAE(
+    setting, kept=patch_decoder.seen(mask, parts.img.side**2), count=count
+  )

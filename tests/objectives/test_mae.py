@@ -1,5 +1,6 @@
 """MAE against a float64 formula, and what its mask and its targets are."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,9 +8,8 @@ import pytest
 
 from big_contrastive import objectives
 from big_contrastive.config import errors, rules
-from big_contrastive.models import Features, build
+from big_contrastive.models import Features, build, patches
 from big_contrastive.models.heads import patch_decoder
-from big_contrastive.models.image import vit
 from big_contrastive.objectives import mae
 from big_contrastive.parallel import sharding
 
@@ -146,14 +146,16 @@ def formula(p, kept):
 def drawn():
   """The patches that are kept, as FLIP draws them."""
   keys = [jax.random.fold_in(jax.random.key(7), i) for i in range(BATCH)]
-  return np.asarray(vit.draw_patches(jnp.stack(keys), PATCHES, KEPT / PATCHES))
+  return np.asarray(
+    patches.draw_patches(jnp.stack(keys), PATCHES, KEPT / PATCHES)
+  )
 
 
 def test_loss_and_gradient_are_those_of_the_formula(alone):
   loss, grads = alone
-  kept = drawn()
+  kept, params = drawn(), first(make())  # It would draw others there.
   with jax.enable_x64(True):
-    p = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), first(make()))
+    p = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), params)
     value = jax.jit(jax.value_and_grad(lambda p: formula(p, kept)))
     wanted, slopes = value(p)
   np.testing.assert_allclose(loss, wanted, rtol=1e-5)
@@ -164,3 +166,176 @@ def test_loss_and_gradient_are_those_of_the_formula(alone):
     )
     # A shift of all keys' logits moves nothing.
     assert np.abs(slope).max() > 1e-5 or name.endswith("key/bias"), name
+
+
+@pytest.mark.parametrize(
+  ("devices", "micro_batch"), [(2, None), (8, None), (2, 8)]
+)
+def test_devices_and_micro_batches_change_nothing(devices, micro_batch, alone):
+  loss, grads = differentiated(make(devices, micro_batch))
+  np.testing.assert_allclose(loss, alone[0], rtol=1e-6)
+  chex.assert_trees_all_close(grads, alone[1], rtol=1e-4, atol=1e-6)
+
+
+# --- The mask and the targets, without a tower. ---
+
+
+def said(method, told, monkeypatch):
+  """The loss where the decoder says that of patches, [b, l, p]."""
+  monkeypatch.setattr(
+    patch_decoder.PatchDecoder, "__call__", lambda self, tokens, kept: told
+  )
+  monkeypatch.setattr(
+    "big_contrastive.models.image.vit.ImageTower.features",
+    lambda self, image, keys, kept: Features(None, None),
+  )
+  batch = {"view": pictures()[:, None]}
+  params = jax.eval_shape(method.init, jax.random.key(0))
+  zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), params)
+  loss, (metrics, _) = method(zeros, {}, batch, jax.random.key(7), 0)
+  assert metrics.keys() == {"loss"}
+  return float(loss)
+
+
+def test_the_loss_is_of_masked_patches_alone(monkeypatch):
+  method, r = make(), np.random.default_rng(2)
+  told = r.standard_normal((BATCH, PATCHES, 48)).astype("f4")
+  visible = np.zeros((BATCH, PATCHES, 1), bool)
+  np.put_along_axis(visible, drawn()[:, :, None], True, axis=1)
+  other = np.where(visible, 9 * told + 1, told)
+  assert said(method, other, monkeypatch) == said(method, told, monkeypatch)
+  other = np.where(visible, told, 1.01 * told)
+  assert said(method, other, monkeypatch) != said(method, told, monkeypatch)
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_zeros_have_the_mean_square_of_the_targets(normalize, monkeypatch):
+  method = make(decoder=DECODER | {"normalize": normalize})
+  squares = []
+  for image, seen in zip(pictures().astype(float), drawn(), strict=True):
+    for i, t in enumerate(cut(image)):
+      if normalize:
+        t = (t - t.mean()) / np.sqrt(t.var(ddof=1) + 1e-6)
+      squares += [] if i in seen else [(t**2).mean()]
+  told = np.zeros((BATCH, PATCHES, 48), "f4")
+  loss = said(method, told, monkeypatch)
+  np.testing.assert_allclose(loss, np.mean(squares), rtol=1e-5)
+  if normalize:  # The unbiased variance of a patch's 48 values is 1.
+    np.testing.assert_allclose(method.chance, 47 / 48)
+    np.testing.assert_allclose(loss, method.chance, rtol=1e-5)
+  else:
+    assert method.chance is None
+
+
+def test_patches_and_targets_go_back_to_the_image():
+  decoder = make().setting.model.make(jax.random.key(0)).decoder
+  patches = decoder.patches(pictures())
+  np.testing.assert_allclose(patches[3], cut(pictures()[3]), atol=1e-6)
+  back = decoder.restored(decoder.targets(patches), patches)
+  np.testing.assert_allclose(
+    decoder.image(back) * 255, pictures(), rtol=0, atol=1e-3
+  )
+
+
+def test_a_token_goes_to_its_own_place():
+  """In any order; and where there is none, the mask token stands."""
+  decoder = make().setting.model.make(jax.random.key(0)).decoder
+  seen = []
+  decoder.transformer = lambda x: seen.append(x) or x
+  r = np.random.default_rng(0)
+  tokens = r.standard_normal((2, 1 + KEPT, 16)).astype("f4")
+  kept = np.array([[3, 7, 8, 15], [12, 0, 5, 9]])
+  decoder(tokens, kept)
+  (x,), small = seen, decoder.embed(tokens)
+  x = np.asarray(x - np.pad(table(SIDE, 12), ((1, 0), (0, 0)))[None])
+  np.testing.assert_array_equal(x[:, 0], small[:, 0])
+  for row in range(2):
+    at = kept[row] + 1
+    np.testing.assert_allclose(x[row, at], small[row, 1:], atol=1e-6)
+    rest = np.delete(x[row], [0, *at], axis=0)
+    assert len(rest) == PATCHES - KEPT
+    token = np.tile(decoder.mask_token[...], (len(rest), 1))
+    np.testing.assert_allclose(rest, token, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+  ("mask", "patches", "kept"),
+  # int() of the official code, of a float too small by rounding as well.
+  [(0.75, 196, 49), (0.7, 196, 58), (0.9, 100, 9), (0.75, 49, 12), (0.6, 5, 2)],
+)
+def test_as_many_patches_are_seen_as_in_the_official_code(mask, patches, kept):
+  assert patch_decoder.seen(mask, patches) == kept
+  assert patches_drawn(kept, patches) == kept
+
+
+def patches_drawn(kept, count):
+  keys = jax.random.split(jax.random.key(0), 1)
+  return patches.draw_patches(keys, count, kept / count).shape[1]
+
+
+def test_the_official_code_draws_the_first_weights_so():
+  image = {"width": 96, "mlp": 384, "heads": 3}
+  params = make(**image).init(jax.random.key(0))
+  flat = rules.flatten(params)
+  for part, width in (("img/encoder", 96), ("decoder/transformer", 12)):
+    block = f"{part}/blocks"
+    for name, outputs in (
+      ("attention/query", 3 * width), ("attention/value", 3 * width),
+      ("attention/out", width), ("mlp/fc1", 4 * width),
+    ):  # fmt: skip
+      most = np.abs(flat[f"{block}/{name}/kernel"]).max()
+      bound = (6 / (width + outputs)) ** 0.5
+      assert 0.95 * bound < most <= bound, name
+  assert 0.015 < flat["img/cls"].std() < 0.025
+  assert 0.01 < flat["decoder/mask_token"].std() < 0.03
+
+
+def test_flops_are_those_of_a_quarter_of_the_patches_and_the_decoder():
+  """ViT-B/16 at 224: multiply-adds of every product, one after the other."""
+  image = {"variant": "B/16", "res": 224, "width": None, "mlp": None}
+  method = make(decoder={"name": "patch_decoder"}, mask=0.75, **image)
+
+  def blocks(depth, length, w):
+    products = 3 * length * w * w, 2 * length * length * w, length * w * w
+    return depth * (sum(products) + 2 * length * w * 4 * w)
+
+  encoder = 49 * 768 * 768 + blocks(12, 50, 768)
+  decoder = 50 * 768 * 512 + blocks(8, 197, 512) + 196 * 512 * 768
+  assert method.flops() == 3 * 2 * (encoder + decoder)
+  frozen = {k for k in rules.flatten(method.setting.model.shapes) if "img" in k}
+  assert method.freeze(frozenset(frozen)).flops() == 2 * (encoder + 3 * decoder)
+
+
+@pytest.mark.parametrize(
+  ("fields", "said"),
+  [
+    ({"mask": 0.95}, "mask = 0.95; expected a part that leaves 1 to 15 of 16"),
+    ({"mask": 0}, "mask = 0;"),
+    ({"mask": True}, "mask = True;"),
+    ({"keep": 0.5}, "config.model.image.keep = 0.5; expected 1"),
+    ({"pool": "map"}, "config.model.image.pool = 'map'; expected \"tok\""),
+    ({"decoder": DECODER | {"heads": 5}}, "decoder.heads = 5; expected a div"),
+    (
+      {"decoder": DECODER | {"depth": 0}},
+      "decoder.depth = 0; expected a whole",
+    ),
+    ({"decoder": DECODER | {"on": "b"}}, "decoder.on = 'b'"),
+    ({"decoder": {"name": "mlp", "out_dim": 4}}, "heads.decoder = 'Mlp'"),
+    ({"tower": "resnet", "depth": 18}, "config.model.image"),
+  ],
+)
+def test_a_wrong_field_is_one_line(fields, said):
+  if "tower" in fields:
+    fields = fields | dict.fromkeys(IMAGE, None)
+  with pytest.raises(errors.UserError, match=said):
+    make(**fields)
+
+
+def test_one_view_is_needed_and_a_decoder():
+  setting = make().setting
+  for views in ({}, {"a": 2}, {"a": 1, "b": 1}):
+    with pytest.raises(errors.UserError, match="config.views.*one view"):
+      mae.build(objectives.Setting(setting.model, setting.mesh, 4, views=views))
+  model = build.build_model({"image": IMAGE})
+  with pytest.raises(errors.UserError, match="heads.decoder is missing"):
+    mae.build(objectives.Setting(model, setting.mesh, 4, views={"a": 1}))

@@ -82,6 +82,7 @@ SECTIONS: dict[str, type] = {
   "evals.NAME with task = few_shot": evals.FewShot,
   "evals.NAME with task = collapse": evals.Collapse,
   "evals.NAME with task = neighbors": evals.Neighbors,
+  "evals.NAME with task = reconstruction": mae.Reconstruction,
   "evals.NAME with task = labels": evals.Labels,
   "evals.NAME with task = zero_shot_labels": evals.ZeroShotLabels,
   "evals.NAME with task = captioning": evals.Captioning,

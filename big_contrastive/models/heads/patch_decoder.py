@@ -12,6 +12,7 @@ from big_contrastive.config import errors
 from big_contrastive.models import layers, pixels, positions
 from big_contrastive.models.attention import xavier
 from big_contrastive.models.image import vit
+from big_contrastive.models.patches import joined, patchify
 
 Patches = Float[Array, "b l p"]
 Kept = Int[Array, "b k"]
@@ -93,7 +94,7 @@ class PatchDecoder(nnx.Module):
   def patches(self, image: Num[Array, "b h w 3"]) -> Patches:
     """Returns the pixels of patches, float32, as the tower normalizes them."""
     image = pixels.normalized(image, self.mean, self.std, jnp.float32)
-    return vit.patchify(image, self.patch)
+    return patchify(image, self.patch)
 
   def targets(self, patches: Patches) -> Patches:
     """Returns what is to be told of patches."""
@@ -106,12 +107,11 @@ class PatchDecoder(nnx.Module):
     return told * std + mean
 
   def image(self, patches: Patches) -> Float[Array, "b h w 3"]:
-    """Returns pixels in [0, 1] of patches, the inverse of `patches`."""
-    b, side, patch = len(patches), self.side, self.patch
-    x = patches.reshape(b, side, side, patch, patch, 3).swapaxes(2, 3)
-    x = x.reshape(b, side * patch, side * patch, 3)
+    """Returns the pixels of images, in [0, 1]: the inverse of `patches`."""
     mean, std = (jnp.asarray(v, jnp.float32) for v in (self.mean, self.std))
-    return jnp.clip(x * std + mean, 0, 1)
+    x = patches.reshape(*patches.shape[:2], -1, 3)
+    x = x * std[None, None, None] + mean[None, None, None]
+    return jnp.clip(joined(x.reshape(patches.shape), self.patch), 0, 1)
 
   def flops(self, patches: int) -> float:
     """Returns forward FLOPs of one image of which so many patches are seen."""
@@ -126,6 +126,20 @@ class PatchDecoder(nnx.Module):
     # The variance is the unbiased one, as torch's.
     var = patches.var(axis=-1, keepdims=True, ddof=1)
     return patches.mean(axis=-1, keepdims=True), jnp.sqrt(var + _EPS)
+
+
+def seen(mask: float, patches: int) -> int:
+  """Returns how many patches a mask leaves, int(patches * (1 - mask)).
+
+  Raises:
+    UserError: if that is none, or all.
+  """
+  fine = type(mask) in (int, float) and 0 < mask < 1
+  kept = int(patches * (1 - mask)) if fine else 0
+  if not 0 < kept < patches:
+    allowed = f"a part that leaves 1 to {patches - 1} of {patches} patches"
+    raise errors.UserError("mask", mask, allowed, "MAE has 0.75.")
+  return kept
 
 
 def masked(kept: Kept, patches: int) -> Float[Array, "b l"]:
