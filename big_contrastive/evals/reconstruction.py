@@ -63,7 +63,9 @@ def _sheet(pictures: list[np.ndarray], columns: int) -> PIL.Image.Image:
   for i, three in enumerate(pictures):
     row, column = divmod(i, columns)
     for k, pixels in enumerate(three):
-      image = PIL.Image.fromarray(pixels).resize((w, h), PIL.Image.NEAREST)
+      image = PIL.Image.fromarray(pixels).resize(
+        (w, h), PIL.Image.Resampling.NEAREST
+      )
       x = column * (3 * w + 2 * _GAP) + k * w
       sheet.paste(image, (x, row * (h + _GAP)))
   return sheet

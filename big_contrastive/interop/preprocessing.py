@@ -31,6 +31,10 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "size": 384, "do_center_crop": False,
     "image_mean": _CLIP_MEAN, "image_std": _CLIP_STD,
   },
+  "ViT": {
+    "size": 224, "do_center_crop": False, "resample": 2,
+    "image_mean": _HALF, "image_std": _HALF,
+  },
   "Siglip2": {  # NaFlex.
     "patch_size": 16, "max_num_patches": 256, "resample": 2,
     "image_mean": _HALF, "image_std": _HALF,
@@ -45,8 +49,8 @@ def from_hugging_face(config: dict[str, Any]) -> tuple[Ops, Stats, Stats]:
   """Returns operations, mean and std of a preprocessor_config.json.
 
   Args:
-    config: of an image processor of CLIP, BLIP or SigLIP, including NaFlex, or
-      of a feature extractor, from any version of transformers.
+    config: of an image processor of CLIP, BLIP, ViT or SigLIP, including
+      NaFlex, or of a feature extractor, from any version of transformers.
 
   Raises:
     UserError: for what none of our operations does.
@@ -207,7 +211,7 @@ def _family(config: dict[str, Any]) -> str:
     if name.startswith(f"{family}Image") or name == f"{family}FeatureExtractor":
       return family
   if name:
-    allowed = "an ImageProcessor of CLIP, Blip, Siglip or Siglip2"
+    allowed = "an ImageProcessor of CLIP, Blip, ViT, Siglip or Siglip2"
     raise _error("image_processor_type", name, allowed)
   return "CLIP" if "crop_size" in config else "Siglip"
 

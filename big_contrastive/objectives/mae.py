@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +37,12 @@ class MAE(Objective):
   @property
   def fields(self):
     return tuple(self.setting.views)
+
+  @property
+  def decoder(self) -> patch_decoder.PatchDecoder:
+    """The head, with shapes for arrays."""
+    parts: Any = self.setting.model.abstract
+    return parts.decoder
 
   def init(self, key):
     """Returns parameters drawn as the official code does.
@@ -79,17 +86,16 @@ class MAE(Objective):
   @property
   def chance(self):
     """Of telling 0, where targets are normalized: their unbiased variance."""
-    decoder = self.setting.model.abstract.decoder
-    values = decoder.out_dim
+    decoder, values = self.decoder, self.decoder.out_dim
     return (values - 1) / values if decoder.normalize else None
 
   def flops(self):
     """Returns those of the patches that the tower sees, and of the decoder."""
-    model, frozen = self.setting.model, self.frozen
-    parts, still = model.abstract, model.frozen_parts(frozen)
+    model = self.setting.model
+    still = model.frozen_parts(self.frozen)
     each = {
-      "img": parts.img.patch_flops(self.kept),
-      "decoder": parts.decoder.flops(self.kept),
+      "img": model.abstract.img.patch_flops(self.kept),
+      "decoder": self.decoder.flops(self.kept),
     }
     return sum(x * (1 if part in still else 3) for part, x in each.items())
 
@@ -116,7 +122,7 @@ def build(setting: Setting, *, mask: float = 0.75) -> MAE:
       "one view of an image",
       'For example {"view": {"ops": [...]}}.',
     )
-  parts = setting.model.abstract
+  parts: Any = setting.model.abstract
   if not isinstance(parts.decoder, patch_decoder.PatchDecoder):
     allowed, remedy = 'name = "patch_decoder"', "It tells the patches."
     where, value = "config.model.heads.decoder", type(parts.decoder).__name__

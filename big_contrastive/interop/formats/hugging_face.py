@@ -14,6 +14,7 @@ import numpy as np
 from big_contrastive.config import rules
 from big_contrastive.interop import files, mapping, processors, sections
 from big_contrastive.interop.bundle import ModelBundle
+from big_contrastive.interop.formats import vit_mae
 from big_contrastive.interop.hugging_face import blip, blip_weights
 from big_contrastive.interop.hugging_face import config as hugging_face_config
 from big_contrastive.interop.hugging_face import weights as hugging_face_weights
@@ -26,8 +27,8 @@ SUFFIX = ""
 
 
 def recognize(path: pathlib.Path) -> bool:
-  """Whether it is a directory with config.json."""
-  return (path / "config.json").is_file()
+  """Whether it is a directory with config.json, but not of a ViTMAE."""
+  return (path / "config.json").is_file() and not vit_mae.recognize(path)
 
 
 def read(path: pathlib.Path, where: str = "path") -> ModelBundle:
