@@ -19,7 +19,7 @@ from big_contrastive.data.tokenizers import tokenizer, vocabulary
 from big_contrastive.data.transforms import views
 from big_contrastive.factory import cli, warm_start
 from big_contrastive.models import build, decoder
-from big_contrastive.models.heads import classifier, mlp
+from big_contrastive.models.heads import classifier, mlp, patch_decoder
 from big_contrastive.models.image import (
   clip_resnet,
   convnet,
@@ -34,6 +34,7 @@ from big_contrastive.objectives import (
   captions,
   catlip,
   coca,
+  mae,
   moco,
   moco_v3,
   pairs,
@@ -90,11 +91,15 @@ SIGNATURES = {
   "objective with name = moco_v3": (moco_v3.build, {"setting"}),
   "objective with name = byol": (byol.build, {"setting"}),
   "objective with name = simsiam": (simsiam.build, {"setting"}),
+  "objective with name = mae": (mae.build, {"setting"}),
   "objective with name = catlip": (catlip.build, {"setting"}),
   "objective with name = superclass": (superclass.build, {"setting"}),
   "model.heads.NAME with name = mlp": (mlp.Mlp, {"width", "dtype", "rngs"}),
   "model.heads.NAME with name = classifier": (
     classifier.Classifier, {"width", "dtype", "rngs"}
+  ),
+  "model.heads.NAME with name = patch_decoder": (
+    patch_decoder.PatchDecoder, {"tower", "dtype", "remat", "pin", "rngs"}
   ),
   "optimizer with name = adamw": (optimizers.adamw, set()),
   "optimizer with name = adafactor": (optimizers.adafactor, set()),
@@ -284,7 +289,8 @@ def test_all_fields_are_printed_in_80_columns(monkeypatch, capsys):
        "config.model.image with tower = vectors", "config.model.text",
        "config.model.text with tower = blip", "config.model.decoder",
        "config.model.heads.NAME", "config.model.heads.NAME with name = mlp",
-       "config.model.heads.NAME with name = classifier"],
+       "config.model.heads.NAME with name = classifier",
+       "config.model.heads.NAME with name = patch_decoder"],
     ),  # fmt: skip
     (
       "evals",
@@ -292,8 +298,8 @@ def test_all_fields_are_printed_in_80_columns(monkeypatch, capsys):
       + [f"config.evals.NAME with task = {task}" for task in (
         "retrieval", "zero_shot", "zero_shot_multi_label", "gallery", "knn",
         "linear_probe",
-        "few_shot", "collapse", "neighbors", "labels", "zero_shot_labels",
-        "captioning",
+        "few_shot", "collapse", "neighbors", "reconstruction", "labels",
+        "zero_shot_labels", "captioning",
         "zero_shot_captions",
       )],
     ),  # fmt: skip
