@@ -19,7 +19,7 @@ from big_contrastive.storage.paths import Path
 
 _HERE = (
   "a checkpoint, a Hugging Face or OpenCLIP directory, a big_vision .npz, a "
-  "torchvision ResNet's .safetensors or .pth, or OpenAI's .pt"
+  "torchvision ResNet's or MAE's .safetensors or .pth, or OpenAI's .pt"
 )
 
 

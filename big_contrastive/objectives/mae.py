@@ -54,7 +54,7 @@ class MAE(Objective):
     for name in filter(_ONE_MATRIX.fullmatch, flat):
       flat[name] = flat[name] * 0.5**0.5
     if (cls := flat.get("img/cls")) is not None:
-      draw = jax.random.fold_in(key, 1)
+      draw = jax.random.fold_in(key, 2**31 - 1)
       flat["img/cls"] = 0.02 * jax.random.normal(draw, cls.shape)
     return unflatten(flat)
 
