@@ -16,6 +16,7 @@ from big_contrastive.data.tokenizers.tokenizer import Tokenizer
 from big_contrastive.data.transforms.pipeline import Pipeline
 from big_contrastive.evals import Embed, Embedded, Pooled
 from big_contrastive.inference import (
+  attention,
   captions,
   classifier,
   matching,
@@ -125,6 +126,7 @@ class Embedder:
       classes=classifier.bound(self, params, check),
       captions=captions.bound(self, params, check),
       match=matching.bound(self, params, check),
+      attention=attention.bound(self, params, check),
       reconstruct=reconstruction.bound(self, params, check),
     )
 

@@ -18,7 +18,7 @@ _VOCABULARIES = ("tokenizer.json", "spiece.model", "vocab.json", "vocab.txt")
 _PROCESSORS = {
   "siglip": "SiglipImageProcessor", "clip": "CLIPImageProcessor",
   "siglip2": "Siglip2ImageProcessor", "blip": "BlipImageProcessor",
-  "vit_mae": "ViTImageProcessor",
+  "vit": "ViTImageProcessor", "vit_mae": "ViTImageProcessor",
 }  # fmt: skip
 _IMAGENET = {
   "image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]
@@ -32,8 +32,8 @@ def read_hugging_face(
 
   Args:
     path: the directory.
-    family: "siglip", "siglip2", "clip", "blip" or "vit_mae", for fields that
-      its files lack.
+    family: "siglip", "siglip2", "clip", "blip", "vit" or "vit_mae", for fields
+      that its files lack.
     res, patch: of the image tower.
   """
   config = _image_processor(path)
@@ -42,6 +42,7 @@ def read_hugging_face(
     config = {
       "siglip": {"size": square},
       "blip": {"size": square},
+      "vit": {"size": square},
       "vit_mae": {"size": square, "resample": 3, **_IMAGENET},
       "siglip2": {"patch_size": patch},
       "clip": {"size": {"shortest_edge": res}, "crop_size": square},

@@ -7,27 +7,23 @@ them in their metadata. An encoder alone has the layout of timm's ViTs, and is
 none of this format.
 """
 
-import json
 import logging
 import math
 import pathlib
-import re
 from typing import Any
 
 import numpy as np
-import safetensors
 
-from big_contrastive.config import errors, rules, schema
-from big_contrastive.interop import files, sections
+from big_contrastive.config import errors, rules
+from big_contrastive.interop import sections, state_dicts
 from big_contrastive.interop.bundle import ModelBundle
+from big_contrastive.interop.formats import timm
 from big_contrastive.interop.mae import weights
 from big_contrastive.models import layers
 
 MAY_LACK: tuple[str, ...] = ("text", "tokenizer")
-SUFFIX = ".safetensors"
+SUFFIX = state_dicts.SUFFIX
 
-_OURS = "big_contrastive"  # Our entry in a file's metadata.
-_NAME = re.compile(rb"(?<![\w.])decoder_pos_embed")
 _PUBLISHED = ("B", "L", "H")
 _CODE = {"eps": 1e-6, "activation": "gelu"}
 _PIXELS = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
@@ -35,10 +31,7 @@ _PIXELS = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 
 def recognize(path: pathlib.Path) -> bool:
   """Whether it is a file of tensors, one of which only MAE's code has."""
-  if not path.is_file() or path.suffix not in (SUFFIX, ".pth", ".pt"):
-    return False
-  with path.open("rb") as file:
-    return bool(_NAME.search(file.read(2**20)))
+  return state_dicts.holds(path, timm.MAE)
 
 
 def read(path: pathlib.Path, where: str = "path") -> ModelBundle:
@@ -48,15 +41,15 @@ def read(path: pathlib.Path, where: str = "path") -> ModelBundle:
     UserError: for a broken file, tensors that don't fit, and a size that is not
       published, in a file that is not ours.
   """
-  stored, about = _load(path)
-  model = about.get("model") or _described(stored, str(path))
+  stored, about = state_dicts.read(path)
+  ours = {"image", "decoder"} <= about.keys()
+  image, decoder = (
+    (about["image"], about["decoder"]) if ours else _described(stored, path)
+  )
+  model = {"image": image, "heads": {weights.PART: decoder}}
   flat = weights.read("official", stored, model, str(path))
-  res = model["image"]["res"]
-  ops = [
-    ["resize_shortest", {"size": round(res * 8 / 7), "rounding": "down"}],
-    ["center_crop", {"size": res, "rounding": "nearest"}],
-  ]
-  return sections.assembled(model, flat, image=about.get("eval_image", ops))
+  ops = about.get("eval_image", timm.cropped(image))
+  return sections.assembled(model, flat, image=ops)
 
 
 def write(model: ModelBundle, path: pathlib.Path) -> None:
@@ -66,36 +59,17 @@ def write(model: ModelBundle, path: pathlib.Path) -> None:
     UserError: for a model that their code would compute differently, and a path
       that is no .safetensors.
   """
+  state_dicts.check(model, path)
   weights.check(model)
-  if path.suffix != SUFFIX:
-    allowed = f"a path that ends with {SUFFIX}, in this format"
-    remedy = "safetensors.torch.load_file reads it into torch."
-    raise errors.UserError("--to", path.name, allowed, remedy)
-  kept = {"image": model.model["image"]}
-  kept["heads"] = {weights.PART: model.model["heads"][weights.PART]}
-  about = {"model": kept} | ({"eval_image": model.image} if model.image else {})
-  arrays = weights.write("official", kept, rules.flatten(model.params))
-  text = json.dumps(schema.plain(about))
-  files.write_safetensors(arrays, path, {_OURS: text})
+  arrays = weights.write("official", model.model, rules.flatten(model.params))
+  decoder = model.model["heads"][weights.PART]
+  state_dicts.write(arrays, path, model, decoder=decoder)
 
 
-def _load(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-  """The tensors of a file, and our metadata, {} in a file of others."""
-  if path.suffix != SUFFIX:
-    return files.read_torch(path), {}
-  stored = files.read_safetensors(path)
-  with safetensors.safe_open(path, "numpy") as file:
-    about = (file.metadata() or {}).get(_OURS, "{}")
-  where = f"metadata of {path}"
-  try:
-    return stored, schema.section(json.loads(about), where)
-  except ValueError as e:
-    allowed, remedy = "JSON, as we write it", "Write the file anew."
-    raise errors.UserError(where, about, allowed, remedy) from e
-
-
-def _described(stored: dict[str, np.ndarray], path: str) -> dict[str, Any]:
-  """config.model of a published size, which the shapes of tensors tell."""
+def _described(
+  stored: dict[str, np.ndarray], path: pathlib.Path
+) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Tower and decoder of a published size, which the shapes of tensors tell."""
   names = {layers.SIZES[name][0]: name for name in _PUBLISHED}
   kernel = stored.get("patch_embed.proj.weight", np.zeros((0, 0, 0, 0)))
   width, _, _, patch = kernel.shape
@@ -118,4 +92,4 @@ def _described(stored: dict[str, np.ndarray], path: str) -> dict[str, Any]:
     "depth": depth, **_CODE,
   }  # fmt: skip
   logging.warning("%s: taken to be of normalized targets, 16 heads", path)
-  return {"image": image, "heads": {weights.PART: decoder}}
+  return image, decoder

@@ -8,8 +8,10 @@ from typing import Any, Literal
 import numpy as np
 
 from big_contrastive.config import errors
-from big_contrastive.interop import mapping, sections
+from big_contrastive.interop import mapping, sections, state_dicts
 from big_contrastive.interop.bundle import ModelBundle
+from big_contrastive.interop.formats import timm
+from big_contrastive.interop.hugging_face import vit
 from big_contrastive.interop.mapping import Row
 from big_contrastive.models import build, positions
 from big_contrastive.models.heads.patch_decoder import PatchDecoder
@@ -29,7 +31,7 @@ _DECODER = {
   if p.default is not p.empty
 }
 # By layout, the names of the two tables of positions.
-_POSITIONS = {
+_POSITIONS: dict[Layout, tuple[str, str]] = {
   "transformers": (
     "vit.embeddings.position_embeddings", "decoder.decoder_pos_embed"
   ),
@@ -37,68 +39,37 @@ _POSITIONS = {
 }  # fmt: skip
 
 
-def _separate(ours: str, theirs: str) -> list[Row]:
-  """Blocks with transformers' names."""
-  block, own = f"{ours}/blocks", f"{theirs}.{{i}}"
-  rows = [
-    *mapping.norm(f"{block}/norm1", f"{own}.layernorm_before"),
-    *mapping.norm(f"{block}/norm2", f"{own}.layernorm_after"),
-    *mapping.linear(f"{block}/mlp/fc1", f"{own}.intermediate.dense"),
-    *mapping.linear(f"{block}/mlp/fc2", f"{own}.output.dense"),
-  ]
-  for part in ("query", "key", "value"):
-    name = f"{own}.attention.attention.{part}"
-    names = f"{name}.weight", f"{name}.bias"
-    rows += mapping.heads(f"{block}/attention", part, *names)
-  out = f"{own}.attention.output.dense"
-  return rows + mapping.linear(f"{block}/attention/out", out, "merge")
+def _table(layout: Layout) -> list[Row]:
+  """The encoder's rows, which a ViT's layout has, and the decoder's like them.
 
-
-def _joint(ours: str, theirs: str) -> list[Row]:
-  """Blocks with timm's names."""
-  block, own = f"{ours}/blocks", f"{theirs}.{{i}}"
-  qkv = f"{own}.attn.qkv.weight", f"{own}.attn.qkv.bias"
+  Positions, which are no parameters here, and a classifier are left out.
+  """
+  theirs, of, stack, decoder = {
+    "transformers": (vit.TABLE, "vit.", "encoder.layer", "decoder."),
+    "official": (timm.TABLE, "", "blocks", ""),
+  }[layout]
+  other = {
+    "encoder.layer": "decoder.decoder_layers", "blocks": "decoder_blocks"
+  }[stack]  # fmt: skip
+  rows, ours = [], f"{PART}/transformer"
+  for row in theirs:
+    if row.ours[0].startswith(("img/pos", "img/project")):
+      continue
+    rows.append(row._replace(theirs=of + row.theirs))
+    if row.theirs.startswith(stack):
+      names = tuple(x.replace("img/encoder", ours) for x in row.ours)
+      name = row.theirs.replace(stack, other, 1)
+      rows.append(Row(names, name, row.kind))
   return [
-    *mapping.norm(f"{block}/norm1", f"{own}.norm1"),
-    *mapping.norm(f"{block}/norm2", f"{own}.norm2"),
-    *mapping.heads(f"{block}/attention", "query key value", *qkv),
-    *mapping.linear(f"{block}/attention/out", f"{own}.attn.proj", "merge"),
-    *mapping.linear(f"{block}/mlp/fc1", f"{own}.mlp.fc1"),
-    *mapping.linear(f"{block}/mlp/fc2", f"{own}.mlp.fc2"),
-  ]
-
-
-def _table(patch: str, cls: str, norm: str, decoder: str) -> list[Row]:
-  """What is around the blocks."""
-  stack = f"{PART}/transformer"
-  return [
-    Row(("img/embed/kernel",), f"{patch}.weight", "patch_torch"),
-    Row(("img/embed/bias",), f"{patch}.bias"),
-    Row(("img/cls",), cls, "two_leading"),
-    *mapping.norm("img/encoder/norm", norm),
+    *rows,
     Row((f"{PART}/mask_token",), f"{decoder}mask_token", "two_leading"),
     *mapping.linear(f"{PART}/embed", f"{decoder}decoder_embed"),
-    *mapping.norm(f"{stack}/norm", f"{decoder}decoder_norm"),
+    *mapping.norm(f"{ours}/norm", f"{decoder}decoder_norm"),
     *mapping.linear(f"{PART}/pixels", f"{decoder}decoder_pred"),
   ]
 
 
-_VIT = "vit.embeddings"
-_TABLES = {
-  "transformers": [
-    *_separate("img/encoder", "vit.encoder.layer"),
-    *_separate(f"{PART}/transformer", "decoder.decoder_layers"),
-    *_table(
-      f"{_VIT}.patch_embeddings.projection", f"{_VIT}.cls_token",
-      "vit.layernorm", "decoder.",
-    ),
-  ],
-  "official": [
-    *_joint("img/encoder", "blocks"),
-    *_joint(f"{PART}/transformer", "decoder_blocks"),
-    *_table("patch_embed.proj", "cls_token", "norm", ""),
-  ],
-}  # fmt: skip
+_TABLES = {layout: _table(layout) for layout in _POSITIONS}
 
 
 def read(
@@ -150,11 +121,7 @@ def check(model: ModelBundle) -> tuple[dict[str, Any], dict[str, Any]]:
   Raises:
     UserError: for a model that their codes would compute differently.
   """
-  sections.no_decoder(model)
-  if model.has_text:
-    allowed = "no text tower in this format"
-    thing, value = "config.model.text", model.model["text"].get("variant")
-    raise errors.UserError(thing, value, allowed, sections.ANOTHER)
+  state_dicts.image_alone(model)
   image = build.defaults("image") | model.model["image"]
   sections.require_tower(image, "vit")
   sections.require("image", image, _IMAGE)
