@@ -87,9 +87,8 @@ def _described(
     for prefix in ("blocks", "decoder_blocks")
   )
   image["depth"], depth = depths
-  decoder = {
-    "name": weights.HEAD, "width": stored["mask_token"].shape[-1],
-    "depth": depth, **_CODE,
-  }  # fmt: skip
+  token = stored.get("mask_token", np.zeros(512))
+  decoder = {"width": token.shape[-1], "depth": depth, **_CODE}
+  decoder["name"] = weights.HEAD
   logging.warning("%s: taken to be of normalized targets, 16 heads", path)
   return image, decoder

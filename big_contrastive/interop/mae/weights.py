@@ -44,13 +44,12 @@ def _table(layout: Layout) -> list[Row]:
 
   Positions, which are no parameters here, and a classifier are left out.
   """
-  theirs, of, stack, decoder = {
-    "transformers": (vit.TABLE, "vit.", "encoder.layer", "decoder."),
-    "official": (timm.TABLE, "", "blocks", ""),
-  }[layout]
-  other = {
-    "encoder.layer": "decoder.decoder_layers", "blocks": "decoder_blocks"
-  }[stack]  # fmt: skip
+  theirs, of, stack, other, decoder = {
+    "transformers": (
+      vit.TABLE, "vit.", "encoder.layer", "decoder.decoder_layers", "decoder."
+    ),
+    "official": (timm.TABLE, "", "blocks", "decoder_blocks", ""),
+  }[layout]  # fmt: skip
   rows, ours = [], f"{PART}/transformer"
   for row in theirs:
     if row.ours[0].startswith(("img/pos", "img/project")):
