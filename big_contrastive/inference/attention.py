@@ -52,13 +52,10 @@ def bound(
     where = sharding.replicated(embedder.mesh)
     jitted = jax.jit(compute, out_shardings=where)
     compute_once = embedder.compiled.setdefault("attention", jitted)
+    none = tuple(np.zeros((0, *x.shape[1:]), x.dtype) for x in (shape, empty))
     source = as_source(source)
-    parts = [*embedder.over(compute_once, params, source, check, image)]
-    if not parts:
-      return np.zeros((0, *one.shape), np.uint8), np.zeros(
-        (0, *empty.shape[1:])
-      )
-    seen, weights = map(np.concatenate, zip(*parts, strict=True))
+    found = embedder.over(compute_once, params, source, check, image)
+    seen, weights = map(np.concatenate, zip(none, *found, strict=True))
     finite.arrays({"attention": weights}, "attention", finite.ANOTHER)
     return seen, weights
 

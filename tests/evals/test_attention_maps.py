@@ -11,6 +11,7 @@ from big_contrastive.config import errors
 from big_contrastive.data.transforms import operations
 from big_contrastive.evals import attention
 from big_contrastive.inference.embedder import Embedder
+from big_contrastive.inference.model import Model
 from big_contrastive.models import build
 from big_contrastive.models.model import merge
 from big_contrastive.parallel import sharding
@@ -76,6 +77,10 @@ def test_the_weights_are_the_last_blocks_at_any_resolution(res, small):
     weights.reshape(3, 2, -1), want, rtol=1e-4, atol=1e-6
   )
   assert weights.max() > 10 * np.median(weights)
+  none = made.bound(params).attention([], res)
+  assert [x.shape[1:] for x in none] == [seen.shape[1:], weights.shape[1:]]
+  by_user = Model(made, params).attention(list(PICTURES), res)
+  np.testing.assert_array_equal(by_user, weights)
 
 
 class Unread(planted.Data):

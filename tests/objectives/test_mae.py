@@ -168,9 +168,7 @@ def test_loss_and_gradient_are_those_of_the_formula(alone):
     assert np.abs(slope).max() > 1e-5 or name.endswith("key/bias"), name
 
 
-@pytest.mark.parametrize(
-  ("devices", "micro_batch"), [(2, None), (8, None), (2, 8)]
-)
+@pytest.mark.parametrize(("devices", "micro_batch"), [(8, None), (2, 8)])
 def test_devices_and_micro_batches_change_nothing(devices, micro_batch, alone):
   loss, grads = differentiated(make(devices, micro_batch))
   np.testing.assert_allclose(loss, alone[0], rtol=1e-6)
