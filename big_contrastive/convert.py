@@ -3,8 +3,8 @@
   python -m big_contrastive.convert --from runs/siglip --to exported
 
 Reads and writes our checkpoints, Hugging Face directories, OpenCLIP
-directories, big_vision .npz files, torchvision's ResNets and timm's ViTs
-(DINO); reads OpenAI's .pt files. As a check, random images and texts are
+directories, big_vision .npz files, torchvision's ResNets, timm's ViTs (DINO)
+and MAE's; reads OpenAI's .pt files. As a check, random images and texts are
 embedded by the source, by the result, and by transformers or OpenCLIP where
 they are installed. DST appears only if all of them agree. A warning names what
 DST lacks: a tokenizer, a text tower or preprocessing. With --average OTHER the
@@ -120,7 +120,8 @@ def convert(
     ours = _embed(model, images, tokens)
     again = _embed(model_files.read(new, format), images, tokens)
     others = {f"{format}, read back": again}
-    if tokens is not None or "hugging_face" in (from_format, format):
+    compared = {"hugging_face", "vit_mae"} & {from_format, format}
+    if tokens is not None or compared:
       arguments = _arguments(model, images)
       for name, place in (*sides, (format, new)):
         embedded = reference.embed(name, place, arguments, tokens)

@@ -78,6 +78,20 @@ class Captions:
 
 
 @dataclasses.dataclass(frozen=True)
+class Reconstructed:
+  """What a decoder of patches says of a source.
+
+  Attributes:
+    loss: the squared error over each image's masked patches, float32 [n].
+    pictures: by the number of a record, uint8 [3, h, w, 3]: the image, what the
+      tower sees of it, and that with what the decoder says.
+  """
+
+  loss: np.ndarray
+  pictures: dict[int, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
 class Embed:
   """A model, as an evaluator sees it; every process gets every result.
 
@@ -112,6 +126,7 @@ class Embed:
   captions: Captions | None = None
   match: Callable[..., list[np.ndarray]] | None = None
   attention: Callable[..., tuple[np.ndarray, np.ndarray]] | None = None
+  reconstruct: Callable[..., Reconstructed] | None = None
 
   def require_text(self) -> None:
     """Raises UserError, before any work, if the model embeds no texts."""

@@ -68,7 +68,8 @@ def prepare(
       schedule, without decay, at all rates in one product.
     normalize: "batch_norm": features get mean 0 and variance 1 over the
       training rows, as by MAE's BatchNorm without affine (arXiv:2111.06377,
-      appendix A.1); "none": they stay as they are.
+      appendix A.1), whose moments are those of each batch in training and
+      running averages in evaluation; "none": they stay as they are.
     held_out: the part of each class's training rows that chooses.
     seed: of the choice of these rows, and of the order of the others.
     l2: of "lbfgs": strengths. With scikit-learn's C, l2 = 1 / (rows * C).

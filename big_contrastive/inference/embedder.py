@@ -20,6 +20,7 @@ from big_contrastive.inference import (
   captions,
   classifier,
   matching,
+  reconstruction,
 )
 from big_contrastive.inference.no_tokenizer import NoTokenizer
 from big_contrastive.models import Features
@@ -126,6 +127,7 @@ class Embedder:
       captions=captions.bound(self, params, check),
       match=matching.bound(self, params, check),
       attention=attention.bound(self, params, check),
+      reconstruct=reconstruction.bound(self, params, check),
     )
 
   def images(

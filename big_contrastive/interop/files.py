@@ -64,8 +64,8 @@ def write_safetensors(
 def read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
   """Returns the tensors of a .pt, .pth or .bin file, read with weights_only.
 
-  Needs torch. Takes the "state_dict" of a training checkpoint, and drops the
-  prefix "module." of data-parallel training.
+  Needs torch. Takes the "state_dict" or "model" of a training checkpoint, and
+  drops the prefix "module." of data-parallel training.
   """
   try:
     torch = importlib.import_module("torch")
@@ -80,7 +80,8 @@ def read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
     first = str(e).strip().split("\n")[0][:200]
     remedy = f"It is broken, or holds code, which is never run: {first}"
     raise errors.UserError("weights", str(path), allowed, remedy) from e
-  state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
+  state = loaded if isinstance(loaded, dict) else {}
+  state = next((state[k] for k in ("state_dict", "model") if k in state), state)
   return {
     k.removeprefix("module."): v.to(torch.float32).numpy()
     for k, v in state.items()

@@ -19,8 +19,8 @@ from big_contrastive.storage.paths import Path
 
 _HERE = (
   "a checkpoint, a Hugging Face, OpenCLIP or timm directory, a big_vision "
-  ".npz, a torchvision ResNet's or a timm ViT's .safetensors or .pth, or "
-  "OpenAI's .pt"
+  ".npz, a torchvision ResNet's, a timm ViT's or an MAE's .safetensors or "
+  ".pth, or OpenAI's .pt"
 )
 
 

@@ -10,7 +10,7 @@ from big_contrastive.interop.bundle import ModelBundle
 from big_contrastive.interop.tokenizers import read as read_tokenizers
 from big_contrastive.models import build
 
-_PROCESSOR = "preprocessor_config.json"
+PROCESSOR = "preprocessor_config.json"
 # From version 5 on, transformers saves both processors in one file.
 _COMBINED = "processor_config.json"
 _VOCABULARIES = ("tokenizer.json", "spiece.model", "vocab.json", "vocab.txt")
@@ -18,7 +18,10 @@ _VOCABULARIES = ("tokenizer.json", "spiece.model", "vocab.json", "vocab.txt")
 _PROCESSORS = {
   "siglip": "SiglipImageProcessor", "clip": "CLIPImageProcessor",
   "siglip2": "Siglip2ImageProcessor", "blip": "BlipImageProcessor",
-  "vit": "ViTImageProcessor",
+  "vit": "ViTImageProcessor", "vit_mae": "ViTImageProcessor",
+}  # fmt: skip
+_IMAGENET = {
+  "image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]
 }  # fmt: skip
 
 
@@ -29,8 +32,8 @@ def read_hugging_face(
 
   Args:
     path: the directory.
-    family: "siglip", "siglip2", "clip", "blip" or "vit", for fields that its
-      files lack.
+    family: "siglip", "siglip2", "clip", "blip", "vit" or "vit_mae", for fields
+      that its files lack.
     res, patch: of the image tower.
   """
   config = _image_processor(path)
@@ -40,6 +43,7 @@ def read_hugging_face(
       "siglip": {"size": square},
       "blip": {"size": square},
       "vit": {"size": square},
+      "vit_mae": {"size": square, "resample": 3, **_IMAGENET},
       "siglip2": {"patch_size": patch},
       "clip": {"size": {"shortest_edge": res}, "crop_size": square},
     }[family]  # fmt: skip
@@ -65,8 +69,8 @@ def _image_processor(path: pathlib.Path) -> dict[str, Any] | None:
     # Older files contain only the class names.
     if isinstance(config.get("image_processor"), dict):
       return config["image_processor"]
-  if (path / _PROCESSOR).is_file():
-    return files.read_json(path / _PROCESSOR)
+  if (path / PROCESSOR).is_file():
+    return files.read_json(path / PROCESSOR)
   return None
 
 
@@ -104,7 +108,7 @@ def write_hugging_face(
   stats = statistics(model)
   processor = preprocessing.to_hugging_face(model.image, family, *stats)
   text = json.dumps(processor, indent=2) + "\n"
-  (path / _PROCESSOR).write_text(text)
+  (path / PROCESSOR).write_text(text)
   write_tokenizer(model, path, family)
 
 

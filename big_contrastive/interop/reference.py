@@ -121,6 +121,20 @@ def _blip(model: Any, config: Any, images: dict, ids: Any) -> tuple:
   return model.vision_proj(pooled), ztxt, 0.0, 0.0, None
 
 
+def _vit_mae(library: Any, path: str, images: dict, ids: Any) -> tuple:
+  model, info = library.ViTMAEModel.from_pretrained(
+    path, output_loading_info=True, local_files_only=True
+  )
+  # The decoder's are not this class's.
+  found = {k: [n for n in v if "decoder." not in n] for k, v in info.items()}
+  wrong = {k: v for k, v in found.items() if v}
+  if wrong:
+    raise ValueError(f"tensors don't fit: {wrong}")
+  model.config.mask_ratio = 0.0
+  vectors = model.float().eval()(**images).last_hidden_state[:, 0]
+  return vectors, None, 0.0, 0.0, None
+
+
 def _open_clip(library: Any, path: str, images: dict, ids: Any) -> tuple:
   if pathlib.Path(path).is_file():  # OpenAI's.
     model = library.load_openai_model(path, precision="fp32", device="cpu")
@@ -143,4 +157,5 @@ def _scale(model: Any) -> tuple[float, float]:
 _LOADERS: dict[str, tuple[str, Callable]] = {
   "hugging_face": ("transformers", _transformers),
   "open_clip": ("open_clip", _open_clip),
+  "vit_mae": ("transformers", _vit_mae),
 }

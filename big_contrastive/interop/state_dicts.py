@@ -35,7 +35,8 @@ def holds(path: pathlib.Path, name: re.Pattern[bytes]) -> bool:
 def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
   """Returns the tensors of a file, and what we noted, {} in a file of others.
 
-  The latter are "image", config.model.image, and perhaps "eval_image".
+  The latter are "image", config.model.image, perhaps "eval_image", and what
+  `write` got besides.
   """
   if path.suffix != SUFFIX:
     return files.read_torch(path), {}
@@ -62,13 +63,18 @@ def without(
   return kept
 
 
-def check(model: ModelBundle, path: pathlib.Path) -> None:
-  """Raises UserError for a model with texts, and another kind of file."""
+def image_alone(model: ModelBundle) -> None:
+  """Raises UserError for a model with texts."""
   sections.no_decoder(model)
   if model.has_text:
     thing, allowed = "config.model.text", "no text tower in this format"
     value = model.model["text"].get("variant", "a tower")
     raise errors.UserError(thing, value, allowed, sections.ANOTHER)
+
+
+def check(model: ModelBundle, path: pathlib.Path) -> None:
+  """Raises UserError for a model with texts, and another kind of file."""
+  image_alone(model)
   if path.suffix != SUFFIX:
     allowed = f"a path that ends with {SUFFIX}, in this format"
     remedy = "safetensors.torch.load_file reads it into torch."
@@ -89,17 +95,26 @@ def tower(model: ModelBundle, name: str) -> dict[str, np.ndarray]:
 
 
 def write(
-  arrays: dict[str, np.ndarray], path: pathlib.Path, model: ModelBundle
+  arrays: dict[str, np.ndarray],
+  path: pathlib.Path,
+  model: ModelBundle,
+  **more: Any,
 ) -> None:
   """Writes tensors, and in the metadata what they lack of the model.
 
   A classifier without a bias gets one of zeros: fc or head.
+
+  Args:
+    arrays: by name.
+    path: of the file.
+    model: whose image tower and preprocessing are noted.
+    more: other notes.
   """
   for head in ("fc", "head"):
     if f"{head}.weight" in arrays and f"{head}.bias" not in arrays:
       zeros = np.zeros(len(arrays[f"{head}.weight"]), np.float32)
       arrays = arrays | {f"{head}.bias": zeros}
-  about = {"image": model.model["image"]}
+  about = {"image": model.model["image"], **more}
   if model.image:
     about["eval_image"] = model.image
   notes = {_OURS: json.dumps(schema.plain(about))}

@@ -63,7 +63,9 @@ class Head(Protocol):
 
   `head(width, **fields, dtype=, rngs=)` is an nnx.Module over vectors of that
   width. It is a part of the model: config.model.heads = {"predictor": {"name":
-  "mlp", "on": "image", ...}} adds the part "predictor".
+  "mlp", "on": "image", ...}} adds the part "predictor". A head with an argument
+  `tower` in place of width gets the image tower, remat= and pin=: it is over
+  tokens, and has a call of its own (patch_decoder.py).
 
   Attributes:
     out_dim: width of its vectors.

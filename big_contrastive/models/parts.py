@@ -1,5 +1,6 @@
 """Parts of a model besides the towers: its heads, and its decoder."""
 
+import inspect
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -107,14 +108,19 @@ def rows(part: str, section: dict[str, Any], name: str, least: int) -> int:
 def heads(
   sections: dict[str, Any], towers: dict[str, Any], kwargs: dict[str, Any]
 ) -> dict[str, Any]:
-  """Returns heads by name, each over a tower's or another head's vectors."""
+  """Returns heads by name, each over a tower's or another head's vectors.
+
+  Args:
+    sections: config.model.heads.
+    towers: "img", and perhaps "txt".
+    kwargs: dtype, remat, pin and rngs.
+  """
   widths = {
     name: towers[part].out_dim
     for name, part in (("image", "img"), ("text", "txt"))
     if part in towers and towers[part].out_dim is not None
   }
   heads = {}
-  kwargs = {k: kwargs[k] for k in ("dtype", "rngs")}
   for name, fields in _in_order(sections, widths):
     where = f"{_WHERE}.heads.{name}"
     if name in _RESERVED or not name.isidentifier() or hasattr(Model, name):
@@ -124,9 +130,11 @@ def heads(
     file = fields.pop("name", None)
     base = fields.pop("on")
     head = registry.module("models.heads", file, f"{where}.name").head
-    heads[name] = schema.call(
-      head, fields, where, kwargs | {"width": widths[base]}
-    )
+    own = {k: kwargs[k] for k in ("dtype", "rngs")} | {"width": widths[base]}
+    if "tower" in inspect.signature(head.__init__).parameters:
+      errors.choice(f"{where}.on", base, ["image"])
+      own = kwargs | {"tower": towers["img"]}
+    heads[name] = schema.call(head, fields, where, own)
     widths[name] = heads[name].out_dim
   return heads
 

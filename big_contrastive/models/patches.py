@@ -1,5 +1,6 @@
 """Images as patches, and random subsets of them."""
 
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -43,6 +44,16 @@ def patchify(
   image = image[:, :h, :w]
   x = image.reshape(b, h // patch, patch, w // patch, patch, c)
   return x.swapaxes(2, 3).reshape(b, -1, patch * patch * c)
+
+
+def joined(
+  patches: Float[Array, "b l p"], patch: int
+) -> Float[Array, "b h w c"]:
+  """Returns square images of their patches: the inverse of `patchify`."""
+  b, count, _ = patches.shape
+  side = math.isqrt(count)
+  x = patches.reshape(b, side, side, patch, patch, -1).swapaxes(2, 3)
+  return x.reshape(b, side * patch, side * patch, -1)
 
 
 def kept_patches(patches: int, keep: float) -> int:

@@ -19,7 +19,12 @@ from big_contrastive.data.tokenizers import tokenizer, vocabulary
 from big_contrastive.data.transforms import views
 from big_contrastive.factory import cli, parts, warm_start
 from big_contrastive.models import build, decoder
-from big_contrastive.models.heads import classifier, mlp, prototypes
+from big_contrastive.models.heads import (
+  classifier,
+  mlp,
+  patch_decoder,
+  prototypes,
+)
 from big_contrastive.models.image import (
   clip_resnet,
   convnet,
@@ -34,6 +39,7 @@ from big_contrastive.objectives import (
   captions,
   catlip,
   coca,
+  mae,
   moco,
   moco_v3,
   pairs,
@@ -92,6 +98,7 @@ SIGNATURES = {
   "objective with name = byol": (byol.build, {"setting"}),
   "objective with name = simsiam": (simsiam.build, {"setting"}),
   "objective with name = swav": (swav.build, {"setting"}),
+  "objective with name = mae": (mae.build, {"setting"}),
   "objective with name = catlip": (catlip.build, {"setting"}),
   "objective with name = superclass": (superclass.build, {"setting"}),
   "model.heads.NAME with name = mlp": (mlp.Mlp, {"width", "dtype", "rngs"}),
@@ -100,6 +107,9 @@ SIGNATURES = {
   ),
   "model.heads.NAME with name = prototypes": (
     prototypes.Prototypes, {"width", "dtype", "rngs"}
+  ),
+  "model.heads.NAME with name = patch_decoder": (
+    patch_decoder.PatchDecoder, {"tower", "dtype", "remat", "pin", "rngs"}
   ),
   "optimizer with name = adamw": (optimizers.adamw, set()),
   "optimizer with name = adafactor": (optimizers.adafactor, set()),
@@ -291,7 +301,8 @@ def test_all_fields_are_printed_in_80_columns(monkeypatch, capsys):
        "config.model.image with tower = vectors", "config.model.text",
        "config.model.text with tower = blip", "config.model.decoder",
        "config.model.heads.NAME", "config.model.heads.NAME with name = mlp",
-       "config.model.heads.NAME with name = classifier"],
+       "config.model.heads.NAME with name = classifier",
+       "config.model.heads.NAME with name = patch_decoder"],
     ),  # fmt: skip
     (
       "evals",
@@ -299,9 +310,8 @@ def test_all_fields_are_printed_in_80_columns(monkeypatch, capsys):
       + [f"config.evals.NAME with task = {task}" for task in (
         "retrieval", "zero_shot", "zero_shot_multi_label", "gallery", "knn",
         "linear_probe",
-        "few_shot", "collapse", "neighbors", "attention", "labels",
-        "zero_shot_labels",
-        "captioning",
+        "few_shot", "collapse", "neighbors", "attention", "reconstruction",
+        "labels", "zero_shot_labels", "captioning",
         "zero_shot_captions",
       )],
     ),  # fmt: skip

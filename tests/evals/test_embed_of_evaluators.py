@@ -139,7 +139,8 @@ def test_all_run_in_training_and_are_logged(tmp_path):
   tasks = {name.split("/")[1] for name in latest if name.startswith("eval/")}
   texts = {"retrieval", "zero_shot", "zero_shot_multi_label", "gallery"}
   words = {"labels", "zero_shot_labels"}  # Need a classifier.
-  told = {"captioning", "zero_shot_captions"}  # Need a decoder.
+  told = {"captioning", "zero_shot_captions"}  # Need a decoder,
+  told |= {"reconstruction"}  # or one of patches.
   assert tasks | texts | words | told == {*registry.names("evals")}
 
 

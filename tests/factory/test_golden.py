@@ -34,6 +34,7 @@ ARGUMENTS = {
   "byol": "",
   "simsiam": "",
   "swav": "",
+  "mae": "",
   "catlip": "",
   "superclass": "",
   "cappa": "",

@@ -403,7 +403,9 @@ def formula(case, placed, steps=3):
 
 def test_every_method_over_views_has_a_formula():
   of_text = {"pairs", "catlip", "superclass", "captions", "coca", "blip"}
-  assert METHODS | of_text == set(registry.names("objectives"))
+  of_patches = {"mae"}  # test_mae.py
+  others = of_text | of_patches
+  assert METHODS | others == set(registry.names("objectives"))
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -22,7 +22,8 @@ RECIPES = {
   "cifar10": "smoke",
   "own_data": f"{DATA},smoke",
   "simclr": "smoke", "moco": "smoke", "moco_v3": "smoke", "byol": "smoke",
-  "simsiam": "smoke", "swav": "smoke", "catlip": "smoke", "superclass": "smoke",
+  "simsiam": "smoke", "swav": "smoke", "catlip": "smoke",
+  "superclass": "smoke", "mae": "smoke",
   "cappa": "smoke", "coca": "smoke", "openvision2": "smoke",
   "blip": "smoke", "capfilt": "smoke",
 }  # fmt: skip

@@ -23,9 +23,8 @@ class Eval:
 
   task: str = field(
     doc="Which evaluator: zero_shot, retrieval, knn, linear_probe, few_shot, "
-    "collapse, labels, zero_shot_labels, the pictures gallery, neighbors and "
-    "attention, "
-    "or the path of a Python file.",
+    "collapse, labels, zero_shot_labels, reconstruction, the pictures gallery, "
+    "neighbors and attention, or the path of a Python file.",
   )
   source: dict | str = field(doc="Where its examples come from, as in source.")
 

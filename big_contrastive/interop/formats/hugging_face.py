@@ -21,6 +21,7 @@ from big_contrastive.interop import (
   state_dicts,
 )
 from big_contrastive.interop.bundle import ModelBundle
+from big_contrastive.interop.formats import vit_mae
 from big_contrastive.interop.formats.timm import is_timm
 from big_contrastive.interop.hugging_face import blip, blip_weights, vit
 from big_contrastive.interop.hugging_face import config as hugging_face_config
@@ -34,9 +35,10 @@ SUFFIX = ""
 
 
 def recognize(path: pathlib.Path) -> bool:
-  """Whether it is a directory with config.json, and not timm's."""
+  """Whether it is a directory with config.json, not timm's nor a ViTMAE's."""
   config = path / "config.json"
-  return config.is_file() and not is_timm(config)
+  others = is_timm(config) or vit_mae.recognize(path)
+  return config.is_file() and not others
 
 
 def read(path: pathlib.Path, where: str = "path") -> ModelBundle:

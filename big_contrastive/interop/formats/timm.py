@@ -31,6 +31,8 @@ SUFFIX = state_dicts.SUFFIX
 
 # OpenCLIP's have "visual.trunk." before it.
 _NAME = re.compile(rb"(?<![\w.])(module\.)?blocks\.0\.attn\.qkv\.weight")
+# What MAE's code adds: see formats/mae.py.
+MAE = re.compile(rb"(?<![\w.])(module\.)?decoder_pos_embed")
 _MEAN, _STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 # transformers has this in files of weights that were trained with 1e-6.
 _THEIR_EPS = 1e-12
@@ -45,7 +47,7 @@ def recognize(path: pathlib.Path) -> bool:
   """Whether it is a file with the names of a ViT's, or timm's directory."""
   if path.is_dir():
     return is_timm(path / "config.json")
-  return state_dicts.holds(path, _NAME)
+  return state_dicts.holds(path, _NAME) and not state_dicts.holds(path, MAE)
 
 
 def is_timm(path: pathlib.Path) -> bool:
@@ -78,9 +80,9 @@ def read(path: pathlib.Path, where: str = "path") -> ModelBundle:
     stored.pop("head.bias", None)
   shapes = sections.shapes({"image": section}, 1, 1, bias=False)
   shapes = {k: v for k, v in shapes.items() if k.startswith("img/")}
-  flat = mapping.read(_TABLE, stored, shapes, str(path))
+  flat = mapping.read(TABLE, stored, shapes, str(path))
   return sections.assembled(
-    {"image": section}, flat, image=about.get("eval_image", _cropped(section))
+    {"image": section}, flat, image=about.get("eval_image", cropped(section))
   )
 
 
@@ -99,7 +101,7 @@ def write(model: ModelBundle, path: pathlib.Path) -> None:
   state_dicts.check(model, path)
   sections.require("image", build.defaults("image", given) | given, _NEEDED)
   flat = state_dicts.tower(model, path.name)
-  arrays = mapping.write(_TABLE, flat, "a ViT of timm's")
+  arrays = mapping.write(TABLE, flat, "a ViT of timm's")
   state_dicts.write(arrays, path, model)
 
 
@@ -164,7 +166,7 @@ def _configured(config: dict[str, Any], path: pathlib.Path) -> dict[str, Any]:
   return {"image": section, "eval_image": ops}
 
 
-def _cropped(section: dict[str, Any]) -> list:
+def cropped(section: dict[str, Any]) -> list:
   """DINO's preprocessing: 256 to 224, or as much more for another size."""
   res = section["res"]
   how = {"size": round(res * 256 / 224), "method": "bicubic"}
@@ -194,4 +196,4 @@ def _table() -> list[Row]:
   ]
 
 
-_TABLE = _table()
+TABLE = _table()

@@ -6,7 +6,7 @@ from typing import Literal
 import flax.nnx as nnx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Num
+from jaxtyping import Array, Float, Int, Num
 
 from big_contrastive.config import errors
 from big_contrastive.models import (
@@ -151,7 +151,10 @@ class ImageTower(nnx.Module):
     self.out_dim = out_dim or w
 
   def features(
-    self, image: Num[Array, "b h w 3"], keys: ExampleKeys = None
+    self,
+    image: Num[Array, "b h w 3"],
+    keys: ExampleKeys = None,
+    kept: Int[Array, "b k"] | None = None,
   ) -> Features:
     """Returns tokens [b, l, w] and pooled vectors [b, w], in compute dtype.
 
@@ -164,8 +167,10 @@ class ImageTower(nnx.Module):
         resized; with max_patches what the operation `naflex` packs
         (data/transforms/naflex.py).
       keys: one per example, to draw patches and dropout; None evaluates.
+      kept: the patches of each image that are seen, whose tokens are in this
+        order (MAE); None for all, or those that are drawn.
     """
-    x, mask = self._tokens(image, keys)
+    x, mask = self._tokens(image, keys, kept)
     x = self.pre_norm(x) if self.has_pre_norm else x
     if keys is not None:
       keys = jax.vmap(lambda k: jax.random.fold_in(k, 1))(keys)
@@ -211,11 +216,14 @@ class ImageTower(nnx.Module):
   def flops(self, train: bool) -> float:
     """Returns forward FLOPs of one image; training sees `keep` patches."""
     patches = self.max_patches or self.side**2
-    patches = kept_patches(patches, self.keep if train else 1.0)
+    return self.patch_flops(kept_patches(patches, self.keep if train else 1.0))
+
+  def patch_flops(self, patches: int) -> float:
+    """Returns forward FLOPs of one image of which so many patches are seen."""
     embed = 2.0 * patches * self.patch**2 * 3 * self.width
     return embed + self.encoder.flops(patches + self.has_cls)
 
-  def _tokens(self, image, keys):
+  def _tokens(self, image, keys, kept=None):
     """Returns patch vectors with positions, some dropped, and their mask."""
     if self.max_patches is not None:
       return self._any_shape(image)
@@ -223,11 +231,11 @@ class ImageTower(nnx.Module):
     x = patchify(self._normalize(image), self.patch)
     first, pos = self._positions(*(n // self.patch for n in image.shape[1:3]))
     pos = jnp.broadcast_to(pos, (x.shape[0], *pos.shape))
-    if keys is not None and self.keep < 1:
+    if kept is None and keys is not None and self.keep < 1:
+      kept = draw_patches(keys, x.shape[1], self.keep)
+    if kept is not None:
       # Patches are dropped before they are embedded, so they cost nothing.
-      indices = draw_patches(keys, x.shape[1], self.keep)[:, :, None]
-      x = jnp.take_along_axis(x, indices, axis=1)
-      pos = jnp.take_along_axis(pos, indices, axis=1)
+      x, pos = (jnp.take_along_axis(a, kept[:, :, None], 1) for a in (x, pos))
     x = self.embed(x) + pos.astype(self.dtype)
     if self.has_cls:
       cls = (self.cls[...] + first).astype(x.dtype)
