@@ -170,7 +170,7 @@ def test_no_logits_of_the_batch_are_in_memory(mesh):
 
 
 def test_flops_of_a_device(mesh):
-  """6 for each of the student's rows, weights and classes, 2 for a teacher's."""
+  """6 for each of a student's rows, weights and classes, 2 for a teacher's."""
   b, k, w, v = 64, 512, 32, 5
   for tile in (None, 14):
     text = plan(mesh(8), b, k, w, v, tile=tile).as_text()
