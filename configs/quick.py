@@ -13,15 +13,19 @@ def use(config: Any) -> None:
   """Makes a config a matter of minutes: all that each method has of it."""
   config.model.dtype = "float32"
   for head in config.model.heads.values():
-    head.out_dim = 128
+    if "out_dim" in head:
+      head.out_dim = 128
     if "hidden" in head:
       head.hidden = min(head.hidden, 256)
   res = config.model.image.res
   # The colors of groceries say much: no gray, and next to no other hue.
   colors = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.2, "hue": 0.02}
-  for view in config.views.values():
+  for name, view in config.views.items():
+    crop = {"size": res, "area": (0.25, 1.0)}
+    if name == "local":
+      crop = {"size": res // 2, "area": (0.1, 0.25)}
     view.ops = [
-      ("random_resized_crop", {"size": res, "area": (0.25, 1.0)}),
+      ("random_resized_crop", crop),
       ("flip_lr", {}),
       ("color_jitter", colors | {"p": 0.8}),
     ]
@@ -45,4 +49,5 @@ def shrink(config: Any) -> None:
   config.model.dtype = "float32"
   config.model.image = {"variant": "mu/8", "res": 32, "pool": "gap"}
   for head in config.model.heads.values():
-    head.update(hidden=32, out_dim=16)
+    if "out_dim" in head:
+      head.update(hidden=32, out_dim=16)

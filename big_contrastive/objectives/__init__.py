@@ -13,6 +13,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from big_contrastive.config import durations
 from big_contrastive.config.rules import Rules
 from big_contrastive.data.tokenizers.tokenizer import Tokenizer
 from big_contrastive.models.built import Built
@@ -37,6 +38,7 @@ class Setting:
       the order of their names.
     tokenizer: of batch["text"]; None without one.
     sizes: height and width of each view, by its name.
+    epoch: examples of the training data; None if that is unknown.
   """
 
   model: Built
@@ -47,6 +49,17 @@ class Setting:
   views: dict[str, int] = dataclasses.field(default_factory=dict)
   tokenizer: Tokenizer | None = None
   sizes: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+  epoch: int | None = None
+
+  def steps(self, duration: durations.Duration, where: str) -> int:
+    """Returns a field's duration, such as "15 epochs", in steps.
+
+    Args:
+      duration: see config.durations.
+      where: the objective's field, for the error.
+    """
+    unit = {"batch_size": self.batch_size, "epoch": self.epoch}
+    return durations.steps(duration, where, total=self.total, **unit)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,7 @@ from big_contrastive.data.tokenizers import tokenizer, vocabulary
 from big_contrastive.data.transforms import views
 from big_contrastive.factory import cli, warm_start
 from big_contrastive.models import build, decoder
-from big_contrastive.models.heads import classifier, mlp
+from big_contrastive.models.heads import classifier, mlp, prototypes
 from big_contrastive.models.image import (
   clip_resnet,
   convnet,
@@ -40,6 +40,7 @@ from big_contrastive.objectives import (
   simclr,
   simsiam,
   superclass,
+  swav,
 )
 from big_contrastive.parallel import sharding
 from big_contrastive.training import optimizers, schedules, trace
@@ -90,11 +91,15 @@ SIGNATURES = {
   "objective with name = moco_v3": (moco_v3.build, {"setting"}),
   "objective with name = byol": (byol.build, {"setting"}),
   "objective with name = simsiam": (simsiam.build, {"setting"}),
+  "objective with name = swav": (swav.build, {"setting"}),
   "objective with name = catlip": (catlip.build, {"setting"}),
   "objective with name = superclass": (superclass.build, {"setting"}),
   "model.heads.NAME with name = mlp": (mlp.Mlp, {"width", "dtype", "rngs"}),
   "model.heads.NAME with name = classifier": (
     classifier.Classifier, {"width", "dtype", "rngs"}
+  ),
+  "model.heads.NAME with name = prototypes": (
+    prototypes.Prototypes, {"width", "dtype", "rngs"}
   ),
   "optimizer with name = adamw": (optimizers.adamw, set()),
   "optimizer with name = adafactor": (optimizers.adafactor, set()),
