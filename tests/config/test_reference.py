@@ -20,6 +20,7 @@ from big_contrastive.data.transforms import views
 from big_contrastive.factory import cli, warm_start
 from big_contrastive.models import build, decoder
 from big_contrastive.models.heads import classifier, mlp, prototypes
+from big_contrastive.models.heads import dino as dino_head
 from big_contrastive.models.image import (
   clip_resnet,
   convnet,
@@ -34,6 +35,7 @@ from big_contrastive.objectives import (
   captions,
   catlip,
   coca,
+  dino,
   moco,
   moco_v3,
   pairs,
@@ -91,12 +93,16 @@ SIGNATURES = {
   "objective with name = moco_v3": (moco_v3.build, {"setting"}),
   "objective with name = byol": (byol.build, {"setting"}),
   "objective with name = simsiam": (simsiam.build, {"setting"}),
+  "objective with name = dino": (dino.build, {"setting"}),
   "objective with name = swav": (swav.build, {"setting"}),
   "objective with name = catlip": (catlip.build, {"setting"}),
   "objective with name = superclass": (superclass.build, {"setting"}),
   "model.heads.NAME with name = mlp": (mlp.Mlp, {"width", "dtype", "rngs"}),
   "model.heads.NAME with name = classifier": (
     classifier.Classifier, {"width", "dtype", "rngs"}
+  ),
+  "model.heads.NAME with name = dino": (
+    dino_head.Dino, {"width", "dtype", "rngs"}
   ),
   "model.heads.NAME with name = prototypes": (
     prototypes.Prototypes, {"width", "dtype", "rngs"}
