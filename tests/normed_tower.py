@@ -9,7 +9,10 @@ from big_contrastive.models.norms import BatchNorm
 
 
 class Normed(nnx.Module):
-  """Means of 8 x 8 squares, a linear layer, a norm, a ReLU, another layer."""
+  """Means of squares, a linear layer, a norm, a ReLU, another layer.
+
+  The squares have 8 x 8 pixels; images of another size have as many squares.
+  """
 
   max_patches = None
 
@@ -27,7 +30,8 @@ class Normed(nnx.Module):
 
   def features(self, x, keys=None):
     x = x.astype(jnp.float32) / 127.5 - 1
-    x = x.reshape(len(x), self.side, 8, self.side, 8, 3).mean((2, 4))
+    pixels = x.shape[1] // self.side
+    x = x.reshape(len(x), self.side, pixels, self.side, pixels, 3).mean((2, 4))
     x = self.fc1(x.reshape(len(x), -1))
     x = self.fc2(jax.nn.relu(self.norm(x, keys is not None)))
     return Features(x[:, None], x)

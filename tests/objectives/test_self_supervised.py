@@ -1,4 +1,4 @@
-"""SimCLR, MoCo, BYOL and SimSiam against float64 formulas, step by step.
+"""SimCLR, MoCo, BYOL, SimSiam and SwAV against float64 formulas, step by step.
 
 The formulas are written here from the papers, over dense matrices, with a
 forward pass, an optimizer and an order of updates of their own.
@@ -75,7 +75,13 @@ CASES = {
     {"name": "simsiam"},
     {"projector": SIMSIAM_HEAD | {"depth": 3}, "predictor": PREDICTOR}, None,
   ),
+  "swav": (
+    {"name": "swav", "queue": 24, "queue_start": 0},
+    {"projector": {"name": "mlp", "out_dim": 16, "norm": True},
+     "prototypes": {"name": "prototypes", "on": "projector", "count": 12}}, 3,
+  ),
 }  # fmt: skip
+LOCAL = {"swav": 3}  # Of these methods: local crops, of half the side.
 METHODS = {case[0]["name"] for case in CASES.values()}
 
 
@@ -89,10 +95,10 @@ def make(
   mesh = sharding.make_mesh(devices=jax.devices()[:devices], fsdp=fsdp)
   image = {"tower": TOWER, "res": 16, "width": 16, "norm_group": group}
   model = build.build_model({"image": image, "heads": heads})
-  setting = objectives.Setting(
-    model, mesh, BATCH, micro_batch, TOTAL, {"first": 1, "second": 1}
-  )
   name = objective.pop("name")
+  views = {"first": 1, "second": 1}
+  views |= {"local": LOCAL[name]} if name in LOCAL else {}
+  setting = objectives.Setting(model, mesh, BATCH, micro_batch, TOTAL, views)
   method = registry.module("objectives", name, "").build(setting, **objective)
   names = frozenset(rules.flatten(model.shapes))
   frozen = frozenset(k for k in names if k.startswith(freeze))
@@ -107,14 +113,22 @@ def make(
   return tiny.place(recipe, mesh)
 
 
-def batches(steps):
-  """Views, uint8 [B, 1, 16, 16, 3]: the second is the first with noise."""
+def batches(steps, local=0):
+  """Views, uint8 [B, 1, 16, 16, 3]: the second is the first with noise.
+
+  Also local ones, of the corners of the first: [B, local, 8, 8, 3].
+  """
   r = np.random.default_rng(0)
   made = []
   for _ in range(steps):
     first = r.integers(0, 256, (BATCH, 1, 16, 16, 3))
     second = np.clip(first + r.integers(-30, 31, first.shape), 0, 255)
     made.append({"first": first.astype("u1"), "second": second.astype("u1")})
+    if local:
+      corners = (
+        first[:, 0, y : y + 8, x : x + 8] for y in (0, 8) for x in (0, 8)
+      )
+      made[-1]["local"] = np.stack([*corners][:local], axis=1).astype("u1")
   return made
 
 
@@ -132,11 +146,11 @@ def first_state(placed):
   return state._replace(params=params, extra=placed.init_extra(params))
 
 
-def trained(placed, steps=3):
+def trained(placed, steps=3, local=0):
   """The losses and the state after some steps, on the host."""
   state, losses = first_state(placed), []
-  for local in batches(steps):
-    batch = sharding.to_global(local, BATCH, placed.mesh)
+  for rows in batches(steps, local):
+    batch = sharding.to_global(rows, BATCH, placed.mesh)
     state, metrics = placed.update(state, batch)
     losses.append(float(metrics["loss"]))
   return losses, jax.device_get(state)
@@ -145,7 +159,7 @@ def trained(placed, steps=3):
 @functools.cache
 def alone(case):
   """Two steps on one device."""
-  return trained(make(case), 2)
+  return trained(make(case), 2, LOCAL.get(case, 0))
 
 
 # --- The formulas, float64. ---
@@ -169,7 +183,8 @@ def normed(x, p, group=None):
 
 
 def tower(p, image, group):
-  x = image.reshape(len(image), 2, 8, 2, 8, 3) / 127.5 - 1
+  side = image.shape[1] // 2
+  x = image.reshape(len(image), 2, side, 2, side, 3) / 127.5 - 1
   x = x.mean((2, 4)).reshape(len(image), -1)
   x, seen = normed(x @ p["fc1"]["kernel"], p["norm"], group)
   x = jnp.maximum(x, 0) @ p["fc2"]["kernel"] + p["fc2"]["bias"][None]
@@ -302,6 +317,38 @@ def simsiam(case, p, extra, x1, x2, rng):
   }
 
 
+def swav(case, p, extra, *views_and_rng):
+  *views, rng = views_and_rng
+  objective, _, group = CASES[case]
+  statistics, features = extra["statistics"], []
+  for crops in (views[:2], views[2:]):
+    rows = jnp.stack(crops, 1).reshape(-1, *crops[0].shape[1:])
+    h, seen = tower(p["img"], rows, group)
+    statistics = running(statistics, seen)
+    features.append(h.reshape(BATCH, len(crops), -1))
+  h = jnp.concatenate(features, 1)
+  z = unit(projector(case, p, h.reshape(-1, h.shape[-1])))
+  kernel = p["prototypes"]["kernel"]
+  z = z.reshape(BATCH, len(views), -1)
+  loss = 0
+  for i in range(2):
+    rows, queue = jax.lax.stop_gradient(z[:, i]), extra["queue"][i]
+    if jnp.any(queue[-1] != 0):
+      rows = jnp.concatenate([queue.reshape(-1, rows.shape[-1]), rows])
+    code = jnp.exp(rows @ jax.lax.stop_gradient(kernel) / 0.05)
+    for _ in range(3):
+      code = code / code.sum(0, keepdims=True)
+      code = code / code.sum(1, keepdims=True)
+    for v in range(len(views)):
+      if v != i:
+        q = jax.nn.softmax(z[:, v] @ kernel / 0.1)
+        entropy = -(code[-BATCH:] * jnp.log(q)).sum(1).mean()
+        loss += entropy / 2 / (len(views) - 1)
+  new = jnp.swapaxes(z[:, :2], 0, 1)[:, None]
+  queue = jnp.concatenate([new, extra["queue"][:, :-1]], 1)
+  return loss, extra | {"queue": queue, "statistics": statistics}
+
+
 def momentum(case, t):
   """m(t) of the papers, float64."""
   objective = CASES[case][0]
@@ -327,8 +374,12 @@ def formula(case, placed, steps=3):
       (state.params, state.extra),
     )
     losses = []
-    for t, batch in enumerate(batches(steps)):
-      x1, x2 = (batch[k][:, 0].astype(np.float64) for k in ("first", "second"))
+    for t, batch in enumerate(batches(steps, LOCAL.get(name, 0))):
+      views = [
+        view[:, i].astype(np.float64)
+        for view in batch.values()
+        for i in range(view.shape[1])
+      ]
       # MoCo averages its teacher before the keys, BYOL after the update.
       if name in ("moco", "moco_v3"):
         before = follow(case, extra["teacher"], p, t)
@@ -336,9 +387,12 @@ def formula(case, placed, steps=3):
       rng = jax.random.fold_in(jax.random.key(0), t)
       loss_of = functools.partial(globals()[name], case)
       (loss, extra), grads = jax.value_and_grad(loss_of, has_aux=True)(
-        p, extra, x1, x2, rng
+        p, extra, *views, rng
       )
       p = jax.tree.map(lambda x, g: x - LR * g, p, grads)
+      if name == "swav":
+        kernel = unit(p["prototypes"]["kernel"].T).T
+        p = p | {"prototypes": {"kernel": kernel}}
       if name == "byol":
         extra = extra | {"teacher": follow(case, extra["teacher"], p, t)}
       losses.append(float(loss))
@@ -355,7 +409,7 @@ def test_every_method_over_views_has_a_formula():
 @pytest.mark.parametrize("case", CASES)
 def test_three_steps_are_those_of_the_formula(case):
   placed = make(case)
-  losses, state = trained(placed)
+  losses, state = trained(placed, local=LOCAL.get(case, 0))
   expected, (params, extra) = formula(case, placed)
   np.testing.assert_allclose(losses, expected, rtol=2e-5, atol=2e-5)
   chex.assert_trees_all_close(state.params, params, rtol=2e-4, atol=2e-5)
@@ -371,15 +425,17 @@ def test_three_steps_are_those_of_the_formula(case):
 )
 def test_devices_change_nothing(case, devices, fsdp):
   expected, one = alone(case)
-  losses, state = trained(make(case, devices, fsdp=fsdp), 2)
+  placed = make(case, devices, fsdp=fsdp)
+  losses, state = trained(placed, 2, LOCAL.get(case, 0))
   np.testing.assert_allclose(losses, expected, rtol=1e-5, atol=1e-5)
   chex.assert_trees_all_close(state.params, one.params, rtol=1e-4, atol=1e-5)
   chex.assert_trees_all_close(state.extra, one.extra, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("case", ["simclr in groups", "moco v1"])
+@pytest.mark.parametrize("case", ["simclr in groups", "moco v1", "swav"])
 def test_micro_batches_of_whole_groups_change_nothing(case):
-  losses, state = trained(make(case, 2, micro_batch=12), 2)
+  placed = make(case, 2, micro_batch=12)
+  losses, state = trained(placed, 2, LOCAL.get(case, 0))
   expected, one = alone(case)
   np.testing.assert_allclose(losses, expected, rtol=1e-5)
   chex.assert_trees_all_close(state.extra, one.extra, rtol=1e-4, atol=1e-5)
