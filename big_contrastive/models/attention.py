@@ -33,6 +33,7 @@ class Attention(nnx.Module):
     dtype: compute dtype.
     memory: width of what is attended; None for `width`.
     bias: whether the linear layers have one.
+    init: how their kernels are drawn.
 
   Attributes:
     fusible: whether cuDNN may compute it: masks are of padding, at the end.
@@ -42,9 +43,10 @@ class Attention(nnx.Module):
   fusible, fused = True, False
 
   def __init__(
-    self, width, heads, dtype, rngs: nnx.Rngs, *, memory=None, bias=True
-  ):
-    kwargs = dict(dtype=dtype, kernel_init=xavier, use_bias=bias, rngs=rngs)
+    self, width, heads, dtype, rngs: nnx.Rngs, *, memory=None, bias=True,
+    init=xavier,
+  ):  # fmt: skip
+    kwargs = dict(dtype=dtype, kernel_init=init, use_bias=bias, rngs=rngs)
     split, memory = (heads, width // heads), memory or width
     self.query = nnx.LinearGeneral(width, split, **kwargs)
     self.key = nnx.LinearGeneral(memory, split, **kwargs)
@@ -61,6 +63,16 @@ class Attention(nnx.Module):
     query = self.query(queries)  # Before the others: XLA keeps the order.
     known = self.keys_values(x)
     return self.out(attend(query, *known, causal, mask, fused=self.fused))
+
+  def weights(
+    self, queries: Float[Array, "b q w"], x: Float[Array, "b l m"]
+  ) -> Float[Array, "b h q l"]:
+    """Returns what each query attends to, float32; over x they sum to 1."""
+    query = self.query(queries)
+    logits = jnp.einsum(
+      "bqhk,blhk->bhql", query, self.key(x), preferred_element_type=jnp.float32
+    )
+    return jax.nn.softmax(logits * query.shape[-1] ** -0.5)
 
   def keys_values(self, x: Float[Array, "b l m"]) -> KeysValues:
     return KeysValues(self.key(x), self.value(x))

@@ -218,8 +218,8 @@ def _check_sizes(section: dict[str, Any], tower: str) -> None:
       allowed = "a whole number from 1 up"
       remedy = "Leave it out for that of the variant."
       raise errors.UserError(f"{tower}.{key}", value, allowed, remedy)
-  dropout = section.get("dropout", 0)
-  if isinstance(dropout, int | float) and not 0 <= dropout < 1:
-    allowed = "a number from 0 to below 1"
-    remedy = "0 is off."
-    raise errors.UserError(f"{tower}.dropout", dropout, allowed, remedy)
+  for key in ("dropout", "drop_path"):
+    rate = section.get(key, 0)
+    if isinstance(rate, int | float) and not 0 <= rate < 1:
+      allowed = "a number from 0 to below 1"
+      raise errors.UserError(f"{tower}.{key}", rate, allowed, "0 is off.")

@@ -20,7 +20,7 @@ from big_contrastive.models.attention import (
   Sequence,
 )
 from big_contrastive.models.decoder_block import Block, Cross
-from big_contrastive.models.layers import ExampleKeys
+from big_contrastive.models.dropout import ExampleKeys, dropout
 
 
 class Cache(NamedTuple):
@@ -165,7 +165,7 @@ class Decoder(nnx.Module):
       block, index = block_and_index
 
       def drop(y, place):
-        return layers.dropout(y, self.dropout, keys, 4 * index + place)
+        return dropout(y, self.dropout, keys, 4 * index + place)
 
       def attention(y):
         return block.attention(y, y, causal)

@@ -7,7 +7,7 @@ import flax.nnx as nnx
 import jax
 import jax.numpy as jnp
 from jax.extend.core import primitives
-from jaxtyping import Array, Key
+from jaxtyping import Array, Float
 
 from big_contrastive.config import errors
 from big_contrastive.models import cudnn, norms
@@ -19,6 +19,8 @@ from big_contrastive.models.attention import (
   Sequence,
   xavier,
 )
+from big_contrastive.models.dropout import ExampleKeys as ExampleKeys
+from big_contrastive.models.dropout import drop_path, dropout
 
 # width, depth, mlp width, heads: Scaling ViT (arXiv:2106.04560) table 2, the
 # ViT paper (arXiv:2010.11929) and So400m (arXiv:2305.13035).
@@ -49,7 +51,14 @@ ACTIVATIONS: dict[str, Callable] = {
 }
 
 Activation = Literal["gelu_tanh", "gelu", "quick_gelu"]
-ExampleKeys = Key[Array, "b"] | None
+
+# Of linear layers in blocks: kernels, and the biases of MLPs. timm and DINO cut
+# the normal distribution at -2 and 2, which are a hundred standard deviations.
+INITS = {
+  "xavier": (xavier, nnx.initializers.normal(1e-6)),
+  "trunc_normal": (nnx.initializers.normal(0.02), nnx.initializers.zeros),
+}
+Init = Literal["xavier", "trunc_normal"]
 
 
 def size_of(name: str) -> dict[str, int]:
@@ -102,10 +111,11 @@ class Mlp(nnx.Module):
   """Two dense layers with an activation between them."""
 
   def __init__(
-    self, width, mlp, activation, dtype, rngs: nnx.Rngs, *, bias=True
-  ):
-    kwargs = dict(dtype=dtype, kernel_init=xavier, use_bias=bias, rngs=rngs)
-    kwargs["bias_init"] = nnx.initializers.normal(1e-6)
+    self, width, mlp, activation, dtype, rngs: nnx.Rngs, *, bias=True,
+    init: Init = "xavier",
+  ):  # fmt: skip
+    kwargs = dict(dtype=dtype, use_bias=bias, rngs=rngs)
+    kwargs["kernel_init"], kwargs["bias_init"] = INITS[init]
     self.fc1 = nnx.Linear(width, mlp, **kwargs)
     self.fc2 = nnx.Linear(mlp, width, **kwargs)
     self.activation = ACTIVATIONS[activation]
@@ -118,13 +128,13 @@ class Block(nnx.Module):
   """x + attention(norm x), then x + mlp(norm x); post-norm: norms of sums."""
 
   def __init__(
-    self, width, mlp, heads, *, post_norm, activation, eps, dtype, rngs
+    self, width, mlp, heads, *, post_norm, activation, eps, init, dtype, rngs
   ):
     norm = dict(epsilon=eps, dtype=dtype, rngs=rngs)
     self.norm1 = nnx.LayerNorm(width, **norm)
-    self.attention = Attention(width, heads, dtype, rngs)
+    self.attention = Attention(width, heads, dtype, rngs, init=INITS[init][0])
     self.norm2 = nnx.LayerNorm(width, **norm)
-    self.mlp = Mlp(width, mlp, activation, dtype, rngs)
+    self.mlp = Mlp(width, mlp, activation, dtype, rngs, init=init)
     self.post_norm = post_norm
 
   def __call__(
@@ -164,20 +174,26 @@ class Transformer(nnx.Module):
     pin: splits activations over the mesh's batch axes; without it FSDP needs
       many times the memory (research/jax.md 3.3).
     post_norm: whether norms follow the residual sums.
+    drop_path: rate of omitted residual branches (stochastic depth) of the last
+      block, and a part of it that grows linearly with depth, from 0 of the
+      first; evaluation omits none.
+    init: of the blocks, see INITS.
   """
 
   def __init__(
     self, width, depth, mlp, heads, *, causal, activation, eps, dropout,
     remat, dtype, pin: Callable, rngs: nnx.Rngs, post_norm: bool = False,
+    drop_path: float = 0.0, init: Init = "xavier",
   ):  # fmt: skip
     def block(key):
-      kwargs = dict(activation=activation, eps=eps, dtype=dtype)
+      kwargs = dict(activation=activation, eps=eps, init=init, dtype=dtype)
       kwargs |= dict(post_norm=post_norm, rngs=nnx.Rngs(key))
       return Block(width, mlp, heads, **kwargs)
 
     self.blocks = jax.vmap(block)(jax.random.split(rngs.params(), depth))
     self.norm = nnx.LayerNorm(width, epsilon=eps, dtype=dtype, rngs=rngs)
-    self.depth, self.causal, self.dropout = depth, causal, dropout
+    self.depth, self.causal = depth, causal
+    self.dropout, self.drop_path = dropout, drop_path
     self.width, self.mlp_width = width, mlp
     remat_policy(remat)  # Rejects a wrong name before anything is compiled.
     self.remat, self.pin, self.post_norm = remat, pin, post_norm
@@ -199,7 +215,12 @@ class Transformer(nnx.Module):
       block, index = block_and_index
 
       def drop(y, place):
-        return dropout(y, self.dropout, keys, 2 * index + place)
+        y = dropout(y, self.dropout, keys, 2 * index + place)
+        if not self.drop_path:
+          return y
+        rate = self.drop_path * index / max(1, self.depth - 1)
+        # Other numbers than those of dropout.
+        return drop_path(y, rate, keys, 2 * (self.depth + index) + place)
 
       return block(self.pin(x), self.causal, drop, mask), None
 
@@ -212,6 +233,19 @@ class Transformer(nnx.Module):
       x, _ = jax.lax.scan(layer, x, jax.lax.stop_gradient(first))
       blocks = jax.tree.map(lambda p: p[self.locked :], blocks)
     return jax.lax.scan(layer, x, blocks)[0]
+
+  def attention(self, x: Sequence) -> Float[Array, "b h l"]:
+    """Returns what the first token attends to in the last, pre-norm block."""
+    before, last = (
+      jax.tree.map(lambda p, part=part: p[part], self.blocks)
+      for part in (slice(self.depth - 1), self.depth - 1)
+    )
+
+    def layer(x, block):
+      return block(self.pin(x), self.causal, lambda y, _: y), None
+
+    x = last.norm1(jax.lax.scan(layer, x, before)[0])
+    return last.attention.weights(x[:, :1], x)[:, :, 0]
 
   def step(
     self, x: Sequence, cache: KeysValues, place: jax.Array
@@ -238,20 +272,3 @@ class Transformer(nnx.Module):
     matmuls = 4 * self.width**2 + 2 * self.width * self.mlp_width
     attention = 2 * length * self.width
     return 2.0 * self.depth * length * (matmuls + attention)
-
-
-def dropout(x: Sequence, rate: float, keys: ExampleKeys, place) -> Sequence:
-  """Returns x with features dropped, by one key per example; None keeps all.
-
-  One key per example, not per batch, so that the result doesn't depend on how
-  the batch is split over devices or into micro-batches.
-  """
-  if keys is None or rate == 0:
-    return x
-
-  def mask(key):
-    return jax.random.bernoulli(
-      jax.random.fold_in(key, place), 1 - rate, x.shape[1:]
-    )
-
-  return jnp.where(jax.vmap(mask)(keys), x / (1 - rate), 0).astype(x.dtype)

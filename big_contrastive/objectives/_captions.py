@@ -12,9 +12,9 @@ from big_contrastive.config import errors
 from big_contrastive.losses.classes import tokens as token_loss
 from big_contrastive.models.captioning import captioner, teaching
 from big_contrastive.models.captioning.captioner import Decodes
-from big_contrastive.models.image.vit import kept_patches
 from big_contrastive.models.model import Model
 from big_contrastive.models.parts import image_features
+from big_contrastive.models.patches import kept_patches
 from big_contrastive.objectives import Objective, Setting, _base
 from big_contrastive.parallel import sharding
 

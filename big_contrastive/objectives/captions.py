@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from big_contrastive.config import errors
 from big_contrastive.models.captioning import captioner
-from big_contrastive.models.image.vit import draw_patches
 from big_contrastive.models.model import Model
+from big_contrastive.models.patches import draw_patches
 from big_contrastive.objectives import Setting, _base, _captions
 
 

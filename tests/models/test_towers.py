@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from big_contrastive.config import errors, rules
-from big_contrastive.models import layers, positions
+from big_contrastive.models import dropout, layers, patches, positions
 from big_contrastive.models.image import vit
 from big_contrastive.models.model import Model, split, unit
 from big_contrastive.models.text import transformer
@@ -131,8 +131,8 @@ def test_the_scanned_blocks_are_the_blocks_one_after_another():
 @pytest.mark.parametrize("policy", [layers.REMAT, "nothing_saveable"])
 def test_remat_changes_neither_value_nor_gradient(policy):
   def grads(remat):
-    tower = image_tower(depth=2, remat=remat)
-    return jax.grad(lambda t: (t(images()) ** 2).sum())(tower)
+    tower = image_tower(depth=2, remat=remat, drop_path=0.5)
+    return jax.grad(lambda t: (t(images(), keys()) ** 2).sum())(tower)
 
   pairs = zip(
     jax.tree.leaves(grads("none")),
@@ -152,18 +152,18 @@ def test_unit_embeddings_are_unit_and_have_a_finite_gradient_at_zero():
 
 
 def test_flip_draws_other_patches_for_each_example_and_key():
-  kept = np.asarray(vit.draw_patches(keys(4), 16, 0.5))
+  kept = np.asarray(patches.draw_patches(keys(4), 16, 0.5))
   assert kept.shape == (4, 8)
   assert all(len(set(row)) == 8 for row in kept.tolist())
   assert len({tuple(row) for row in kept.tolist()}) == 4
-  again = np.asarray(vit.draw_patches(keys(4), 16, 0.5))
-  other = np.asarray(vit.draw_patches(keys(4, seed=1), 16, 0.5))
+  again = np.asarray(patches.draw_patches(keys(4), 16, 0.5))
+  other = np.asarray(patches.draw_patches(keys(4, seed=1), 16, 0.5))
   np.testing.assert_array_equal(kept, again)
   assert (kept != other).any()
 
 
 def test_flip_keeps_every_patch_equally_often():
-  kept = np.asarray(vit.draw_patches(keys(4000), 16, 0.25))
+  kept = np.asarray(patches.draw_patches(keys(4000), 16, 0.25))
   counts = np.bincount(kept.ravel(), minlength=16)
   # Binomial(4000, 1/4): standard deviation 27.
   assert (np.abs(counts - 1000) < 5 * 27).all()
@@ -178,9 +178,9 @@ def test_flip_drops_nothing_in_evaluation():
 
 def test_flip_is_the_tower_on_the_patches_that_are_kept():
   tower = image_tower(keep=0.5, pool="gap")
-  kept = np.asarray(vit.draw_patches(keys(), 16, 0.5))
+  kept = np.asarray(patches.draw_patches(keys(), 16, 0.5))
   x = (
-    tower.embed(vit.patchify(tower._normalize(images()), 8))
+    tower.embed(patches.patchify(tower._normalize(images()), 8))
     + tower.pos[...][None]
   )
   x = jnp.take_along_axis(x, jnp.asarray(kept)[:, :, None], axis=1)
@@ -191,7 +191,7 @@ def test_flip_is_the_tower_on_the_patches_that_are_kept():
 
 
 def test_an_example_draws_the_same_wherever_it_lies_in_the_batch():
-  tower = image_tower(keep=0.5, dropout=0.3)
+  tower = image_tower(keep=0.5, dropout=0.3, depth=2, drop_path=0.5)
   z = tower(images(), keys())
   alone = tower(images()[2:3], keys()[2:3])
   np.testing.assert_allclose(z[2:3], alone, rtol=1e-5, atol=1e-5)
@@ -199,10 +199,10 @@ def test_an_example_draws_the_same_wherever_it_lies_in_the_batch():
 
 def test_dropout_keeps_the_mean_and_is_off_in_evaluation():
   x = jnp.ones((64, 16, 32))
-  y = layers.dropout(x, 0.25, keys(64), 0)
+  y = dropout.dropout(x, 0.25, keys(64), 0)
   np.testing.assert_allclose(np.unique(y), [0, 4 / 3], rtol=1e-6)
   assert abs(float(y.mean()) - 1) < 0.02
-  assert layers.dropout(x, 0.25, None, 0) is x
+  assert dropout.dropout(x, 0.25, None, 0) is x
 
 
 def test_a_causal_tower_does_not_see_what_comes_later():
@@ -225,10 +225,8 @@ def test_eos_pooling_takes_the_first_eos_and_ignores_what_follows():
 
 def test_patches_are_cut_row_by_row():
   image = jnp.arange(4 * 4 * 3.0).reshape(1, 4, 4, 3)
-  patches = vit.patchify(image, 2)
-  np.testing.assert_array_equal(
-    patches[0, 1].reshape(2, 2, 3), image[0, :2, 2:]
-  )
+  cut = patches.patchify(image, 2)
+  np.testing.assert_array_equal(cut[0, 1].reshape(2, 2, 3), image[0, :2, 2:])
 
 
 def test_pixels_are_normalized_on_the_device():

@@ -22,6 +22,7 @@ from big_contrastive.config.fields import (
   swav,
   training,
   vectors,
+  vit,
   watching,
 )
 from big_contrastive.config.fields.run import Config as Config
@@ -38,7 +39,7 @@ SECTIONS: dict[str, type] = {
   "tokenizer": data.Tokenizer,
   "loading": data.Loading,
   "model": model.Model,
-  "model.image": model.Image,
+  "model.image": vit.ViT,
   "model.image with tower = resnet": resnet.ResNet,
   "model.image with tower = clip_resnet": clip_resnet.ClipResNet,
   "model.image with tower = convnet": convnet.ConvNet,

@@ -16,9 +16,9 @@ from jaxtyping import Array, Float, Num
 from big_contrastive.config import errors
 from big_contrastive.models import Features, pixels
 from big_contrastive.models.convolution import conv3x3
-from big_contrastive.models.image.vit import patchify
 from big_contrastive.models.layers import ExampleKeys
 from big_contrastive.models.norms import BatchNorm
+from big_contrastive.models.patches import patchify
 
 
 class Conv(nnx.Module):

@@ -17,7 +17,15 @@ from big_contrastive.models import (
   pooling,
   positions,
 )
+from big_contrastive.models.image import _vit_fields
 from big_contrastive.models.layers import ExampleKeys
+from big_contrastive.models.patches import (
+  EmbeddingInit,
+  draw_patches,
+  embedding_inits,
+  kept_patches,
+  patchify,
+)
 
 
 class ImageTower(nnx.Module):
@@ -33,6 +41,8 @@ class ImageTower(nnx.Module):
       whose others are what a decoder sees (CoCa).
     queries, pool_heads: of pool="queries": how many others, attention heads.
     pos: positions: "learned", or a fixed table, see positions.sincos2d.
+    pos_resize: how learned positions are resized for images of another size
+      than res, see positions.resized.
     cls_pos: whether the class token has a learned position too, the first
       (CLIP); big_vision's ViTs have none.
     remainder: whether res need not be a multiple of the patch side: pixels
@@ -46,8 +56,11 @@ class ImageTower(nnx.Module):
     mean, std: per channel, of pixel values scaled to [0, 1].
     patch_bias, pre_norm: CLIP has no bias on patches and a norm before the
       blocks.
-    patch_init: how the patch embedding's kernel is drawn.
-    eps, activation, dropout, remat: see transformer.Transformer.
+    patch_init: how the patch embedding's kernel is drawn; "torch" draws its
+      bias, too, as PyTorch's convolutions do.
+    init: of the blocks, see layers.INITS; with "trunc_normal" also of positions
+      and the class token, as in timm and DINO.
+    eps, activation, dropout, drop_path, remat: see layers.Transformer.
     dtype: compute dtype; parameters are float32 always.
   """
 
@@ -62,6 +75,7 @@ class ImageTower(nnx.Module):
     queries: int = 255,
     pool_heads: int = 8,
     pos: Literal["learned"] | positions.Table = "learned",
+    pos_resize: positions.Resize = "clean",
     cls_pos: bool = False,
     remainder: bool = False,
     max_patches: int | None = None,
@@ -73,49 +87,39 @@ class ImageTower(nnx.Module):
     mean: tuple | list = (0.5, 0.5, 0.5),
     std: tuple | list = (0.5, 0.5, 0.5),
     patch_bias: bool = True,
-    patch_init: Literal["lecun_normal", "xavier_uniform"] = "lecun_normal",
+    patch_init: EmbeddingInit = "lecun_normal",
+    init: layers.Init = "xavier",
     pre_norm: bool = False,
     eps: float = 1e-6,
     activation: layers.Activation = "gelu_tanh",
     dropout: float = 0.0,
+    drop_path: float = 0.0,
     remat: str = "none",
     dtype: Literal["float32", "bfloat16"] = "float32",
     pin: Callable = lambda x: x,
     rngs: nnx.Rngs,
   ):
-    name, self.patch = parse_variant(variant, res, remainder)
+    name, self.patch = _vit_fields.parse_variant(variant, res, remainder)
     size = layers.sized(name, width=width, depth=depth, mlp=mlp, heads=heads)
-    if cls_pos and (pool not in ("tok", "queries") or pos != "learned"):
-      allowed = 'False unless pool = "tok" or "queries", and pos = "learned"'
-      remedy = "It is the position of the class token."
-      raise errors.UserError("cls_pos", True, allowed, remedy)
-    if not 0 < keep <= 1:
-      allowed = "a number above 0, at most 1"
-      remedy = "FLIP keeps 0.5 or 0.25; 1 is off."
-      raise errors.UserError("keep", keep, allowed, remedy)
     wide = size["width"] if out_dim is None else out_dim
-    if pool == "queries" and (queries < 1 or wide % pool_heads):
-      value = f"{pool_heads}, queries = {queries}"
-      allowed = f"a divisor of the width {wide}, and one query or more"
-      remedy = "OpenCLIP's CoCa has 8 and 255."
-      raise errors.UserError("pool_heads", value, allowed, remedy)
-    if max_patches is not None:
-      _check_naflex(max_patches, pool=pool, pos=pos, keep=keep)
+    _vit_fields.check(
+      cls_pos=cls_pos, pool=pool, pos=pos, keep=keep, queries=queries,
+      pool_heads=pool_heads, wide=wide, max_patches=max_patches,
+    )  # fmt: skip
     w, self.side, self.res = size["width"], res // self.patch, res
-    self.max_patches = max_patches
+    self.max_patches, self.remainder = max_patches, remainder
     self.width, self.pool, self.keep = w, pool, keep
     self.has_pre_norm, self.projects = pre_norm, out_dim is not None
-    self.learned = pos == "learned"
+    self.pos_kind, self.pos_resize = pos, pos_resize
     self.mean, self.std, self.dtype = tuple(mean), tuple(std), dtype
-    normal = nnx.initializers.normal(w**-0.5)
+    drawn = init == "trunc_normal"
+    normal = nnx.initializers.normal(0.02 if drawn else w**-0.5)
     self.cls_pos = cls_pos
     length = self.side**2 + cls_pos
     fan_in = self.patch**2 * 3
     linear = dict(dtype=dtype, rngs=rngs)
-    kernel_init = getattr(nnx.initializers, patch_init)()
-    self.embed = nnx.Linear(
-      fan_in, w, use_bias=patch_bias, kernel_init=kernel_init, **linear
-    )
+    inits = embedding_inits(patch_init, fan_in)
+    self.embed = nnx.Linear(fan_in, w, use_bias=patch_bias, **inits, **linear)
     if pos == "learned":
       self.pos = nnx.Param(normal(rngs.params(), (length, w)))
     else:
@@ -124,13 +128,15 @@ class ImageTower(nnx.Module):
     # Queries attend to a class token, too, where it has a position (CoCa).
     self.has_cls = pool == "tok" or (pool == "queries" and cls_pos)
     if self.has_cls:
-      self.cls = nnx.Param(jnp.zeros((w,)))
+      cls = normal(rngs.params(), (w,)) if drawn else jnp.zeros((w,))
+      self.cls = nnx.Param(cls)
     if pre_norm:
       self.pre_norm = nnx.LayerNorm(w, epsilon=eps, **linear)
     kwargs = dict(activation=activation, eps=eps, dtype=dtype, rngs=rngs)
     self.encoder = layers.Transformer(
-      **size, causal=False, dropout=dropout, remat=remat, pin=pin, **kwargs
-    )
+      **size, causal=False, dropout=dropout, drop_path=drop_path, init=init,
+      remat=remat, pin=pin, **kwargs,
+    )  # fmt: skip
     if pool == "map":
       self.head = pooling.MapHead(w, size["mlp"], size["heads"], **kwargs)
     self.token_dim = w
@@ -154,8 +160,9 @@ class ImageTower(nnx.Module):
 
     Args:
       image: uint8 pixels, normalized here, or floats normalized already;
-        [b, *self.takes, 3], or with max_patches what the operation `naflex`
-        packs (data/transforms/naflex.py).
+        [b, *self.takes, 3], or of another size, for which positions are
+        resized; with max_patches what the operation `naflex` packs
+        (data/transforms/naflex.py).
       keys: one per example, to draw patches and dropout; None evaluates.
     """
     x, mask = self._tokens(image, keys)
@@ -198,9 +205,9 @@ class ImageTower(nnx.Module):
     """Returns patch vectors with positions, some dropped, and their mask."""
     if self.max_patches is not None:
       return self._any_shape(image)
+    self._check_sides(*image.shape[1:3])
     x = patchify(self._normalize(image), self.patch)
-    pos = self.pos[...] if self.learned else self.fixed_pos.array
-    first, pos = (pos[0], pos[1:]) if self.cls_pos else (0, pos)
+    first, pos = self._positions(*(n // self.patch for n in image.shape[1:3]))
     pos = jnp.broadcast_to(pos, (x.shape[0], *pos.shape))
     if keys is not None and self.keep < 1:
       # Patches are dropped before they are embedded, so they cost nothing.
@@ -214,6 +221,26 @@ class ImageTower(nnx.Module):
       x = jnp.concatenate([cls, x], axis=1)
     return x, None
 
+  def _positions(self, rows, columns):
+    """Returns the class token's position, 0 for none, and those of patches."""
+    usual = rows == columns == self.side
+    if self.pos_kind != "learned":
+      if usual:
+        return 0, self.fixed_pos.array
+      return 0, positions.sincos2d(rows, self.width, self.pos_kind, columns)
+    pos = self.pos[...]
+    first, pos = (pos[0], pos[1:]) if self.cls_pos else (0, pos)
+    if not usual:
+      pos = positions.resized(pos, (rows, columns), self.pos_resize)
+    return first, pos
+
+  def _check_sides(self, h, w):
+    sides = [max(1, n // self.patch) * self.patch for n in (h, w)]
+    if [h, w] != sides and not self.remainder:
+      allowed = f"sides that are multiples of the patch side {self.patch}"
+      remedy = f"Resize or crop them to {sides[0]} x {sides[1]}."
+      raise errors.UserError("size of images", (h, w), allowed, remedy)
+
   def _any_shape(self, image):
     x, grid = naflex.unpack(image)
     b, n = x.shape[:2]
@@ -223,69 +250,6 @@ class ImageTower(nnx.Module):
 
   def _normalize(self, image):
     return pixels.normalized(image, self.mean, self.std, self.dtype)
-
-
-def parse_variant(
-  variant: str, res: int, remainder: bool = False
-) -> tuple[str, int]:
-  """Returns "B" and 16 for "B/16"; checks the patch side against res."""
-  where = "variant"
-  name, _, patch = variant.partition("/")
-  if not patch.isdigit() or not int(patch):
-    allowed = "a size and a patch side in pixels"
-    remedy = 'Write the patch side after the size: "B/16".'
-    raise errors.UserError(where, variant, allowed, remedy)
-  if res % int(patch) and not remainder:
-    near = max(1, round(res / int(patch))) * int(patch)
-    raise errors.UserError(
-      "res",
-      res,
-      f"a multiple of the patch side {patch}",
-      f"The nearest is {near}.",
-    )
-  return name, int(patch)
-
-
-def _check_naflex(max_patches: int, **fields: object) -> None:
-  """Raises UserError for fields that padded patches don't support."""
-  if max_patches < 1:
-    allowed = "a whole number from 1 up, or None"
-    remedy = "SigLIP 2 has 256 to 1024; None is for images of one size."
-    raise errors.UserError("max_patches", max_patches, allowed, remedy)
-  for name, value in {"pool": "map", "pos": "learned", "keep": 1.0}.items():
-    if fields[name] != value:
-      allowed = f"{value!r} with max_patches"
-      remedy = "Set max_patches = None, for images of one size."
-      raise errors.UserError(name, fields[name], allowed, remedy)
-
-
-def patchify(
-  image: Float[Array, "b h w c"], patch: int
-) -> Float[Array, "b l p"]:
-  """Returns [b, patches, patch * patch * c], row by row, pixel by pixel.
-
-  Pixels past the last whole patch are ignored.
-  """
-  b, h, w, c = image.shape
-  h, w = h // patch * patch, w // patch * patch
-  image = image[:, :h, :w]
-  x = image.reshape(b, h // patch, patch, w // patch, patch, c)
-  return x.swapaxes(2, 3).reshape(b, -1, patch * patch * c)
-
-
-def kept_patches(patches: int, keep: float) -> int:
-  """Returns the number of patches in a fraction of them, at least one."""
-  return max(1, round(patches * keep))
-
-
-def draw_patches(keys: ExampleKeys, patches: int, keep: float) -> jax.Array:
-  """Returns int32 [b, kept], the sorted indices of the patches to keep.
-
-  Every subset of that many patches is equally likely, drawn per example.
-  """
-  count = kept_patches(patches, keep)
-  noise = jax.vmap(lambda k: jax.random.uniform(k, (patches,)))(keys)
-  return jnp.sort(jnp.argsort(noise, axis=1)[:, :count], axis=1)
 
 
 tower = ImageTower

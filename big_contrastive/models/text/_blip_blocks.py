@@ -15,7 +15,7 @@ from big_contrastive.models.attention import (
   Sequence,
 )
 from big_contrastive.models.decoder import Cache
-from big_contrastive.models.layers import ExampleKeys
+from big_contrastive.models.dropout import ExampleKeys, dropout
 
 Mode = Literal["encoder", "decoder"]
 Memory = Float[Array, "b m memory"]  # An image's tokens.
@@ -121,7 +121,7 @@ class Blocks(nnx.Module):
       block, index = block_and_index
 
       def drop(y, place):
-        return layers.dropout(y, self.dropout, keys, 3 * index + place)
+        return dropout(y, self.dropout, keys, 3 * index + place)
 
       known = None if memory is None else block.cross.keys_values(memory)
       return block(self.pin(x), mode, attention, known, mask, drop), None
