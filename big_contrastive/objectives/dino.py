@@ -101,15 +101,14 @@ class DINO(_teacher.Teaching, _crops.Crops):
     rows, columns = PartitionSpec(axis), PartitionSpec(None, split)
     one, each = PartitionSpec(), PartitionSpec(split)
 
-    def local(*arrays, scale):
+    def local(*arrays):
       return distillation.loss(
-        *arrays, scale=jnp.float32(1 / self.temperature), teacher_scale=scale,
-        axis=axis, split=split, tile=self.tile,
+        *arrays[:-1], scale=jnp.float32(1 / self.temperature),
+        teacher_scale=arrays[-1], axis=axis, split=split, tile=self.tile,
       )  # fmt: skip
 
     return jax.shard_map(
-      lambda *arrays: local(*arrays[:-1], scale=arrays[-1]), mesh=mesh,
-      in_specs=(rows, columns, rows, columns, each, one),
+      local, mesh=mesh, in_specs=(rows, columns, rows, columns, each, one),
       out_specs=Distillation(one, one, each),
     )(x, kernel, y, of_teacher, center, scale)  # fmt: skip
 

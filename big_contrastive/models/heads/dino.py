@@ -44,7 +44,7 @@ class Dino(nnx.Module):
     self.out_dim, self.bottleneck = out_dim, bottleneck
     self.mlp = Mlp(
       width, out_dim=bottleneck, hidden=hidden, depth=depth, activation="gelu",
-      init="normal", norm=norm, dtype=dtype, rngs=rngs,
+      init="trunc_normal", norm=norm, dtype=dtype, rngs=rngs,
     )  # fmt: skip
     # As torch draws it.
     init = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")

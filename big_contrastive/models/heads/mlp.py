@@ -18,7 +18,7 @@ from big_contrastive.models.norms import BatchNorm
 LastNorm = Literal["batch", "scale", "plain"]
 _INITS = {
   "lecun_normal": nnx.initializers.lecun_normal(),
-  "normal": nnx.initializers.normal(0.02),
+  "trunc_normal": layers.INITS["trunc_normal"][0],
 }
 
 
@@ -39,7 +39,7 @@ class Mlp(nnx.Module):
     norm: whether a batch norm follows each layer but the last.
     last_norm: a batch norm after the last layer: "batch" with scale and bias,
       "scale" without bias, "plain" without either; None for none.
-    init: how kernels are drawn: "normal" has the standard deviation 0.02.
+    init: how kernels are drawn; "trunc_normal" as in DINO, see layers.INITS.
     dtype: compute dtype; parameters are float32 always.
   """
 
@@ -55,7 +55,7 @@ class Mlp(nnx.Module):
     hidden_bias: bool = True,
     norm: bool = False,
     last_norm: LastNorm | None = None,
-    init: Literal["lecun_normal", "normal"] = "lecun_normal",
+    init: Literal["lecun_normal", "trunc_normal"] = "lecun_normal",
     dtype: Literal["float32", "bfloat16"] = "float32",
     rngs: nnx.Rngs,
   ):
