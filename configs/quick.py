@@ -30,8 +30,9 @@ def use(config: Any) -> None:
       ("color_jitter", colors | {"p": 0.8}),
     ]
   config.eval_image = [("resize", {"size": res})]
-  if "decay" in config:
-    del config.decay
+  for field in ("decay", "adapt"):  # Of the optimizer that goes.
+    if field in config:
+      del config[field]
   # LARS moves a weight by a small part of its norm a step: too slow for this.
   config.optimizer = {"name": "adamw", "lr": 2e-3, "weight_decay": 1e-4}
   config.schedule = {"decay": "cosine", "warmup": "10%"}

@@ -74,7 +74,9 @@ def finish(config: ConfigDict, arg: SimpleNamespace) -> ConfigDict:
   config = self_supervised.finish(config, arg)
   if arg.quick:
     config.model.heads.prototypes.count = 128
-    config.objective.queue_start = "2 epochs"
+    config.objective = {"name": "swav"}
+    if arg.local:
+      config.views.local.count = min(4, arg.local)
   if arg.smoke:
     # The tower of other smokes takes images of one size.
     widths = {"widths": [8, 16, 32], "depths": [0, 1, 1]}

@@ -192,5 +192,5 @@ def without_epochs(config: dict[str, Any]) -> dict[str, Any]:
     k: long.get(k, 1) if durations.in_epochs(v) else v
     for k, v in config.items()
   }
-  inside = {"schedule", "schedules", "objective", "start"} & changed.keys()
+  inside = {"objective", "schedule", "schedules", "start"} & changed.keys()
   return changed | {k: short(changed[k]) for k in inside}
