@@ -32,6 +32,7 @@ ARGUMENTS = {
   "moco_v3": "",
   "byol": "",
   "simsiam": "",
+  "dino": "",
   "swav": "",
   "catlip": "",
   "superclass": "",

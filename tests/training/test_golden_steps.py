@@ -21,7 +21,8 @@ RECIPES = {
   "finetune": "smoke", "demo": "smoke", "dfn": "smoke",
   "own_data": f"{DATA},smoke",
   "simclr": "smoke", "moco": "smoke", "moco_v3": "smoke", "byol": "smoke",
-  "simsiam": "smoke", "swav": "smoke", "catlip": "smoke", "superclass": "smoke",
+  "simsiam": "smoke", "dino": "smoke", "swav": "smoke",
+  "catlip": "smoke", "superclass": "smoke",
   "cappa": "smoke", "coca": "smoke", "openvision2": "smoke",
   "blip": "smoke", "capfilt": "smoke",
 }  # fmt: skip
@@ -29,7 +30,7 @@ RECIPES = {
 # rounding of another CPU, by up to 1e4 in three steps; at a hundredth by 10.
 SLOWER = {
   "own_data", "simclr", "byol", "simsiam", "catlip", "cappa", "coca",
-  "openvision2", "blip",
+  "openvision2", "blip", "dino",
 }  # fmt: skip
 
 
