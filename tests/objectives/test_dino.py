@@ -1,10 +1,13 @@
 """DINO's schedule of temperatures, what it exports, and what it refuses."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import tiny
 from big_contrastive import objectives
 from big_contrastive.config import errors
 from big_contrastive.models import build
@@ -12,24 +15,31 @@ from big_contrastive.objectives import dino
 from big_contrastive.parallel import sharding
 
 VIEWS = {"global": 2, "local": 3}
-HEAD = {"name": "dino", "out_dim": 24, "hidden": 16, "bottleneck": 8}
+HEADS = {
+  "dino": {"name": "dino", "out_dim": 24, "hidden": 16, "bottleneck": 8},
+  "mlp": {"name": "mlp", "out_dim": 8},
+}
 
 
-def setting(head=HEAD, views=VIEWS, **kwargs):
+@functools.cache
+def model(head):
+  image = {"variant": "mu/8", "res": 32, "drop_path": 0.5}
+  return build.build_model(
+    {"image": image, "heads": {"projector": HEADS[head]}}
+  )
+
+
+def setting(head="dino", views=VIEWS, **kwargs):
   """Of 100 steps of 8 images, 20 an epoch: 2.5 steps."""
-  model = build.build_model({
-    "image": {"variant": "mu/8", "res": 32, "drop_path": 0.5},
-    "heads": {"projector": head},
-  })  # fmt: skip
   mesh = sharding.make_mesh(devices=jax.devices()[:1])
   sizes = {"local": (16, 16)}
   given = {"views": views, "sizes": sizes, "epoch": 20} | kwargs
-  return objectives.Setting(model, mesh, 8, None, 100, **given)
+  return objectives.Setting(model(head), mesh, 8, None, 100, **given)
 
 
 def temperatures(steps=100, **fields):
   method = dino.build(setting(), **fields)
-  return [float(method.teacher_temperature(jnp.int32(t))) for t in range(steps)]
+  return jax.vmap(method.teacher_temperature)(jnp.arange(steps))
 
 
 def test_the_teachers_temperature_rises_by_epochs():
@@ -67,10 +77,9 @@ def test_a_wrong_field_is_one_line(fields, said):
 
 
 def test_the_head_is_dinos():
-  other = {"name": "mlp", "out_dim": 8}
   said = "config.model.heads.projector.name = 'mlp'; expected .*dino"
   with pytest.raises(errors.UserError, match=said):
-    dino.build(setting(other))
+    dino.build(setting("mlp"))
 
 
 def test_two_global_views_are_needed():
@@ -116,3 +125,32 @@ def test_a_collapse_is_told_and_the_teacher_is_evaluated(monkeypatch):
   np.testing.assert_allclose(values["entropy"], np.log(24), rtol=1e-4)
   assert "All images have" in method.signs(values, {})["collapse"]
   assert method.signs(values | {"divergence": 0.1}, {}) == {"collapse": None}
+
+
+def test_the_recipes_are_the_official_codes():
+  base = tiny.load("dino", "")
+  assert base["views"]["local"]["count"] == 8
+  crops = {
+    k: dict(v["ops"])["random_resized_crop"] for k, v in base["views"].items()
+  }
+  assert [crops[k]["size"] for k in sorted(crops)] == [224, 96, 224]
+  assert crops["first"]["area"] == (0.4, 1.0)
+  assert base["schedule"]["end"] * base["optimizer"]["lr"] == 1e-6
+  assert "final_teacher_temperature" not in base["objective"]
+  long = tiny.load("dino", "epochs=300,batch=1024")
+  assert long["objective"]["final_teacher_temperature"] == 0.07
+  assert long["model"]["heads"]["projector"]["gain"]
+  assert long["optimizer"]["lr"] == 0.002
+  alone = tiny.load("dino", "local=0")["views"]
+  assert alone.keys() == {"first", "second"}
+  assert dict(alone["first"]["ops"])["random_resized_crop"]["area"][0] == 0.14
+  resnet = tiny.load("dino", "tower=resnet50,batch=256")
+  assert resnet["objective"]["momentum"] == 0.9995
+  assert resnet["optimizer"] == {
+    "name": "sgd", "lr": 0.03, "weight_decay": 1e-4, "clip_each": 3.0,
+  }  # fmt: skip
+  small = tiny.load("dino", "small")
+  assert not any(
+    "blur" in op for v in small["views"].values() for op, _ in v["ops"]
+  )
+  assert small["optimizer"]["lr"] == 0.3 and small["batch_size"] == 256
