@@ -39,6 +39,8 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config.views.local = {"ops": ops, "count": arg.local}
   if arg.tower.startswith("resnet"):
     config.model.image.zero_gain = False
+  if not arg.small:  # 0.228 is no slip here, but one of the official code.
+    config.model.image.std = (0.228, 0.224, 0.225)
   config.model.heads = {
     "projector": {"name": "mlp", "hidden": 2048, "out_dim": 128, "norm": True},
     "prototypes": {"name": "prototypes", "on": "projector", "count": 3000},

@@ -139,7 +139,8 @@ def test_a_tower_from_outside_trains_and_is_loaded(mine, tmp_path):
 @pytest.mark.parametrize("name", registry.names("models.heads"))
 def test_a_head_maps_vectors(name):
   head = registry.module("models.heads", name, "").head
-  width = {"classifier": "classes"}.get(name, "out_dim")
+  fields = {"classifier": "classes", "prototypes": "count"}
+  width = fields.get(name, "out_dim")
   made = head(6, **{width: 5}, rngs=nnx.Rngs(0))
   assert head.__doc__ and made.out_dim == 5
   assert made(jnp.ones((4, 6))).shape == (4, 5)

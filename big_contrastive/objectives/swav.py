@@ -59,31 +59,33 @@ class SwAV(_crops.Crops):
 
   def __call__(self, params, extra, batch, rng, step):
     model = _base.Applied(self.setting, params, extra.get("statistics", {}))
-    z = self.embed_crops(model, self.crops(batch), rng, self.heads)
-    z = unit(z)
+    z = unit(self.embed_crops(model, self.crops(batch), rng, self.heads))
     scores = _views.through(model, z, [_HEAD])
-    of_views = jax.lax.stop_gradient(jnp.swapaxes(scores[:, :2], 0, 1))
-    new, samples, valid = {}, of_views[:, None], None  # [2, 1, B, K]
-    if self.length:
-      queue = extra["queue"]
-      older = _views.through(model, queue, [_HEAD])
-      samples = jnp.concatenate([samples, jax.lax.stop_gradient(older)], axis=1)
-      full = jnp.any(queue[:, -1] != 0)
-      valid = jnp.broadcast_to(full, samples.shape[1:3]).at[0].set(True)
-      new["queue"] = self._pushed(queue, z, step)
-    codes = jnp.stack(
-      [
-        sinkhorn.codes(
-          of_view, epsilon=self.epsilon, iterations=self.iterations, valid=valid
-        )[0]
-        for of_view in samples
-      ],
-      axis=1,
-    )
+    of_global = jnp.swapaxes(scores[:, :2], 0, 1)
+    codes = self._codes(model, of_global, extra.get("queue"))
     loss = swapped.loss(codes, scores, temperature=self.temperature)
     metrics = _views.metrics(loss, z[:, 0], z[:, 1])
-    metrics["prototypes_used"] = _used(of_views)
-    return loss, (metrics, model.extra(extra) | new)
+    metrics["prototypes_used"] = _used(of_global)
+    extra = model.extra(extra)
+    if self.length:
+      extra = extra | {"queue": self._pushed(extra["queue"], z, step)}
+    return loss, (metrics, extra)
+
+  def _codes(self, model, scores, queue):
+    """The codes [B, 2, K] of scores [2, B, K]; queue: None without one."""
+    samples, valid = scores[:, None], None
+    if queue is not None:
+      older = _views.through(model, queue, [_HEAD])
+      samples = jnp.concatenate([samples, older], axis=1)
+      full = jnp.any(queue[:, -1] != 0)
+      valid = jnp.broadcast_to(full, samples.shape[1:3]).at[0].set(True)
+    codes = [
+      sinkhorn.codes(
+        of_view, epsilon=self.epsilon, iterations=self.iterations, valid=valid
+      )
+      for of_view in samples
+    ]
+    return jnp.stack([of_view[0] for of_view in codes], axis=1)
 
   def _pushed(self, queue, z, step):
     """The queue with z, [B, V, d], of the global views in front."""
