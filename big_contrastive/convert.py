@@ -3,13 +3,13 @@
   python -m big_contrastive.convert --from runs/siglip --to exported
 
 Reads and writes our checkpoints, Hugging Face directories, OpenCLIP
-directories, big_vision .npz files and torchvision's ResNets; reads OpenAI's .pt
-files. As a check, random images and texts are embedded by the source, by the
-result, and by transformers or OpenCLIP where they are installed. DST appears
-only if all of them agree. A warning names what DST lacks: a tokenizer, a text
-tower or preprocessing. With --average OTHER the weights are averaged, as of a
-model and of what it was fine-tuned to; with --image OTHER the tower that made
-the vectors of LiT takes their place.
+directories, big_vision .npz files, torchvision's ResNets and timm's ViTs
+(DINO); reads OpenAI's .pt files. As a check, random images and texts are
+embedded by the source, by the result, and by transformers or OpenCLIP where
+they are installed. DST appears only if all of them agree. A warning names what
+DST lacks: a tokenizer, a text tower or preprocessing. With --average OTHER the
+weights are averaged, as of a model and of what it was fine-tuned to; with
+--image OTHER the tower that made the vectors of LiT takes their place.
 """
 
 if __name__ == "__main__":  # Before what takes seconds to import.
@@ -120,7 +120,7 @@ def convert(
     ours = _embed(model, images, tokens)
     again = _embed(model_files.read(new, format), images, tokens)
     others = {f"{format}, read back": again}
-    if tokens is not None:
+    if tokens is not None or "hugging_face" in (from_format, format):
       arguments = _arguments(model, images)
       for name, place in (*sides, (format, new)):
         embedded = reference.embed(name, place, arguments, tokens)

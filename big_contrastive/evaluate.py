@@ -42,7 +42,7 @@ from big_contrastive.inference.remembered import remembered
 from big_contrastive.parallel import multihost
 
 # Our tasks without metrics; refused before any work.
-_PICTURES = ("gallery", "neighbors")
+_PICTURES = ("gallery", "neighbors", "attention")
 
 _FLAGS = "--"  # The section whose fields the flags are.
 

@@ -92,6 +92,11 @@ class Embed:
       work: there, a run in training ends if it is asked to.
     classes: what a classifier of captions' words says; None without one.
     captions: what a decoder of captions says; None without one.
+    attention: (source, res) -> its images as the tower sees them, uint8
+      [n, h, w, 3], and the class token's attention to their patches in the last
+      block, float32 [n, heads, rows, columns]. res is the side of squares that
+      they are resized to; None for the model's preprocessing. Raises UserError
+      for a tower without a class token.
     match: (source, for each image numbers of texts int [k], texts) -> for each
       image the logits float32 [k] that these match it, by a tower that sees
       both, as BLIP's; None without one.
@@ -106,6 +111,7 @@ class Embed:
   classes: Classes | None = None
   captions: Captions | None = None
   match: Callable[..., list[np.ndarray]] | None = None
+  attention: Callable[..., tuple[np.ndarray, np.ndarray]] | None = None
 
   def require_text(self) -> None:
     """Raises UserError, before any work, if the model embeds no texts."""

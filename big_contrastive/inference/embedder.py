@@ -15,7 +15,12 @@ from big_contrastive.data.source import Source, as_source
 from big_contrastive.data.tokenizers.tokenizer import Tokenizer
 from big_contrastive.data.transforms.pipeline import Pipeline
 from big_contrastive.evals import Embed, Embedded, Pooled
-from big_contrastive.inference import captions, classifier, matching
+from big_contrastive.inference import (
+  attention,
+  captions,
+  classifier,
+  matching,
+)
 from big_contrastive.inference.no_tokenizer import NoTokenizer
 from big_contrastive.models import Features
 from big_contrastive.models.model import merge
@@ -120,6 +125,7 @@ class Embedder:
       classes=classifier.bound(self, params, check),
       captions=captions.bound(self, params, check),
       match=matching.bound(self, params, check),
+      attention=attention.bound(self, params, check),
     )
 
   def images(

@@ -13,21 +13,19 @@ import json
 import logging
 import math
 import os
-import pathlib
 from typing import Any
 
 import jax
 import numpy as np
-import PIL.Image
 
-from big_contrastive.config import errors, finite, rules, schema
-from big_contrastive.data.source import Source
+from big_contrastive.config import finite, rules, schema
 from big_contrastive.data.tokenizers.tokenizer import Tokenizer, build_tokenizer
-from big_contrastive.data.transforms import decode, operations
+from big_contrastive.data.transforms import operations
 from big_contrastive.evals import captioning
 from big_contrastive.inference import inputs
 from big_contrastive.inference.embedder import Embedder
 from big_contrastive.inference.no_tokenizer import NoTokenizer
+from big_contrastive.inference.records import Records
 from big_contrastive.interop import model_files
 from big_contrastive.interop.bundle import ModelBundle
 from big_contrastive.models import Features
@@ -80,7 +78,7 @@ class Model:
       UserError: naming the item, images[3], that is not a picture.
       RunError: naming those whose embeddings are not unit vectors.
     """
-    return self.embedder.images(self.params, _Records(images)).zimg
+    return self.embedder.images(self.params, Records(images)).zimg
 
   def features(self, images: inputs.Pictures) -> Features:
     """Returns the image tower's features, before its last layer.
@@ -96,7 +94,29 @@ class Model:
       UserError: naming the item, images[3], that is not a picture.
       RunError: for numbers that are not finite.
     """
-    return self.embedder.features(self.params, _Records(images))
+    return self.embedder.features(self.params, Records(images))
+
+  def attention(
+    self, images: inputs.Pictures, res: int | None = None
+  ) -> np.ndarray:
+    """Returns the class token's attention in the last block, by head.
+
+    Args:
+      images: as for `encode_image`.
+      res: side of the squares that they are resized to, a multiple of the patch
+        side; None for the model's preprocessing.
+
+    Returns:
+      [n, heads, rows, columns] of patches, float32. Of a head they sum to 1
+      with the token's attention to itself, which is left out.
+
+    Raises:
+      UserError: for an image tower without a class token; naming the item,
+        images[3], that is not a picture.
+      RunError: for numbers that are not finite.
+    """
+    maps = self.embedder.bound(self.params).attention
+    return maps(Records(images), res)[1]
 
   def encode_text(self, texts: inputs.Texts) -> np.ndarray:
     """Returns unit embeddings [n, d], float32; of one text, [1, d].
@@ -147,7 +167,7 @@ class Model:
     spoken = captioning.require(self.embedder.bound(self.params))
     if "max_tokens" not in decoding:
       how = captioning.fitting(how, spoken, prompt)
-    return spoken.generate(_Records(images), how, prompt, seed)[0]
+    return spoken.generate(Records(images), how, prompt, seed)[0]
 
   def log_likelihoods(
     self, images: inputs.Pictures, texts: inputs.Texts
@@ -161,7 +181,7 @@ class Model:
     """
     spoken = captioning.require(self.embedder.bound(self.params))
     texts = inputs.texts(texts, "texts")
-    return spoken.likelihood(_Records(images), texts)[0]
+    return spoken.likelihood(Records(images), texts)[0]
 
 
 def load(
@@ -247,48 +267,3 @@ def _tokenizer(
 def _resized(takes: tuple[int, ...]) -> list:
   """Preprocessing for formats that store none: big_vision's usual one."""
   return [("resize", {"size": list(takes)})]
-
-
-class _Records(Source):
-  """Pictures as a source of records."""
-
-  def __init__(self, images: inputs.Pictures):
-    pictures = inputs.pictures(images, "images")
-    self._names = list(pictures)
-    self._contents = [_named(x, name) for name, x in pictures.items()]
-
-  def __len__(self) -> int:
-    return len(self._names)
-
-  def __getitem__(self, i: int) -> dict[str, Any]:
-    return {"image": self._contents[i], "id": 0}
-
-  def name(self, i: int) -> str:
-    return self._names[i]
-
-
-def _named(picture: inputs.Picture, name: str) -> bytes | np.ndarray:
-  """The content of a picture; errors name it."""
-  try:
-    return _content(picture, name)
-  except errors.UserError:
-    raise
-  except Exception as e:  # Files and PIL's plugins raise many kinds.
-    value, remedy = inputs.told(picture), f"{type(e).__name__}: {e}."
-    raise errors.UserError(name, value, "a picture", remedy) from e
-
-
-def _content(
-  picture: inputs.Picture, name: str = "images"
-) -> bytes | np.ndarray:
-  """The content of a picture, as the "image" of a record."""
-  if isinstance(picture, str | os.PathLike):
-    return pathlib.Path(os.path.expanduser(picture)).read_bytes()
-  if hasattr(picture, "read"):
-    picture = picture.read()
-  if isinstance(picture, bytes | bytearray | memoryview):
-    return bytes(picture)
-  if isinstance(picture, PIL.Image.Image):
-    return decode.of_pil(picture)
-  array = inputs.pixels(picture, name)
-  return array if isinstance(array, np.ndarray) else _content(array, name)

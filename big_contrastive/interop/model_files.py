@@ -18,8 +18,9 @@ from big_contrastive.storage import paths, urls
 from big_contrastive.storage.paths import Path
 
 _HERE = (
-  "a checkpoint, a Hugging Face or OpenCLIP directory, a big_vision .npz, a "
-  "torchvision ResNet's .safetensors or .pth, or OpenAI's .pt"
+  "a checkpoint, a Hugging Face, OpenCLIP or timm directory, a big_vision "
+  ".npz, a torchvision ResNet's or a timm ViT's .safetensors or .pth, or "
+  "OpenAI's .pt"
 )
 
 

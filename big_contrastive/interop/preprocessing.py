@@ -31,6 +31,10 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "size": 384, "do_center_crop": False,
     "image_mean": _CLIP_MEAN, "image_std": _CLIP_STD,
   },
+  "ViT": {
+    "size": 224, "do_center_crop": False, "resample": 2,
+    "image_mean": _HALF, "image_std": _HALF,
+  },
   "Siglip2": {  # NaFlex.
     "patch_size": 16, "max_num_patches": 256, "resample": 2,
     "image_mean": _HALF, "image_std": _HALF,
@@ -38,6 +42,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 _FAMILIES = {
   "clip": "CLIP", "siglip": "Siglip", "siglip2": "Siglip2", "blip": "Blip",
+  "vit": "ViT",
 }  # fmt: skip
 
 
@@ -45,8 +50,8 @@ def from_hugging_face(config: dict[str, Any]) -> tuple[Ops, Stats, Stats]:
   """Returns operations, mean and std of a preprocessor_config.json.
 
   Args:
-    config: of an image processor of CLIP, BLIP or SigLIP, including NaFlex, or
-      of a feature extractor, from any version of transformers.
+    config: of an image processor of CLIP, BLIP, SigLIP, including NaFlex, or
+      ViT, or of a feature extractor, from any version of transformers.
 
   Raises:
     UserError: for what none of our operations does.
@@ -101,13 +106,16 @@ def to_hugging_face(
 
   Args:
     ops: evaluation preprocessing, as config.eval_image.
-    family: "siglip", "siglip2", "clip" or "blip".
+    family: "siglip", "siglip2", "clip", "blip" or "vit"; for a ViT with a crop
+      the processor is CLIP's, as ViT's has none.
     mean, std: config.model.image's.
 
   Raises:
     UserError: for operations that transformers' processors don't have.
   """
   prefix = _FAMILIES[errors.choice("family", family, _FAMILIES)]
+  if family == "vit" and [op[0] for op in ops] != ["resize"]:
+    prefix = _FAMILIES["clip"]
   numbers = {v: k for k, v in _METHODS.items()}
   config: dict[str, Any] = {
     "image_processor_type": f"{prefix}ImageProcessor",
@@ -207,7 +215,7 @@ def _family(config: dict[str, Any]) -> str:
     if name.startswith(f"{family}Image") or name == f"{family}FeatureExtractor":
       return family
   if name:
-    allowed = "an ImageProcessor of CLIP, Blip, Siglip or Siglip2"
+    allowed = "an ImageProcessor of CLIP, Blip, Siglip, Siglip2 or ViT"
     raise _error("image_processor_type", name, allowed)
   return "CLIP" if "crop_size" in config else "Siglip"
 

@@ -18,6 +18,7 @@ _VOCABULARIES = ("tokenizer.json", "spiece.model", "vocab.json", "vocab.txt")
 _PROCESSORS = {
   "siglip": "SiglipImageProcessor", "clip": "CLIPImageProcessor",
   "siglip2": "Siglip2ImageProcessor", "blip": "BlipImageProcessor",
+  "vit": "ViTImageProcessor",
 }  # fmt: skip
 
 
@@ -28,8 +29,8 @@ def read_hugging_face(
 
   Args:
     path: the directory.
-    family: "siglip", "siglip2", "clip" or "blip", for fields that its files
-      lack.
+    family: "siglip", "siglip2", "clip", "blip" or "vit", for fields that its
+      files lack.
     res, patch: of the image tower.
   """
   config = _image_processor(path)
@@ -38,6 +39,7 @@ def read_hugging_face(
     config = {
       "siglip": {"size": square},
       "blip": {"size": square},
+      "vit": {"size": square},
       "siglip2": {"patch_size": patch},
       "clip": {"size": {"shortest_edge": res}, "crop_size": square},
     }[family]  # fmt: skip

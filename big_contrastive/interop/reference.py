@@ -18,7 +18,7 @@ def embed(
   format: str | None,
   path: pathlib.Path,
   images: dict[str, np.ndarray],
-  tokens: np.ndarray,
+  tokens: np.ndarray | None,
 ) -> dict[str, np.ndarray] | None:
   """Returns the embeddings that a project's own library computes.
 
@@ -27,7 +27,7 @@ def embed(
     path: their directory; OpenCLIP also loads a file of OpenAI's.
     images: arguments for images, by transformers' names; "pixel_values" is
       float32 [b, 3, h, w], normalized.
-    tokens: int [b, l].
+    tokens: int [b, l]; None for an image tower alone.
 
   Returns:
     Unit embeddings by "image" and "text", "logits" over exp(t), and of a model
@@ -52,7 +52,7 @@ def embed(
         module,
         str(path),
         {k: torch.from_numpy(v.copy()) for k, v in images.items()},
-        torch.from_numpy(tokens.astype(np.int64)),
+        None if tokens is None else torch.from_numpy(tokens.astype(np.int64)),
       )
   except ImportError as e:  # Also of a dependency that is imported late.
     logging.warning("not compared with %s: %s", library, _first(e))
@@ -88,17 +88,23 @@ def _unit(z: np.ndarray) -> np.ndarray:
 
 def _transformers(library: Any, path: str, images: dict, ids: Any) -> tuple:
   config = library.AutoConfig.from_pretrained(path, local_files_only=True)
-  is_blip = config.model_type == "blip"
+  is_blip, is_vit = (config.model_type == name for name in ("blip", "vit"))
   kind = config.architectures[0] if is_blip else "AutoModel"
   model, info = getattr(library, kind).from_pretrained(
-    path, output_loading_info=True, local_files_only=True
-  )
-  wrong = {k: v for k, v in info.items() if v}
+    path, output_loading_info=True, local_files_only=True,
+    **{"add_pooling_layer": False} if is_vit else {},
+  )  # fmt: skip
+  idle = ("pooler.", "classifier.") if is_vit else ()
+  found = {k: [n for n in v if not n.startswith(idle)] for k, v in info.items()}
+  wrong = {k: v for k, v in found.items() if v}
   if wrong:
     raise ValueError(f"tensors don't fit: {wrong}")
   model = model.float().eval()
   if is_blip:
     return _blip(model, config.text_config, images, ids)
+  if is_vit:
+    vectors = model(**images).last_hidden_state[:, 0]
+    return vectors, None, 0.0, 0.0, None
   output = model(**images, input_ids=ids)
   return output.image_embeds, output.text_embeds, *_scale(model), None
 

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 
-from big_contrastive.config import rules
+from big_contrastive.config import errors, rules
 from big_contrastive.models import Features
+from big_contrastive.models.image.vit import ImageTower
 from big_contrastive.models.layers import ExampleKeys
 from big_contrastive.models.norms import Statistic
 
@@ -86,6 +87,25 @@ class Model(nnx.Module):
     return Features(
       tokens.astype(jnp.float32), pooled.astype(jnp.float32), mask
     )
+
+  def attention(
+    self, image: Num[Array, "b h w 3"]
+  ) -> Float[Array, "b heads rows columns"]:
+    """Returns the class token's attention; see vit.ImageTower.attention.
+
+    Raises:
+      UserError: for an image tower without a class token.
+    """
+    self._check(image)
+    tower, where = self.img, "config.model.image"
+    allowed = 'a ViT with a class token, pool = "tok"'
+    remedy = "What is shown is that token's attention."
+    if not isinstance(tower, ImageTower):
+      name = type(tower).__name__
+      raise errors.UserError(f"{where}.tower", name, allowed, remedy)
+    if not tower.has_cls:
+      raise errors.UserError(f"{where}.pool", tower.pool, allowed, remedy)
+    return tower.attention(image)
 
   def _check(self, image: Num[Array, "b ..."]) -> bool:
     """Checks the shape; returns whether these are vectors, not images."""

@@ -305,7 +305,8 @@ def test_all_fields_are_printed_in_80_columns(monkeypatch, capsys):
       + [f"config.evals.NAME with task = {task}" for task in (
         "retrieval", "zero_shot", "zero_shot_multi_label", "gallery", "knn",
         "linear_probe",
-        "few_shot", "collapse", "neighbors", "labels", "zero_shot_labels",
+        "few_shot", "collapse", "neighbors", "attention", "labels",
+        "zero_shot_labels",
         "captioning",
         "zero_shot_captions",
       )],

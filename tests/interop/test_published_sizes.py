@@ -9,12 +9,13 @@ import math
 import pathlib
 import re
 
+import numpy as np
 import pytest
 import test_published
 
 from big_contrastive.interop import sections
-from big_contrastive.interop.formats import open_clip
-from big_contrastive.interop.hugging_face import blip, config
+from big_contrastive.interop.formats import open_clip, timm
+from big_contrastive.interop.hugging_face import blip, config, vit
 
 PAGE = pathlib.Path(__file__).parents[2] / "docs/published_weights.md"
 # Millions of parameters; torchvision's count the classifier.
@@ -37,6 +38,11 @@ PUBLISHED = {
   "laion/CoCa-ViT-B-32-laion2B-s13B-b90k": 253.56,
   "laion/CoCa-ViT-L-14-laion2B-s13B-b90k": 638.45,
   "resnet{18,34,50,101,152}": 11.689512,
+  # timm's models have this many, by numel.
+  "facebook/dino-vits{16,8}": 21.665664,
+  "facebook/dino-vitb{16,8}": 85.798656,
+  "timm/vit_small_patch{16,8}_224.dino": 21.665664,
+  "timm/vit_base_patch{16,8}_224.dino": 85.798656,
 }  # fmt: skip
 
 
@@ -100,6 +106,27 @@ def blip_of(part, size):
   return blip.describe(given, "blip")[2]
 
 
+def dino(width):
+  """ViTModel's config.json, as DINO's on the Hub."""
+  size = {"hidden_size": width, "intermediate_size": 4 * width}
+  size |= {"num_attention_heads": width // 64, "model_type": "vit"}
+  return vit.describe(size, "dino")[2]
+
+
+def dino_file(width):
+  """timm's and DINO's own tensors, of which these tell the size."""
+  tensors = {
+    "patch_embed.proj.weight": (width, 3, 16, 16), "pos_embed": (1, 197, width),
+    **{f"blocks.{i}.mlp.fc1.weight": (4 * width, width) for i in range(12)},
+  }  # fmt: skip
+  stored = {k: np.broadcast_to(np.float32(0), s) for k, s in tensors.items()}
+  image = timm._described(stored, pathlib.Path("dino"))
+  assert image["variant"] == {384: "S/16", 768: "B/16"}[width]
+  assert "heads" not in image
+  shapes = sections.shapes({"image": image}, 1, 1, bias=False)
+  return {k: v for k, v in shapes.items() if k.startswith("img/")}
+
+
 def resnet(depth):
   image = {"tower": "resnet", "depth": depth, "stem": "imagenet", "res": 224}
   return {
@@ -145,6 +172,10 @@ MODELS = {
   "Salesforce/blip-itm-large-coco": (blip_of, "encoder", "L"),
   "Salesforce/blip-image-captioning-base": (blip_of, "decoder", "B"),
   "Salesforce/blip-image-captioning-large": (blip_of, "decoder", "L"),
+  "facebook/dino-vits{16,8}": (dino, 384),
+  "facebook/dino-vitb{16,8}": (dino, 768),
+  "timm/vit_small_patch{16,8}_224.dino": (dino_file, 384),
+  "timm/vit_base_patch{16,8}_224.dino": (dino_file, 768),
   "resnet{18,34,50,101,152}": (resnet, 18),
 }  # fmt: skip
 

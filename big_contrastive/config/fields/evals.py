@@ -5,7 +5,7 @@ from typing import Literal
 
 from big_contrastive.config.fields.field import field
 
-_ON = (
+ON = (
   "What is compared: the image tower's pooled features, before its last "
   "layer, or the unit embeddings."
 )
@@ -23,7 +23,8 @@ class Eval:
 
   task: str = field(
     doc="Which evaluator: zero_shot, retrieval, knn, linear_probe, few_shot, "
-    "collapse, labels, zero_shot_labels, the pictures gallery and neighbors, "
+    "collapse, labels, zero_shot_labels, the pictures gallery, neighbors and "
+    "attention, "
     "or the path of a Python file.",
   )
   source: dict | str = field(doc="Where its examples come from, as in source.")
@@ -101,19 +102,6 @@ class ZeroShotMultiLabel:
 
 
 @dataclasses.dataclass(kw_only=True)
-class Gallery:
-  """A picture of the texts that are nearest to images."""
-
-  texts: Literal["captions", "classes"] = field(
-    "captions",
-    doc="The candidates: all captions of the source, or its class names.",
-  )
-  rows: int = field(8, doc="Rows of the grid.")
-  columns: int = field(3, doc="Columns of the grid.")
-  seed: int = field(0, doc="Of the choice of images.")
-
-
-@dataclasses.dataclass(kw_only=True)
 class KNN:
   """The classes of the nearest training rows vote, with exp(cos / T)."""
 
@@ -122,7 +110,7 @@ class KNN:
     doc="The rows that vote, as in source. None, or the same data as source: "
     "the source's own, of which a record never votes for itself.",
   )
-  on: Literal["features", "embeddings"] = field("features", doc=_ON)
+  on: Literal["features", "embeddings"] = field("features", doc=ON)
   k: int | list | tuple = field(
     20, doc="How many vote: a number, or a list for a figure of each.",
     unit="rows", why="20 in DINO, which also reports 10, 100 and 200.",
@@ -139,7 +127,7 @@ class LinearProbe:
   """A linear classifier on the features of the frozen model."""
 
   train: dict | str = field(doc=_TRAIN, why=_OTHER)
-  on: Literal["features", "embeddings"] = field("features", doc=_ON)
+  on: Literal["features", "embeddings"] = field("features", doc=ON)
   solver: Literal["lbfgs", "sgd"] = field(
     "lbfgs",
     doc="lbfgs: mean cross entropy + l2 / 2 |weight|^2 to its minimum. sgd: "
@@ -184,7 +172,7 @@ class FewShot:
   """Ridge regression on a few training rows of each class (big_vision)."""
 
   train: dict | str = field(doc=_TRAIN, why=_OTHER)
-  on: Literal["features", "embeddings"] = field("features", doc=_ON)
+  on: Literal["features", "embeddings"] = field("features", doc=ON)
   shots: int | list | tuple = field(
     (1, 5, 10),
     doc="Rows of each class: a number, or a list for a figure of each.",
@@ -205,22 +193,7 @@ class FewShot:
 class Collapse:
   """How far the images' vectors spread over the sphere."""
 
-  on: Literal["features", "embeddings"] = field("embeddings", doc=_ON)
-
-
-@dataclasses.dataclass(kw_only=True)
-class Neighbors:
-  """A picture of images and those that are nearest to them."""
-
-  train: dict | str | None = field(
-    None,
-    doc="Where they are looked for, as in source. None, or the same data as "
-    "source: among the source's own, but for the record itself.",
-  )
-  on: Literal["features", "embeddings"] = field("features", doc=_ON)
-  rows: int = field(8, doc="How many images.")
-  k: int = field(6, doc="Neighbors of each.")
-  seed: int = field(0, doc="Of the choice of images.")
+  on: Literal["features", "embeddings"] = field("embeddings", doc=ON)
 
 
 @dataclasses.dataclass(kw_only=True)

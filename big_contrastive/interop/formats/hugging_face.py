@@ -1,8 +1,9 @@
-"""Hugging Face directories: SiglipModel, Siglip2Model, CLIPModel, and BLIP.
+"""Hugging Face directories: SigLIP, CLIP, BLIP, and the ViT alone.
 
 A directory has config.json, model.safetensors (or several and their index),
 and files of the tokenizer and the image processor. SigLIP 2 is a SiglipModel
 at a fixed resolution, and a Siglip2Model with images of any shape (NaFlex).
+A ViTModel, as DINO's, is an image tower alone.
 """
 
 import json
@@ -12,22 +13,30 @@ from collections.abc import Collection
 import numpy as np
 
 from big_contrastive.config import rules
-from big_contrastive.interop import files, mapping, processors, sections
+from big_contrastive.interop import (
+  files,
+  mapping,
+  processors,
+  sections,
+  state_dicts,
+)
 from big_contrastive.interop.bundle import ModelBundle
-from big_contrastive.interop.hugging_face import blip, blip_weights
+from big_contrastive.interop.formats.timm import is_timm
+from big_contrastive.interop.hugging_face import blip, blip_weights, vit
 from big_contrastive.interop.hugging_face import config as hugging_face_config
 from big_contrastive.interop.hugging_face import weights as hugging_face_weights
 
 _WEIGHTS = "model.safetensors"
 
 
-MAY_LACK: tuple[str, ...] = ()
+MAY_LACK: tuple[str, ...] = ("text",)  # ViTModel.
 SUFFIX = ""
 
 
 def recognize(path: pathlib.Path) -> bool:
-  """Whether it is a directory with config.json."""
-  return (path / "config.json").is_file()
+  """Whether it is a directory with config.json, and not timm's."""
+  config = path / "config.json"
+  return config.is_file() and not is_timm(config)
 
 
 def read(path: pathlib.Path, where: str = "path") -> ModelBundle:
@@ -39,15 +48,18 @@ def read(path: pathlib.Path, where: str = "path") -> ModelBundle:
   """
   config = files.read_json(path / "config.json")
   where = str(path / "config.json")
-  is_blip = config.get("model_type") == "blip"
-  describe = (blip if is_blip else hugging_face_config).describe
-  family, model, shapes = describe(config, where)
+  own = {"blip": blip, "vit": vit}
+  kind = own.get(config.get("model_type", ""), hugging_face_config)
+  family, model, shapes = kind.describe(config, where)
   stored = {
     k: v
     for k, v in _weights(path).items()
     if k not in hugging_face_weights.CONSTANTS
   }
-  stored = blip_weights.without_copies(stored, str(path)) if is_blip else stored
+  if family == "blip":
+    stored = blip_weights.without_copies(stored, str(path))
+  if family == "vit":
+    stored = vit.tower_alone(stored, str(path))
   rows = _rows(family, shapes)
   flat = mapping.read(rows, stored, shapes, str(path))
   res, patch = model["image"]["res"], sections.patch(model["image"])
@@ -59,6 +71,8 @@ def _rows(family: str, names: Collection[str]) -> list[mapping.Row]:
   """The table of a model with parameters of these flat names."""
   if family == "blip":
     return blip_weights.table(names)
+  if family == "vit":
+    return vit.TABLE
   return hugging_face_weights.TABLES[family]
 
 
@@ -79,17 +93,23 @@ def write(model: ModelBundle, path: pathlib.Path) -> None:
 
   Args:
     model: a SigLIP (pool "map", a bias), also for images of any shape, a CLIP
-      (class token, causal), or an encoder or a decoder of BLIP.
+      (class token, causal), an encoder or a decoder of BLIP, or an image tower
+      with a class token alone.
     path: of the directory, which is created.
 
   Raises:
     UserError: for a model that none of their classes implements.
   """
   sections.no_decoder(model)
-  image, text = (dict(model.model[k]) for k in ("image", "text"))
+  image, text = (dict(model.model.get(k) or {}) for k in ("image", "text"))
   sections.require_tower(image, "vit")
   flat = rules.flatten(model.params)
-  if text.get("tower") == "blip":
+  if not model.has_text:
+    family = "vit"
+    vit.check(image)
+    flat = state_dicts.tower(model, path.name)
+    config = vit.write(image)
+  elif text.get("tower") == "blip":
     family = "blip"
     blip.check(image, text, flat)
     flat.pop("t", None)

@@ -6,44 +6,36 @@ for CIFAR. Our files hold what a state dict lacks in their metadata, which
 torchvision doesn't read. Reading .pth needs torch.
 """
 
-import json
-import logging
 import pathlib
 import re
 from typing import Any
 
 import numpy as np
-import safetensors
 
-from big_contrastive.config import errors, rules, schema
-from big_contrastive.interop import files, mapping, sections
+from big_contrastive.config import errors, schema
+from big_contrastive.interop import mapping, sections, state_dicts
 from big_contrastive.interop.bundle import ModelBundle
 from big_contrastive.interop.mapping import Row
 from big_contrastive.models import build
 from big_contrastive.models.image.resnet import DEPTHS
 
 MAY_LACK: tuple[str, ...] = ("text", "tokenizer")
-SUFFIX = ".safetensors"
+SUFFIX = state_dicts.SUFFIX
 
 _TOWER = {"tower": "resnet"}
 _STEMS = {7: "imagenet", 3: "cifar"}  # By the side of the first convolution.
-_OURS = "big_contrastive"  # Our entry in a file's metadata.
 # torchvision's for ImageNet: ResNet18_Weights.IMAGENET1K_V1.transforms().
 _PREPROCESSING: list = [
   ["resize_shortest", {"size": 256, "method": "bilinear", "rounding": "down"}],
   ["center_crop", {"size": 224, "rounding": "nearest"}],
 ]
-# As it stands in files of safetensors and of torch, which are not read for it;
 # CLIP's ResNets have "visual." before it.
 _NAME = re.compile(rb"(?<![\w.])(module\.)?layer1\.0\.conv1\.weight")
 
 
 def recognize(path: pathlib.Path) -> bool:
   """Whether it is a file of tensors with the names of a ResNet's."""
-  if not path.is_file() or path.suffix not in (SUFFIX, ".pth", ".pt"):
-    return False
-  with path.open("rb") as file:
-    return bool(_NAME.search(file.read(2**20)))
+  return state_dicts.holds(path, _NAME)
 
 
 def read(path: pathlib.Path, where: str = "path") -> ModelBundle:
@@ -56,7 +48,7 @@ def read(path: pathlib.Path, where: str = "path") -> ModelBundle:
     UserError: for a broken file, another architecture than ResNet-18 to -152,
       and tensors that are missing, unknown or misshapen.
   """
-  stored, about = _load(path)
+  stored, about = state_dicts.read(path)
   stored = mapping.without_counters(stored)
   section = schema.section(about.get("image", {}), f"metadata of {path}")
   section |= _TOWER | _described(stored, path)
@@ -82,47 +74,11 @@ def write(model: ModelBundle, path: pathlib.Path) -> None:
       decoder, and a path that is no .safetensors.
   """
   image = build.defaults("image", model.model["image"]) | model.model["image"]
-  sections.no_decoder(model)
   sections.require_tower(image, "resnet")
-  if model.has_text:
-    thing, allowed = "config.model.text", "no text tower in this format"
-    value = model.model["text"].get("variant", "a tower")
-    raise errors.UserError(thing, value, allowed, sections.ANOTHER)
-  if path.suffix != SUFFIX:
-    allowed = f"a path that ends with {SUFFIX}, in this format"
-    remedy = "safetensors.torch.load_file reads it into torch."
-    raise errors.UserError("--to", path.name, allowed, remedy)
-  if heads := sorted(model.params.keys() - {"img"}):
-    message = "%s: the image tower alone; left out: %s"
-    logging.warning(message, path.name, ", ".join(heads))
-  flat = rules.flatten({"img": model.params["img"]})
+  state_dicts.check(model, path)
+  flat = state_dicts.tower(model, path.name)
   arrays = mapping.write(_rows(image["depth"]), flat, "a torchvision ResNet")
-  if "fc.weight" in arrays and "fc.bias" not in arrays:
-    arrays["fc.bias"] = np.zeros(len(arrays["fc.weight"]), np.float32)
-  about = schema.plain(
-    {"image": model.model["image"], "eval_image": model.image}
-  )
-  if not model.image:
-    del about["eval_image"]
-  arrays = mapping.with_counters(arrays)
-  files.write_safetensors(arrays, path, {_OURS: json.dumps(about)})
-
-
-def _load(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-  """The tensors of a file, and our metadata, {} in a file of others."""
-  if path.suffix != SUFFIX:
-    return files.read_torch(path), {}
-  stored = files.read_safetensors(path)
-  with safetensors.safe_open(path, "numpy") as file:
-    about = (file.metadata() or {}).get(_OURS, "{}")
-  stored = {k.removeprefix("module."): v for k, v in stored.items()}
-  where = f"metadata of {path}"
-  try:
-    held = json.loads(about)
-  except ValueError as e:
-    allowed, remedy = "JSON, as we write it", "Write the file anew."
-    raise errors.UserError(where, about, allowed, remedy) from e
-  return stored, schema.section(held, where)
+  state_dicts.write(mapping.with_counters(arrays), path, model)
 
 
 def _described(
@@ -151,13 +107,11 @@ def _without_classifier(
   stored: dict[str, np.ndarray], section: dict[str, Any], path: pathlib.Path
 ) -> dict[str, np.ndarray]:
   """The tensors that the tower of a section has."""
-  left_out = {k for k in stored if k.startswith("fc.")}
-  if section.get("out_dim"):
-    left_out -= {"fc.weight"}
-    left_out -= {"fc.bias"} if section.get("out_bias") else set()
-  elif left_out:
-    logging.warning("%s: its classifier, fc, is left out", path)
-  return {k: v for k, v in stored.items() if k not in left_out}
+  if not section.get("out_dim"):
+    return state_dicts.without("fc", stored, path)
+  return {
+    k: v for k, v in stored.items() if k != "fc.bias" or section.get("out_bias")
+  }
 
 
 def _rows(depth: int) -> list[Row]:

@@ -187,6 +187,20 @@ class ImageTower(nnx.Module):
     x = self.project(x) if self.projects else x
     return x.astype(jnp.float32)
 
+  def attention(
+    self, image: Num[Array, "b h w 3"]
+  ) -> Float[Array, "b heads rows columns"]:
+    """Returns the class token's attention to each patch in the last block.
+
+    float32, of a tower with `has_cls`. Its attention to itself is left out: of
+    a head, that and these sum to 1.
+    """
+    x, _ = self._tokens(image, None)
+    x = self.pre_norm(x) if self.has_pre_norm else x
+    weights = self.encoder.attention(x)[:, :, 1:]
+    rows, columns = (n // self.patch for n in image.shape[1:3])
+    return weights.reshape(*weights.shape[:2], rows, columns)
+
   @property
   def takes(self) -> tuple[int, ...]:
     """One input's shape: (h, w), or (patches, side, side) for NaFlex."""
