@@ -18,7 +18,7 @@ from big_contrastive.losses import _pairwise, _ring
 from big_contrastive.losses._ring import Axis
 
 Link = Literal["softplus", "logsumexp"]
-_LOGITS = 2**22  # Logits in memory at a time, by default.
+LOGITS = 2**22  # Logits in memory at a time, by default.
 
 
 class Sums(NamedTuple):
@@ -74,15 +74,15 @@ def total(
   chex.assert_shape((labels, weights), (b, None))
   chex.assert_shape(mass, (b,))
   chex.assert_type(labels, int)
-  tile = max(1, min(b, _LOGITS // v)) if tile is None else min(tile, b)
-  axes = _together(axis, split)
+  tile = max(1, min(b, LOGITS // v)) if tile is None else min(tile, b)
+  axes = together(axis, split)
   constants = jax.lax.stop_gradient((weights, mass))
   operands = _ring.varying((x, kernel, bias, labels, *constants), axes)
   value = _local((link, spread, split, tile), *operands)
   return value if axes is None else jax.lax.psum(value, axes)
 
 
-def _together(axis: Axis, split: str | None) -> Axis:
+def together(axis: Axis, split: str | None) -> Axis:
   several = (axis,) if isinstance(axis, str) else axis or ()
   return (*several, *([split] if split else [])) or None
 
@@ -136,7 +136,7 @@ def _sums(
     x, labels, weights, mass = (
       a.at[at].get(mode="fill", fill_value=0) for a in rows
     )
-    logits = _product(x, kernel) + bias.astype(jnp.float32)[None]
+    logits = product(x, kernel) + bias.astype(jnp.float32)[None]
     linked, slope = _LINKS[link](logits, split)
     here = (labels >= 0) & (labels < v)
     # A place beyond the last is dropped, where -1 would be the last one.
@@ -155,8 +155,8 @@ def _sums(
     grad = grad.at[lines, place].add(-weights, mode="drop")
     dbias = sums.bias + grad.sum(0)
     grad = grad.astype(x.dtype)
-    dx = sums.x.at[at].set(_product(grad, kernel.T), mode="drop")
-    return Sums(value, dx, sums.kernel + _product(x.T, grad), dbias)
+    dx = sums.x.at[at].set(product(grad, kernel.T), mode="drop")
+    return Sums(value, dx, sums.kernel + product(x.T, grad), dbias)
 
   zeros = [
     jnp.zeros(a.shape, jnp.float32) if needs else None
@@ -164,19 +164,19 @@ def _sums(
   ]
   start = Sums(jnp.zeros((), jnp.float32), *zeros)
   start = jax.tree.map(
-    lambda a: jax.lax.pcast(a, _varies(x, kernel), to="varying"), start
+    lambda a: jax.lax.pcast(a, varies(x, kernel), to="varying"), start
   )
   return jax.lax.fori_loop(0, -(-weighs.sum() // tile), one, start)
 
 
-def _varies(*arrays: jax.Array) -> tuple[str, ...]:
+def varies(*arrays: jax.Array) -> tuple[str, ...]:
   axes: dict[str, None] = {}
   for array in arrays:
     axes |= dict.fromkeys(jax.typeof(array).manual_axis_type.varying)
   return tuple(axes)
 
 
-def _product(a: jax.Array, b: jax.Array) -> jax.Array:
+def product(a: jax.Array, b: jax.Array) -> jax.Array:
   """The matrix product, float32 for any input."""
   precise = a.dtype == b.dtype == jnp.bfloat16
   a, b = (a, b) if precise else (a.astype(jnp.float32), b.astype(jnp.float32))
@@ -185,25 +185,31 @@ def _product(a: jax.Array, b: jax.Array) -> jax.Array:
   )
 
 
-def _over(x: jax.Array, split: str | None) -> jax.Array:
+def over(x: jax.Array, split: str | None) -> jax.Array:
   """The sum over the devices that share the classes."""
   if split is None:
     return x
   return jax.lax.pcast(jax.lax.psum(x, split), split, to="varying")
 
 
+def largest(logits: jax.Array, split: str | None) -> jax.Array:
+  """The largest logit of each row, of the classes of all devices."""
+  most = logits.max(-1)
+  if split is None:
+    return most
+  return jax.lax.pcast(jax.lax.pmax(most, split), split, to="varying")
+
+
 Linked = tuple[jax.Array, Callable[[jax.Array], jax.Array]]
 
 
 def _softplus(logits: jax.Array, split: str | None) -> Linked:
-  return _over(jax.nn.softplus(logits).sum(-1), split), jax.nn.sigmoid
+  return over(jax.nn.softplus(logits).sum(-1), split), jax.nn.sigmoid
 
 
 def _logsumexp(logits: jax.Array, split: str | None) -> Linked:
-  most = logits.max(-1)
-  if split is not None:
-    most = jax.lax.pcast(jax.lax.pmax(most, split), split, to="varying")
-  lse = jnp.log(_over(jnp.exp(logits - most[:, None]).sum(-1), split)) + most
+  most = largest(logits, split)
+  lse = jnp.log(over(jnp.exp(logits - most[:, None]).sum(-1), split)) + most
   return lse, lambda logits: jnp.exp(logits - lse[:, None])
 
 

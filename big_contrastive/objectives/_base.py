@@ -234,9 +234,7 @@ def over_classes(
     rows: arrays [B, ...], x the first.
     tile: rows of logits in memory at a time on a device; None for the default.
   """
-  axis, split = sharding.BATCH, None
-  if mesh.shape["tensor"] > 1 and len(bias) % mesh.shape["tensor"] == 0:
-    split = "tensor"
+  axis, split = sharding.BATCH, split_of(mesh, len(bias))
 
   def local(kernel, bias, x, *others):
     how = {"axis": axis, "split": split, "tile": tile}
@@ -247,6 +245,12 @@ def over_classes(
   return jax.shard_map(
     local, mesh=mesh, in_specs=specs, out_specs=PartitionSpec()
   )(kernel.astype(rows[0].dtype), bias, *rows)
+
+
+def split_of(mesh: Mesh, classes: int) -> str | None:
+  """Returns the mesh's tensor axis if classes can be split over it."""
+  size = mesh.shape["tensor"]
+  return "tensor" if size > 1 and classes % size == 0 else None
 
 
 def check_tile(tile: int | None) -> int | None:

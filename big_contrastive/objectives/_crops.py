@@ -52,7 +52,7 @@ class Crops(_views.Views):
     self,
     model: _base.Applied,
     crops: Sequence[jax.Array],
-    rng: jax.Array,
+    rng: jax.Array | None,
     heads: Sequence[str],
   ) -> jax.Array:
     """Returns the vectors [B, V, d] of all crops, float32, not normalized.
@@ -67,14 +67,16 @@ class Crops(_views.Views):
       model: that of the parameters, or of a teacher.
       crops: see `crops`; or the first of them.
       rng: the step's key. The same key draws the same for global crops, whether
-        local ones follow or not.
+        local ones follow or not. None evaluates the tower.
       heads: parts that follow the tower, in order; none for its own vectors.
     """
     rows = []
     for i, images in enumerate(crops):
       size, count = images.shape[:2]
       images = images.reshape(size * count, *images.shape[2:])
-      keys = self.keys(jax.random.fold_in(rng, i), size * count)
+      keys = None
+      if rng is not None:
+        keys = self.keys(jax.random.fold_in(rng, i), size * count)
       x = self.embed(model, images, keys, ())
       rows.append(x.reshape(size, count, -1))
     x = jnp.concatenate(rows, axis=1)

@@ -41,9 +41,8 @@ class Teaching(Objective):
     self, params: dict[str, Any], extra: dict[str, Any]
   ) -> _base.Applied:
     """Returns the model with the teacher's weights."""
-    flat = flatten(params) | flatten(extra["teacher"])
     statistics = extra.get("statistics", {})
-    return _base.Applied(self.setting, unflatten(flat), statistics)
+    return _base.Applied(self.setting, taught(params, extra), statistics)
 
   def after_update(self, params, extra, step):
     rate, new = self.rate(step), flatten(self._copied(params))
@@ -66,6 +65,11 @@ class Taught(Teaching, TwoViews):
   def flops(self):
     """Returns also those of the teacher's forward passes."""
     return super().flops() + 2 * self.setting.model.abstract.img.flops(True)
+
+
+def taught(params: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+  """Returns the parameters with the teacher's, where it has its own."""
+  return unflatten(flatten(params) | flatten(extra["teacher"]))
 
 
 def rate(

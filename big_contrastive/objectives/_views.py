@@ -161,7 +161,7 @@ def check_model(setting: Setting, *heads: str) -> int:
   return count
 
 
-def check_temperature(value: float) -> float:
+def check_temperature(value: float, name: str = "temperature") -> float:
   """Returns 1 / temperature.
 
   Raises:
@@ -170,5 +170,5 @@ def check_temperature(value: float) -> float:
   if not 0 < value < float("inf"):
     remedy = "SimCLR and MoCo have 0.07 to 0.5, MoCo v3 up to 1."
     allowed = "a finite number above 0"
-    raise errors.UserError("temperature", value, allowed, remedy)
+    raise errors.UserError(name, value, allowed, remedy)
   return 1 / value

@@ -25,6 +25,7 @@ from big_contrastive.models.heads import (
   patch_decoder,
   prototypes,
 )
+from big_contrastive.models.heads import dino as dino_head
 from big_contrastive.models.image import (
   clip_resnet,
   convnet,
@@ -40,6 +41,7 @@ from big_contrastive.objectives import (
   catlip,
   coca,
   mae,
+  dino,
   moco,
   moco_v3,
   pairs,
@@ -97,6 +99,7 @@ SIGNATURES = {
   "objective with name = moco_v3": (moco_v3.build, {"setting"}),
   "objective with name = byol": (byol.build, {"setting"}),
   "objective with name = simsiam": (simsiam.build, {"setting"}),
+  "objective with name = dino": (dino.build, {"setting"}),
   "objective with name = swav": (swav.build, {"setting"}),
   "objective with name = mae": (mae.build, {"setting"}),
   "objective with name = catlip": (catlip.build, {"setting"}),
@@ -104,6 +107,9 @@ SIGNATURES = {
   "model.heads.NAME with name = mlp": (mlp.Mlp, {"width", "dtype", "rngs"}),
   "model.heads.NAME with name = classifier": (
     classifier.Classifier, {"width", "dtype", "rngs"}
+  ),
+  "model.heads.NAME with name = dino": (
+    dino_head.Dino, {"width", "dtype", "rngs"}
   ),
   "model.heads.NAME with name = prototypes": (
     prototypes.Prototypes, {"width", "dtype", "rngs"}

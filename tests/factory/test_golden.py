@@ -33,6 +33,7 @@ ARGUMENTS = {
   "moco_v3": "",
   "byol": "",
   "simsiam": "",
+  "dino": "",
   "swav": "",
   "mae": "",
   "catlip": "",

@@ -1,5 +1,6 @@
-"""SimCLR, MoCo, BYOL, SimSiam and SwAV against float64 formulas, step by step.
+"""SimCLR, MoCo, BYOL, SimSiam, SwAV and DINO against float64 formulas.
 
+Step by step.
 The formulas are written here from the papers, over dense matrices, with a
 forward pass, an optimizer and an order of updates of their own.
 """
@@ -80,8 +81,17 @@ CASES = {
     {"projector": {"name": "mlp", "out_dim": 16, "norm": True},
      "prototypes": {"name": "prototypes", "on": "projector", "count": 12}}, 3,
   ),
+  "dino": (
+    {"name": "dino", "momentum": 0.8, "final_teacher_temperature": 0.07,
+     "temperature_warmup": 4},
+    {"projector": {"name": "dino", "out_dim": 24, "hidden": 16,
+                   "bottleneck": 8, "norm": True, "gain": True}}, 3,
+  ),
 }  # fmt: skip
-LOCAL = {"swav": 3}  # Of these methods: local crops, of half the side.
+LOCAL = {
+  "swav": 3,
+  "dino": 3,
+}  # Of these methods: local crops, of half the side.
 METHODS = {case[0]["name"] for case in CASES.values()}
 
 
@@ -349,6 +359,44 @@ def swav(case, p, extra, *views_and_rng):
   return loss, extra | {"queue": queue, "statistics": statistics}
 
 
+def dino(case, p, extra, *views_and_rng, t):
+  *views, rng = views_and_rng
+  group, teacher = CASES[case][2], extra["teacher"]
+  logits = []
+  for of, rows in ((p, (views[:2], views[2:])), (teacher, (views[:2],))):
+    features = []
+    for crops in rows:
+      rows = jnp.stack(crops, 1).reshape(-1, *crops[0].shape[1:])
+      h, seen = tower(of["img"], rows, group)
+      features.append(h.reshape(BATCH, len(crops), -1))
+    x = jnp.concatenate(features, 1)
+    mlp, count = of["projector"]["mlp"], x.shape[1]
+    x = x.reshape(-1, x.shape[-1])
+    for i in (1, 2):
+      x = x @ mlp[f"fc{i}"]["kernel"] + mlp[f"fc{i}"]["bias"][None]
+      x, _ = normed(x, mlp[f"norm{i}"])
+      x = x * (1 + jax.scipy.special.erf(x / np.sqrt(2))) / 2
+    x = unit(x @ mlp["fc3"]["kernel"] + mlp["fc3"]["bias"][None])
+    last = unit(of["projector"]["last"]["kernel"].T).T
+    last = of["projector"]["gain"][None] * last
+    logits.append((x @ last).reshape(BATCH, count, -1))
+  student, of_teacher = logits
+  temperature = np.linspace(0.04, 0.07, 4)[t]
+  loss = 0
+  for i in range(2):
+    q = (of_teacher[:, i] - extra["center"][None]) / temperature
+    q = jax.lax.stop_gradient(jax.nn.softmax(q))
+    for v in range(len(views)):
+      if v != i:
+        log_p = jax.nn.log_softmax(student[:, v] / 0.1)
+        loss -= (q * log_p).sum(1).mean() / 2 / (len(views) - 1)
+  center = 0.9 * extra["center"] + 0.1 * of_teacher.mean((0, 1))
+  # The teacher's, of its two views.
+  statistics = running(extra["statistics"], seen)
+  new = {"center": center, "statistics": statistics}
+  return loss, extra | new
+
+
 def momentum(case, t):
   """m(t) of the papers, float64."""
   objective = CASES[case][0]
@@ -385,7 +433,8 @@ def formula(case, placed, steps=3):
         before = follow(case, extra["teacher"], p, t)
         extra = extra | {"teacher": before}
       rng = jax.random.fold_in(jax.random.key(0), t)
-      loss_of = functools.partial(globals()[name], case)
+      more = {"t": t} if name == "dino" else {}
+      loss_of = functools.partial(globals()[name], case, **more)
       (loss, extra), grads = jax.value_and_grad(loss_of, has_aux=True)(
         p, extra, *views, rng
       )
@@ -393,7 +442,7 @@ def formula(case, placed, steps=3):
       if name == "swav":
         kernel = unit(p["prototypes"]["kernel"].T).T
         p = p | {"prototypes": {"kernel": kernel}}
-      if name == "byol":
+      if name in ("byol", "dino"):
         extra = extra | {"teacher": follow(case, extra["teacher"], p, t)}
       losses.append(float(loss))
     if name in ("moco", "moco_v3"):  # As before the next step's keys.

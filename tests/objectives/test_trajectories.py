@@ -33,7 +33,7 @@ pytestmark = pytest.mark.peers
 BATCH, TOTAL, WIDTH = 16, 30, 24
 VIT = {
   "variant": "mu/8", "res": 32, "width": 32, "depth": 2, "mlp": 64, "heads": 2,
-  "pool": "tok", "activation": "gelu",
+  "pool": "tok", "activation": "gelu", "pos_resize": "antialias",
 }  # fmt: skip
 RESNET = {"tower": "resnet", "depth": 18, "res": 32}
 # A gradient of about 1e-8, which is rounding, is no step of Adam's with this.
@@ -73,7 +73,16 @@ CASES = {
      "predictor": PREDICTOR},
     VIT, SGD | {"rate": 2e-3},
   ),
+  "dino": (
+    {"name": "dino", "momentum": 0.9, "final_teacher_temperature": 0.07,
+     "temperature_warmup": 8},
+    {"projector": {"name": "dino", "hidden": 48, "bottleneck": WIDTH,
+                   "out_dim": 64}},
+    VIT, ADAMW | {"final_weight_decay": 0.4, "clip_each": 0.1},
+  ),
 }  # fmt: skip
+# DINO's last layer begins late; so many local views of half the side.
+LAST, START, LOCAL = "projector/last/kernel", 5, {"dino": 2}
 # MoCo v3's random patch projection.
 FROZEN = {"moco_v3": "img/embed/"}
 # The ResNet keeps its ReLUs. In its fourth step here an input of one in
@@ -97,6 +106,9 @@ def batches(case):
     first = r.integers(0, 256, (BATCH, 1, 4, 4, 3)).repeat(8, 2).repeat(8, 3)
     second = np.clip(first + r.integers(-90, 91, first.shape), 0, 255)
     made.append({"first": first.astype("u1"), "second": second.astype("u1")})
+    if case in LOCAL:
+      local = [second[:, 0, :16, :16], first[:, 0, 16:, 8:24]]
+      made[-1]["local"] = np.stack(local[: LOCAL[case]], 1).astype("u1")
   return made
 
 
@@ -109,6 +121,7 @@ def make(case):
   mesh = sharding.make_mesh(devices=jax.devices()[:1])
   model = build.build_model({"image": tower, "heads": heads})
   views = {"first": 1, "second": 1}
+  views |= {"local": LOCAL[case]} if case in LOCAL else {}
   setting = objectives.Setting(model, mesh, BATCH, None, TOTAL, views)
   module = registry.module("objectives", objective["name"], "")
   fields = {k: v for k, v in objective.items() if k != "name"}
@@ -121,9 +134,13 @@ def make(case):
     "adamw": lambda: optimizers.adamw(b2=0.999, eps=EPS),
     "sgd": lambda: optimizers.sgd(momentum=0.9),
   }
+  more = {k: optimizer.get(k) for k in ("final_weight_decay", "clip_each")}
+  if LAST in names:
+    more["start"] = dict.fromkeys(ones, 0) | {LAST: START}
   tx = optimizers.build(
     directions[optimizer["name"]](), lambda step: optimizer["rate"],
     weight_decay=optimizer["weight_decay"], decay=ones, lr_mult=ones, clip=None,
+    total=TOTAL, **more,
   )  # fmt: skip
   recipe = step.Step(
     method.freeze(frozen), tx, lambda s: optimizer["rate"], names - frozen, 0
@@ -179,6 +196,11 @@ def tensors(case, params, statistics=None):
       rows += mapping.linear(f"{part}/fc{i}", f"{part}.fc{i}")
       rows += mapping.norm(f"{part}/norm{i}", f"{part}.norm{i}")
     rows += mapping.norm(f"{part}/last_norm", f"{part}.last_norm")
+  for i in (1, 2, 3):
+    rows += mapping.linear(
+      f"projector/mlp/fc{i}", f"projector.layers.{2 * i - 2}"
+    )
+  rows.append(Row((LAST,), "projector.last_layer.weight_v", "linear"))
   if CASES[case][2] is VIT:
     rows += weights.table("timm", True, False)
     rows.append(Row(("img/cls",), "visual.trunk.cls_token", "two_leading"))
@@ -200,7 +222,7 @@ def tower(case):
     made = timm.models.vision_transformer.VisionTransformer(
       img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=2,
       mlp_ratio=2, num_classes=0, global_pool="token", class_token=True,
-      no_embed_class=True, act_layer="gelu",
+      no_embed_class=True, act_layer="gelu", dynamic_img_size=True,
     )  # fmt: skip
     return made, 32
   pytest.importorskip("torchvision")
@@ -213,6 +235,11 @@ def tower(case):
 
 def head(width, section):
   """The head of a section of config.model.heads."""
+  if section["name"] == "dino":
+    from lightly.models.modules import heads
+
+    sizes = width, section["hidden"], section["bottleneck"], section["out_dim"]
+    return heads.DINOProjectionHead(*sizes, freeze_last_layer=START)
   nn, layers = peers.torch().nn, {}
   hidden, depth = section["hidden"], section.get("depth", 2)
 
@@ -252,7 +279,9 @@ class Peer:
     ours = {k: torch.tensor(np.array(x)) for k, x in ours.items()}
     wrong = self.model.load_state_dict(ours, strict=False)
     assert not wrong.unexpected_keys
-    assert not mapping.without_counters(dict.fromkeys(wrong.missing_keys))
+    # The lengths of DINO's prototypes are 1, and stay so.
+    missing = [k for k in wrong.missing_keys if not k.endswith("weight_g")]
+    assert not mapping.without_counters(dict.fromkeys(missing))
 
   def __call__(self, x, *heads):
     x = self.model["tower"](x)
@@ -279,10 +308,10 @@ class Reference:
     # With more, models this small take many times as long on busy cores.
     torch.set_num_threads(1)
     pytest.importorskip("lightly")
-    from lightly.loss import NegativeCosineSimilarity, NTXentLoss
+    from lightly.loss import DINOLoss, NegativeCosineSimilarity, NTXentLoss
 
     self.case = case
-    self.objective, _, self.section, optimizer = CASES[case]
+    self.objective, heads, self.section, optimizer = CASES[case]
     statistics = state.extra.get("statistics")
     self.student = Peer(case, tensors(case, state.params, statistics))
     parameters = dict(self.student.model.named_parameters())
@@ -297,6 +326,9 @@ class Reference:
       kind, kwargs = torch.optim.AdamW, kwargs | dict(eps=EPS)
     self.optimizer = kind(parameters.values(), **kwargs)
     self.cosine = NegativeCosineSimilarity()
+    if case == "dino":
+      rise = self.objective["temperature_warmup"]
+      self.dino_loss = DINOLoss(heads["projector"]["out_dim"], 0.04, 0.07, rise)
     temperature = self.objective.get("temperature", 0.2)
     bank = 0
     if "teacher" in state.extra:
@@ -329,14 +361,21 @@ class Reference:
       {} if self.section is VIT else dict(mean=resnet.MEAN, std=resnet.STD)
     )
     for t, batch in enumerate(batches(self.case)):
-      views = [peers.pixels(batch[k][:, 0], **stats) for k in batch]
+      views = [
+        peers.pixels(view[:, i], **stats)
+        for view in batch.values()
+        for i in range(view.shape[1])
+      ]
       if name in ("moco", "moco_v3"):
         self.follow(t)
-      loss = getattr(self, name)(*views)
+      more = {"t": t} if name == "dino" else {}
+      loss = getattr(self, name)(*views, **more)
       self.optimizer.zero_grad()
       loss.backward()
+      if name == "dino":
+        self.shape_step(t)
       self.optimizer.step()
-      if name == "byol":
+      if name in ("byol", "dino"):
         self.follow(t)
       losses.append(loss.item())
     if name in ("moco", "moco_v3"):  # As before the next step's keys.
@@ -371,6 +410,26 @@ class Reference:
     first = self.cosine(p[0], z[1].detach())
     return (first + self.cosine(p[1], z[0].detach())) / 2
 
+  def dino(self, *views, t):
+    of_teacher = self.targets(*views[:2])
+    student = [self.student(x, "projector") for x in views]
+    return self.dino_loss(of_teacher, student, epoch=t)
+
+  def shape_step(self, t):
+    """Clips gradients, stills the last layer, and sets the weight decay."""
+    of = CASES[self.case][3]
+    self.clipped = []
+    for x in self.student.model.parameters():
+      if x.grad is not None:
+        factor = of["clip_each"] / (x.grad.norm() + 1e-6)
+        x.grad *= min(1, factor)
+        self.clipped.append(factor < 1)
+    self.student.model["projector"].cancel_last_layer_gradients(t)
+    first, last = of["weight_decay"], of["final_weight_decay"]
+    cosine = (1 + math.cos(math.pi * t / TOTAL)) / 2
+    for group in self.optimizer.param_groups:
+      group["weight_decay"] = last + (first - last) * cosine
+
   def predicted(self, *views):
     return [self.student(x, "projector", "predictor") for x in views]
 
@@ -404,6 +463,8 @@ def check(found, wanted, start, shifts=()):
 
 
 @pytest.mark.slow
+# lightly's heads have torch's older form of it.
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
 @pytest.mark.parametrize("case", CASES)
 def test_steps_are_those_of_torch(case):
   placed = make(case)
@@ -428,6 +489,11 @@ def test_steps_are_those_of_torch(case):
     assert int(state.extra["at"]) * BATCH == int(bank.bank_ptr)
     queue = state.extra["queue"].reshape(bank.bank.shape)
     np.testing.assert_allclose(queue, bank.bank.numpy(), rtol=0, atol=1e-5)
+  if case == "dino":
+    assert any(reference.clipped) and not all(reference.clipped)
+    center = reference.dino_loss.center.numpy().ravel()
+    np.testing.assert_allclose(state.extra["center"], center, rtol=0, atol=1e-6)
+    assert np.abs(center).max() > 0.05
   if case in FROZEN:
     first, last = (rules.flatten(s.params) for s in (start, state))
     frozen = [k for k in first if k.startswith(FROZEN[case])]

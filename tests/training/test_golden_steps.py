@@ -23,15 +23,15 @@ RECIPES = {
   "own_data": f"{DATA},smoke",
   "simclr": "smoke", "moco": "smoke", "moco_v3": "smoke", "byol": "smoke",
   "simsiam": "smoke", "swav": "smoke", "catlip": "smoke",
-  "superclass": "smoke", "mae": "smoke",
+  "superclass": "smoke", "mae": "smoke", "dino": "smoke",
   "cappa": "smoke", "coca": "smoke", "openvision2": "smoke",
   "blip": "smoke", "capfilt": "smoke",
 }  # fmt: skip
 # At their own rates these multiply a difference of 1e-7 in the parameters, the
 # rounding of another CPU, by up to 1e4 in three steps; at a hundredth by 10.
 SLOWER = {
-  "own_data", "cifar10", "simclr", "byol", "simsiam", "swav", "catlip", "cappa",
-  "coca", "openvision2", "blip",
+  "own_data", "cifar10", "simclr", "byol", "simsiam", "dino", "swav", "catlip",
+  "cappa", "coca", "openvision2", "blip",
 }  # fmt: skip
 
 

@@ -11,8 +11,8 @@ class Head:
   """A head: it maps the vectors of a tower, or of another head."""
 
   name: str = field(
-    doc='A file in models/heads/, such as "mlp"; or the '
-    "path of one elsewhere. Its arguments are the other fields.",
+    doc='A file in models/heads/, such as "mlp"; or the path of one '
+    "elsewhere. Its arguments are the other fields.",
   )
   on: str = field(
     "image",
@@ -47,6 +47,10 @@ class Mlp:
     '"scale" without bias, "plain" without either. None: none.',
     why='"scale" in SimCLR, "plain" in MoCo v3 and SimSiam\'s projector.',
   )
+  init: Literal["lecun_normal", "trunc_normal"] = field(
+    "lecun_normal", doc="How kernels are drawn.",
+    why="DINO's, trunc_normal, have the standard deviation 0.02.",
+  )  # fmt: skip
 
 
 @dataclasses.dataclass(kw_only=True)

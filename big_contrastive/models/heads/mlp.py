@@ -16,6 +16,10 @@ from big_contrastive.models import layers
 from big_contrastive.models.norms import BatchNorm
 
 LastNorm = Literal["batch", "scale", "plain"]
+_INITS = {
+  "lecun_normal": nnx.initializers.lecun_normal(),
+  "trunc_normal": layers.INITS["trunc_normal"][0],
+}
 
 
 class Mlp(nnx.Module):
@@ -35,6 +39,7 @@ class Mlp(nnx.Module):
     norm: whether a batch norm follows each layer but the last.
     last_norm: a batch norm after the last layer: "batch" with scale and bias,
       "scale" without bias, "plain" without either; None for none.
+    init: how kernels are drawn; "trunc_normal" as in DINO, see layers.INITS.
     dtype: compute dtype; parameters are float32 always.
   """
 
@@ -50,6 +55,7 @@ class Mlp(nnx.Module):
     hidden_bias: bool = True,
     norm: bool = False,
     last_norm: LastNorm | None = None,
+    init: Literal["lecun_normal", "trunc_normal"] = "lecun_normal",
     dtype: Literal["float32", "bfloat16"] = "float32",
     rngs: nnx.Rngs,
   ):
@@ -61,8 +67,9 @@ class Mlp(nnx.Module):
     for i, (inner, outer) in enumerate(zip(widths, widths[1:]), 1):
       use_bias = bias if i == depth else hidden_bias
       linear = nnx.Linear(
-        inner, outer, use_bias=use_bias, dtype=dtype, rngs=rngs
-      )
+        inner, outer, use_bias=use_bias, kernel_init=_INITS[init],
+        dtype=dtype, rngs=rngs,
+      )  # fmt: skip
       setattr(self, f"fc{i}", linear)
       if norm and i < depth:
         setattr(self, f"norm{i}", BatchNorm(outer, running=False, dtype=dtype))
