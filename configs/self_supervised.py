@@ -13,8 +13,15 @@ ARGUMENTS = {
 }  # fmt: skip
 
 
-def arguments(argument: str | None, small: Any, **recipe: Any) -> Any:
-  """Returns the values of an argument; small: what differs in that recipe.
+def arguments(
+  argument: str | None, small: Any, on_cpu: Any = None, **recipe: Any
+) -> Any:
+  """Returns the values of an argument.
+
+  Args:
+    argument: what follows the colon.
+    small, on_cpu: what differs in the recipes `small` and `quick`.
+    recipe: defaults.
 
   Raises:
     ValueError: for a wrong argument, see common.parse, or two recipes at once.
@@ -26,7 +33,7 @@ def arguments(argument: str | None, small: Any, **recipe: Any) -> Any:
   if asked.small:
     defaults |= {"tower": "resnet18", "res": 32, "batch": 512} | small
   if asked.quick:
-    defaults |= quick.ARGUMENTS
+    defaults |= quick.ARGUMENTS | (on_cpu or {})
   return common.parse(argument, **defaults)
 
 

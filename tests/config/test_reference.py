@@ -19,10 +19,11 @@ from big_contrastive.data.tokenizers import tokenizer, vocabulary
 from big_contrastive.data.transforms import views
 from big_contrastive.factory import cli, warm_start
 from big_contrastive.models import build, decoder
-from big_contrastive.models.heads import classifier, mlp
+from big_contrastive.models.heads import classifier, context, mlp
 from big_contrastive.models.image import (
   clip_resnet,
   convnet,
+  patches,
   resnet,
   vectors,
   vit,
@@ -34,6 +35,7 @@ from big_contrastive.objectives import (
   captions,
   catlip,
   coca,
+  cpc,
   moco,
   moco_v3,
   pairs,
@@ -71,6 +73,9 @@ SIGNATURES = {
   "model.image with tower = convnet": (
     convnet.ConvNet, {"dtype", "remat", "pin", "rngs"}
   ),
+  "model.image with tower = patches": (
+    patches.Patches, {"dtype", "remat", "pin", "rngs"}
+  ),
   "model.text": (
     transformer.TextTower, {"length", "dtype", "remat", "pin", "rngs"}
   ),
@@ -90,11 +95,15 @@ SIGNATURES = {
   "objective with name = moco_v3": (moco_v3.build, {"setting"}),
   "objective with name = byol": (byol.build, {"setting"}),
   "objective with name = simsiam": (simsiam.build, {"setting"}),
+  "objective with name = cpc": (cpc.build, {"setting"}),
   "objective with name = catlip": (catlip.build, {"setting"}),
   "objective with name = superclass": (superclass.build, {"setting"}),
   "model.heads.NAME with name = mlp": (mlp.Mlp, {"width", "dtype", "rngs"}),
   "model.heads.NAME with name = classifier": (
     classifier.Classifier, {"width", "dtype", "rngs"}
+  ),
+  "model.heads.NAME with name = context": (
+    context.Context, {"width", "dtype", "rngs"}
   ),
   "optimizer with name = adamw": (optimizers.adamw, set()),
   "optimizer with name = adafactor": (optimizers.adafactor, set()),

@@ -11,8 +11,8 @@ class Head:
   """A head: it maps the vectors of a tower, or of another head."""
 
   name: str = field(
-    doc='A file in models/heads/: "mlp", "classifier"; or the path of one '
-    "elsewhere. Its arguments are the other fields.",
+    doc='A file in models/heads/: "mlp", "classifier", "context"; or the path '
+    "of one elsewhere. Its arguments are the other fields.",
   )
   on: str = field(
     "image",

@@ -52,9 +52,7 @@ class Patches(nnx.Module):
     self.patch = _tower(patch, kwargs | {"res": self.side})
     self.out_dim = self.patch.out_dim
 
-  def cut(
-    self, image: Num[Array, "b h w 3"]
-  ) -> Num[Array, "b _ _ _ _ 3"]:
+  def cut(self, image: Num[Array, "b h w 3"]) -> Num[Array, "b _ _ _ _ 3"]:
     """Returns the patches, [b, grid, grid, side, side, 3], of any dtype."""
     (b, *_), cells, half = image.shape, self.grid + 1, self.side // 2
     x = image.reshape(b, cells, half, cells, half, 3)
