@@ -8,12 +8,12 @@ Arguments: version (1, 2), grid (7), tower (of a patch: resnet101, resnet50,
 ...), res (256), batch (512), epochs (200), data and eval_data (TFDS names or
 sources: see siglip.py; eval_data with labels, for k-NN), small (CIFAR-10:
 version 2, 5 x 5 patches of 10 in 30 pixels, batch 16, 500 epochs; resnet18 for
-a wide ResNet-28-2), quick (some minutes on a CPU: see quick.py), smoke. STL-10, v1:
+a wide ResNet-28-2), quick (some minutes on a CPU: see quick.py), smoke. STL-10:
 tower=resnet50,res=64,batch=32,epochs=300.
-No official code is public. The rate, and the numbers of small and STL-10: those
-of CPCV2-PyTorch, at c39c85a, and Greedy InfoMax, at 22d17e4. The crop of 256 of
-300 pixels, 7 x 7 patches and the batch are by the papers, unchecked; the
-epochs a guess.
+No official code is public. The rate, and the numbers of small and STL-10, are
+those of CPCV2-PyTorch, at c39c85a, and Greedy InfoMax, at 22d17e4. Crops of 256
+of 300 pixels, 7 x 7 patches and the batch are by the papers, unchecked; the
+epochs a guess. v2's augmentations of single patches are left out.
 """
 
 from ml_collections import ConfigDict

@@ -32,6 +32,7 @@ ARGUMENTS = {
   "moco_v3": "",
   "byol": "",
   "simsiam": "",
+  "cpc": "",
   "catlip": "",
   "superclass": "",
   "cappa": "",

@@ -349,7 +349,8 @@ def formula(case, placed, steps=3):
 
 def test_every_method_over_views_has_a_formula():
   of_text = {"pairs", "catlip", "superclass", "captions", "coca", "blip"}
-  assert METHODS | of_text == set(registry.names("objectives"))
+  elsewhere = {"cpc"}
+  assert METHODS | of_text | elsewhere == set(registry.names("objectives"))
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -21,7 +21,7 @@ RECIPES = {
   "finetune": "smoke", "demo": "smoke", "dfn": "smoke",
   "own_data": f"{DATA},smoke",
   "simclr": "smoke", "moco": "smoke", "moco_v3": "smoke", "byol": "smoke",
-  "simsiam": "smoke", "catlip": "smoke", "superclass": "smoke",
+  "simsiam": "smoke", "cpc": "smoke", "catlip": "smoke", "superclass": "smoke",
   "cappa": "smoke", "coca": "smoke", "openvision2": "smoke",
   "blip": "smoke", "capfilt": "smoke",
 }  # fmt: skip

@@ -84,6 +84,10 @@ def write(model: ModelBundle, path: pathlib.Path) -> None:
   image = build.defaults("image", model.model["image"]) | model.model["image"]
   sections.no_decoder(model)
   sections.require_tower(image, "resnet")
+  for name, value in (("norm", "batch"), ("stages", 4)):
+    if image[name] != value:
+      thing, allowed = f"config.model.image.{name}", f"{value!r} in this format"
+      raise errors.UserError(thing, image[name], allowed, sections.ANOTHER)
   if model.has_text:
     thing, allowed = "config.model.text", "no text tower in this format"
     value = model.model["text"].get("variant", "a tower")

@@ -1,5 +1,6 @@
 """An image tower over a grid of overlapping patches: CPC (arXiv:1807.03748)."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -134,13 +135,15 @@ class Patches(nnx.Module):
 
 def _tower(section: dict[str, Any], kwargs: dict[str, Any]) -> Any:
   """Returns the tower of a patch that a section describes."""
-  fields = dict(section)
+  where, fields = "config.model.image.patch", dict(section)
   name = fields.pop("tower", "vit")
-  module = registry.module("models.image", name, "patch.tower")
-  tower = schema.call(module.tower, fields, "patch", kwargs)
-  if tower.takes != (kwargs["res"], kwargs["res"]):
+  made = registry.module("models.image", name, f"{where}.tower").tower
+  tower, side = None, kwargs["res"]
+  if "res" in inspect.signature(made.__init__).parameters:
+    tower = schema.call(made, fields, where, kwargs)
+  if tower is None or tower.takes != (side, side):
     allowed = "a tower of images of one size"
-    raise errors.UserError("patch.tower", name, allowed, "Choose a resnet.")
+    raise errors.UserError(f"{where}.tower", name, allowed, "Choose a resnet.")
   return tower
 
 
