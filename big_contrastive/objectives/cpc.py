@@ -62,9 +62,9 @@ class CPC(Objective):
       return model.img.of_patches(model.img.cut(image), keys)
 
     z = model.embed(tower, image, keys, count=self.count)
-    # One list of steps: each has another number of rows.
     pairs = model.embed(lambda model, z: self.pairs(model.context, z), z)
-    losses = [_base.on_ring(self._of_step, setting.mesh)(*x) for x in pairs]
+    # One after the other: a loop over directions would keep the ring's masks.
+    losses = [_base.on_ring(self._of_pair, setting.mesh)(*x) for x in pairs]
     loss = sum(losses) / len(losses)
     std = unit(jax.lax.stop_gradient(z)).std(axis=(0, 1, 2))
     metrics = {"loss": loss, "embedding_std": std.mean()}
@@ -73,36 +73,29 @@ class CPC(Objective):
   def pairs(
     self, context: Context, z: jax.Array
   ) -> list[tuple[jax.Array, jax.Array]]:
-    """Returns predictions and their targets, by step.
+    """Returns predictions and their targets, of each direction and step.
 
     Args:
       context: the head.
       z: [B, g, g, d] vectors of patches.
 
     Returns:
-      Two arrays [B, directions, g - k - s, g, d] for each step k.
+      Two arrays [B, g - k - s, g, d] for each direction and each step k.
     """
-    turns = range(context.directions)
-    turned = [jnp.rot90(z, i, axes=(1, 2)) for i in turns]
-    seen = [context(z) for z in turned]
     found = []
-    for k in range(context.steps):
-      first = k + 1 + self.skip
-      ahead = [context.ahead(seen[i][:, :-first], k, i) for i in turns]
-      targets = [z[:, first:] for z in turned]
-      found.append((jnp.stack(ahead, axis=1), jnp.stack(targets, axis=1)))
+    for direction in range(context.directions):
+      turned = jnp.rot90(z, direction, axes=(1, 2))
+      seen = context(turned)
+      for k in range(context.steps):
+        first = k + 1 + self.skip
+        ahead = context.ahead(seen[:, :-first], k, direction)
+        found.append((ahead, turned[:, first:]))
     return found
 
-  def _of_step(self, ahead, targets, axis):
-    """Returns the mean of a step over directions, as `on_ring` asks."""
-
-    def one(pair):
-      q, k = (x.reshape(-1, x.shape[-1]) for x in pair)
-      scale = jnp.float32(self.scale)
-      return info_nce.loss(q, k, scale=scale, axis=axis, tile=self.tile)
-
-    ahead, targets = (jnp.moveaxis(x, 1, 0) for x in (ahead, targets))
-    return jax.lax.map(one, (ahead, targets)).mean()
+  def _of_pair(self, ahead, targets, axis):
+    q, k = (x.reshape(-1, x.shape[-1]) for x in (ahead, targets))
+    scale = jnp.float32(self.scale)
+    return info_nce.loss(q, k, scale=scale, axis=axis, tile=self.tile)
 
   def freeze(self, frozen):
     if "img" not in self.setting.model.frozen_parts(frozen):
