@@ -13,8 +13,15 @@ ARGUMENTS = {
 }  # fmt: skip
 
 
-def arguments(argument: str | None, in_small: Any, **recipe: Any) -> Any:
-  """Returns the values of an argument; in_small: what differs in `small`.
+def arguments(
+  argument: str | None, in_small: Any, on_cpu: Any = None, **recipe: Any
+) -> Any:
+  """Returns the values of an argument.
+
+  Args:
+    argument: what follows the colon.
+    in_small, on_cpu: what differs in the recipes `small` and `quick`.
+    recipe: defaults.
 
   Raises:
     ValueError: for a wrong argument, see common.parse, or two recipes at once.
@@ -26,7 +33,7 @@ def arguments(argument: str | None, in_small: Any, **recipe: Any) -> Any:
   if asked.small:
     defaults |= small.ARGUMENTS | in_small
   if asked.quick:
-    defaults |= quick.ARGUMENTS
+    defaults |= quick.ARGUMENTS | (on_cpu or {})
   return common.parse(argument, **defaults)
 
 

@@ -147,11 +147,13 @@ OF_TOKENS = {"patch_decoder"}
 )
 def test_a_head_maps_vectors(name):
   head = registry.module("models.heads", name, "").head
-  fields = {"classifier": "classes", "prototypes": "count"}
-  width = fields.get(name, "out_dim")
-  made = head(6, **{width: 5}, rngs=nnx.Rngs(0))
-  assert head.__doc__ and made.out_dim == 5
-  assert made(jnp.ones((4, 6))).shape == (4, 5)
+  # A context takes a grid of them, and keeps the width.
+  width, *grid = {"context": (6, 3, 3)}.get(name, (5,))
+  size = {"classifier": {"classes": 5}, "prototypes": {"count": 5}}
+  size |= {"context": {}}
+  made = head(6, **size.get(name, {"out_dim": 5}), rngs=nnx.Rngs(0))
+  assert head.__doc__ and made.out_dim == width
+  assert made(jnp.ones((4, *grid, 6))).shape == (4, *grid, width)
 
 
 def test_heads_on_each_other_are_refused():

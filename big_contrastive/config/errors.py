@@ -79,10 +79,11 @@ class RunError(RuntimeError):
     self.code = code
 
 
-def closest(word: str, allowed: Iterable[str]) -> str:
+def closest(word: object, allowed: Iterable[object]) -> str:
   """Returns a remedy: 'Did you mean ...?' or 'Choose one of them.'"""
-  near = difflib.get_close_matches(str(word), list(allowed), n=1)
-  return f"Did you mean {near[0]!r}?" if near else "Choose one of them."
+  known = {str(value): value for value in allowed}
+  near = difflib.get_close_matches(str(word), known, n=1)
+  return f"Did you mean {known[near[0]]!r}?" if near else "Choose one of them."
 
 
 def at_least(thing: str, value: int, least: int) -> None:

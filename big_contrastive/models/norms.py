@@ -1,7 +1,10 @@
-"""Batch normalization (arXiv:1502.03167), the same on any number of devices."""
+"""Norms of convolutions: over the batch, over an example, or none.
+
+Batch normalization (arXiv:1502.03167) is the same on any number of devices.
+"""
 
 import functools
-from typing import Any
+from typing import Any, Literal
 
 import flax.nnx as nnx
 import jax
@@ -13,6 +16,8 @@ from big_contrastive.config import errors
 
 # The name that policies of jax.checkpoint know means and variances by.
 SAVED = "batch_statistics"
+
+Kind = Literal["batch", "layer", "none"]
 
 
 class Statistic(nnx.Variable):
@@ -105,6 +110,69 @@ class BatchNorm(nnx.Module):
     unbiased = var * (count / max(1, count - 1))
     self.mean[...] = self.decay * self.mean[...] + (1 - self.decay) * mean
     self.var[...] = self.decay * self.var[...] + (1 - self.decay) * unbiased
+
+
+class LayerNorm(nnx.Module):
+  """Normalizes each example over all of its places and features.
+
+  Layer normalization (arXiv:1607.06450) of a convolution's grid: a group norm
+  of one group. No example sees another. In float32.
+
+  Args:
+    width: number of features, each of which has a scale and a bias.
+    zero: whether the scale begins with 0.
+    eps: added to the variance.
+    dtype: of the result.
+  """
+
+  def __init__(
+    self,
+    width: int,
+    *,
+    zero: bool = False,
+    eps: float = 1e-5,
+    dtype: Any = jnp.float32,
+  ):
+    self.scale = nnx.Param(jnp.zeros(width) if zero else jnp.ones(width))
+    self.bias = nnx.Param(jnp.zeros(width))
+    self.eps, self.dtype = eps, dtype
+
+  def __call__(
+    self, x: Float[Array, "b *n w"], train: bool
+  ) -> Float[Array, "b *n w"]:
+    """Returns the normalized examples; in training the same."""
+    y, dims = x.astype(jnp.float32), tuple(range(1, x.ndim))
+    y -= y.mean(dims, keepdims=True)
+    y *= jax.lax.rsqrt(jnp.square(y).mean(dims, keepdims=True) + self.eps)
+    y *= _of_examples(self.scale[...][None], x)
+    return (y + _of_examples(self.bias[...][None], x)).astype(self.dtype)
+
+
+def norm(
+  kind: Kind,
+  width: int,
+  *,
+  group: int | None = None,
+  decay: float = 0.9,
+  **kwargs: Any,
+) -> BatchNorm | LayerNorm | None:
+  """Returns a norm of that kind; None for "none".
+
+  Args:
+    kind: "batch", "layer" or "none".
+    width, kwargs: see BatchNorm and LayerNorm.
+    group, decay: of batch norms alone.
+
+  Raises:
+    UserError: for a group without a batch norm.
+  """
+  if kind == "batch":
+    return BatchNorm(width, group=group, decay=decay, **kwargs)
+  if group is not None:
+    allowed = f'None with norm = "{kind}"'
+    remedy = "Batch norms alone have groups."
+    raise errors.UserError("norm_group", group, allowed, remedy)
+  return LayerNorm(width, **kwargs) if kind == "layer" else None
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))

@@ -146,7 +146,8 @@ def test_quick_is_the_method_for_a_cpu(name):
   assert quick["views"].keys() == recipe["views"].keys()
   assert quick["source"] == TARS and "evals" not in quick
   vits = {"mae": "vit"}
-  tower = quick["model"]["image"].get("tower", "vit")
+  image = quick["model"]["image"]
+  tower = image.get("patch", image).get("tower", "vit")
   assert tower == vits.get(name, "convnet")
   # In seconds, too; and none of its own values is put aside.
   assert load(name, "quick,smoke")["total"] == "8 steps"

@@ -21,6 +21,7 @@ from big_contrastive.factory import cli, parts, warm_start
 from big_contrastive.models import build, decoder
 from big_contrastive.models.heads import (
   classifier,
+  context,
   mlp,
   patch_decoder,
   prototypes,
@@ -29,6 +30,7 @@ from big_contrastive.models.heads import dino as dino_head
 from big_contrastive.models.image import (
   clip_resnet,
   convnet,
+  patches,
   resnet,
   vectors,
   vit,
@@ -40,6 +42,7 @@ from big_contrastive.objectives import (
   captions,
   catlip,
   coca,
+  cpc,
   dino,
   mae,
   moco,
@@ -80,6 +83,9 @@ SIGNATURES = {
   "model.image with tower = convnet": (
     convnet.ConvNet, {"dtype", "remat", "pin", "rngs"}
   ),
+  "model.image with tower = patches": (
+    patches.Patches, {"dtype", "remat", "pin", "rngs"}
+  ),
   "model.text": (
     transformer.TextTower, {"length", "dtype", "remat", "pin", "rngs"}
   ),
@@ -102,6 +108,7 @@ SIGNATURES = {
   "objective with name = dino": (dino.build, {"setting"}),
   "objective with name = swav": (swav.build, {"setting"}),
   "objective with name = mae": (mae.build, {"setting"}),
+  "objective with name = cpc": (cpc.build, {"setting"}),
   "objective with name = catlip": (catlip.build, {"setting"}),
   "objective with name = superclass": (superclass.build, {"setting"}),
   "model.heads.NAME with name = mlp": (mlp.Mlp, {"width", "dtype", "rngs"}),
@@ -116,6 +123,9 @@ SIGNATURES = {
   ),
   "model.heads.NAME with name = patch_decoder": (
     patch_decoder.PatchDecoder, {"tower", "dtype", "remat", "pin", "rngs"}
+  ),
+  "model.heads.NAME with name = context": (
+    context.Context, {"width", "dtype", "rngs"}
   ),
   "optimizer with name = adamw": (optimizers.adamw, set()),
   "optimizer with name = adafactor": (optimizers.adafactor, set()),

@@ -36,6 +36,7 @@ ARGUMENTS = {
   "dino": "",
   "swav": "",
   "mae": "",
+  "cpc": "",
   "catlip": "",
   "superclass": "",
   "cappa": "",

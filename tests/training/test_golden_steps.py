@@ -23,7 +23,7 @@ RECIPES = {
   "own_data": f"{DATA},smoke",
   "simclr": "smoke", "moco": "smoke", "moco_v3": "smoke", "byol": "smoke",
   "simsiam": "smoke", "swav": "smoke", "catlip": "smoke",
-  "superclass": "smoke", "mae": "smoke", "dino": "smoke",
+  "superclass": "smoke", "mae": "smoke", "dino": "smoke", "cpc": "smoke",
   "cappa": "smoke", "coca": "smoke", "openvision2": "smoke",
   "blip": "smoke", "capfilt": "smoke",
 }  # fmt: skip

@@ -10,7 +10,7 @@ from big_contrastive.config.fields.field import field
 class ConvNet:
   """A small residual network of 3 x 3 convolutions, for thousands of images.
 
-  Its batch norms keep running statistics, which evaluation goes by.
+  Batch norms keep running statistics, which evaluation goes by.
   """
 
   res: int = field(
@@ -45,6 +45,12 @@ class ConvNet:
   std: tuple | list = field(
     (0.5, 0.5, 0.5), doc="Divides pixel values after that.",
   )  # fmt: skip
+  norm: Literal["batch", "layer"] = field(
+    "batch",
+    doc='What is normalized together: each feature over the "batch", or all of '
+    'an example, "layer".',
+    why="CPC's task has a short cut through the batch's statistics.",
+  )
   norm_group: int | None = field(
     None,
     doc="Neighbors in the batch whose mean and variance batch norms take in "

@@ -10,7 +10,7 @@ from big_contrastive.config.fields.field import field
 class ResNet:
   """A ResNet, as torchvision has it, whose weights it takes.
 
-  Its batch norms keep running statistics, which evaluation goes by.
+  Batch norms keep running statistics, which evaluation goes by.
   """
 
   depth: Literal[18, 34, 50, 101, 152] = field(
@@ -35,12 +35,27 @@ class ResNet:
     "4 places, not one.",
     paper="SimCLR, arXiv:2002.05709, appendix B.9",
   )
+  stages: int = field(
+    4,
+    doc="How many of the four stages there are.",
+    unit="stages",
+    why="3 in CPC.",
+    paper="CPC, arXiv:1807.03748, section 3.2",
+  )
   zero_gain: bool = field(
     False,
-    doc="Begin the scale of the last batch norm of each block with 0, so that "
-    "blocks begin as identities.",
+    doc="Begin the scale of the last norm of each block with 0, so that blocks "
+    "begin as identities; without norms, the last convolution.",
     why="torchvision does not by default. Most recipes of large batches do.",
     paper="arXiv:1706.02677, section 5.1",
+  )
+  norm: Literal["batch", "layer", "none"] = field(
+    "batch",
+    doc='What follows a convolution: "batch" normalization of each feature, '
+    '"layer" normalization of all of an example, or "none", a bias.',
+    why="CPC's task has a short cut through the batch's statistics: v1 has "
+    "none, v2 layer. torchvision has batch.",
+    paper="CPC v2, arXiv:1905.09272",
   )
   norm_group: int | None = field(
     None,

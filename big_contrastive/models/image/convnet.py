@@ -14,20 +14,19 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 from big_contrastive.config import errors
-from big_contrastive.models import Features, pixels
+from big_contrastive.models import Features, norms, pixels
 from big_contrastive.models.convolution import conv3x3
 from big_contrastive.models.layers import ExampleKeys
-from big_contrastive.models.norms import BatchNorm
 from big_contrastive.models.patches import patchify
 
 
 class Conv(nnx.Module):
-  """A 3 x 3 convolution and batch normalization."""
+  """A 3 x 3 convolution and a norm."""
 
-  def __init__(self, width, out_dim, *, group, dtype, rngs: nnx.Rngs):
+  def __init__(self, width, out_dim, *, norm, group, dtype, rngs: nnx.Rngs):
     init = nnx.initializers.he_normal()
     self.kernel = nnx.Param(init(rngs.params(), (3, 3, width, out_dim)))
-    self.norm = BatchNorm(out_dim, group=group, dtype=dtype)
+    self.norm = norms.norm(norm, out_dim, group=group, dtype=dtype)
     self.dtype = dtype
 
   def __call__(self, x, train):
@@ -38,12 +37,12 @@ class Conv(nnx.Module):
 class Merge(nnx.Module):
   """Squares of 2 x 2 pixels become one: a linear layer and a norm."""
 
-  def __init__(self, width, out_dim, *, group, dtype, rngs: nnx.Rngs):
+  def __init__(self, width, out_dim, *, norm, group, dtype, rngs: nnx.Rngs):
     self.linear = nnx.Linear(
       4 * width, out_dim, use_bias=False, dtype=dtype, rngs=rngs,
       kernel_init=nnx.initializers.he_normal(),
     )  # fmt: skip
-    self.norm = BatchNorm(out_dim, group=group, dtype=dtype)
+    self.norm = norms.norm(norm, out_dim, group=group, dtype=dtype)
 
   def __call__(self, x, train):
     return jax.nn.relu(self.norm(self.linear(merged(x)), train))
@@ -66,8 +65,9 @@ class ConvNet(nnx.Module):
       which knows where a thing is: for centered drawings.
     out_dim: width of a last linear layer; None for none.
     mean, std: per channel, of pixel values scaled to [0, 1].
-    norm_group: examples that share the statistics of a norm; None for all of
-      the batch.
+    norm: over the "batch", or "layer" over each example.
+    norm_group: examples that share the statistics of a batch norm; None for all
+      of the batch.
     dtype: compute dtype; parameters and statistics are float32 always.
     remat: has no effect: a step keeps all activations.
     pin: splits activations over the mesh's batch axes.
@@ -83,6 +83,7 @@ class ConvNet(nnx.Module):
     out_dim: int | None = None,
     mean: tuple | list = (0.5, 0.5, 0.5),
     std: tuple | list = (0.5, 0.5, 0.5),
+    norm: Literal["batch", "layer"] = "batch",
     norm_group: int | None = None,
     dtype: Literal["float32", "bfloat16"] = "float32",
     remat: str = "none",
@@ -93,7 +94,7 @@ class ConvNet(nnx.Module):
     self.res, self.widths, self.depths = res, tuple(widths), tuple(depths)
     self.mean, self.std, self.dtype = tuple(mean), tuple(std), dtype
     self.projects, self.pin = out_dim is not None, pin
-    kwargs = dict(group=norm_group, dtype=dtype, rngs=rngs)
+    kwargs = dict(norm=norm, group=norm_group, dtype=dtype, rngs=rngs)
     self.stem = Conv(12, widths[0], **kwargs)
     for i, (width, depth) in enumerate(zip(widths, depths, strict=True)):
       if i:
@@ -102,7 +103,7 @@ class ConvNet(nnx.Module):
         setattr(self, f"conv{i}_{j}", Conv(width, width, **kwargs))
     self.pool, grid = pool, (res // 2 ** len(widths)) ** 2
     pooled = widths[-1] * (grid if pool == "flat" else 1)
-    self.norm = BatchNorm(pooled, group=norm_group, dtype=dtype)
+    self.norm = norms.norm(norm, pooled, group=norm_group, dtype=dtype)
     if out_dim is not None:
       self.project = nnx.Linear(pooled, out_dim, dtype=dtype, rngs=rngs)
     self.out_dim = out_dim or pooled

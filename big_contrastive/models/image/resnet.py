@@ -9,9 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 from big_contrastive.config import errors
-from big_contrastive.models import Features, layers, pixels
+from big_contrastive.models import Features, layers, norms, pixels
 from big_contrastive.models.layers import ExampleKeys
-from big_contrastive.models.norms import BatchNorm
 
 # Blocks in each of the four stages, and whether they are bottlenecks: table 1.
 DEPTHS: dict[int, tuple[tuple[int, ...], bool]] = {
@@ -45,8 +44,12 @@ class ResNet(nnx.Module):
       torchvision's wide ResNets widen 3 x 3 convolutions only, and differ.
     stem: "imagenet", 7 x 7 with stride 2 and a max pool with stride 2; or
       "cifar", 3 x 3 without strides, for images of about 32 pixels.
+    stages: how many of the four there are: three in CPC (arXiv:1807.03748).
     zero_gain: whether the scale of the last norm of each residual branch
-      begins with 0 (arXiv:1706.02677), so that the blocks begin as identities.
+      begins with 0 (arXiv:1706.02677), so that the blocks begin as identities;
+      without norms, the last convolution of each.
+    norm: what follows each convolution: "batch", "layer" over each example, or
+      "none", which gives the convolutions biases.
     norm_group: neighbors in the batch that share the statistics of batch norms
       in training; None for all of the batch.
     norm_decay: of running statistics, a step: PyTorch's momentum is 1 less it.
@@ -66,7 +69,9 @@ class ResNet(nnx.Module):
     *,
     width: int = 1,
     stem: Literal["imagenet", "cifar"] = "imagenet",
+    stages: int = 4,
     zero_gain: bool = False,
+    norm: norms.Kind = "batch",
     norm_group: int | None = None,
     norm_decay: float = 0.9,
     out_dim: int | None = None,
@@ -83,11 +88,15 @@ class ResNet(nnx.Module):
       allowed = "a number from 0 to below 1"
       remedy = "PyTorch's momentum of 0.1 is 0.9."
       raise errors.UserError("norm_decay", norm_decay, allowed, remedy)
-    self.depths, bottleneck = DEPTHS[depth]
+    if not 1 <= stages <= 4:
+      remedy = "CPC leaves out the fourth."
+      raise errors.UserError("stages", stages, "1 to 4", remedy)
+    depths, bottleneck = DEPTHS[depth]
+    self.depths = depths[:stages]
     self.res, self.pools, self.dtype = res, stem == "imagenet", dtype
     self.mean, self.std = tuple(mean), tuple(std)
     self.remat, self.pin = layers.remat_policy(remat), pin
-    kwargs = dict(group=norm_group, decay=norm_decay, eps=eps)
+    kwargs = dict(norm=norm, group=norm_group, decay=norm_decay, eps=eps)
     kwargs |= dict(dtype=dtype, rngs=rngs)
     features = 64 * width
     side, stride = (7, 2) if self.pools else (3, 1)
@@ -112,8 +121,8 @@ class ResNet(nnx.Module):
   ) -> Features:
     """Returns the last grid and its mean, in compute dtype.
 
-    Tokens are the grid row by row, [b, (res / 32)**2, w]; with the stem
-    "cifar", [b, (res / 8)**2, w].
+    Tokens are the grid row by row, [b, (res / 32)**2, w] after four stages;
+    with the stem "cifar", [b, (res / 8)**2, w].
 
     Args:
       image: uint8 pixels, normalized here, or floats normalized already.
@@ -213,20 +222,24 @@ class Block(nnx.Module):
 
 
 class _Convolution(nnx.Module):
-  """A convolution without a bias, padded alike on all sides, and its norm."""
+  """A convolution padded alike on all sides, and its norm or else its bias."""
 
   def __init__(
-    self, before, after, side, stride=1, *, zero=False, dtype, rngs, **norm
-  ):
+    self, before, after, side, stride=1, *, zero=False, norm="batch", dtype,
+    rngs, **kwargs,
+  ):  # fmt: skip
+    bare = norm == "none"
     self.conv = nnx.Conv(
-      before, after, (side, side), stride, padding=side // 2, use_bias=False,
-      kernel_init=_init, dtype=dtype, rngs=rngs,
+      before, after, (side, side), stride, padding=side // 2, use_bias=bare,
+      kernel_init=nnx.initializers.zeros if zero and bare else _init,
+      dtype=dtype, rngs=rngs,
     )  # fmt: skip
-    self.norm = BatchNorm(after, zero=zero, dtype=dtype, **norm)
+    self.norm = norms.norm(norm, after, zero=zero, dtype=dtype, **kwargs)
     self.stride, self.macs = stride, side**2 * before * after
 
   def __call__(self, x: Grid, train: bool) -> Grid:
-    return self.norm(self.conv(x), train)
+    x = self.conv(x)
+    return x if self.norm is None else self.norm(x, train)
 
   def flops(self, side: int) -> tuple[float, int]:
     """Returns forward FLOPs, and the side after it, of a grid of that side."""
