@@ -37,6 +37,7 @@ class Setting:
       the order of their names.
     tokenizer: of batch["text"]; None without one.
     sizes: height and width of each view, by its name.
+    records: of the training data, those of all sources of a mixture together.
   """
 
   model: Built
@@ -47,6 +48,7 @@ class Setting:
   views: dict[str, int] = dataclasses.field(default_factory=dict)
   tokenizer: Tokenizer | None = None
   sizes: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+  records: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,8 +120,9 @@ class Objective:
     Args:
       params, extra: from the step before.
       batch: `fields` by name, [B, ...]: "image" uint8 [B, h, w, 3], "text"
-        int32 [B, l], "id" int32 [B]; a view of config.views, by its name,
-        uint8 [B, count, h, w, 3].
+        int32 [B, l], "id" int32 [B], "record" int32 [B], the number of the
+        record in the training data, below Setting.records; a view of
+        config.views, by its name, uint8 [B, count, h, w, 3].
       rng: this step's key.
       step: int32, from 0 on, for schedules inside the objective.
 
