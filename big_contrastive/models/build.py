@@ -218,6 +218,9 @@ def _check_sizes(section: dict[str, Any], tower: str) -> None:
       allowed = "a whole number from 1 up"
       remedy = "Leave it out for that of the variant."
       raise errors.UserError(f"{tower}.{key}", value, allowed, remedy)
+  if tower == "image" and section.get("in_channels", 3) != 3:
+    value, remedy = section["in_channels"], "Those in two_colors have others."
+    raise errors.UserError("image.in_channels", value, "3: images", remedy)
   dropout = section.get("dropout", 0)
   if isinstance(dropout, int | float) and not 0 <= dropout < 1:
     allowed = "a number from 0 to below 1"

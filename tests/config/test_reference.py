@@ -24,6 +24,7 @@ from big_contrastive.models.image import (
   clip_resnet,
   convnet,
   resnet,
+  two_colors,
   vectors,
   vit,
 )
@@ -33,7 +34,9 @@ from big_contrastive.objectives import (
   byol,
   captions,
   catlip,
+  cmc,
   coca,
+  instdisc,
   moco,
   moco_v3,
   pairs,
@@ -71,6 +74,9 @@ SIGNATURES = {
   "model.image with tower = convnet": (
     convnet.ConvNet, {"dtype", "remat", "pin", "rngs"}
   ),
+  "model.image with tower = two_colors": (
+    two_colors.TwoColors, {"dtype", "remat", "pin", "rngs"}
+  ),
   "model.text": (
     transformer.TextTower, {"length", "dtype", "remat", "pin", "rngs"}
   ),
@@ -90,6 +96,8 @@ SIGNATURES = {
   "objective with name = moco_v3": (moco_v3.build, {"setting"}),
   "objective with name = byol": (byol.build, {"setting"}),
   "objective with name = simsiam": (simsiam.build, {"setting"}),
+  "objective with name = instdisc": (instdisc.build, {"setting"}),
+  "objective with name = cmc": (cmc.build, {"setting"}),
   "objective with name = catlip": (catlip.build, {"setting"}),
   "objective with name = superclass": (superclass.build, {"setting"}),
   "model.heads.NAME with name = mlp": (mlp.Mlp, {"width", "dtype", "rngs"}),

@@ -5,6 +5,7 @@ them, and docs/config.md is made from them.
 """
 
 from big_contrastive.config.fields import (
+  bank,
   blip,
   captions,
   clip_resnet,
@@ -41,6 +42,7 @@ SECTIONS: dict[str, type] = {
   "model.image with tower = clip_resnet": clip_resnet.ClipResNet,
   "model.image with tower = convnet": convnet.ConvNet,
   "model.image with tower = vectors": vectors.Vectors,
+  "model.image with tower = two_colors": bank.TwoColors,
   "model.text": model.Text,
   "model.text with tower = blip": blip.Text,
   "model.decoder": captions.Decoder,
@@ -55,6 +57,8 @@ SECTIONS: dict[str, type] = {
   "objective with name = moco_v3": self_supervised.MoCoV3,
   "objective with name = byol": self_supervised.BYOL,
   "objective with name = simsiam": self_supervised.SimSiam,
+  "objective with name = instdisc": bank.InstDisc,
+  "objective with name = cmc": bank.CMC,
   "objective with name = catlip": labels.CatLIP,
   "objective with name = superclass": labels.SuperClass,
   "objective with name = captions": captions.Captions,

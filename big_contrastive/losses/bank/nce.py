@@ -3,7 +3,6 @@
 import math
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 # Of the official code, added to the denominators.

@@ -1,6 +1,6 @@
 """InfoNCE against a queue of keys, as in MoCo (1911.05722, 2003.04297).
 
-And against a bank, as in InstDisc (1805.01978): the queue has a query's own key.
+And against a bank, as in InstDisc (1805.01978): there a key is in the queue.
 """
 
 import jax
