@@ -23,7 +23,7 @@ class ResNet:
     3, doc="Channels of an image.", why="1 and 2 in the tower two_colors.",
     unit="channels",
   )  # fmt: skip
-  width: float = field(
+  width: int | float = field(
     1,
     doc="Factor of the number of features of all layers, from the first on.",
     unit="factor",

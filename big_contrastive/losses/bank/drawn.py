@@ -11,7 +11,7 @@ from big_contrastive.losses import _ring
 from big_contrastive.losses._ring import Axis
 
 # Rows of the bank that are alive at a time, in numbers.
-_ALIVE = 2**24
+_ALIVE = 2**22
 
 
 def products(

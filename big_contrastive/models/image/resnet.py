@@ -67,7 +67,7 @@ class ResNet(nnx.Module):
     res: int,
     *,
     in_channels: int = 3,
-    width: float = 1,
+    width: int | float = 1,
     stem_width: int | None = None,
     stem: Literal["imagenet", "cifar"] = "imagenet",
     zero_gain: bool = False,
@@ -169,7 +169,7 @@ class ResNet(nnx.Module):
     return nnx.remat(lambda b, x: b(x, train), policy=self.remat)(block, x)
 
 
-def _base(width: float) -> int:
+def _base(width: int | float) -> int:
   """Returns the features of the first stage, before a bottleneck widens them.
 
   Raises:
