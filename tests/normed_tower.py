@@ -28,7 +28,8 @@ class Normed(nnx.Module):
     self.fc2 = nnx.Linear(width, width, **linear)
 
   def features(self, x, keys=None):
-    x = x.astype(jnp.float32) / 127.5 - 1
+    if x.dtype == jnp.uint8:
+      x = x.astype(jnp.float32) / 127.5 - 1
     x = x.reshape(len(x), self.side, 8, self.side, 8, -1).mean((2, 4))
     x = self.fc1(x.reshape(len(x), -1))
     x = self.fc2(jax.nn.relu(self.norm(x, keys is not None)))

@@ -145,7 +145,8 @@ def test_quick_is_the_method_for_a_cpu(name):
   assert quick["model"]["heads"].keys() == recipe["model"]["heads"].keys()
   assert quick["views"].keys() == recipe["views"].keys()
   assert quick["source"] == TARS and "evals" not in quick
-  assert quick["model"]["image"]["tower"] == "convnet"
+  image = quick["model"]["image"]
+  assert image.get("each", image)["tower"] == "convnet"
   # In seconds, too; and none of its own values is put aside.
   assert load(name, "quick,smoke")["total"] == "8 steps"
   assert load(name, "quick,batch=64,epochs=2")["total"] == "2 epochs"

@@ -32,6 +32,8 @@ ARGUMENTS = {
   "moco_v3": "",
   "byol": "",
   "simsiam": "",
+  "instdisc": "",
+  "cmc": "",
   "catlip": "",
   "superclass": "",
   "cappa": "",

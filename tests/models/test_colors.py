@@ -3,11 +3,11 @@
 import jax
 import numpy as np
 import pytest
-from color_formulas import NORMS, SPACES, normalized
 
 from big_contrastive.config import errors
 from big_contrastive.models import build, colors
 from big_contrastive.models.model import merge
+from color_formulas import NORMS, SPACES, normalized
 
 # Published constants are rounded: 7.787 for 841 / 108; YDbDr's to 3 digits.
 ATOL = {"lab": 1e-3, "ycbcr": 1e-3, "ydbdr": 2e-3}

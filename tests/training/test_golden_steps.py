@@ -21,7 +21,8 @@ RECIPES = {
   "finetune": "smoke", "demo": "smoke", "dfn": "smoke",
   "own_data": f"{DATA},smoke",
   "simclr": "smoke", "moco": "smoke", "moco_v3": "smoke", "byol": "smoke",
-  "simsiam": "smoke", "catlip": "smoke", "superclass": "smoke",
+  "simsiam": "smoke", "instdisc": "smoke", "cmc": "smoke",
+  "catlip": "smoke", "superclass": "smoke",
   "cappa": "smoke", "coca": "smoke", "openvision2": "smoke",
   "blip": "smoke", "capfilt": "smoke",
 }  # fmt: skip
