@@ -13,7 +13,6 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 from big_contrastive.config import errors
-from big_contrastive.losses import _ring
 from big_contrastive.losses.bank import drawn, nce
 from big_contrastive.losses.instance import queue
 from big_contrastive.models.model import unit
@@ -105,19 +104,17 @@ class Bank:
 
   def _against_all(self, z, record, rows):
     own = jax.lax.stop_gradient(rows[record])
+    ids = jnp.arange(len(rows), dtype=jnp.int32)
+    ids = jnp.where(ids < self.setting.records, ids, -1)
 
-    def local(z, own, record, rows, axis):
-      size = len(rows)
-      ids = _ring.index(axis) * size + jnp.arange(size, dtype=jnp.int32)
+    def local(z, own, record, rows, ids, axis):
+      scale = jnp.float32(self.scale)
       return queue.loss(
-        z, own, rows,
-        scale=jnp.float32(self.scale),
-        ids=record,
-        queue_ids=jnp.where(ids < self.setting.records, ids, -1),
+        z, own, rows, scale=scale, ids=record, queue_ids=ids,
         axis=axis, tile=self.tile,
       )  # fmt: skip
 
-    return _base.on_ring(local, self.setting.mesh)(z, own, record, rows)
+    return _base.on_ring(local, self.setting.mesh)(z, own, record, rows, ids)
 
   def updated(self, z: jax.Array, record: jax.Array, state: State) -> State:
     """Returns the state with the rows of a batch moved towards its vectors.

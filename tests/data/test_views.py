@@ -153,7 +153,7 @@ def test_a_view_is_the_same_whatever_else_is_made(form):
 
 
 def test_batches_have_the_fields_that_are_asked_for():
-  every = {"image", "text", "id", "large", "little"}
+  every = {"image", "text", "id", "record", "large", "little"}
   assert batches(steps=1)[0].keys() == every
   for fields in ({"large", "little"}, {"id", "large", "little"}, every):
     assert batches(steps=1, fields=fields)[0].keys() == fields
@@ -305,7 +305,7 @@ def test_a_record_has_the_number_of_its_image():
     np.testing.assert_array_equal(batch["record"], batch["id"])
   # The one that stands in for a broken one; of the kept ones; of all sources.
   broken = training(Pictures(broken=[3]), fields=fields, image=None)
-  kept = Filtered(Pictures(), np.arange(1, 20, 2), None, {})
+  kept = Filtered(Pictures(), np.arange(1, 20, 2), lambda text: True, {})
   both = Mixture([Pictures(), kept], [1, 1], [None, None], shared=True)
   for source, number in ((kept, lambda i: i // 2), (both, None)):
     run = training(source, fields=fields, image=None)
