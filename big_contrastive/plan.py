@@ -72,6 +72,8 @@ def plan(config: dict[str, Any], devices: Sequence[jax.Device]) -> list[str]:
     reading.without_epochs(config), devices, shapes_alone
   )
   assumed = [f"assumed     {note}" for note in shapes_alone.notes]
+  if "record" in built.objective.fields:
+    assumed.append("assumed     data of one record: a bank has a row for each")
   step = compile_step(built)
   return [
     *_memory(built, step, devices), *_time(built, devices),

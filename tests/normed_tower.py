@@ -18,20 +18,23 @@ class Normed(nnx.Module):
 
   def __init__(
     self, *, res: int, width: int = 32, norm_group: int | None = None,
-    dtype="float32", remat="none", pin=lambda x: x, rngs: nnx.Rngs,
+    in_channels: int = 3, dtype="float32", remat="none", pin=lambda x: x,
+    rngs: nnx.Rngs,
   ):  # fmt: skip
     self.res, self.side, self.out_dim = res, res // 8, width
     self.takes = (res, res)
     linear = dict(dtype=dtype, rngs=rngs)
     # A bias has no gradient before a norm, and Adam would enlarge its rounding.
-    self.fc1 = nnx.Linear(3 * self.side**2, width, use_bias=False, **linear)
+    size = in_channels * self.side**2
+    self.fc1 = nnx.Linear(size, width, use_bias=False, **linear)
     self.norm = BatchNorm(width, group=norm_group, dtype=dtype)
     self.fc2 = nnx.Linear(width, width, **linear)
 
   def features(self, x, keys=None):
-    x = x.astype(jnp.float32) / 127.5 - 1
+    if x.dtype == jnp.uint8:
+      x = x.astype(jnp.float32) / 127.5 - 1
     pixels = x.shape[1] // self.side
-    x = x.reshape(len(x), self.side, pixels, self.side, pixels, 3).mean((2, 4))
+    x = x.reshape(len(x), self.side, pixels, self.side, pixels, -1).mean((2, 4))
     x = self.fc1(x.reshape(len(x), -1))
     x = self.fc2(jax.nn.relu(self.norm(x, keys is not None)))
     return Features(x[:, None], x)

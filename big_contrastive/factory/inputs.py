@@ -8,6 +8,8 @@ from big_contrastive.data.transforms.pipeline import Pipeline
 from big_contrastive.data.transforms.views import View
 from big_contrastive.models.model import Model
 
+_OWN = ("image", "text", "id", "record")  # Fields of a batch that are no views.
+
 
 def check(
   config: Config,
@@ -67,7 +69,7 @@ def check_size(ops: Pipeline, where: str, model: Model) -> None:
 
 
 def _check_views(views: Mapping[str, View], reads: Collection[str]) -> None:
-  wanted = [field for field in reads if field not in ("image", "text", "id")]
+  wanted = [field for field in reads if field not in _OWN]
   for field in wanted:
     if field not in views:
       allowed = f"{_listed(wanted)}: what config.objective reads"

@@ -42,8 +42,8 @@ def cross_entropy(
     keys: [k, d], this device's part of all keys, float32. A stop_gradient on
       them is seen, and saves their gradient.
     scale: of the logits, a scalar.
-    ids, key_ids: int32 [b] and [k]: a query does not see keys of its own id;
-      None where it sees all.
+    ids, key_ids: int32 [b] and [k]: a query does not see keys of its own id,
+      and none sees keys of negative ids; None where all are seen.
     axis, tile: see _ring.sweep.
   """
   (b, d), k = q.shape, keys.shape[0]
@@ -147,16 +147,19 @@ def _of_keys(
   axis, tile = plan
   maximum, total = lse
 
-  def one(visible, keys, column, dkeys, nothing):
+  def one(visible, key, column, dkeys, nothing):
+    keys, key_ids = key
     q, maximum, weight = column
     logits = scale * _pairwise.cosines(keys, q)
+    visible &= (key_ids >= 0)[:, None]
     logits = jnp.where(visible, logits - maximum[None], _lse.LEFT_OUT)
     weights = jnp.exp(logits) * weight[None]
     dkeys += jnp.einsum("ji,id->jd", weights, q, precision="highest")
     return dkeys, nothing
 
   dkeys, _ = _ring.sweep(
-    one, key_ids, keys, (q, maximum, pull / total), jnp.zeros_like(keys), (),
+    one, key_ids, (keys, key_ids), (q, maximum, pull / total),
+    jnp.zeros_like(keys), (),
     merge=lambda a, b: (), axis=axis, side=tile, column_ids=ids,
   )  # fmt: skip
   return dkeys
@@ -169,8 +172,10 @@ def _pass(
   """Returns each query's log-sum-exp, and its mean key [b, d] if asked for."""
   axis, tile = plan
 
-  def one(visible, keys, q, nothing, sums):
+  def one(visible, key, q, nothing, sums):
+    keys, key_ids = key
     logits = scale * _pairwise.cosines(keys, q)
+    visible &= (key_ids >= 0)[:, None]
     logits = jnp.where(visible, logits, _lse.LEFT_OUT)
     maximum, total = _lse.of(logits, 0)
     weighted = None
@@ -188,7 +193,7 @@ def _pass(
   if with_mean:
     start = start[0], jnp.zeros(q.shape[::-1], jnp.float32)
   _, (lse, weighted) = _ring.sweep(
-    one, key_ids, keys, q, (), start,
+    one, key_ids, (keys, key_ids), q, (), start,
     merge=merge, axis=axis, side=tile, column_ids=ids,
   )  # fmt: skip
   if with_mean:

@@ -121,21 +121,41 @@ def sweep(
   if n == 1:
     return block(row_sums, (column_ids, columns))
 
-  def send(tree: Any) -> Any:
-    to_next = [(i, (i + 1) % n) for i in range(n)]
-    return jax.tree.map(lambda x: jax.lax.ppermute(x, axis, to_next), tree)
-
   def hop(state: Any, _: None) -> tuple[Any, None]:
     row_sums, visitor, waiting = state
     # Both transfers overlap with the block: the chunk goes to the next device,
     # and the previous device's sums for the chunk that is here arrive.
-    following, arriving = send(visitor), send(waiting)
+    following, arriving = _send(visitor, axis), _send(waiting, axis)
     row_sums, added = block(row_sums, visitor)
     return (row_sums, following, merge(arriving, added)), None
 
   state = (row_sums, (column_ids, columns), column_sums)
   (row_sums, _, waiting), _ = jax.lax.scan(hop, state, length=n)
-  return row_sums, send(waiting)
+  return row_sums, _send(waiting, axis)
+
+
+def visit(look: Callable[[Any], Any], visitor: Any, axis: Axis) -> Any:
+  """Returns a visitor that has been on every device, and is home again.
+
+  Args:
+    look: visitor -> the visitor with what a device adds to it.
+    visitor: arrays that are sent round, marked as `varying`.
+    axis: mesh axis name(s) inside shard_map; None for one device.
+  """
+  if size(axis) == 1:
+    return look(visitor)
+
+  def hop(visitor: Any, _: None) -> tuple[Any, None]:
+    return _send(look(visitor), axis), None
+
+  return jax.lax.scan(hop, visitor, length=size(axis))[0]
+
+
+def _send(tree: Any, axis: Axis) -> Any:
+  """Sends arrays to the next device."""
+  n = size(axis)
+  to_next = [(i, (i + 1) % n) for i in range(n)]
+  return jax.tree.map(lambda x: jax.lax.ppermute(x, axis, to_next), tree)
 
 
 def _tiles(

@@ -223,3 +223,6 @@ def _check_sizes(section: dict[str, Any], tower: str) -> None:
     if isinstance(rate, int | float) and not 0 <= rate < 1:
       allowed = "a number from 0 to below 1"
       raise errors.UserError(f"{tower}.{key}", rate, allowed, "0 is off.")
+  if tower == "image" and section.get("in_channels", 3) != 3:
+    value, remedy = section["in_channels"], "Those in two_colors have others."
+    raise errors.UserError("image.in_channels", value, "3: images", remedy)

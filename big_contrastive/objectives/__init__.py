@@ -38,7 +38,8 @@ class Setting:
       the order of their names.
     tokenizer: of batch["text"]; None without one.
     sizes: height and width of each view, by its name.
-    epoch: examples of the training data; None if that is unknown.
+    records: of the training data, those of all sources of a mixture together;
+      None if that is unknown.
   """
 
   model: Built
@@ -49,7 +50,7 @@ class Setting:
   views: dict[str, int] = dataclasses.field(default_factory=dict)
   tokenizer: Tokenizer | None = None
   sizes: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
-  epoch: int | None = None
+  records: int | None = None
 
   def steps(self, duration: durations.Duration, where: str) -> int:
     """Returns a field's duration, such as "15 epochs", in steps.
@@ -58,7 +59,7 @@ class Setting:
       duration: see config.durations.
       where: the objective's field, for the error.
     """
-    unit = {"batch_size": self.batch_size, "epoch": self.epoch}
+    unit = {"batch_size": self.batch_size, "epoch": self.records}
     return durations.steps(duration, where, total=self.total, **unit)
 
 
@@ -131,8 +132,9 @@ class Objective:
     Args:
       params, extra: from the step before.
       batch: `fields` by name, [B, ...]: "image" uint8 [B, h, w, 3], "text"
-        int32 [B, l], "id" int32 [B]; a view of config.views, by its name,
-        uint8 [B, count, h, w, 3].
+        int32 [B, l], "id" int32 [B], "record" int32 [B], the number of the
+        record in the training data, below Setting.records; a view of
+        config.views, by its name, uint8 [B, count, h, w, 3].
       rng: this step's key.
       step: int32, from 0 on, for schedules inside the objective.
 

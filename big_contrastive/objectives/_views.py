@@ -65,9 +65,13 @@ class Views(Objective):
   def micro_batches(self) -> tuple[int, ...]:
     return (self.count,)
 
+  @property
+  def width(self) -> int:
+    """The width of the embeddings."""
+    return getattr(self.setting.model.abstract, self.heads[0]).out_dim
+
   def signs(self, values, batch):
-    width = getattr(self.setting.model.abstract, self.heads[0]).out_dim
-    healthy = width**-0.5
+    healthy = self.width**-0.5
     line = (
       f"the embeddings are nearly all the same: their standard deviation is "
       f"{values['embedding_std']:.2g}, of directions at random "
@@ -91,6 +95,16 @@ class TwoViews(Views):
 
   def flops(self) -> float:
     return 2 * super().flops()
+
+
+@dataclasses.dataclass(frozen=True)
+class OneView(Views):
+  """An objective over one view of each image."""
+
+  def image(self, batch: dict[str, jax.Array]) -> jax.Array:
+    """Returns the view, uint8 [B, h, w, 3]."""
+    (name,) = self.setting.views
+    return batch[name][:, 0]
 
 
 def through(
@@ -141,6 +155,22 @@ def check(setting: Setting, *heads: str) -> int:
       dict(setting.views) or None,
       "two views of an image in all",
       'For two alike: {"view": {"ops": [...], "count": 2}}.',
+    )
+  return check_model(setting, *heads)
+
+
+def check_one(setting: Setting, *heads: str) -> int:
+  """Returns the number of micro-batches of the view.
+
+  Raises:
+    UserError: unless there is one view, and the model has the heads.
+  """
+  if sum(setting.views.values()) != 1:
+    raise errors.UserError(
+      "config.views",
+      dict(setting.views) or None,
+      "one view of an image",
+      'For instance {"view": {"ops": [...]}}.',
     )
   return check_model(setting, *heads)
 

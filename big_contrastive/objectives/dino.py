@@ -198,7 +198,7 @@ def _starts(setting: Setting, warmup: Duration) -> np.ndarray:
   """Returns the first steps of the second temperature, the third, ..."""
   steps, each = setting.steps(warmup, "temperature_warmup"), 1.0
   if durations.in_epochs(warmup):
-    each = setting.epoch / setting.batch_size
+    each = setting.records / setting.batch_size
   return np.ceil(np.arange(1, round(steps / each) + 1) * each).astype(int)
 
 

@@ -147,7 +147,8 @@ def test_quick_is_the_method_for_a_cpu(name):
   assert quick["source"] == TARS and "evals" not in quick
   vits = {"mae": "vit"}
   image = quick["model"]["image"]
-  tower = image.get("patch", image).get("tower", "vit")
+  inner = image.get("patch", image.get("each", image))
+  tower = inner.get("tower", "vit")
   assert tower == vits.get(name, "convnet")
   # In seconds, too; and none of its own values is put aside.
   assert load(name, "quick,smoke")["total"] == "8 steps"

@@ -32,6 +32,7 @@ from big_contrastive.models.image import (
   convnet,
   patches,
   resnet,
+  two_colors,
   vectors,
   vit,
 )
@@ -41,9 +42,11 @@ from big_contrastive.objectives import (
   byol,
   captions,
   catlip,
+  cmc,
   coca,
   cpc,
   dino,
+  instdisc,
   mae,
   moco,
   moco_v3,
@@ -86,6 +89,9 @@ SIGNATURES = {
   "model.image with tower = patches": (
     patches.Patches, {"dtype", "remat", "pin", "rngs"}
   ),
+  "model.image with tower = two_colors": (
+    two_colors.TwoColors, {"dtype", "remat", "pin", "rngs"}
+  ),
   "model.text": (
     transformer.TextTower, {"length", "dtype", "remat", "pin", "rngs"}
   ),
@@ -109,6 +115,8 @@ SIGNATURES = {
   "objective with name = swav": (swav.build, {"setting"}),
   "objective with name = mae": (mae.build, {"setting"}),
   "objective with name = cpc": (cpc.build, {"setting"}),
+  "objective with name = instdisc": (instdisc.build, {"setting"}),
+  "objective with name = cmc": (cmc.build, {"setting"}),
   "objective with name = catlip": (catlip.build, {"setting"}),
   "objective with name = superclass": (superclass.build, {"setting"}),
   "model.heads.NAME with name = mlp": (mlp.Mlp, {"width", "dtype", "rngs"}),
@@ -305,7 +313,8 @@ def test_all_fields_are_printed_in_80_columns(monkeypatch, capsys):
       ["config.model.image", "config.model.image with tower = resnet",
        "config.model.image with tower = clip_resnet",
        "config.model.image with tower = convnet",
-       "config.model.image with tower = vectors"],
+       "config.model.image with tower = vectors",
+       "config.model.image with tower = two_colors"],
     ),
     ("config.mesh", ["config.mesh"]),
     (
@@ -314,7 +323,8 @@ def test_all_fields_are_printed_in_80_columns(monkeypatch, capsys):
        "config.model.image with tower = resnet",
        "config.model.image with tower = clip_resnet",
        "config.model.image with tower = convnet",
-       "config.model.image with tower = vectors", "config.model.text",
+       "config.model.image with tower = vectors",
+       "config.model.image with tower = two_colors", "config.model.text",
        "config.model.text with tower = blip", "config.model.decoder",
        "config.model.heads.NAME", "config.model.heads.NAME with name = mlp",
        "config.model.heads.NAME with name = classifier",

@@ -9,9 +9,11 @@ from test_pipeline_of_operations import decoded
 
 from big_contrastive.config import errors
 from big_contrastive.data import source as contract
+from big_contrastive.data.filters import Filtered
 from big_contrastive.data.loader.draws import Draws
 from big_contrastive.data.loader.examples import Examples
 from big_contrastive.data.loader.training import Training
+from big_contrastive.data.mixture import Mixture
 from big_contrastive.data.transforms import decode, operations, views
 from big_contrastive.data.transforms.pipeline import together
 from making import NOISE, RNG, encoded, smooth
@@ -151,7 +153,7 @@ def test_a_view_is_the_same_whatever_else_is_made(form):
 
 
 def test_batches_have_the_fields_that_are_asked_for():
-  every = {"image", "text", "id", "large", "little"}
+  every = {"image", "text", "id", "record", "large", "little"}
   assert batches(steps=1)[0].keys() == every
   for fields in ({"large", "little"}, {"id", "large", "little"}, every):
     assert batches(steps=1, fields=fields)[0].keys() == fields
@@ -293,6 +295,30 @@ def test_a_bad_picture_is_bad_for_all_views():
   run = training(source=source)
   found = np.concatenate([b["id"] for b in run.batches(0, 5)])
   assert 3 not in found and sum(run.counts(5).values()) == 2
+
+
+def test_a_record_has_the_number_of_its_image():
+  """Below the length of the source, whatever stands between: an id may not."""
+  fields = {"little", "id", "record"}
+  for batch in batches(fields=fields, image=None):
+    assert batch["record"].dtype == np.int32
+    np.testing.assert_array_equal(batch["record"], batch["id"])
+  # The one that stands in for a broken one; of the kept ones; of all sources.
+  broken = training(Pictures(broken=[3]), fields=fields, image=None)
+  kept = Filtered(Pictures(), np.arange(1, 20, 2), lambda text: True, {})
+  both = Mixture([Pictures(), kept], [1, 1], [None, None], shared=True)
+  for source, number in ((kept, lambda i: i // 2), (both, None)):
+    run = training(source, fields=fields, image=None)
+    for batch in run.batches(0, 3):
+      assert batch["record"].max() < len(source)
+      for record, i in zip(batch["record"], batch["id"], strict=True):
+        if number is not None:
+          assert record == number(i)
+        assert source[record]["id"] == i
+  for batch in broken.batches(0, 5):
+    np.testing.assert_array_equal(batch["record"], batch["id"])
+    assert 3 not in batch["record"]
+  assert "record" not in batches(steps=1, fields={"little", "id"})[0]
 
 
 # --- What is refused.

@@ -37,6 +37,8 @@ ARGUMENTS = {
   "swav": "",
   "mae": "",
   "cpc": "",
+  "instdisc": "",
+  "cmc": "",
   "catlip": "",
   "superclass": "",
   "cappa": "",

@@ -50,7 +50,9 @@ def saved(workdir, step):
   return {item: checkpointer._read_host(folder, item) for item in items}
 
 
-@pytest.mark.parametrize("name", ["moco", "dino", "swav", "superclass"])
+@pytest.mark.parametrize(
+  "name", ["moco", "dino", "swav", "superclass", "instdisc"]
+)
 def test_a_resumed_run_has_the_same_bits(name, tmp_path):
   whole = fit(tmp_path / "whole", 2, name=name)
   cut_off(tmp_path / "whole", tmp_path / "halves")
@@ -64,6 +66,7 @@ def test_a_resumed_run_has_the_same_bits(name, tmp_path):
     "dino": {"teacher/img/fc2/kernel", "center"},
     "swav": {"queue"},
     "superclass": {"frequency", "batches"},
+    "instdisc": {"bank/rows"},
   }
   assert {"statistics/img/norm/mean", *own[name]} <= extra.keys()
   early = rules.flatten(saved(tmp_path / "halves", 2)["extra"])
@@ -73,11 +76,12 @@ def test_a_resumed_run_has_the_same_bits(name, tmp_path):
     assert not moves or not np.array_equal(extra[key], early[key]), key
 
 
-def test_other_devices_restore_the_same_bits_and_go_on(tmp_path):
-  whole = fit(tmp_path / "whole", 8, mesh={"fsdp": 2})
+@pytest.mark.parametrize("name", ["moco", "instdisc"])
+def test_other_devices_restore_the_same_bits_and_go_on(name, tmp_path):
+  whole = fit(tmp_path / "whole", 8, mesh={"fsdp": 2}, name=name)
   cut_off(tmp_path / "whole", tmp_path / "moved")
   before = saved(tmp_path / "moved", 2)
-  made = experiment.build(config(), jax.devices()[:4])
+  made = experiment.build(config(name), jax.devices()[:4])
   store = checkpointer.Checkpoints(tmp_path / "moved")
   items, *_ = store.restore(2, made.placed.abstract.items())
   store.close()
@@ -88,7 +92,7 @@ def test_other_devices_restore_the_same_bits_and_go_on(tmp_path):
   )
   for x, y in zip(a, b, strict=True):
     np.testing.assert_array_equal(x, y)
-  moved = fit(tmp_path / "moved", 4)
+  moved = fit(tmp_path / "moved", 4, name=name)
   np.testing.assert_allclose(
     moved["train/loss"], whole["train/loss"], rtol=1e-5
   )

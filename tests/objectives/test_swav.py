@@ -29,7 +29,7 @@ def setting():
   mesh = sharding.make_mesh(devices=jax.devices()[:1])
   made = objectives.Setting(
     model, mesh, BATCH, None, 100, VIEWS,
-    sizes={"global": (16, 16), "local": (8, 8)}, epoch=40,
+    sizes={"global": (16, 16), "local": (8, 8)}, records=40,
   )  # fmt: skip
   return lambda **fields: dataclasses.replace(made, **fields)
 

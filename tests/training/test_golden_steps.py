@@ -24,6 +24,7 @@ RECIPES = {
   "simclr": "smoke", "moco": "smoke", "moco_v3": "smoke", "byol": "smoke",
   "simsiam": "smoke", "swav": "smoke", "catlip": "smoke",
   "superclass": "smoke", "mae": "smoke", "dino": "smoke", "cpc": "smoke",
+  "instdisc": "smoke", "cmc": "smoke",
   "cappa": "smoke", "coca": "smoke", "openvision2": "smoke",
   "blip": "smoke", "capfilt": "smoke",
 }  # fmt: skip

@@ -5,6 +5,7 @@ them, and docs/config.md is made from them.
 """
 
 from big_contrastive.config.fields import (
+  bank,
   blip,
   captions,
   clip_resnet,
@@ -48,6 +49,7 @@ SECTIONS: dict[str, type] = {
   "model.image with tower = convnet": convnet.ConvNet,
   "model.image with tower = patches": cpc.Patches,
   "model.image with tower = vectors": vectors.Vectors,
+  "model.image with tower = two_colors": bank.TwoColors,
   "model.text": model.Text,
   "model.text with tower = blip": blip.Text,
   "model.decoder": captions.Decoder,
@@ -70,6 +72,8 @@ SECTIONS: dict[str, type] = {
   "objective with name = swav": swav.SwAV,
   "objective with name = mae": mae.MAE,
   "objective with name = cpc": cpc.CPC,
+  "objective with name = instdisc": bank.InstDisc,
+  "objective with name = cmc": bank.CMC,
   "objective with name = catlip": labels.CatLIP,
   "objective with name = superclass": labels.SuperClass,
   "objective with name = captions": captions.Captions,

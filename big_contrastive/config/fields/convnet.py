@@ -18,6 +18,10 @@ class ConvNet:
     unit="pixels",
     why="32 to 48: a CPU's time grows with its square.",
   )
+  in_channels: int = field(
+    3, doc="Channels of an image.", why="1 and 2 in the tower two_colors.",
+    unit="channels",
+  )  # fmt: skip
   widths: tuple | list = field(
     (48, 96, 192),
     doc="Channels of each stage. The first sees the image at half its side, "

@@ -19,13 +19,23 @@ class ResNet:
     paper="ResNet, arXiv:1512.03385, table 1",
   )
   res: int = field(doc="Side of an image.", unit="pixels")
-  width: int = field(
+  in_channels: int = field(
+    3, doc="Channels of an image.", why="1 and 2 in the tower two_colors.",
+    unit="channels",
+  )  # fmt: skip
+  width: int | float = field(
     1,
     doc="Factor of the number of features of all layers, from the first on.",
     unit="factor",
-    why="SimCLR has 2 and 4, too. torchvision's wide ResNets are others: they "
-    "widen the 3 x 3 convolutions alone.",
+    why="SimCLR has 2 and 4, too, CMC 0.5. torchvision's wide ResNets are "
+    "others: they widen the 3 x 3 convolutions alone.",
     paper="SimCLR, arXiv:2002.05709, section 4.1",
+  )
+  stem_width: int | None = field(
+    None,
+    doc="Features of the first convolution. None: 64 times `width`.",
+    unit="features",
+    why="CMC has 64 at any width.",
   )
   stem: Literal["imagenet", "cifar"] = field(
     "imagenet",

@@ -48,8 +48,8 @@ class Examples:
     """Returns "image", "id", "text" and views, and "bad" and "index".
 
     A view is uint8 [count, h, w, 3]. "bad" int8 [_TRIES] has the kinds, plus 1,
-    of the bad records from number "index" on that were replaced. Of several
-    captions one is drawn.
+    of the bad records from number "index" on that were replaced. "record" is
+    the number of the one whose image this is. Of several captions one is drawn.
 
     Args:
       index: of the record.
@@ -85,6 +85,8 @@ class Examples:
       example["text"] = self.tokenizer(_caption(record.get("text", ()), rng))
     if self._has("id"):
       example["id"] = np.int32(record["id"])
+    if self._has("record"):
+      example["record"] = np.int32(index)
     return example
 
   def _images(

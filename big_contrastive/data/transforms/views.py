@@ -10,7 +10,7 @@ from big_contrastive.data.transforms import operations
 from big_contrastive.data.transforms.pipeline import Pipeline
 
 # Other fields of a batch.
-RESERVED = ("image", "text", "id", "label", "index", "bad")
+RESERVED = ("image", "text", "id", "label", "record", "index", "bad")
 _MOST = 64
 
 

@@ -1,8 +1,11 @@
-"""InfoNCE against a queue of keys, as in MoCo (1911.05722, 2003.04297)."""
+"""InfoNCE against a queue of keys, as in MoCo (1911.05722, 2003.04297).
+
+And against a bank, as in InstDisc (1805.01978): there a key is in the queue.
+"""
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from big_contrastive.losses import _lookup, _pairwise
 from big_contrastive.losses._ring import Axis
@@ -14,6 +17,8 @@ def loss(
   queue: Float[Array, "n d"],
   *,
   scale: Float[Array, ""],
+  ids: Int[Array, "b"] | None = None,
+  queue_ids: Int[Array, "n"] | None = None,
   axis: Axis = None,
   tile: int | None = None,
 ) -> Float[Array, ""]:
@@ -29,6 +34,8 @@ def loss(
       key of query i is k[i].
     queue: [K / n, d] unit vectors, this device's part of the K keys.
     scale: 1 / temperature.
+    ids, queue_ids: [b] and [K / n]: a query does not see keys of the queue of
+      its own id, and none sees those of negative ids; None where all are seen.
     axis: mesh axis name(s) inside shard_map, None for one device.
     tile: rows of logits in memory at a time; None for that of _ring.side.
 
@@ -37,9 +44,12 @@ def loss(
   """
   _lookup.check_pairs(("q", "k"), q, k, scale)
   _lookup.check_keys(q, queue)
+  _lookup.check_ids("ids", ids, len(q))
+  _lookup.check_ids("queue_ids", queue_ids, len(queue))
   q = q.astype(jnp.float32)  # Both parts of its gradient are summed in that.
   positive = scale * _pairwise.inner(q, jax.lax.stop_gradient(k))
   queue = jax.lax.stop_gradient(queue.astype(jnp.float32))
   return _lookup.cross_entropy(
-    q, positive, queue, scale=scale, axis=axis, tile=tile
-  )
+    q, positive, queue,
+    scale=scale, ids=ids, key_ids=queue_ids, axis=axis, tile=tile,
+  )  # fmt: skip

@@ -58,6 +58,7 @@ class ConvNet(nnx.Module):
 
   Args:
     res: image side in pixels; a multiple of 2 ** (number of stages).
+    in_channels: of the image; others than 3 are given as normalized floats.
     widths: channels of each stage. The first sees the image at half its side,
       each further one at half the side of the one before it.
     depths: residual convolutions of each stage.
@@ -77,6 +78,7 @@ class ConvNet(nnx.Module):
     self,
     res: int,
     *,
+    in_channels: int = 3,
     widths: tuple | list = (48, 96, 192),
     depths: tuple | list = (1, 1, 1),
     pool: Literal["gap", "flat"] = "gap",
@@ -91,11 +93,12 @@ class ConvNet(nnx.Module):
     rngs: nnx.Rngs,
   ):
     _check(res, widths, depths)
-    self.res, self.widths, self.depths = res, tuple(widths), tuple(depths)
+    self.res, self.in_channels = res, in_channels
+    self.widths, self.depths = tuple(widths), tuple(depths)
     self.mean, self.std, self.dtype = tuple(mean), tuple(std), dtype
     self.projects, self.pin = out_dim is not None, pin
     kwargs = dict(norm=norm, group=norm_group, dtype=dtype, rngs=rngs)
-    self.stem = Conv(12, widths[0], **kwargs)
+    self.stem = Conv(4 * in_channels, widths[0], **kwargs)
     for i, (width, depth) in enumerate(zip(widths, depths, strict=True)):
       if i:
         setattr(self, f"merge{i}", Merge(widths[i - 1], width, **kwargs))
@@ -109,12 +112,12 @@ class ConvNet(nnx.Module):
     self.out_dim = out_dim or pooled
 
   def features(
-    self, image: Num[Array, "b h w 3"], keys: ExampleKeys = None
+    self, image: Num[Array, "b h w c"], keys: ExampleKeys = None
   ) -> Features:
     """Returns the last grid, row by row, and its pool, in compute dtype.
 
     Args:
-      image: uint8 pixels, normalized here, or floats normalized already.
+      image: uint8 pixels of RGB, normalized here, or normalized floats.
       keys: None evaluates; any others, which draw nothing, are for training.
     """
     train = keys is not None
@@ -130,7 +133,7 @@ class ConvNet(nnx.Module):
     return Features(tokens, self.norm(pooled, train))
 
   def __call__(
-    self, image: Num[Array, "b h w 3"], keys: ExampleKeys = None
+    self, image: Num[Array, "b h w c"], keys: ExampleKeys = None
   ) -> Float[Array, "b d"]:
     """Returns [b, out_dim] vectors, float32, not normalized; see `features`."""
     x = self.features(image, keys).pooled
@@ -147,7 +150,7 @@ class ConvNet(nnx.Module):
     area, before, total = (self.res // 2) ** 2, None, 0.0
     for width, depth in zip(self.widths, self.depths, strict=True):
       if before is None:
-        total += area * 9 * 12 * width
+        total += area * 9 * 4 * self.in_channels * width
       else:
         area //= 4
         total += area * 4 * before * width

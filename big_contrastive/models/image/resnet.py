@@ -39,9 +39,11 @@ class ResNet(nnx.Module):
   Args:
     depth: 18 or 34 (basic blocks), 50, 101 or 152 (bottlenecks).
     res: image side in pixels.
+    in_channels: of the image; others than 3 are given as normalized floats.
     width: factor of the number of features of all layers, from the stem on, as
       in SimCLR (arXiv:2002.05709): ResNet-50 (2x) is depth 50, width 2.
       torchvision's wide ResNets widen 3 x 3 convolutions only, and differ.
+    stem_width: features of the stem; None for 64 width.
     stem: "imagenet", 7 x 7 with stride 2 and a max pool with stride 2; or
       "cifar", 3 x 3 without strides, for images of about 32 pixels.
     stages: how many of the four there are: three in CPC (arXiv:1807.03748).
@@ -67,7 +69,9 @@ class ResNet(nnx.Module):
     depth: Literal[18, 34, 50, 101, 152],
     res: int,
     *,
-    width: int = 1,
+    in_channels: int = 3,
+    width: int | float = 1,
+    stem_width: int | None = None,
     stem: Literal["imagenet", "cifar"] = "imagenet",
     stages: int = 4,
     zero_gain: bool = False,
@@ -98,14 +102,15 @@ class ResNet(nnx.Module):
     self.remat, self.pin = layers.remat_policy(remat), pin
     kwargs = dict(norm=norm, group=norm_group, decay=norm_decay, eps=eps)
     kwargs |= dict(dtype=dtype, rngs=rngs)
-    features = 64 * width
+    base = _base(width)
+    features = stem_width or base
     side, stride = (7, 2) if self.pools else (3, 1)
-    self.stem = _Convolution(3, features, side, stride, **kwargs)
+    self.stem = _Convolution(in_channels, features, side, stride, **kwargs)
     for i, blocks in enumerate(self.depths):
       stage = nnx.Module()
       for j in range(blocks):
         stride = 2 if i and not j else 1
-        sizes = (features, 64 * width * 2**i, stride, bottleneck)
+        sizes = (features, base * 2**i, stride, bottleneck)
         block = Block(*sizes, zero_gain=zero_gain, **kwargs)
         setattr(stage, f"block{j}", block)
         features = block.features
@@ -117,7 +122,7 @@ class ResNet(nnx.Module):
     self.out_dim = out_dim or features
 
   def features(
-    self, image: Num[Array, "b h w 3"], keys: ExampleKeys = None
+    self, image: Num[Array, "b h w c"], keys: ExampleKeys = None
   ) -> Features:
     """Returns the last grid and its mean, in compute dtype.
 
@@ -125,7 +130,7 @@ class ResNet(nnx.Module):
     with the stem "cifar", [b, (res / 8)**2, w].
 
     Args:
-      image: uint8 pixels, normalized here, or floats normalized already.
+      image: uint8 pixels of RGB, normalized here, or normalized floats.
       keys: None evaluates; with any others, which draw nothing, batch norms
         take the statistics of the batch and replace the running ones.
     """
@@ -140,7 +145,7 @@ class ResNet(nnx.Module):
     return Features(x, x.mean(axis=1))
 
   def __call__(
-    self, image: Num[Array, "b h w 3"], keys: ExampleKeys = None
+    self, image: Num[Array, "b h w c"], keys: ExampleKeys = None
   ) -> Float[Array, "b d"]:
     """Returns [b, out_dim] vectors, float32, not normalized; see `features`."""
     x = self.features(image, keys).pooled
@@ -171,6 +176,18 @@ class ResNet(nnx.Module):
       return block(x, train)
     # nnx's: jax.checkpoint would lose the new running statistics.
     return nnx.remat(lambda b, x: b(x, train), policy=self.remat)(block, x)
+
+
+def _base(width: int | float) -> int:
+  """Returns the features of the first stage, before a bottleneck widens them.
+
+  Raises:
+    UserError: unless they are a whole number from 1 up.
+  """
+  if not 64 * width >= 1 or 64 * width % 1:
+    allowed = "a multiple of 1/64, above 0"
+    raise errors.UserError("width", width, allowed, "0.5, 1 and 2 are usual.")
+  return int(64 * width)
 
 
 class Block(nnx.Module):
