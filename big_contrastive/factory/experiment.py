@@ -117,7 +117,7 @@ def _build(
   setting = Setting(
     model, mesh, size, config.micro_batch, unit["total"],
     {name: seen[name].count for name in sorted(seen)}, tokenizer,
-    {name: view.size for name, view in seen.items()},
+    {name: view.size for name, view in seen.items()}, len(data),
   )  # fmt: skip
   recipe, table = _recipe(config, setting, unit)
   placed, method = step.place(recipe, mesh, config.shard), recipe.objective
@@ -158,7 +158,6 @@ def _build(
     sinks=sinks,
     window=window,
     batch_size=size,
-    flops=method.flops(),
     table=table,
   )
 

@@ -193,4 +193,5 @@ def without_epochs(config: dict[str, Any]) -> dict[str, Any]:
     for k, v in config.items()
   }
   inside = {"schedule", "schedules"} & changed.keys()
-  return changed | {k: short(changed[k]) for k in inside}
+  changed |= {k: short(changed[k]) for k in inside}
+  return changed

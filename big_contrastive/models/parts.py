@@ -12,6 +12,8 @@ from big_contrastive.models.decoder import Decoder
 from big_contrastive.models.model import Model
 
 _WHERE = "config.model"
+# What a head is on that takes an image's vector before the last linear layer.
+POOLED = "pooled"
 # Parts whose names a head must not have.
 _RESERVED = ("img", "txt", "dec", "t", "b")
 
@@ -115,7 +117,7 @@ def heads(
   }
   heads = {}
   kwargs = {k: kwargs[k] for k in ("dtype", "rngs")}
-  for name, fields in _in_order(sections, widths):
+  for name, fields in _in_order(sections, {*widths, POOLED}):
     where = f"{_WHERE}.heads.{name}"
     if name in _RESERVED or not name.isidentifier() or hasattr(Model, name):
       remedy = "Give the head another name."
@@ -123,6 +125,9 @@ def heads(
       raise errors.UserError(where, name, allowed, remedy)
     file = fields.pop("name", None)
     base = fields.pop("on")
+    if base == POOLED:
+      seen = image_features(towers["img"], f"{where}.on", base)
+      widths[base] = seen.pooled.shape[-1]
     head = registry.module("models.heads", file, f"{where}.name").head
     heads[name] = schema.call(
       head, fields, where, kwargs | {"width": widths[base]}

@@ -37,6 +37,8 @@ class Setting:
       the order of their names.
     tokenizer: of batch["text"]; None without one.
     sizes: height and width of each view, by its name.
+    epoch: records of an epoch, for durations; None if unknown.
+    mixed: whether other objectives train parts of the model, too.
   """
 
   model: Built
@@ -47,6 +49,8 @@ class Setting:
   views: dict[str, int] = dataclasses.field(default_factory=dict)
   tokenizer: Tokenizer | None = None
   sizes: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+  epoch: int | None = None
+  mixed: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +81,23 @@ class Objective:
     The objective checks that the tower takes their size, too.
     """
     return ()
+
+  @property
+  def towers(self) -> tuple[str, ...]:
+    """The towers that it runs, for `flops`; those that the model lacks, too."""
+    return ("img", "txt")
+
+  @property
+  def switches(self) -> tuple[int, ...]:
+    """The steps above 0 from which on its steps are another program.
+
+    All of them take the same `params` and `extra`.
+    """
+    return ()
+
+  def at(self, step: int) -> "Objective":
+    """Returns the objective of a step; it differs between `switches` only."""
+    return self
 
   @property
   def extra_rules(self) -> Rules:
@@ -170,7 +191,8 @@ class Objective:
     A tower of which anything is trained counts as if all of it were.
     """
     model = self.setting.model
-    return model.abstract.flops(model.frozen_parts(self.frozen))
+    frozen = model.frozen_parts(self.frozen)
+    return model.abstract.flops(frozen, self.towers)
 
   @property
   def adapters(self) -> Mapping[str, float]:
@@ -189,7 +211,10 @@ class Objective:
 
   @property
   def chances(self) -> dict[str, float]:
-    """The values of guessing, by metric: of the loss, or of its parts."""
+    """The values of guessing, by metric: of the loss, or of its parts.
+
+    A metric may be missing in some steps.
+    """
     return {} if self.chance is None else {"loss": self.chance}
 
   def signs(

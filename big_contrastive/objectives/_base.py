@@ -59,6 +59,11 @@ def image_tower(model: models.Model, image: jax.Array, keys: Any) -> jax.Array:
   return model.img(image, keys)
 
 
+def pooled(model: models.Model, image: jax.Array, keys: Any) -> jax.Array:
+  """Returns what the image tower pooled [b, w], float32."""
+  return model.img.features(image, keys).pooled.astype(jnp.float32)
+
+
 def embedding(tower: Any, pooled: jax.Array) -> jax.Array:
   """Returns the unit embeddings of what a tower pooled, [b, w]."""
   return models.unit(tower.project(pooled) if tower.projects else pooled)

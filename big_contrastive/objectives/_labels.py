@@ -29,6 +29,7 @@ class Labeled(Objective):
   tile: int | None = None
 
   fields = ("image", "text")
+  towers = ("img",)
 
   @property
   def classes(self) -> int:
@@ -108,7 +109,7 @@ def check(setting: Setting) -> int:
     kind = type(head).__name__.lower()
     remedy = f'Set {where}.name = "classifier".'
     raise errors.UserError(f"{where}.name", kind, "classifier", remedy)
-  if "txt" in setting.model.parts:
+  if "txt" in setting.model.parts and not setting.mixed:
     allowed = "no text tower: captions are labels"
     raise errors.UserError("config.model.text", "set", allowed, "Leave it out.")
   if setting.tokenizer is not None:

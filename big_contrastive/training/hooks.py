@@ -204,8 +204,13 @@ class Run:
     (finite, norm), requests = jax.device_get((checks, at.requests))
     self.watch.speed.step()
     # The first step's time is the compiler's, and some wait for a trace.
-    if at.step in (self.begin.step + 1, self.paused):
-      self.watch.speed.restart()
+    before, speed = at.step - 1, self.watch.speed
+    if before in self.watch.switches:
+      speed.flops = self.experiment.flops(before)
+    if before in (self.begin.step, *self.watch.switches) or (
+      at.step == self.paused
+    ):
+      speed.restart()
     self.requested = np.maximum(self.requested, requests)
     first = (at.step - 1) * self.experiment.batch_size
     position = first + self.experiment.training.rows
