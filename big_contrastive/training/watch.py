@@ -54,7 +54,7 @@ class Watch:
 
   @contextlib.contextmanager
   def stepping(self, step: int) -> Iterator[None]:
-    """For the call that dispatches a step; a program's first one compiles it."""
+    """For the call that dispatches a step; the first one compiles it."""
     before = step - 1
     if before == self._begin.step or before in self.switches:
       self.clock.enter("compile")
