@@ -57,7 +57,7 @@ def use_pairs(config: Any, data: str, eval_data: str) -> None:
   config.eval_every = "10 epochs"
   if not data:
     config.source = common.shapes("train[:2560]", smoke=False)
-  if not eval_data:
+  if not (data or eval_data):
     held_out = common.shapes("heldout", smoke=False)
     config.evals = {
       "held_out": {"task": "zero_shot", "source": held_out},

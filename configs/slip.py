@@ -64,9 +64,12 @@ def get_config(argument: str | None = None) -> ConfigDict:
     "parts": {
       "clip": {"name": "pairs", "loss": "softmax", "scale_max": 100.0},
       # Of the sum of both directions; in SLIP 1 of their mean.
-      "simclr": {"name": "simclr", "temperature": 0.1, "weight": 0.5},
+      "simclr": {
+        "name": "simclr", "temperature": 0.2 if arg.quick else 0.1,
+        "weight": 0.5,
+      },
     },
-  }
+  }  # fmt: skip
   config.optimizer = {
     "name": "adamw", "lr": 3e-3, "b1": 0.9, "b2": 0.98, "eps": 1e-8,
     "weight_decay": 0.1,
