@@ -194,4 +194,13 @@ def without_epochs(config: dict[str, Any]) -> dict[str, Any]:
   }
   inside = {"schedule", "schedules"} & changed.keys()
   changed |= {k: short(changed[k]) for k in inside}
-  return changed
+  return changed | {"objective": _placed(config["objective"])}
+
+
+def _placed(value: Any) -> Any:
+  """Returns config.objective with starts and stops in steps, in their order."""
+  if isinstance(value, dict):
+    return {k: _placed(v) for k, v in value.items()}
+  if not durations.in_epochs(value):
+    return value
+  return durations.steps(value, "", batch_size=1, epoch=1000)

@@ -109,6 +109,9 @@ def check(setting: Setting) -> int:
     kind = type(head).__name__.lower()
     remedy = f'Set {where}.name = "classifier".'
     raise errors.UserError(f"{where}.name", kind, "classifier", remedy)
+  if HEAD in setting.model.abstract.pooled:
+    remedy = "A classifier is evaluated on the tower's vectors."
+    raise errors.UserError(f"{where}.on", "pooled", '"image"', remedy)
   if "txt" in setting.model.parts and not setting.mixed:
     allowed = "no text tower: captions are labels"
     raise errors.UserError("config.model.text", "set", allowed, "Leave it out.")

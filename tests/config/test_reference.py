@@ -28,12 +28,13 @@ from big_contrastive.models.image import (
   vit,
 )
 from big_contrastive.models.text import blip, transformer
-from big_contrastive.objectives import blip as blip_objective
 from big_contrastive.objectives import (
+  _parts,
   byol,
   captions,
   catlip,
   coca,
+  mixture,
   moco,
   moco_v3,
   pairs,
@@ -41,6 +42,7 @@ from big_contrastive.objectives import (
   simsiam,
   superclass,
 )
+from big_contrastive.objectives import blip as blip_objective
 from big_contrastive.parallel import sharding
 from big_contrastive.training import optimizers, schedules, trace
 
@@ -90,6 +92,8 @@ SIGNATURES = {
   "objective with name = moco_v3": (moco_v3.build, {"setting"}),
   "objective with name = byol": (byol.build, {"setting"}),
   "objective with name = simsiam": (simsiam.build, {"setting"}),
+  "objective with name = mixture": (mixture.build, {"setting"}),
+  "objective.parts.NAME": (_parts.when_on, {"setting"}),
   "objective with name = catlip": (catlip.build, {"setting"}),
   "objective with name = superclass": (superclass.build, {"setting"}),
   "model.heads.NAME with name = mlp": (mlp.Mlp, {"width", "dtype", "rngs"}),
