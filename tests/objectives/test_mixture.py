@@ -98,7 +98,7 @@ def test_it_is_the_weighted_sum_and_so_are_the_gradients():
   method = mixture.build(setting(), parts={"clip": CLIP, "ssl": SIMCLR})
   params = method.init(jax.random.key(1))
   extra = method.init_extra(params, jax.random.key(2))
-  rng, data = jax.random.key(3), batch()
+  rng, data = jax.random.key(3), jax.tree.map(jax.numpy.asarray, batch())
 
   def alone(name, statistics, params):
     part = method.parts[name]
@@ -223,7 +223,6 @@ def config(**changes):
   made["model"]["heads"] = {
     "projector": HEAD, "predictor": HEAD | {"on": "projector"}
   }  # fmt: skip
-  made["model"]["text"] |= {"out_dim": 16, "depth": 1}
   made["objective"]["parts"]["simclr"] = {
     "name": "moco_v3", "start": "50%", "momentum": 0.9
   }  # fmt: skip
