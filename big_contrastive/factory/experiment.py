@@ -185,7 +185,7 @@ def _recipe(
   )  # fmt: skip
   rate, tx = parts.optimizer(
     config.optimizer, config.schedule, factors, names, unit, config.schedules,
-    trained=trained, depths=depths, layer_factors=layers,
+    start=config.start, trained=trained, depths=depths, layer_factors=layers,
   )  # fmt: skip
   method = method.freeze(frozenset(pieces) - trained)
   seed, skip = config.seed, config.skip_nonfinite

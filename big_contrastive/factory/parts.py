@@ -89,6 +89,7 @@ def optimizer(
   unit: dict[str, int],
   own_schedules: rules.Rules | None = None,
   *,
+  start: rules.Rules | None = None,
   trained: Iterable[str] | None = None,
   depths: Mapping[str, int] | None = None,
   layer_factors: Mapping[str, Any] | None = None,
@@ -96,13 +97,14 @@ def optimizer(
   """Returns step -> learning rate, and the optimizer over a flat dict.
 
   Args:
-    config: config.optimizer: name, lr, weight_decay, clip, and arguments of
+    config: config.optimizer: name, lr, what `_COMMON` has, and arguments of
       the function of that name in training/optimizers, or of "optax.NAME".
     schedule: config.schedule; durations in any unit.
     factors: config.decay and config.lr_mult; config.adapt unless it is None.
     names: flat names of all parameters.
     unit: batch_size, epoch and total for durations.
     own_schedules: config.schedules; None: all have config.schedule.
+    start: config.start; None: all parameters are trained from the start.
     depths: layers of stacked parameters.
     trained, layer_factors: see optimizers.build.
   """
@@ -117,8 +119,13 @@ def optimizer(
   if type(lr) not in (int, float) or not 0 <= lr < math.inf:
     allowed = "a number from 0 up"
     raise errors.UserError(f"{where}.lr", lr, allowed, "Set it: 1e-3.")
-  common = {"weight_decay": 0.0, "clip": None}
-  common |= {k: kwargs.pop(k) for k in common if k in kwargs}
+  common = {k: kwargs.pop(k, value) for k, value in _COMMON.items()}
+  final = common["final_weight_decay"]
+  if name == "lars" and final is not None:
+    allowed, remedy = "None with the optimizer lars", "Drop it."
+    raise errors.UserError(
+      f"{where}.final_weight_decay", final, allowed, remedy
+    )
   values = {
     k: rules.match(r, names, f"config.{k}", depths if k == "lr_mult" else None)
     for k, r in factors.items()
@@ -130,9 +137,37 @@ def optimizer(
   rate = _rate(lr, schedule, "config.schedule", unit)
   values |= {"direction": direction, "rate": rate}
   values |= {"trained": trained, "layer_factors": layer_factors}
+  values["total"] = unit["total"]
+  if start is not None:
+    values["start"] = _start(start, names if trained is None else trained, unit)
   if own_schedules is not None:
     values["rates"] = _own_rates(lr, own_schedules, names, unit)
   return rate, schema.call(optimizers.build, common, where, values)
+
+
+# Of config.optimizer, beside name and lr, with any optimizer.
+_COMMON = {
+  "weight_decay": 0.0, "final_weight_decay": None, "clip": None,
+  "clip_each": None,
+}  # fmt: skip
+
+
+def _start(
+  start: rules.Rules, trained: Iterable[str], unit: dict[str, int]
+) -> dict[str, int]:
+  """Returns the first step of each trained parameter, by config.start."""
+  where = "config.start"
+  names = dict.fromkeys(rules.whole(name)[0] for name in sorted(trained))
+  first = rules.match(start, names, where)
+  steps = {
+    k: durations.steps(value, where, **unit) for k, value in first.items()
+  }
+  for name, step in steps.items():
+    if step >= unit["total"]:
+      allowed = f"a step of the run, which has {unit['total']}"
+      remedy = f"{name} would never be trained: config.freeze says so."
+      raise errors.UserError(where, first[name], allowed, remedy)
+  return steps
 
 
 def _rate(

@@ -192,7 +192,7 @@ def without_epochs(config: dict[str, Any]) -> dict[str, Any]:
     k: long.get(k, 1) if durations.in_epochs(v) else v
     for k, v in config.items()
   }
-  inside = {"schedule", "schedules"} & changed.keys()
+  inside = {"schedule", "schedules", "start"} & changed.keys()
   changed |= {k: short(changed[k]) for k in inside}
   return changed | {"objective": _placed(config["objective"])}
 

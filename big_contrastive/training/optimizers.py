@@ -10,9 +10,11 @@ import numpy as np
 import optax
 
 from big_contrastive.config import errors, rules
+from big_contrastive.training.clipping import clipping
 from big_contrastive.training.layer_decay import times
 from big_contrastive.training.per_parameter import PerParameter, within
-from big_contrastive.training.schedules import Schedule
+from big_contrastive.training.released import released
+from big_contrastive.training.schedules import Schedule, cosine
 from big_contrastive.training.sgd import Coupled, lars, sgd
 
 
@@ -140,7 +142,11 @@ def build(
   decay: dict[str, float],
   lr_mult: dict[str, float | rules.PerLayer],
   clip: float | None,
+  clip_each: float | None = None,
+  final_weight_decay: float | None = None,
+  total: int | None = None,
   adapt: dict[str, bool] | None = None,
+  start: Mapping[str, int] | None = None,
   rates: dict[str, Schedule] | None = None,
   trained: Iterable[str] | None = None,
   layer_factors: Mapping[str, Any] | None = None,
@@ -158,18 +164,23 @@ def build(
     rate: from `schedule`.
     weight_decay: times each parameter's own factor in `decay`.
     decay, lr_mult: factor by parameter name; lr_mult may be rules.PerLayer.
-    clip: largest global norm of the gradients; None for no clipping.
+    clip, clip_each: see clipping.
+    final_weight_decay: where the weight decay's cosine ends at `total`, the
+      steps of the run; None: it stays as it is.
     adapt: whether lars adapts a parameter's rate, by name; None: where it has
       a decay factor, as in all published recipes.
+    start: by name, the step before which a parameter isn't trained: see
+      released; None: all from the first step on.
     rates: by name, for parameters that have another schedule than `rate`.
     trained: names of the flat dict, where some are of pieces of stacked
       parameters (rules.piece); None: those of `decay`.
     layer_factors: by name, what lr_mult is multiplied by; see layer_decay.
   """
   within(math.inf, weight_decay=weight_decay)
-  if clip is not None and not 0 < clip < math.inf:
-    allowed, remedy = "a finite number above 0", "None is for no clipping."
-    raise errors.UserError("clip", clip, allowed, remedy)
+  decay_at = None
+  if final_weight_decay is not None:
+    within(math.inf, final_weight_decay=final_weight_decay)
+    decay_at = cosine(weight_decay, final_weight_decay, total)
   _check_rules(adapt or {}, decay=decay, lr_mult=lr_mult)
   for name, factor in (layer_factors or {}).items():
     lr_mult = lr_mult | {name: times(lr_mult[name], factor)}
@@ -177,16 +188,21 @@ def build(
   def of(values: dict[str, Any]) -> dict[str, Any]:
     return rules.of_pieces(values, decay if trained is None else trained)
 
+  constant = weight_decay if decay_at is None else 1.0
   each = PerParameter(
-    decay=of({k: weight_decay * factor for k, factor in decay.items()}),
+    decay=of({k: constant * factor for k, factor in decay.items()}),
     lr_mult=of(lr_mult),
     adapt=of({k: factor > 0 for k, factor in decay.items()} | (adapt or {})),
     rates=of(dict.fromkeys(decay, rate) | (rates or {})),
+    decay_at=decay_at,
   )
-  clipping = [] if clip is None else [optax.clip_by_global_norm(clip)]
   if callable(direction):
-    return optax.chain(*clipping, *direction(each))
-  return optax.chain(*clipping, direction, each.add_decay(), *each.scale())
+    parts = direction(each)
+  else:
+    parts = [direction, each.add_decay(), *each.scale()]
+  if any((start or {}).values()):
+    parts = [released(optax.chain(*parts), of(start))]
+  return optax.chain(*clipping(clip, clip_each), *parts)
 
 
 def _check_rules(adapt: dict[str, bool], **factors: dict[str, Any]) -> None:
@@ -201,20 +217,3 @@ def _check_rules(adapt: dict[str, bool], **factors: dict[str, Any]) -> None:
     if type(value) is not bool:
       remedy = f"Change the rule that matches {name}."
       raise errors.UserError("config.adapt", value, "True or False", remedy)
-
-
-def skipped(before: Any, after: Any) -> Any:
-  """Returns `build`'s state after a step that was skipped.
-
-  Only the schedule advances: it counts the steps of the run.
-  """
-
-  def is_schedule(state: Any) -> bool:
-    return isinstance(state, optax.ScaleByScheduleState)
-
-  return jax.tree.map(
-    lambda old, new: new if is_schedule(new) else old,
-    before,
-    after,
-    is_leaf=is_schedule,
-  )

@@ -25,20 +25,26 @@ class PerParameter:
     lr_mult: factor on the learning rate; rules.PerLayer for one a layer.
     adapt: whether LARS adapts the learning rate.
     rates: step -> learning rate; parameters may share one.
+    decay_at: step -> what `decay` is multiplied by; None for 1.
   """
 
   decay: dict[str, float]
   lr_mult: dict[str, float | rules.PerLayer]
   adapt: dict[str, bool]
   rates: dict[str, Schedule]
+  decay_at: Schedule | None = None
 
   def add_decay(self) -> optax.GradientTransformation:
-    """Adds decay * p."""
+    """Adds decay * p, or that times decay_at of the step."""
 
     def add(updates: Arrays, params: Arrays) -> Arrays:
       return {k: u + self.decay[k] * params[k] for k, u in updates.items()}
 
-    return optax.stateless(add)
+    def add_at(step: jax.Array, updates: Arrays, params: Arrays) -> Arrays:
+      times = self.decay_at(step)
+      return add(updates, {k: times * p for k, p in params.items()})
+
+    return optax.stateless(add) if self.decay_at is None else by_step(add_at)
 
   def scale(self) -> list[optax.GradientTransformation]:
     """Multiplies by lr_mult, then by the negative rate."""
@@ -64,23 +70,50 @@ class PerParameter:
   def with_rates(
     self, update: Callable[[Arrays, Arrays, Arrays], Arrays]
   ) -> optax.GradientTransformation:
-    """Returns (updates, rates, params) -> updates as a part of a chain.
+    """Returns (updates, rates, params) -> updates as a part of a chain."""
 
-    Its state is the step, which also goes on where a step is skipped.
-    """
-
-    def init(params: Arrays) -> optax.ScaleByScheduleState:
-      return optax.ScaleByScheduleState(jnp.zeros((), jnp.int32))
-
-    def apply(updates, state, params=None):
+    def apply(step: jax.Array, updates: Arrays, params: Arrays) -> Arrays:
       # Each schedule once, in the order of names: it is the program's order.
       shared = dict.fromkeys(self.rates[name] for name in updates)
-      now = {rate: rate(state.count) for rate in shared}
+      now = {rate: rate(step) for rate in shared}
       rates = {name: now[self.rates[name]] for name in updates}
-      count = optax.safe_increment(state.count)
-      return update(updates, rates, params), optax.ScaleByScheduleState(count)
+      return update(updates, rates, params)
 
-    return optax.GradientTransformation(init, apply)
+    return by_step(apply)
+
+
+def by_step(
+  update: Callable[[jax.Array, Arrays, Arrays], Arrays],
+) -> optax.GradientTransformation:
+  """Returns (step, updates, params) -> updates as a part of a chain.
+
+  Its state is the step of the run, from 0 on: it goes on where a step is
+  skipped.
+  """
+
+  def init(params: Arrays) -> optax.ScaleByScheduleState:
+    return optax.ScaleByScheduleState(jnp.zeros((), jnp.int32))
+
+  def apply(updates, state, params=None):
+    count = optax.safe_increment(state.count)
+    new = optax.ScaleByScheduleState(count)
+    return update(state.count, updates, params), new
+
+  return optax.GradientTransformation(init, apply)
+
+
+def skipped(before: Any, after: Any) -> Any:
+  """Returns an optimizer's state after a step that was skipped.
+
+  Only the parts that are `by_step` advance: they count the steps of the run.
+  """
+
+  def counts(state: Any) -> bool:
+    return isinstance(state, optax.ScaleByScheduleState)
+
+  return jax.tree.map(
+    lambda old, new: new if counts(new) else old, before, after, is_leaf=counts
+  )
 
 
 def within(end: float = 1.0, **values: float) -> None:

@@ -82,6 +82,19 @@ def schedule(
   return rate
 
 
+def cosine(first: float, last: float, total: int) -> Schedule:
+  """Returns step -> value: half a cosine from first to last, at step `total`.
+
+  That is DINO's table of weight decays (arXiv:2104.14294).
+  """
+
+  def value(step: Any) -> jax.Array:
+    done = jnp.clip(jnp.asarray(step, jnp.float32) / total, 0, 1)
+    return last + 0.5 * (first - last) * (1 + jnp.cos(jnp.pi * done))
+
+  return value
+
+
 def _warmup(steps: int, start: float, includes: str) -> Schedule:
   """Returns step -> fraction of the peak; 1 once the warm-up is over."""
   first = 1 if includes == "peak" else 0

@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding
 from big_contrastive.config import rules
 from big_contrastive.objectives import Objective
 from big_contrastive.parallel import placement, sharding
-from big_contrastive.training import optimizers, schedules
+from big_contrastive.training import per_parameter, schedules
 from big_contrastive.training.state import State
 
 Metrics = dict[str, jax.Array]
@@ -97,7 +97,7 @@ class Step:
     }
     new = State(state.step + 1, params, opt, extra)
     if self.skip_nonfinite:
-      old_opt = optimizers.skipped(state.opt, opt)
+      old_opt = per_parameter.skipped(state.opt, opt)
       old = state._replace(step=new.step, opt=old_opt)
       all_finite = finite.all()
       new = jax.tree.map(lambda a, b: jnp.where(all_finite, a, b), new, old)

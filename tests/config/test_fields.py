@@ -23,7 +23,7 @@ PASSED = {
   "model.image": ["dtype", "remat", "pin", "rngs"],
   "model.text": ["length", "dtype", "remat", "pin", "rngs"],
   "objective": ["setting"],
-  "optimizer": ["direction", "rate", "decay", "lr_mult"],
+  "optimizer": ["direction", "rate", "decay", "lr_mult", "start", "total"],
   "schedule": ["peak", "total"],
   "loading": ["examples", "batch_size", "rows", "seed", "gather"],
   "evals.shapes": ["where", "read"],

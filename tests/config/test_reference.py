@@ -17,7 +17,7 @@ from big_contrastive.data.loader import training as loader
 from big_contrastive.data.source import Source
 from big_contrastive.data.tokenizers import tokenizer, vocabulary
 from big_contrastive.data.transforms import views
-from big_contrastive.factory import cli, warm_start
+from big_contrastive.factory import cli, parts, warm_start
 from big_contrastive.models import build, decoder
 from big_contrastive.models.heads import classifier, mlp
 from big_contrastive.models.image import (
@@ -190,7 +190,9 @@ def kinds(hint):
 def test_the_common_fields_of_the_optimizer_and_of_init_are_those_of_the_code():
   own = {f.name: f for f in dataclasses.fields(fields.SECTIONS["optimizer"])}
   taken = schema.hints(optimizers.build)
-  assert own.keys() - {"name", "lr"} == {"weight_decay", "clip"}
+  defaults = {k: f.default for k, f in own.items()} | parts._COMMON
+  assert defaults == {k: f.default for k, f in own.items()}
+  assert own.keys() - {"name", "lr"} == parts._COMMON.keys()
   assert all(kinds(own[k].type) == kinds(taken[k]) for k in own.keys() & taken)
   listed = re.findall(r"\w+", own["name"].metadata["doc"])
   assert optimizers.OPTIMIZERS.keys() <= {*listed}

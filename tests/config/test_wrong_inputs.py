@@ -278,7 +278,7 @@ def sweep():
     "seed": 0, "keep": 2, "keep_every": 0, "save_minutes": 30.0,
     "eval_every": 0, "skip_nonfinite": False, "freeze": [[".*", False]],
     "lr_mult": [[".*", 1.0]], "decay": [[".*", 1.0]], "shard": [[".*", "fsdp"]],
-    "adapt": None, "schedules": [[".*", None]],
+    "adapt": None, "schedules": [[".*", None]], "start": [[".*", 0]],
     "sinks": {"tensorboard": {}}, "profile": {"first": 1, "steps": 2},
   }  # fmt: skip
   config = schema.plain(optional | files.load_config(SIGLIP, []))
@@ -335,6 +335,8 @@ ODD = [
   ("freeze", [[".*"]]), ("freeze", [["(", True]]), ("decay", []),
   ("shard", [[".*", ["data"]]]), ("schedule.warmup", "200%"),
   ("adapt", [[".*", True]]), ("schedules", []), ("schedules", [[".*", []]]),
+  ("start", []), ("start", [[".*", "0.5"]]), ("start", [[".*", -1]]),
+  ("start", [["img/x", 3], [".*", 0]]), ("start", [[".*", 8]]),
   ("schedule.every", 0), ("schedule.milestones", ["1 epoch"]),
   ("tokenizer.length", 0), ("objective.loss", "../secret"),
   ("objective.name", ""), ("train_image", []), ("train_image", [None]),

@@ -33,6 +33,7 @@ ARGUMENTS = {
   "moco_v3": "",
   "byol": "",
   "simsiam": "",
+  "cifar10": "",
   "catlip": "",
   "superclass": "",
   "cappa": "",

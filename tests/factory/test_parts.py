@@ -15,10 +15,10 @@ PLAIN = {"name": "sgd", "lr": 0.5, "momentum": 0.0}
 PREDICTOR = [("head/predictor/.*", {"decay": "constant"}), (".*", None)]
 
 
-def optimizer(config=PLAIN, schedule=None, own=None, **factors):
+def optimizer(config=PLAIN, schedule=None, own=None, start=None, **factors):
   rules = {"decay": [(".*", 1.0)], "lr_mult": [(".*", 1.0)]} | factors
   schedule = {"decay": "cosine"} if schedule is None else schedule
-  return parts.optimizer(config, schedule, rules, NAMES, UNIT, own)
+  return parts.optimizer(config, schedule, rules, NAMES, UNIT, own, start=start)
 
 
 def moved(tx, steps):
@@ -85,6 +85,16 @@ def test_lr_mult_and_decay_are_those_of_each_rule():
     "img/fc/kernel": 0.0, "head/predictor/kernel": 0.25,
     "head/predictor/bias": 0.5,
   })  # fmt: skip
+
+
+def test_parameters_start_at_durations():
+  start = [
+    ("img/.*", "1 epochs"), (".*/bias", "12 examples"), (".*", 0)
+  ]  # fmt: skip
+  _, tx = optimizer(start=start, schedule={"decay": "constant"})
+  found = moved(tx, 6)
+  for name, first in zip(NAMES, (5, 0, 3), strict=True):
+    assert [u[name] for u in found] == [0.0] * first + [0.5] * (6 - first)
 
 
 def test_lars_adapts_by_rules():
@@ -158,6 +168,29 @@ def test_lars_adapts_by_rules():
       "config.adapt = 'yes'; expected True or False",
     ),
     (
+      {"config": PLAIN | {"clip": 1.0, "clip_each": 3.0}},
+      "config.optimizer.clip_each = 3.0; expected None beside clip",
+    ),
+    (
+      {"config": PLAIN | {"final_weight_decay": -0.4}},
+      "config.optimizer.final_weight_decay = -0.4",
+    ),
+    (
+      {"config": {"name": "lars", "lr": 1.0, "final_weight_decay": 0.4}},
+      "config.optimizer.final_weight_decay = 0.4; expected None with",
+    ),
+    ({"start": [("img/.*", 3)]}, "config.start = .*expected a rule for every"),
+    (
+      {"start": [("img/x", 3), (".*", 0)]},
+      r"config.start\[0\] = 'img/x'; .*the first to match",
+    ),
+    ({"start": [(".*", "3 weeks")]}, "config.start = '3 weeks'"),
+    ({"start": [(".*", -3)]}, "config.start = -3"),
+    (
+      {"start": [("img/.*", "10 epochs"), (".*", 0)]},
+      "config.start = '10 epochs'; expected a step of the run, .* 50. img/fc",
+    ),
+    (
       {"adapt": [(".*", True)]},
       "config.adapt = .*; expected None with the optimizer sgd",
     ),
@@ -178,11 +211,13 @@ def test_a_plan_needs_no_epochs_of_schedules():
     "schedules": [
       ["a", {"decay": "cosine", "warmup": "1 epoch"}], [".*", None]
     ],
+    "start": [["a", "2 epochs"], [".*", 0]],
   }  # fmt: skip
   assert reading.without_epochs(config) == {
     "total": 10**9, "save_every": 1, "keep": 2,
     "schedule": {"decay": "steps", "milestones": [1, "50%"], "every": 1},
     "schedules": [["a", {"decay": "cosine", "warmup": 1}], [".*", None]],
+    "start": [["a", 1], [".*", 0]],
   }  # fmt: skip
 
 

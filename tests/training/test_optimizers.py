@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from big_contrastive.config import errors
-from big_contrastive.training import optimizers, schedules
+from big_contrastive.training import optimizers, per_parameter, schedules
 
 
 def run(tx, params, grads, steps):
@@ -196,7 +196,7 @@ def test_the_schedule_goes_on_while_steps_are_skipped():
   params, grads = {"w": jnp.ones(())}, {"w": jnp.ones(())}
   state = tx.init(params)
   for _ in range(3):
-    state = optimizers.skipped(state, tx.update(grads, state, params)[1])
+    state = per_parameter.skipped(state, tx.update(grads, state, params)[1])
   updates, _ = tx.update(grads, state, params)
   # Adam's first step is 1: what is left is the rate of the fourth step.
   np.testing.assert_allclose(updates["w"], -rate(3), rtol=1e-4)

@@ -6,7 +6,7 @@ import optax
 import pytest
 
 from big_contrastive.config import errors
-from big_contrastive.training import optimizers
+from big_contrastive.training import optimizers, per_parameter
 
 # Three layers stacked; and a parameter or a layer of zeros for each case.
 SHAPES = {
@@ -293,7 +293,7 @@ def test_rates_go_on_and_momentum_stays_where_a_step_is_skipped(variant):
   params, grads = {"w": jnp.asarray([2.0])}, {"w": jnp.asarray([0.5])}
   state = tx.init(params)
   for _ in range(2):
-    state = optimizers.skipped(state, tx.update(grads, state, params)[1])
+    state = per_parameter.skipped(state, tx.update(grads, state, params)[1])
   updates, _ = tx.update(grads, state, params)
   # The third step's rate; solo's ratio of 4 is less than 5, and is the rate.
   moved = {"byol": 10.0, "simclr": 10.0, "larc": 10.0, "solo": 2.0}[variant]

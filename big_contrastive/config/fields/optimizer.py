@@ -39,11 +39,26 @@ class Optimizer:
     why="big_vision's is not times the rate: divide its wd by its lr.",
     paper="AdamW, arXiv:1711.05101",
   )
+  final_weight_decay: float | None = field(
+    None,
+    doc="What the weight decay becomes by the end of the run, along half a "
+    "cosine from weight_decay; not with lars. None: it stays the same.",
+    why="0.4 in DINO, from 0.04.",
+    paper="DINO, arXiv:2104.14294",
+  )
   clip: float | None = field(
     None,
     doc="Largest global norm of the gradients; larger ones are scaled down. "
     "None: no limit.",
     why="1 in SigLIP and LiT.",
+  )
+  clip_each: float | None = field(
+    None,
+    doc="Largest norm of each parameter's gradient; a larger one is scaled "
+    "down alone. A layer is a parameter of its own, and query, key and value "
+    "of an attention are one, as in DINO's code. None: no limit.",
+    why="3 in DINO. Not beside clip.",
+    paper="DINO, arXiv:2104.14294",
   )
 
 

@@ -146,6 +146,17 @@ class Config:
     '"constant"}.',
     paper="SimSiam, arXiv:2011.10566",
   )
+  start: Rules = field(
+    ((".*", 0),),
+    doc="When the training of each parameter starts: (pattern, duration). "
+    "Before, it stays as it is, without weight decay; the optimizer's state of "
+    "it, Adam's count of steps too, begins then. Its gradients count for "
+    "optimizer.clip all the time, and learning rates go on.",
+    unit=DURATION,
+    why="SwAV's prototypes have \"313 steps\", the last layer of DINO's head "
+    '"1 epoch".',
+    paper="DINO, arXiv:2104.14294",
+  )
   decay: Rules = field(
     ((".*/(kernel|embedding)", 1.0), (".*", 0.0)),
     doc="Factor on optimizer.weight_decay for each parameter.",
