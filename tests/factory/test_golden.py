@@ -21,6 +21,7 @@ ARGUMENTS = {
   "siglip": "",
   "clip": "",
   "slip": "",
+  "siglip2": "",
   "lit": "",
   "flip": "",
   # What it begins with is a user's own: here the smallest model that is kept.

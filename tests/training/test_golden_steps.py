@@ -24,7 +24,7 @@ RECIPES = {
   "simsiam": "smoke", "catlip": "smoke", "superclass": "smoke",
   "cappa": "smoke", "coca": "smoke", "openvision2": "smoke",
   "blip": "smoke", "capfilt": "smoke", "cifar10": "smoke",
-  "slip": "smoke",
+  "slip": "smoke", "siglip2": "smoke",
 }  # fmt: skip
 # At their own rates these multiply a difference of 1e-7 in the parameters, the
 # rounding of another CPU, by up to 1e4 in three steps; at a hundredth by 10.
