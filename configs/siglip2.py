@@ -3,11 +3,11 @@
   python -m big_contrastive.train --workdir runs/siglip2 \\
     --config configs/siglip2.py:data=my_tfds_pairs,vocab=c4_en.model
 
-arXiv:2502.14786. Arguments: those of siglip.py. As in the paper, the pairs keep
-the image as it is, the teacher's loss is over augmented views beside it, the
-teacher begins as a copy of the model at 80 % of the run, and the heads and their
-optimizer's state begin there, too. Unlike it, the loss is MoCo v3's, where the
-paper has those of SILC and TIPS, and there is no decoder of captions (LocCa).
+arXiv:2502.14786. Arguments: those of siglip.py. As in the paper, pairs keep the
+image as it is, the teacher's loss is over augmented views beside it, the
+teacher begins at 80 % of the run as a copy of the model, and so do the heads
+and their optimizer's state. Unlike it, the loss is MoCo v3's, where the paper
+has those of SILC and TIPS, and there is no decoder of captions (LocCa).
 """
 
 from ml_collections import ConfigDict

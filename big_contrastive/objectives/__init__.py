@@ -17,6 +17,7 @@ from big_contrastive.config.rules import Rules
 from big_contrastive.data.tokenizers.tokenizer import Tokenizer
 from big_contrastive.models.built import Built
 from big_contrastive.models.model import variables
+from big_contrastive.objectives._passes import Passes
 
 Params = dict[str, Any]
 Batch = dict[str, jax.Array]
@@ -39,6 +40,7 @@ class Setting:
     sizes: height and width of each view, by its name.
     epoch: records of an epoch, for durations; None if unknown.
     mixed: whether other objectives train parts of the model, too.
+    passes: of the image tower in this step, to share; None for none.
   """
 
   model: Built
@@ -51,6 +53,7 @@ class Setting:
   sizes: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
   epoch: int | None = None
   mixed: bool = False
+  passes: Passes | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +89,15 @@ class Objective:
   def towers(self) -> tuple[str, ...]:
     """The towers that it runs, for `flops`; those that the model lacks, too."""
     return ("img", "txt")
+
+  @property
+  def passes(self) -> tuple[tuple[str, int], ...]:
+    """The images of which the trained tower makes vectors, and no more.
+
+    (field of the batch, number in a view), each a batch of its own. Objectives
+    share these passes, see _base.Applied.embed.
+    """
+    return ()
 
   @property
   def switches(self) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from big_contrastive.config import errors
 from big_contrastive.models.heads.classifier import Classifier
-from big_contrastive.objectives import Objective, Setting, _base
+from big_contrastive.objectives import Objective, Setting, _base, _passes
 from big_contrastive.parallel import sharding
 
 HEAD = "classifier"
@@ -30,6 +30,7 @@ class Labeled(Objective):
 
   fields = ("image", "text")
   towers = ("img",)
+  passes = (("image", 0),)
 
   @property
   def classes(self) -> int:
@@ -41,7 +42,7 @@ class Labeled(Objective):
   ) -> jax.Array:
     """Returns what the classifier's linear layer gets, [B, w]."""
     keys = _base.image_keys(self.setting, self.frozen, rng, len(image))
-    x = model.embed(_base.image_tower, image, keys, count=self.count)
+    x = model.embed(_passes.image_tower, image, keys, count=self.count)
     return model.embed(lambda m, x: getattr(m, HEAD).inputs(x), x)
 
   def over_classes(

@@ -7,6 +7,7 @@ from typing import Any
 
 from big_contrastive.config import durations, errors, registry, schema
 from big_contrastive.objectives import Batch, Objective, Setting, _teacher
+from big_contrastive.objectives._passes import Passes, view
 
 _WHERE = "config.objective.parts"
 # Names in `extra` that are not parts.
@@ -36,17 +37,29 @@ class Part:
     """Returns whether it counts in a step."""
     return self.weight > 0 and self.start <= step < self.stop
 
-  def given(self, batch: Batch) -> Batch:
+  @property
+  def passes(self) -> set[tuple[str, int]]:
+    """Those of its objective, by the fields of the batch."""
+    return {(self.reads[field], i) for field, i in self.method.passes}
+
+  def given(self, batch: Batch, passes: Passes | None = None) -> Batch:
     """Returns the fields that it reads; a view may be its image."""
     fields = {}
     for field, source in self.reads.items():
       x = batch[source]
       if source != field == "image":
-        x = x[:, 0]
+        x = view(x, 0, passes)
       elif field == _IMAGE_VIEW:
         x = x[:, None]
+        if passes is not None:  # Its first image is the one that it was.
+          passes.once(("view", 0), (x,), lambda: batch["image"])
       fields[field] = x
     return fields
+
+  def sharing(self, passes: Passes | None) -> Objective:
+    """Returns its objective, which shares these passes."""
+    setting = dataclasses.replace(self.method.setting, passes=passes)
+    return dataclasses.replace(self.method, setting=setting)
 
 
 def parse(setting: Setting, name: str, section: Any) -> Part:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from big_contrastive.config import errors
 from big_contrastive.models.model import unit
-from big_contrastive.objectives import Objective, Setting, _base
+from big_contrastive.objectives import Objective, Setting, _base, _passes
 from big_contrastive.parallel import sharding
 
 # Below this fraction of what directions at random have, embeddings are one.
@@ -48,7 +48,7 @@ class Views(Objective):
     see the batch as a whole.
     """
     on_pooled = self.heads[0] in self.setting.model.abstract.pooled
-    tower = _base.pooled if on_pooled else _base.image_tower
+    tower = _passes.pooled if on_pooled else _passes.image_tower
     x = model.embed(tower, image, keys, count=self.count)
     return through(model, x, heads)
 
@@ -92,8 +92,17 @@ class TwoViews(Views):
 
     There are two.
     """
+    shared = self.setting.passes
+    return [_passes.view(batch[k], i, shared) for k, i in self._images]
+
+  @property
+  def passes(self):
+    return self._images
+
+  @property
+  def _images(self) -> tuple[tuple[str, int], ...]:
     views = self.setting.views
-    return [batch[name][:, i] for name in views for i in range(views[name])]
+    return tuple((name, i) for name in views for i in range(views[name]))
 
   def flops(self) -> float:
     return 2 * super().flops()

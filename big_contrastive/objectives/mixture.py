@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from big_contrastive.config import errors
 from big_contrastive.objectives import Objective, Setting
 from big_contrastive.objectives._parts import Part, parse
+from big_contrastive.objectives._passes import Passes, may_be_shared
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,11 +33,14 @@ class Mixture(Objective):
     exports: the part that chooses the weights to evaluate, load and convert;
       None for the trained ones.
     now: a step of which this is the program, see `at`.
+    shares: whether parts that read the same images share the image tower's
+      pass, see _passes.may_be_shared.
   """
 
   parts: Mapping[str, Part] = dataclasses.field(default_factory=dict)
   exports: str | None = None
   now: int = 0
+  shares: bool = False
 
   @property
   def on(self) -> dict[str, Part]:
@@ -92,11 +96,12 @@ class Mixture(Objective):
 
   def __call__(self, params, extra, batch, rng, step):
     total, metrics = jnp.zeros(()), {}
+    passes = Passes() if self.shares else None
     for name, part in self.on.items():
       key, since = _folded(rng, name), step - part.start
       own = self._begun(part, params, _of(extra, name), key, since)
-      loss, (told, own) = part.method(
-        params, own, part.given(batch), key, since
+      loss, (told, own) = part.sharing(passes)(
+        params, own, part.given(batch, passes), key, since
       )
       total += part.weight * loss
       metrics |= {f"{name}/{k}": value for k, value in told.items()}
@@ -142,7 +147,14 @@ class Mixture(Objective):
     )
 
   def flops(self):
-    return sum(part.method.flops() for part in self.on.values())
+    on, model = self.on.values(), self.setting.model
+    total = sum(part.method.flops() for part in on)
+    if not self.shares:
+      return total
+    passes = [name for part in on for name in part.passes]
+    again = len(passes) - len(set(passes))
+    frozen = model.frozen_parts(self.frozen)
+    return total - again * model.abstract.flops(frozen, ("img",))
 
   @property
   def micro_batches(self):
@@ -230,7 +242,8 @@ def build(
     if not part.weight or part.start or part.stop < setting.total:
       allowed = "a part that is on in all steps"
       raise errors.UserError("exports", exports, allowed, "Leave it out.")
-  mixture = Mixture(setting, parts=made, exports=exports)
+  shares = may_be_shared(setting.model)
+  mixture = Mixture(setting, parts=made, exports=exports, shares=shares)
   for step in (0, *mixture.switches):
     if not mixture.at(step).on:
       allowed = "a part in every step"

@@ -47,6 +47,10 @@ class SimCLR(_views.TwoViews):
     return loss, (_views.metrics(loss, z1, z2), model.extra(extra))
 
   @property
+  def passes(self):
+    return ()  # Both views are one batch.
+
+  @property
   def at_once(self) -> tuple[int, ...]:
     return (2,)
 

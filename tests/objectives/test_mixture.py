@@ -18,7 +18,7 @@ from big_contrastive.checkpoints import checkpointer
 from big_contrastive.config import errors, registry, rules, schema
 from big_contrastive.factory import experiment, reading
 from big_contrastive.models import build
-from big_contrastive.objectives import _parts, _teacher, mixture
+from big_contrastive.objectives import _parts, _passes, _teacher, mixture
 from big_contrastive.objectives._ema import averaged
 from big_contrastive.parallel import sharding
 from big_contrastive.training import loop, step
@@ -300,6 +300,73 @@ def test_a_head_takes_what_the_tower_pooled():
   assert ssl.setting.model.abstract.pooled == ("projector",)
   shape = ssl.setting.model.shapes["projector"]["fc1"]["kernel"].shape
   assert shape == (ssl.setting.model.abstract.img.width, 32)
+
+
+# --- One forward pass a view.
+
+VIT = {"variant": "mu/8", "res": 16, "width": 16, "depth": 1, "heads": 2}
+SIMSIAM = {"name": "simsiam"}
+
+
+def of_vit(parts, **image):
+  """A mixture over a tower without batch norms."""
+  where = setting()
+  tokenizer = types.SimpleNamespace(
+    length=6, vocab_size=32, pad_id=None, bos_id=None, eos_id=None
+  )
+  sections = SECTIONS | {"image": VIT | {"out_dim": 16} | image}
+  model = build.build_model(sections, tokenizer, sharding.pin(where.mesh))
+  where = dataclasses.replace(where, model=model)
+  return mixture.build(where, parts=parts)
+
+
+def test_parts_that_read_the_same_images_share_the_towers_pass():
+  """Value, gradients and FLOPs, forward and backward."""
+  parts = {"clip": CLIP | {"views": ["first"]}, "ssl": SIMSIAM}
+  both = of_vit(parts)
+  params = both.init(jax.random.key(0))
+  apart = dataclasses.replace(both, shares=False)
+  data = jax.tree.map(jax.numpy.asarray, batch())
+
+  def grad(method):
+    return jax.value_and_grad(
+      lambda p, data: method(p, {}, data, jax.random.key(1), 0)[0]
+    )
+
+  def cost(fn, *args):
+    return jax.jit(fn).lower(*args).cost_analysis()["flops"]
+
+  costs = [cost(grad(method), params, data) for method in (both, apart)]
+  img = both.setting.model.abstract.img
+  images = data["first"][:, 0]
+  once = cost(lambda tower, x: tower(x), img, images)
+  # A backward pass of two forward ones, but none to the pixels.
+  assert 2.5 * once < costs[1] - costs[0] < 3.2 * once
+  assert apart.flops() - both.flops() == 3 * img.flops(True)
+  found, expected = jax.jit(
+    lambda p, data: [grad(method)(p, data) for method in (both, apart)]
+  )(params, data)
+  chex.assert_trees_all_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+  ("image", "shares"),
+  [({}, True), ({"keep": 0.5}, False), ({"dropout": 0.1}, False)],
+)
+def test_a_pass_is_shared_if_it_is_the_same_in_each_part(image, shares):
+  assert of_vit({"clip": CLIP}, **image).shares == shares
+  # The statistics of batch norms move with each pass.
+  assert not mixture.build(setting(), parts={"clip": CLIP}).shares
+
+
+def test_the_image_is_shared_with_the_view_that_it_is():
+  made = of_vit({"clip": CLIP, "ssl": SIMSIAM | {"views": ["image", "second"]}})
+  clip, ssl = (made.parts[name].passes for name in ("clip", "ssl"))
+  assert clip == {("image", 0)} and ssl == {("image", 0), ("second", 0)}
+  passes, data = _passes.Passes(), batch()
+  part = made.parts["ssl"]
+  first, _ = part.sharing(passes).images(part.given(data, passes))
+  assert first is data["image"]
 
 
 # --- What it says of itself.
