@@ -7,8 +7,8 @@ arXiv:2112.12750. Arguments: tower (B/16, S/16, L/16), res (224), batch (4096),
 epochs (25), data and eval_data (TFDS names or sources: see siglip.py), vocab
 (CLIP's BPE file), quick (some minutes on a CPU: see quick.py), smoke.
 `--config.objective.parts.simclr.weight=0` is CLIP alone, on the same batches.
-Numbers: the official code, facebookresearch/SLIP at c6faf5d. Unlike it: both
-views are one batch for the head's norms; exp(t) has no lower bound.
+Numbers: the official code, facebookresearch/SLIP at c6faf5d. Unlike it, exp(t)
+has no lower bound.
 """
 
 from ml_collections import ConfigDict
@@ -66,7 +66,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
       # Of the sum of both directions; in SLIP 1 of their mean.
       "simclr": {
         "name": "simclr", "temperature": 0.2 if arg.quick else 0.1,
-        "weight": 0.5,
+        "joint": False, "weight": 0.5,
       },
     },
   }  # fmt: skip

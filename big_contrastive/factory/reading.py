@@ -194,7 +194,7 @@ def without_epochs(config: dict[str, Any]) -> dict[str, Any]:
   }
   inside = {"schedule", "schedules", "start"} & changed.keys()
   changed |= {k: short(changed[k]) for k in inside}
-  return changed | {"objective": _placed(config["objective"])}
+  return changed | {"objective": _placed(config.get("objective"))}
 
 
 def _placed(value: Any) -> Any:
