@@ -22,7 +22,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import augmentations, common, self_supervised, small
+from configs import augmentations, byol, common, self_supervised, small
 
 
 def get_config(argument: str | None = None) -> ConfigDict:
@@ -39,8 +39,8 @@ def get_config(argument: str | None = None) -> ConfigDict:
   config.model.image.zero_gain = False
   config.views = {"view": {"ops": augmentations.small(), "count": 2}}
   loss = METHODS[arg.method](config)
-  # Their losses are means of both directions. A loss `loss` times as large
-  # takes the same steps with a rate so much smaller, and a decay as much larger.
+  # Their losses are means of both directions. SGD takes the same steps of a
+  # loss so much larger with a rate as much smaller and a decay as much larger.
   scale = 1 if arg.method == "simsiam" else arg.batch / 128
   config.optimizer = {
     "name": "sgd", "lr": 0.06 * scale / loss, "weight_decay": 5e-4 * loss
@@ -52,9 +52,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
 
 # Each sets what the method is, and returns our loss over theirs.
 def _byol(config: Any) -> int:
-  crop, flip, (name, jitter), gray = augmentations.small()
-  first = [crop, flip, (name, jitter | {"saturation": 0.2}), gray]
-  second = [*first, ("solarize", {"p": 0.2, "threshold": 128})]
+  first, second = byol.on_cifar(method="bilinear")
   config.views = {"first": {"ops": first}, "second": {"ops": second}}
   head = NORMED | {"hidden": 1024, "out_dim": 256}
   predictor = head | {"on": "projector"}
