@@ -125,7 +125,7 @@ def test_it_is_the_weighted_sum_and_statistics_go_from_part_to_part():
 
 
 def test_slips_loss_is_that_of_its_authors_and_so_is_its_slope():
-  """In float64, over dense matrices: each view is a batch of the head's norm."""
+  """In float64, over dense matrices; each view is normalized alone."""
   parts = {"clip": CLIP | {"weight": 1.0}, "ssl": SIMCLR | {"joint": False}}
   method = mixture.build(setting(), parts=parts)
   params = method.init(jax.random.key(1))
