@@ -203,13 +203,12 @@ class Run:
     checks = values.pop("finite"), values["param_norm"]
     (finite, norm), requests = jax.device_get((checks, at.requests))
     self.watch.speed.step()
-    # The first step's time is the compiler's, and some wait for a trace.
-    before, speed = at.step - 1, self.watch.speed
-    if before in self.watch.switches:
-      speed.flops = self.experiment.flops(before)
-    if before in (self.begin.step, *self.watch.switches) or (
-      at.step == self.paused
-    ):
+    # The first step's time is the compiler's, and some wait for a trace. Another
+    # program is compiled while the step before is read, or after.
+    speed, near = self.watch.speed, {at.step, at.step - 1}
+    if switched := near & {*self.watch.switches}:
+      speed.flops = self.experiment.flops(at.step)
+    if switched or at.step in (self.begin.step + 1, self.paused):
       speed.restart()
     self.requested = np.maximum(self.requested, requests)
     first = (at.step - 1) * self.experiment.batch_size

@@ -301,6 +301,8 @@ def test_a_run_resumes_across_the_switch_with_the_same_bits(tmp_path):
   extra = rules.flatten(saved(tmp_path / "whole")["extra"])
   assert {"simclr/teacher/img/fc1/kernel", "ema/img/fc1/kernel"} <= extra.keys()
   rows = (tmp_path / "whole/metrics.jsonl").read_text().splitlines()
+  # No speed of the steps in which a program was compiled.
+  assert ["images_per_s" in row for row in rows] == [False] * 3 + [True]
   assert ["train/simclr/loss" in row for row in rows] == [False] * 2 + [
     True
   ] * 2
