@@ -203,8 +203,8 @@ class Run:
     checks = values.pop("finite"), values["param_norm"]
     (finite, norm), requests = jax.device_get((checks, at.requests))
     self.watch.speed.step()
-    # The first step's time is the compiler's, and some wait for a trace. Another
-    # program is compiled while the step before is read, or after.
+    # The first step's time is the compiler's, and some wait for a trace. Beside
+    # a switch, one before or after it has that of another program.
     speed, near = self.watch.speed, {at.step, at.step - 1}
     if switched := near & {*self.watch.switches}:
       speed.flops = self.experiment.flops(at.step)
