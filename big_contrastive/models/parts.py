@@ -15,7 +15,7 @@ _WHERE = "config.model"
 # What a head is on that takes an image's vector before the last linear layer.
 POOLED = "pooled"
 # Parts whose names a head must not have.
-_RESERVED = ("img", "txt", "dec", "t", "b")
+_RESERVED = ("img", "txt", "dec", "t", "b", POOLED)
 
 
 def check_tokenizer(tokenizer: Any, part: str) -> None:

@@ -474,6 +474,18 @@ def test_parts_have_fields_that_no_objective_has():
     assert not own & schema.hints(module.build).keys(), name
 
 
+def test_slip_is_a_matter_of_minutes_on_data_of_ones_own():
+  quick = tiny.load("slip", "quick,batch=64,data=folder:a")
+  assert quick["source"] == "folder:a" and "evals" not in quick
+  assert quick["batch_size"] == 64 and quick["total"] == "30 epochs"
+  assert quick["model"]["image"]["tower"] == "convnet"
+  assert quick["model"]["heads"]["projector"]["on"] == "pooled"
+  parts = tiny.load("slip", "")["objective"]["parts"]
+  assert quick["objective"]["parts"].keys() == parts.keys()
+  evals = tiny.load("slip", "quick")["evals"]
+  assert {e["source"]["name"] for e in evals.values()} == {"shapes"}
+
+
 def test_epochs_are_planned_without_data():
   made = config()
   made["objective"]["parts"]["simclr"] |= {
