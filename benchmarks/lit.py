@@ -77,7 +77,7 @@ def main() -> None:
     runs, flops = {}, {}
     for kind in KINDS:
       made = built(kind, flags, root)
-      flops[kind] = made.flops
+      flops[kind] = made.flops()
       batches = made.training.batches(0, 2)
       runs[kind] = made.placed.update, made.first(), next(batches)
       batches.close()

@@ -107,7 +107,9 @@ def _memory(
 
 
 def _time(built: Experiment, devices: Sequence[jax.Device]) -> list[str]:
-  work = built.flops * built.batch_size
+  # Of the steps that most is on in.
+  firsts = 0, *built.objective.switches
+  work = max(map(built.flops, firsts)) * built.batch_size
   lines = [f"FLOPs       {work:.3g} a step, of the model"]
   peak = flops.peak_flops(devices[0].device_kind)
   if peak:
@@ -135,7 +137,7 @@ def _between_slices(
 
 
 def compile_step(built: Experiment) -> jax.stages.Compiled:
-  """Returns the compiled step.
+  """Returns the compiled step: of several programs the largest.
 
   Raises:
     UserError: where it does not fit into the devices' memory.
@@ -145,10 +147,12 @@ def compile_step(built: Experiment) -> jax.stages.Compiled:
   def batch(x: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((size, *x.shape), x.dtype, sharding=where)
 
-  lowered = built.placed.update.lower(
-    built.placed.abstract, jax.tree.map(batch, _example(built))
-  )
-  return _compiled(lowered, "a step", size)
+  placed, arrays = built.placed, jax.tree.map(batch, _example(built))
+  programs = [
+    _compiled(update.lower(placed.abstract, arrays), "a step", size)
+    for update in (placed.update, *placed.later.values())
+  ]
+  return max(programs, key=_bytes)
 
 
 def compile_evaluation(
@@ -210,12 +214,17 @@ def too_large(e: Exception) -> tuple[str, str] | None:
 
 
 def _peak(compiled: jax.stages.Compiled, platform: str) -> str:
-  m = compiled.memory_analysis()
   if platform != "cpu":
-    return readable(m.peak_memory_in_bytes)
+    return readable(compiled.memory_analysis().peak_memory_in_bytes)
   # The CPU backend's peak does not count temporaries.
+  return readable(_bytes(compiled))
+
+
+def _bytes(compiled: jax.stages.Compiled) -> int:
+  """Bytes that a program holds, were its temporaries all alive at once."""
+  m = compiled.memory_analysis()
   held = m.argument_size_in_bytes + m.temp_size_in_bytes
-  return readable(held + m.output_size_in_bytes - m.alias_size_in_bytes)
+  return held + m.output_size_in_bytes - m.alias_size_in_bytes
 
 
 def readable(size: int) -> str:

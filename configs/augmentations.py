@@ -24,9 +24,10 @@ def instdisc(size: int) -> Ops:
   return [crop, _GRAY, jitter, _FLIP]
 
 
-def moco_v2(size: int) -> Ops:
+def moco_v2(size: int, least: float = 0.2) -> Ops:
   """Returns those of MoCo v2 (arXiv:2003.04297) and SimSiam (2011.10566)."""
-  crop, jitter = _crop(size, 0.2), _jitter(0.4, 0.4, 0.4, 0.1)
+  # SLIP (2112.12750) has a least area of 0.08.
+  crop, jitter = _crop(size, least), _jitter(0.4, 0.4, 0.4, 0.1)
   return [crop, jitter, _GRAY, _blur(0.5), _FLIP]
 
 

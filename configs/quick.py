@@ -6,6 +6,8 @@ the optimizer, the views and the sizes of heads are its own.
 
 from typing import Any
 
+from configs import common
+
 ARGUMENTS = {"tower": "convnet", "res": 32, "batch": 128, "epochs": 30}
 
 
@@ -38,6 +40,34 @@ def use(config: Any) -> None:
   config.schedule = {"decay": "cosine", "warmup": "10%"}
   config.loading = {"threads": 2}
   config.log_every, config.save_every = 20, "10 epochs"
+
+
+def use_pairs(config: Any, data: str, eval_data: str) -> None:
+  """Makes a config of views and captions a matter of minutes.
+
+  Args:
+    config: a recipe's, with a text tower.
+    data, eval_data: its arguments; without them it has the embedded pictures.
+  """
+  use(config)
+  res = config.model.image.res
+  config.model.image.update(out_dim=96, pool="gap")
+  config.model.text = {
+    "variant": "mu", "pool": "mean", "out_dim": 96, "depth": 1, "width": 96,
+    "mlp": 384, "heads": 3,
+  }  # fmt: skip
+  config.tokenizer = {"kind": "bpe", "vocab_size": 4096, "length": 20}
+  crop = {"size": res, "area": (0.5, 1.0)}
+  config.train_image = [("random_resized_crop", crop)]
+  config.eval_every = "10 epochs"
+  if not data:
+    config.source = common.shapes("train[:2560]", smoke=False)
+  if not (data or eval_data):
+    held_out = common.shapes("heldout", smoke=False)
+    config.evals = {
+      "held_out": {"task": "zero_shot", "source": held_out},
+      "neighbors": {"task": "knn", "source": held_out, "k": 5},
+    }
 
 
 def shrink(config: Any) -> None:

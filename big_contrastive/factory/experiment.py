@@ -158,7 +158,6 @@ def _build(
     sinks=sinks,
     window=window,
     batch_size=size,
-    flops=method.flops(),
     table=table,
   )
 

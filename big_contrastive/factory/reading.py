@@ -192,5 +192,15 @@ def without_epochs(config: dict[str, Any]) -> dict[str, Any]:
     k: long.get(k, 1) if durations.in_epochs(v) else v
     for k, v in config.items()
   }
-  inside = {"objective", "schedule", "schedules", "start"} & changed.keys()
-  return changed | {k: short(changed[k]) for k in inside}
+  inside = {"schedule", "schedules", "start"} & changed.keys()
+  changed |= {k: short(changed[k]) for k in inside}
+  return changed | {"objective": _placed(config.get("objective"))}
+
+
+def _placed(value: Any) -> Any:
+  """Returns config.objective with starts and stops in steps, in their order."""
+  if isinstance(value, dict):
+    return {k: _placed(v) for k, v in value.items()}
+  if not durations.in_epochs(value):
+    return value
+  return durations.steps(value, "", batch_size=1, epoch=1000)

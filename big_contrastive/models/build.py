@@ -70,7 +70,12 @@ def build_model(
     if sections["decoder"] is not None:
       decoder = parts.decoder(sections["decoder"], towers, tokenizer, kwargs)
     heads = parts.heads(sections["heads"], towers, kwargs)
-    return Model(**towers, **logit, dec=decoder, heads=heads)
+    pooled = tuple(
+      k
+      for k, head in sections["heads"].items()
+      if head.get("on") == parts.POOLED
+    )
+    return Model(**towers, **logit, dec=decoder, heads=heads, pooled=pooled)
 
   abstract = nnx.eval_shape(lambda: make(jax.random.key(0)))
   widths = {None, abstract.img.out_dim}  # None for a decoder, see text/blip.py.
@@ -186,7 +191,7 @@ def _sections(
       and its fields; no text for images alone.
     decoder: of captions, the fields of decoder.Decoder; None for none.
     heads: by name: `name`, a file in models/heads, `on`, whose vectors it
-      takes ("image", "text" or another head), and its fields.
+      takes ("image", "pooled", "text" or another head), and its fields.
     scale, bias: initial exp(t) and b; None for none. "auto" is a number here:
       factory.parts.with_bias knows the batch.
     dtype: compute dtype of all parts.

@@ -27,6 +27,8 @@ class Model(nnx.Module):
     b: initial bias; None for none (softmax).
     dec: of captions, see decoder.Decoder; None for none.
     heads: by name, see models.Head.
+    pooled: those on what the image tower pooled, before its last linear layer;
+      other heads on a tower are on its vectors.
   """
 
   def __init__(
@@ -38,7 +40,9 @@ class Model(nnx.Module):
     b: float | None = None,
     dec: Any = None,
     heads: dict[str, Any] | None = None,
+    pooled: tuple[str, ...] = (),
   ):
+    self.pooled = pooled
     self.img = img
     if txt is not None:
       self.txt = txt
@@ -114,7 +118,11 @@ class Model(nnx.Module):
     chex.assert_shape(image, (None, *shape))
     return vectors
 
-  def flops(self, frozen: frozenset[str] = frozenset()) -> float:
+  def flops(
+    self,
+    frozen: frozenset[str] = frozenset(),
+    towers: tuple[str, ...] = ("img", "txt"),
+  ) -> float:
     """Returns model FLOPs of training on one example, a pair if it has text.
 
     The forward pass, and twice that for the backward pass of a trained tower.
@@ -122,11 +130,12 @@ class Model(nnx.Module):
 
     Args:
       frozen: parts that are only evaluated.
+      towers: those that count, where there are such.
     """
-    towers = {k: getattr(self, k) for k in ("img", "txt") if hasattr(self, k)}
+    present = {k: getattr(self, k) for k in towers if hasattr(self, k)}
     return sum(
       tower.flops(train=name not in frozen) * (1 if name in frozen else 3)
-      for name, tower in towers.items()
+      for name, tower in present.items()
     )
 
 

@@ -13,8 +13,10 @@ from big_contrastive.models.decoder import Decoder
 from big_contrastive.models.model import Model
 
 _WHERE = "config.model"
+# What a head is on that takes an image's vector before the last linear layer.
+POOLED = "pooled"
 # Parts whose names a head must not have.
-_RESERVED = ("img", "txt", "dec", "t", "b")
+_RESERVED = ("img", "txt", "dec", "t", "b", POOLED)
 
 
 def check_tokenizer(tokenizer: Any, part: str) -> None:
@@ -121,7 +123,7 @@ def heads(
     if part in towers and towers[part].out_dim is not None
   }
   heads = {}
-  for name, fields in _in_order(sections, widths):
+  for name, fields in _in_order(sections, {*widths, POOLED}):
     where = f"{_WHERE}.heads.{name}"
     if name in _RESERVED or not name.isidentifier() or hasattr(Model, name):
       remedy = "Give the head another name."
@@ -129,6 +131,9 @@ def heads(
       raise errors.UserError(where, name, allowed, remedy)
     file = fields.pop("name", None)
     base = fields.pop("on")
+    if base == POOLED:
+      seen = image_features(towers["img"], f"{where}.on", base)
+      widths[base] = seen.pooled.shape[-1]
     head = registry.module("models.heads", file, f"{where}.name").head
     own = {k: kwargs[k] for k in ("dtype", "rngs")} | {"width": widths[base]}
     if "tower" in inspect.signature(head.__init__).parameters:

@@ -18,6 +18,7 @@ from big_contrastive.config.rules import Rules
 from big_contrastive.data.tokenizers.tokenizer import Tokenizer
 from big_contrastive.models.built import Built
 from big_contrastive.models.model import variables
+from big_contrastive.objectives._passes import Passes
 
 Params = dict[str, Any]
 Batch = dict[str, jax.Array]
@@ -40,6 +41,8 @@ class Setting:
     sizes: height and width of each view, by its name.
     records: of the training data, those of all sources of a mixture together;
       None if that is unknown.
+    mixed: whether other objectives train parts of the model, too.
+    passes: of the image tower in this step, to share; None for none.
   """
 
   model: Built
@@ -51,6 +54,8 @@ class Setting:
   tokenizer: Tokenizer | None = None
   sizes: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
   records: int | None = None
+  mixed: bool = False
+  passes: Passes | None = None
 
   def steps(self, duration: durations.Duration, where: str) -> int:
     """Returns a field's duration, such as "15 epochs", in steps.
@@ -91,6 +96,32 @@ class Objective:
     The objective checks that the tower takes their size, too.
     """
     return ()
+
+  @property
+  def towers(self) -> tuple[str, ...]:
+    """The towers that it runs, for `flops`; those that the model lacks, too."""
+    return ("img", "txt")
+
+  @property
+  def passes(self) -> tuple[tuple[str, int], ...]:
+    """The images of which the trained tower makes vectors, and no more.
+
+    (field of the batch, number in a view), each a batch of its own. Objectives
+    share these passes, see _base.Applied.embed.
+    """
+    return ()
+
+  @property
+  def switches(self) -> tuple[int, ...]:
+    """The steps above 0 from which on its steps are another program.
+
+    All of them take the same `params` and `extra`.
+    """
+    return ()
+
+  def at(self, step: int) -> "Objective":
+    """Returns the objective of a step; it differs between `switches` only."""
+    return self
 
   @property
   def extra_rules(self) -> Rules:
@@ -185,7 +216,8 @@ class Objective:
     A tower of which anything is trained counts as if all of it were.
     """
     model = self.setting.model
-    return model.abstract.flops(model.frozen_parts(self.frozen))
+    frozen = model.frozen_parts(self.frozen)
+    return model.abstract.flops(frozen, self.towers)
 
   @property
   def adapters(self) -> Mapping[str, float]:
@@ -204,7 +236,10 @@ class Objective:
 
   @property
   def chances(self) -> dict[str, float]:
-    """The values of guessing, by metric: of the loss, or of its parts."""
+    """The values of guessing, by metric: of the loss, or of its parts.
+
+    A metric may be missing in some steps.
+    """
     return {} if self.chance is None else {"loss": self.chance}
 
   def signs(

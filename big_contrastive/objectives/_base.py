@@ -14,6 +14,7 @@ from big_contrastive.models import model as models
 from big_contrastive.models import norms
 from big_contrastive.models.built import Built
 from big_contrastive.objectives import Params, Setting
+from big_contrastive.objectives._passes import OF_POOLED, pooled
 from big_contrastive.parallel import sharding
 
 
@@ -54,11 +55,6 @@ def folded(keys: jax.Array, number: int) -> jax.Array:
   return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
 
 
-def image_tower(model: models.Model, image: jax.Array, keys: Any) -> jax.Array:
-  """Returns the image tower's vectors [b, d], not normalized."""
-  return model.img(image, keys)
-
-
 def embedding(tower: Any, pooled: jax.Array) -> jax.Array:
   """Returns the unit embeddings of what a tower pooled, [b, w]."""
   return models.unit(tower.project(pooled) if tower.projects else pooled)
@@ -87,6 +83,9 @@ class Applied:
     backward pass recomputes them. Embeddings, gradients and statistics are the
     same.
 
+    Where passes are shared (Setting.passes), what was pooled of the same images
+    by the same parameters is not computed again.
+
     Args:
       function: (model, *inputs) -> embeddings [b, d] of a micro-batch, such as
         Model.embed_image.
@@ -94,7 +93,17 @@ class Applied:
         sharding.ring_size.
       count: number of micro-batches.
     """
+    passes = self.setting.passes
+    if passes is not None and function in OF_POOLED:
+      x = passes.once(
+        ("pooled", count),
+        (self.params, inputs[0]),
+        lambda: self._rows(pooled, *inputs, count=count),
+      )
+      return self._rows(OF_POOLED[function], x)
+    return self._rows(function, *inputs, count=count)
 
+  def _rows(self, function, *inputs, count=1):
     def rows(*arguments: Any) -> tuple[jax.Array, None]:
       return function(*arguments), None
 

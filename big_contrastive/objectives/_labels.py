@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from big_contrastive.config import errors
 from big_contrastive.models.heads.classifier import Classifier
-from big_contrastive.objectives import Objective, Setting, _base
+from big_contrastive.objectives import Objective, Setting, _base, _passes
 from big_contrastive.parallel import sharding
 
 HEAD = "classifier"
@@ -29,6 +29,8 @@ class Labeled(Objective):
   tile: int | None = None
 
   fields = ("image", "text")
+  towers = ("img",)
+  passes = (("image", 0),)
 
   @property
   def classes(self) -> int:
@@ -40,7 +42,7 @@ class Labeled(Objective):
   ) -> jax.Array:
     """Returns what the classifier's linear layer gets, [B, w]."""
     keys = _base.image_keys(self.setting, self.frozen, rng, len(image))
-    x = model.embed(_base.image_tower, image, keys, count=self.count)
+    x = model.embed(_passes.image_tower, image, keys, count=self.count)
     return model.embed(lambda m, x: getattr(m, HEAD).inputs(x), x)
 
   def over_classes(
@@ -108,7 +110,10 @@ def check(setting: Setting) -> int:
     kind = type(head).__name__.lower()
     remedy = f'Set {where}.name = "classifier".'
     raise errors.UserError(f"{where}.name", kind, "classifier", remedy)
-  if "txt" in setting.model.parts:
+  if HEAD in setting.model.abstract.pooled:
+    remedy = "A classifier is evaluated on the tower's vectors."
+    raise errors.UserError(f"{where}.on", "pooled", '"image"', remedy)
+  if "txt" in setting.model.parts and not setting.mixed:
     allowed = "no text tower: captions are labels"
     raise errors.UserError("config.model.text", "set", allowed, "Leave it out.")
   if setting.tokenizer is not None:

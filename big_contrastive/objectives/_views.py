@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from big_contrastive.config import errors
 from big_contrastive.models.model import unit
-from big_contrastive.objectives import Objective, Setting, _base
+from big_contrastive.objectives import Objective, Setting, _base, _passes
 from big_contrastive.parallel import sharding
 
 # Below this fraction of what directions at random have, embeddings are one.
@@ -47,7 +47,9 @@ class Views(Objective):
     The tower may run in micro-batches; the heads, and so their batch norms,
     see the batch as a whole.
     """
-    x = model.embed(_base.image_tower, image, keys, count=self.count)
+    on_pooled = self.heads[0] in self.setting.model.abstract.pooled
+    tower = _passes.pooled if on_pooled else _passes.image_tower
+    x = model.embed(tower, image, keys, count=self.count)
     return through(model, x, heads)
 
   def freeze(self, frozen):
@@ -55,6 +57,10 @@ class Views(Objective):
       for views in self.at_once:
         _base.check_norms(self.setting, "img", self.count, views)
     return super().freeze(frozen)
+
+  @property
+  def towers(self):
+    return ("img",)
 
   @property
   def at_once(self) -> tuple[int, ...]:
@@ -90,8 +96,17 @@ class TwoViews(Views):
 
     There are two.
     """
+    shared = self.setting.passes
+    return [_passes.view(batch[k], i, shared) for k, i in self._images]
+
+  @property
+  def passes(self):
+    return self._images
+
+  @property
+  def _images(self) -> tuple[tuple[str, int], ...]:
     views = self.setting.views
-    return [batch[name][:, i] for name in views for i in range(views[name])]
+    return tuple((name, i) for name in views for i in range(views[name]))
 
   def flops(self) -> float:
     return 2 * super().flops()
@@ -154,7 +169,9 @@ def check(setting: Setting, *heads: str) -> int:
       "config.views",
       dict(setting.views) or None,
       "two views of an image in all",
-      'For two alike: {"view": {"ops": [...], "count": 2}}.',
+      'Name them in "views" of the part.'
+      if setting.mixed
+      else 'For two alike: {"view": {"ops": [...], "count": 2}}.',
     )
   return check_model(setting, *heads)
 
@@ -182,7 +199,7 @@ def check_model(setting: Setting, *heads: str) -> int:
     UserError: unless the model has the heads, and no text tower.
   """
   _base.require(setting.model, *heads)
-  if "txt" in setting.model.parts:
+  if "txt" in setting.model.parts and not setting.mixed:
     allowed = "no text tower: the objective reads images alone"
     raise errors.UserError("config.model.text", "set", allowed, "Leave it out.")
   count, _ = sharding.micro_batches(

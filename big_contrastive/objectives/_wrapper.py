@@ -28,6 +28,13 @@ class Wrapper(Objective):
     return self.inner.extra_rules
 
   @property
+  def switches(self):
+    return self.inner.switches
+
+  def at(self, step):
+    return dataclasses.replace(self, inner=self.inner.at(step))
+
+  @property
   def micro_batches(self):
     return self.inner.micro_batches
 

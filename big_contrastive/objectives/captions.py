@@ -28,6 +28,11 @@ class Captions(_captions.Captioned):
 
   parallel: float = 0.0
 
+  @property
+  def towers(self):
+    # BLIP's text tower is its decoder.
+    return ("img",) if "dec" in self.setting.model.parts else ("img", "txt")
+
   def __call__(self, params, extra, batch, rng, step):
     model = _base.Applied(self.setting, params, extra.get("statistics", {}))
     image, size = batch["image"], len(batch["image"])

@@ -98,6 +98,10 @@ class MoCo(_teacher.Taught):
     return ring(q, k, queue)
 
   @property
+  def passes(self):
+    return super().passes[: 2 if self.symmetric else 1]
+
+  @property
   def chance(self) -> float:
     directions = 2 if self.symmetric else 1
     keys = self.length * self.setting.batch_size

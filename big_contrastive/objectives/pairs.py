@@ -43,6 +43,7 @@ class Pairs(Objective):
   guess: float | None = None
 
   fields = ("image", "text", "id")
+  passes = (("image", 0),)
 
   def __call__(self, params, extra, batch, rng, step):
     setting, mesh = self.setting, self.setting.mesh

@@ -57,7 +57,6 @@ class Experiment:
     sinks: where metrics go besides metrics.jsonl, by name.
     window: the steps to trace; None for none.
     batch_size: pairs per step.
-    flops: model FLOPs of training on one pair.
     table: one line per parameter.
   """
 
@@ -74,7 +73,6 @@ class Experiment:
   sinks: dict[str, sinks.Sink]
   window: trace.Window | None
   batch_size: int
-  flops: float
   table: str
 
   def first(self) -> State:
@@ -92,6 +90,10 @@ class Experiment:
     if normed:
       extra |= {"statistics": rules.unflatten(normed)}
     return state._replace(params=params, extra=extra)
+
+  def flops(self, step: int = 0) -> float:
+    """Returns model FLOPs of training on one example, in that step."""
+    return self.objective.at(step).flops()
 
   @property
   def blob(self) -> bytes:

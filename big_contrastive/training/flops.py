@@ -30,11 +30,12 @@ class Speed:
 
   Args:
     batch_size: images per step, over all devices.
-    flops: model FLOPs of training on one example, from Objective.flops.
+    flops: model FLOPs of training on one example, from Objective.flops; may
+      be set where they change.
   """
 
   def __init__(self, batch_size: int, flops: float):
-    self._batch_size, self._flops = batch_size, flops
+    self._batch_size, self.flops = batch_size, flops
     self._peak = peak_flops(jax.devices()[0].device_kind)
     self._began, self._steps = time.monotonic(), 0
 
@@ -55,5 +56,5 @@ class Speed:
     values = {"perf/images_per_s": rate}
     if self._peak:
       peak = self._peak * jax.device_count()
-      values["perf/mfu"] = rate * self._flops / peak
+      values["perf/mfu"] = rate * self.flops / peak
     return values

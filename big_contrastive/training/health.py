@@ -123,6 +123,7 @@ class Health:
       **{
         f"chance of {name}": self._chance(step, name, metrics[name], chance)
         for name, chance in self.limits.objective.chances.items()
+        if name in metrics
       },
       **self.limits.objective.signs(metrics, batch),
     }

@@ -203,9 +203,13 @@ class Run:
     checks = values.pop("finite"), values["param_norm"]
     (finite, norm), requests = jax.device_get((checks, at.requests))
     self.watch.speed.step()
-    # The first step's time is the compiler's, and some wait for a trace.
-    if at.step in (self.begin.step + 1, self.paused):
-      self.watch.speed.restart()
+    # The first step's time is the compiler's, and some wait for a trace. Beside
+    # a switch, one before or after it has that of another program.
+    speed, near = self.watch.speed, {at.step, at.step - 1}
+    if switched := near & {*self.watch.switches}:
+      speed.flops = self.experiment.flops(at.step)
+    if switched or at.step in (self.begin.step + 1, self.paused):
+      speed.restart()
     self.requested = np.maximum(self.requested, requests)
     first = (at.step - 1) * self.experiment.batch_size
     position = first + self.experiment.training.rows

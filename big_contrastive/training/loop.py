@@ -74,7 +74,7 @@ def fit(
       if done == begin.step and run.requests.stop():
         run.stop(done, checkpoints)
       with run.watch.stepping(done + 1):
-        state, values = experiment.placed.update(state, batch)
+        state, values = experiment.placed.at(done)(state, batch)
       run.log(done + 1, values, local)
     if begin.step < every.total or not begin.evaluated:
       run.between(every.total, state, checkpoints)

@@ -1,7 +1,7 @@
 """The training step: (state, batch) -> (state, metrics), and its placement."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -141,6 +141,15 @@ class Placed:
   init: Callable[[], State]
   init_extra: Callable[[dict[str, Any]], dict[str, Any]]
   update: jax.stages.Wrapped  # (state, batch) -> (state, metrics).
+  # The same by Objective.switches, from these steps on.
+  later: Mapping[int, jax.stages.Wrapped] = dataclasses.field(
+    default_factory=dict
+  )
+
+  def at(self, step: int) -> jax.stages.Wrapped:
+    """Returns the update of a step, from 0 on."""
+    begun = [first for first in self.later if first <= step]
+    return self.later[max(begun)] if begun else self.update
 
 
 def place(step: Step, mesh: Mesh, shard: rules.Rules) -> Placed:
@@ -163,16 +172,22 @@ def place(step: Step, mesh: Mesh, shard: rules.Rules) -> Placed:
   def with_sharding(leaf: Any, where: NamedSharding) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
 
+  def compiled(first: int) -> jax.stages.Wrapped:
+    # Its own copy of the step: what is off in it costs nothing.
+    own = dataclasses.replace(step, objective=step.objective.at(first))
+    return jax.jit(
+      own.update,
+      in_shardings=(shardings, sharding.batch(mesh)),
+      out_shardings=(shardings, replicated),
+      donate_argnums=0,
+    )
+
   return Placed(
     mesh=mesh,
     abstract=jax.tree.map(with_sharding, abstract, shardings),
     checked=step.checked(),
     init=jax.jit(step.init, out_shardings=shardings),
     init_extra=jax.jit(step.init_extra, out_shardings=extra),
-    update=jax.jit(
-      step.update,
-      in_shardings=(shardings, sharding.batch(mesh)),
-      out_shardings=(shardings, replicated),
-      donate_argnums=0,
-    ),
+    update=compiled(0),
+    later={first: compiled(first) for first in step.objective.switches},
   )

@@ -33,6 +33,7 @@ class Watch:
     latest: the last value of each name.
     clock: what the time goes to.
     speed: images per second.
+    switches: the steps after which the program changes.
   """
 
   def __init__(self, experiment: Experiment, files: mirror.Here, begin: Begin):
@@ -45,14 +46,17 @@ class Watch:
     self.latest: dict[str, Any] = self._writer.latest
     kept = None if jax.process_index() else files.folder / clock.FILE
     self.clock = clock.Clock(kept, begin.step)
-    self.speed = flops.Speed(experiment.batch_size, experiment.flops)
+    work = experiment.flops(begin.step)
+    self.speed = flops.Speed(experiment.batch_size, work)
+    self.switches = experiment.objective.switches
     folder, say = files.folder / "profile", self.progress.say
     self.tracer = trace.Tracer(folder, experiment.window, files.named, say)
 
   @contextlib.contextmanager
   def stepping(self, step: int) -> Iterator[None]:
     """For the call that dispatches a step; the first one compiles it."""
-    if step == self._begin.step + 1:
+    before = step - 1
+    if before == self._begin.step or before in self.switches:
       self.clock.enter("compile")
     with jax.profiler.StepTraceAnnotation("train", step_num=step):
       yield

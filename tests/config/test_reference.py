@@ -37,8 +37,8 @@ from big_contrastive.models.image import (
   vit,
 )
 from big_contrastive.models.text import blip, transformer
-from big_contrastive.objectives import blip as blip_objective
 from big_contrastive.objectives import (
+  _parts,
   byol,
   captions,
   catlip,
@@ -48,6 +48,7 @@ from big_contrastive.objectives import (
   dino,
   instdisc,
   mae,
+  mixture,
   moco,
   moco_v3,
   pairs,
@@ -56,6 +57,7 @@ from big_contrastive.objectives import (
   superclass,
   swav,
 )
+from big_contrastive.objectives import blip as blip_objective
 from big_contrastive.parallel import sharding
 from big_contrastive.training import optimizers, schedules, trace
 
@@ -117,6 +119,8 @@ SIGNATURES = {
   "objective with name = cpc": (cpc.build, {"setting"}),
   "objective with name = instdisc": (instdisc.build, {"setting"}),
   "objective with name = cmc": (cmc.build, {"setting"}),
+  "objective with name = mixture": (mixture.build, {"setting"}),
+  "objective.parts.NAME": (_parts.when_on, {"setting"}),
   "objective with name = catlip": (catlip.build, {"setting"}),
   "objective with name = superclass": (superclass.build, {"setting"}),
   "model.heads.NAME with name = mlp": (mlp.Mlp, {"width", "dtype", "rngs"}),

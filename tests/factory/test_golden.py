@@ -20,6 +20,8 @@ FIXTURE = pathlib.Path(__file__).parents[1] / "fixtures"
 ARGUMENTS = {
   "siglip": "",
   "clip": "",
+  "slip": "",
+  "siglip2": "",
   "lit": "",
   "flip": "",
   # What it begins with is a user's own: here the smallest model that is kept.

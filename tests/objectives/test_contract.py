@@ -19,6 +19,7 @@ METHODS = registry.names("objectives")
 CONFIGS = {name: name for name in METHODS} | {
   "pairs": "siglip",
   "captions": "cappa",
+  "mixture": "slip",
 }
 
 

@@ -27,12 +27,13 @@ RECIPES = {
   "instdisc": "smoke", "cmc": "smoke",
   "cappa": "smoke", "coca": "smoke", "openvision2": "smoke",
   "blip": "smoke", "capfilt": "smoke",
+  "slip": "smoke", "siglip2": "smoke",
 }  # fmt: skip
 # At their own rates these multiply a difference of 1e-7 in the parameters, the
 # rounding of another CPU, by up to 1e4 in three steps; at a hundredth by 10.
 SLOWER = {
   "own_data", "cifar10", "simclr", "byol", "simsiam", "dino", "swav", "catlip",
-  "cappa", "coca", "openvision2", "blip",
+  "cappa", "coca", "openvision2", "blip", "slip",
 }  # fmt: skip
 
 

@@ -16,7 +16,8 @@ class Head:
   )
   on: str = field(
     "image",
-    doc='Whose vectors it takes: "image", "text" or another head.',
+    doc='Whose vectors it takes: "image", "text" or another head; "pooled": '
+    "the image's before the tower's last linear layer.",
   )
 
 

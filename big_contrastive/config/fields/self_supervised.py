@@ -20,6 +20,10 @@ class SimCLR:
     0.1, doc="Of the logits.", why="0.1 for ImageNet, 0.5 for CIFAR-10.",
     paper="SimCLR, arXiv:2002.05709",
   )  # fmt: skip
+  joint: bool = field(
+    True, doc="Whether both views are one batch for batch norms.",
+    why="So in the official code; in SLIP each view is one.",
+  )  # fmt: skip
   tile: int | None = field(None, doc=_TILE, unit="rows")
 
 
