@@ -76,3 +76,15 @@ def test_fine_tune_scores_a_folder_twice_and_exports(tmp_path, monkeypatch):
   assert before.keys() == after.keys() and before["chance"] == after["chance"]
   assert (tmp_path / "w/published/model.safetensors").exists()
   assert difference(notebook.cells[-1]) < 1e-4
+
+
+def test_self_supervised_shows_neighbors_by_each_method(tmp_path, monkeypatch):
+  small = {
+    "WORK": str(tmp_path / "w"), "METHODS": "instdisc dino mae",
+    "RECIPE": "smoke", "STEPS": "3",
+    "DRAWN": "shapes:split=by_colour,train_size=4096,size=32",
+  }  # fmt: skip
+  notebook = run("self_supervised", tmp_path, monkeypatch, **small)
+  (cell,) = (c for c in notebook.cells if "found.items()}" in c["source"])
+  shares = ast.literal_eval(shown(cell))
+  assert shares.keys() == {"instdisc", "dino", "mae", "untrained"}
