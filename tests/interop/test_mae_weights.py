@@ -9,6 +9,7 @@ import pytest
 import safetensors.numpy
 
 import peers
+from big_contrastive import convert
 from big_contrastive.config import errors, rules
 from big_contrastive.interop import model_files
 from big_contrastive.interop.bundle import ModelBundle
@@ -182,6 +183,9 @@ def test_transformers_tells_the_same_patches(norm_pix, tmp_path):
     np.testing.assert_allclose(
       again.state_dict()[name], tensor, atol=1e-6, err_msg=name
     )
+  # The command compares the class token's vectors with theirs.
+  told_of = convert.convert(str(tmp_path / "theirs"), str(tmp_path / "run"))
+  assert told_of["source, in its own library: image"] < 1e-5
 
 
 @pytest.mark.peers
