@@ -111,6 +111,13 @@ def test_what_they_would_compute_otherwise_is_not_written(
     model_files.write(model, tmp_path / "m.safetensors", format)
 
 
+def test_the_official_code_has_one_epsilon(tmp_path):
+  model = filled(DECODER | {"eps": 1e-5}, eps=1e-5)
+  model_files.write(model, tmp_path / "m", "vit_mae")  # Its config says it.
+  with pytest.raises(errors.UserError, match="model.image.eps = 1e-05"):
+    model_files.write(model, tmp_path / "m.safetensors", "mae")
+
+
 def test_a_state_dict_of_another_width_is_refused(tmp_path):
   model = filled()
   arrays = weights.write("official", model.model, rules.flatten(model.params))
