@@ -9,6 +9,7 @@ import pytest
 import safetensors.numpy
 
 import peers
+from big_contrastive import convert
 from big_contrastive.config import errors, rules
 from big_contrastive.interop import model_files
 from big_contrastive.interop.bundle import ModelBundle
@@ -110,6 +111,13 @@ def test_what_they_would_compute_otherwise_is_not_written(
     model_files.write(model, tmp_path / "m.safetensors", format)
 
 
+def test_the_official_code_has_one_epsilon(tmp_path):
+  model = filled(DECODER | {"eps": 1e-5}, eps=1e-5)
+  model_files.write(model, tmp_path / "m", "vit_mae")  # Its config says it.
+  with pytest.raises(errors.UserError, match="model.image.eps = 1e-05"):
+    model_files.write(model, tmp_path / "m.safetensors", "mae")
+
+
 def test_a_state_dict_of_another_width_is_refused(tmp_path):
   model = filled()
   arrays = weights.write("official", model.model, rules.flatten(model.params))
@@ -182,6 +190,9 @@ def test_transformers_tells_the_same_patches(norm_pix, tmp_path):
     np.testing.assert_allclose(
       again.state_dict()[name], tensor, atol=1e-6, err_msg=name
     )
+  # The command compares the class token's vectors with theirs.
+  told_of = convert.convert(str(tmp_path / "theirs"), str(tmp_path / "run"))
+  assert told_of["source, in its own library: image"] < 1e-5
 
 
 @pytest.mark.peers

@@ -60,7 +60,8 @@ def write(model: ModelBundle, path: pathlib.Path) -> None:
       that is no .safetensors.
   """
   state_dicts.check(model, path)
-  weights.check(model)
+  image, _ = weights.check(model)
+  sections.require("image", image, {"eps": timm.EPS, "activation": "gelu"})
   arrays = weights.write("official", model.model, rules.flatten(model.params))
   decoder = model.model["heads"][weights.PART]
   state_dicts.write(arrays, path, model, decoder=decoder)

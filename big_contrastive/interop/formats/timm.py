@@ -34,12 +34,12 @@ _NAME = re.compile(rb"(?<![\w.])(module\.)?blocks\.0\.attn\.qkv\.weight")
 # What MAE's code adds: see formats/mae.py.
 MAE = re.compile(rb"(?<![\w.])(module\.)?decoder_pos_embed")
 _MEAN, _STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-# transformers has this in files of weights that were trained with 1e-6.
-_THEIR_EPS = 1e-12
+# transformers has the second in files of weights that were trained with 1e-6.
+EPS = 1e-6, 1e-12
 # What a tower of ours must be.
 _NEEDED = {
   "pool": "tok", "pos": "learned", "pre_norm": False, "patch_bias": True,
-  "eps": (1e-6, _THEIR_EPS), "activation": "gelu", "max_patches": None,
+  "eps": EPS, "activation": "gelu", "max_patches": None,
 }  # fmt: skip
 
 

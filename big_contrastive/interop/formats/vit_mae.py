@@ -41,9 +41,10 @@ _DEFAULTS = {
 _PLAIN: dict[str, Any] = {
   "num_channels": 3, "qkv_bias": True, "quantization_config": None
 }  # fmt: skip
-_IDLE = {"model_type", "mask_ratio", "hidden_dropout_prob"} | {
-  "attention_probs_dropout_prob"
-}
+_IDLE = {
+  "model_type", "mask_ratio", "hidden_dropout_prob",
+  "attention_probs_dropout_prob",
+}  # fmt: skip
 
 
 def recognize(path: pathlib.Path) -> bool:
