@@ -30,7 +30,8 @@ RECIPES = {
 # At their own rates these multiply a difference of 1e-7 in the parameters, the
 # rounding of another CPU, by up to 1e4 in three steps; at a hundredth by 10.
 SLOWER = {
-  "slip", "own_data", "cifar10", "simclr", "byol", "simsiam", "catlip", "cappa", "coca",
+  "slip",
+  "own_data", "cifar10", "simclr", "byol", "simsiam", "catlip", "cappa", "coca",
   "openvision2", "blip",
 }  # fmt: skip
 
