@@ -25,13 +25,13 @@ from big_contrastive.objectives._ema import averaged
 from big_contrastive.parallel import sharding
 from big_contrastive.training import loop, step
 
-TOWER = str(pathlib.Path(__file__).parents[1] / "normed_tower.py")
+TESTS = pathlib.Path(__file__).parents[1]
+TOWER, BAG = (str(TESTS / f"{name}_tower.py") for name in ("normed", "bag"))
 BATCH, TOTAL, START, LR = 24, 10, 2, 0.05
 HEAD = {"name": "mlp", "out_dim": 8, "bias": False, "norm": True}
 SECTIONS = {
   "image": {"tower": TOWER, "res": 16, "width": 16, "norm_group": 3},
-  "text": {"variant": "mu", "out_dim": 16, "width": 16, "depth": 1,
-           "heads": 2, "mlp": 16},
+  "text": {"tower": BAG, "out_dim": 16},
   "heads": {"projector": HEAD, "predictor": HEAD | {"on": "projector"}},
   "scale": 10.0,
 }  # fmt: skip
@@ -265,7 +265,7 @@ def config(**changes):
   """SLIP, whose second part is a teacher's from step 2 of 4 on."""
   made = tiny.load("slip", "smoke")
   image = {"tower": TOWER, "res": 32, "norm_group": 2}
-  made["model"]["image"] = image
+  made["model"] |= {"image": image, "text": {"tower": BAG, "out_dim": 32}}
   made["model"]["heads"] = {
     "projector": HEAD, "predictor": HEAD | {"on": "projector"}
   }  # fmt: skip

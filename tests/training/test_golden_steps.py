@@ -18,6 +18,7 @@ FILE = pathlib.Path(__file__).parents[1] / "golden" / "steps.json"
 DATA = "data=shapes:split=train,train_size=512,size=32"
 RECIPES = {
   "siglip": "smoke", "clip": "smoke", "lit": "smoke", "flip": "smoke",
+  "siglip2": "smoke", "slip": "smoke",
   "finetune": "smoke", "demo": "smoke", "dfn": "smoke",
   "cifar10": "smoke",
   "own_data": f"{DATA},smoke",
