@@ -18,7 +18,7 @@ FILE = pathlib.Path(__file__).parents[1] / "golden" / "steps.json"
 DATA = "data=shapes:split=train,train_size=512,size=32"
 RECIPES = {
   "siglip": "smoke", "clip": "smoke", "lit": "smoke", "flip": "smoke",
-  "siglip2": "smoke", "slip": "smoke",
+  "slip": "smoke", "siglip2": "smoke",
   "finetune": "smoke", "demo": "smoke", "dfn": "smoke",
   "cifar10": "smoke",
   "own_data": f"{DATA},smoke",
@@ -28,7 +28,6 @@ RECIPES = {
   "instdisc": "smoke", "cmc": "smoke",
   "cappa": "smoke", "coca": "smoke", "openvision2": "smoke",
   "blip": "smoke", "capfilt": "smoke",
-  "slip": "smoke", "siglip2": "smoke",
 }  # fmt: skip
 # At their own rates these multiply a difference of 1e-7 in the parameters, the
 # rounding of another CPU, by up to 1e4 in three steps; at a hundredth by 10.
