@@ -54,13 +54,14 @@ def _typed(name: str, value: str, default: Any) -> Any:
     if value.lower() not in ("true", "false"):
       raise ValueError(name, value, "true or false", "Choose one of them.")
     return value.lower() == "true"
-  expected = {int: "an integer from 1", float: "a number"}.get(kind)
+  # Sizes and counts: 0 of anything trains nothing, but local crops may lack.
+  least = 0 if name == "local" else 1
+  expected = {int: f"an integer from {least}", float: "a number"}.get(kind)
   try:
     typed = kind(value)
   except ValueError:
     typed = None
-  # Sizes and counts: 0 of anything trains nothing.
-  if typed is None or (kind is int and typed < 1):
+  if typed is None or (kind is int and typed < least):
     remedy = f"The default is {default}."
     raise ValueError(name, value, expected, remedy)
   return typed
