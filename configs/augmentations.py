@@ -43,9 +43,9 @@ def simclr(size: int, strength: float = 1.0) -> Ops:
   return [*start, _blur(0.5, tenth_of=size)]
 
 
-def small(size: int = 32, strength: float = 0.5) -> Ops:
+def small(size: int = 32, strength: float = 0.5, least: float = 0.08) -> Ops:
   """Returns those of SimCLR and MoCo v2 on CIFAR: no blur."""
-  return _simclr(size, strength, _crop(size, 0.08))
+  return _simclr(size, strength, _crop(size, least))
 
 
 def byol(size: int) -> tuple[Ops, Ops]:

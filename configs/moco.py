@@ -9,7 +9,9 @@ arXiv:1911.05722, and 2003.04297 (version=2, the default). Arguments: version
 labels, for k-NN), small (the authors' notebook for CIFAR-10: resnet18 at 32
 pixels, batch 512, 200 epochs, both views as queries), quick (some minutes on a
 CPU: see quick.py), smoke.
-Numbers: the official code, at 132aea9.
+Numbers: the official code, at 132aea9; of small, the notebook's at f736491. Its
+k-NN top-1 is 85.3 %, not reproduced here: of the 128 outputs, where ours is of
+the 512 features, and with each epoch's rate an epoch earlier.
 """
 
 from ml_collections import ConfigDict
@@ -56,6 +58,8 @@ def get_config(argument: str | None = None) -> ConfigDict:
       temperature=0.1, queue=4096, momentum=0.99, symmetric=True
     )
     config.optimizer.weight_decay = 5e-4
+    config.model.image.mean = (0.4914, 0.4822, 0.4465)
+    config.model.image.std = (0.2023, 0.1994, 0.2010)
   if arg.quick:
     config.objective.update(queue=1280, momentum=0.99, symmetric=True)
   if arg.smoke:

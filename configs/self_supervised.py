@@ -5,7 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import common, quick, sources, towers
+from configs import common, quick, small, sources, towers
 
 ARGUMENTS = {
   "data": "", "eval_data": "", "tower": "resnet50", "res": 224, "small": False,
@@ -13,8 +13,8 @@ ARGUMENTS = {
 }  # fmt: skip
 
 
-def arguments(argument: str | None, small: Any, **recipe: Any) -> Any:
-  """Returns the values of an argument; small: what differs in that recipe.
+def arguments(argument: str | None, in_small: Any, **recipe: Any) -> Any:
+  """Returns the values of an argument; in_small: what differs in `small`.
 
   Raises:
     ValueError: for a wrong argument, see common.parse, or two recipes at once.
@@ -24,7 +24,7 @@ def arguments(argument: str | None, small: Any, **recipe: Any) -> Any:
   if asked.small and asked.quick:
     raise ValueError("argument", argument, "small or quick", "Drop one.")
   if asked.small:
-    defaults |= {"tower": "resnet18", "res": 32, "batch": 512} | small
+    defaults |= small.ARGUMENTS | in_small
   if asked.quick:
     defaults |= quick.ARGUMENTS
   return common.parse(argument, **defaults)
@@ -57,6 +57,8 @@ def begin(arg: SimpleNamespace) -> ConfigDict:
     of_eval = sources.source(arg.eval_data, "validation")
     config.evals = knn(of_eval, config.source)
     config.eval_every = "10 epochs"
+  if arg.small:
+    small.use(config, arg)
   return config
 
 

@@ -51,7 +51,7 @@ def items(directory: Path, abstract: dict[str, Any]) -> None:
       "Change them back, or begin in another workdir with config.init.",
     )
   fields = {
-    "training": "config.optimizer and config.freeze",
+    "training": "config.optimizer, config.freeze and config.start",
     "extra": "config.objective and config.ema",
   }
   for item in fields.keys() & stored:

@@ -154,6 +154,38 @@ def test_quick_is_the_method_for_a_cpu(name):
     load(name, "quick,small")
 
 
+@pytest.mark.parametrize(
+  ("name", "argument"),
+  [("cifar10", "method=byol"), ("moco", "small"), ("simclr", "small")],
+)
+def test_small_recipes_are_of_cifar10_and_vote_as_published(name, argument):
+  config = load(name, argument)
+  train = {"name": "tfds", "dataset": "cifar10", "split": "train"}
+  votes = {"task": "knn", "k": 200, "T": 0.1}
+  test = votes | {"source": train | {"split": "test"}, "train": train}
+  assert config["source"] == train and config["evals"] == {"knn": test}
+  # As they are: no margin is cropped away.
+  assert config["eval_image"] == [("resize", {"size": 32})]
+  own = load(name, f"{argument},data={TARS},eval_data=folder:a")
+  assert own["evals"]["knn"] == votes | {"source": "folder:a", "train": TARS}
+  assert "evals" not in load(name, f"{argument},data={TARS}")
+
+
+@pytest.mark.parametrize("method", ["byol", "moco", "simclr", "simsiam"])
+def test_lightlys_decay_of_a_step_is_the_same_in_each_method(method):
+  """Whatever the scale of the loss: 5e-4 of its rate, 0.06 for 128."""
+  for batch, scale in ((128, 1), (512, 1 if method == "simsiam" else 4)):
+    config = load("cifar10", f"method={method},batch={batch}")
+    optimizer = config["optimizer"]
+    shrunk = optimizer["lr"] * optimizer["weight_decay"]
+    assert shrunk == pytest.approx(scale * 0.06 * 5e-4)
+
+
+def test_a_method_that_lightlys_benchmark_lacks_is_named():
+  with pytest.raises(errors.UserError, match="'mocco'; expected one of byol,"):
+    load("cifar10", "method=mocco")
+
+
 @pytest.mark.parametrize("argument", ["smoke", "smoke,loss=softmax"])
 def test_finetune_is_tried_without_weights(argument):
   config = load("finetune", argument)

@@ -26,6 +26,7 @@ ARGUMENTS = {
   "finetune": "init={init}",
   "own_data": "images=pictures,captions=captions.csv",
   "demo": "",
+  "cifar10": "",
   "dfn": "",
   "simclr": "",
   "moco": "",

@@ -193,7 +193,7 @@ def test_another_optimizer_does_not_take_the_state_of_the_first(tmp_path):
   flags = ["--config.total=4", "--config.schedule.warmup=0"]
   fit(tiny.load("siglip", "smoke", *flags), tmp_path)
   before = lines(tmp_path)
-  said = "config.optimizer and config.fr"
+  said = "config.optimizer, config.freeze and config.start"
   for change in (
     "--config.optimizer.clip=None",
     "--config.optimizer={'name':'adafactor','lr':1e-3}",

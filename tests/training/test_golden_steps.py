@@ -19,6 +19,7 @@ DATA = "data=shapes:split=train,train_size=512,size=32"
 RECIPES = {
   "siglip": "smoke", "clip": "smoke", "lit": "smoke", "flip": "smoke",
   "finetune": "smoke", "demo": "smoke", "dfn": "smoke",
+  "cifar10": "smoke",
   "own_data": f"{DATA},smoke",
   "simclr": "smoke", "moco": "smoke", "moco_v3": "smoke", "byol": "smoke",
   "simsiam": "smoke", "swav": "smoke", "catlip": "smoke", "superclass": "smoke",
@@ -28,7 +29,8 @@ RECIPES = {
 # At their own rates these multiply a difference of 1e-7 in the parameters, the
 # rounding of another CPU, by up to 1e4 in three steps; at a hundredth by 10.
 SLOWER = {
-  "own_data", "simclr", "byol", "simsiam", "swav", "catlip", "cappa", "coca",
+  "own_data", "cifar10", "simclr", "byol", "simsiam", "swav", "catlip", "cappa",
+  "coca",
   "openvision2", "blip",
 }  # fmt: skip
 
