@@ -61,6 +61,10 @@ def get_config(argument: str | None = None) -> ConfigDict:
   config.schedule = {"decay": "cosine", "end": 1e-3}
   if arg.small:
     config.schedule = {"decay": "cosine"}
+    config.views["global"].ops[0][1]["method"] = "bicubic"
+    config.model.image.update(
+      mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)
+    )
   else:  # Also biases and norms.
     config.decay, config.adapt = [(".*", 1.0)], [(".*", True)]
   if arg.small or not queue:
@@ -81,7 +85,7 @@ def finish(config: ConfigDict, arg: SimpleNamespace) -> ConfigDict:
       config.views.local.count = min(4, arg.local)
   if arg.smoke:
     # The tower of other smokes takes images of one size.
-    widths = {"widths": [8, 16], "depths": [0, 0]}
+    widths = {"widths": [16, 32], "depths": [0, 0]}
     config.model.image = {"tower": "convnet", "res": 32} | widths
     config.model.heads.prototypes.count = 24
     config.objective.queue, config.objective.queue_start = 32, "1 steps"
