@@ -297,7 +297,9 @@ def test_all_fields_are_printed_in_80_columns(monkeypatch, capsys):
        "config.model.image with tower = vectors", "config.model.text",
        "config.model.text with tower = blip", "config.model.decoder",
        "config.model.heads.NAME", "config.model.heads.NAME with name = mlp",
-       "config.model.heads.NAME with name = classifier"],
+       "config.model.heads.NAME with name = classifier",
+       "config.model.heads.NAME with name = dino",
+       "config.model.heads.NAME with name = prototypes"],
     ),  # fmt: skip
     (
       "evals",
