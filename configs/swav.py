@@ -81,7 +81,7 @@ def finish(config: ConfigDict, arg: SimpleNamespace) -> ConfigDict:
       config.views.local.count = min(4, arg.local)
   if arg.smoke:
     # The tower of other smokes takes images of one size.
-    widths = {"widths": [8, 16], "depths": [0, 0]}
+    widths = {"widths": [16, 32], "depths": [0, 0]}
     config.model.image = {"tower": "convnet", "res": 32} | widths
     config.model.heads.prototypes.count = 24
     config.objective.queue, config.objective.queue_start = 32, "1 steps"

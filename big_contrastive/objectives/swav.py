@@ -53,7 +53,7 @@ class SwAV(_crops.Crops):
     extra = super().init_extra(params, key)
     if not self.length:
       return extra
-    width = self.setting.model.abstract.projector.out_dim
+    width = getattr(self.setting.model.abstract, self.heads[-1]).out_dim
     shape = 2, self.length, self.setting.batch_size, width
     return extra | {"queue": jnp.zeros(shape)}
 

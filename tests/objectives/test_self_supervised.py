@@ -1,6 +1,6 @@
 """SimCLR, MoCo, BYOL, SimSiam, SwAV and DINO against float64 formulas.
 
-Step by step. The formulas are written here from the papers, over dense matrices, with a
+Step by step. They are written here from the papers, over dense matrices, with a
 forward pass, an optimizer and an order of updates of their own.
 """
 
