@@ -136,7 +136,7 @@ HUGGING_FACE = {
   "do_rescale": {"do_rescale": False},
   "rescale_factor": {"rescale_factor": 1 / 127.5},
   "image_mean": {"image_mean": 0.5},
-  "image_processor_type": {"image_processor_type": "ViTImageProcessor"},
+  "image_processor_type": {"image_processor_type": "BeitImageProcessor"},
 }
 
 
