@@ -61,6 +61,10 @@ def get_config(argument: str | None = None) -> ConfigDict:
   config.schedule = {"decay": "cosine", "end": 1e-3}
   if arg.small:
     config.schedule = {"decay": "cosine"}
+    config.views["global"].ops[0][1]["method"] = "bicubic"
+    config.model.image.update(
+      mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)
+    )
   else:  # Also biases and norms.
     config.decay, config.adapt = [(".*", 1.0)], [(".*", True)]
   if arg.small or not queue:

@@ -122,7 +122,7 @@ def _check_local(setting: Setting) -> None:
   image = jax.ShapeDtypeStruct((1, *size, 3), np.uint8)
   try:
     jax.eval_shape(lambda tower, x: tower(x), tower, image)
-  except Exception as error:
+  except Exception as error:  # Of any kind: towers are anybody's.
     raise errors.UserError(
       "config.views.local.ops",
       f"images of {size[0]} x {size[1]}",

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import tiny
 from big_contrastive import objectives
 from big_contrastive.config import errors
 from big_contrastive.models import build
@@ -137,3 +138,28 @@ def test_the_tower_must_take_local_crops_and_the_model_have_the_heads(setting):
   heads = HEADS | {"prototypes": HEADS["prototypes"] | {"count": 1}}
   with pytest.raises(errors.UserError, match="prototypes.count = 1"):
     build.build_model({"image": CONVNET, "heads": heads})
+
+
+@pytest.mark.parametrize(
+  ("argument", "lr", "queue", "crops", "warmup"),
+  [
+    ("", 4.8, None, {"global": (224, 0.14, 1.0), "local": (96, 0.05, 0.14)},
+     "10 epochs"),
+    ("batch=256", 0.6, 3840,
+     {"global": (224, 0.14, 1.0), "local": (96, 0.05, 0.14)}, None),
+    ("local=0", 4.8, None, {"global": (224, 0.08, 1.0)}, "10 epochs"),
+    ("small", 0.6, 3840, {"global": (32, 0.08, 1.0)}, "10 epochs"),
+  ],
+)  # fmt: skip
+def test_recipes_are_the_published_ones(argument, lr, queue, crops, warmup):
+  config = tiny.load("swav", argument)
+  assert config["optimizer"]["lr"] == pytest.approx(lr)
+  assert config["objective"].get("queue") == queue
+  assert config["schedule"].get("warmup") == warmup
+  found = {}
+  for name, view in config["views"].items():
+    fields = dict(view["ops"][0][1])
+    found[name] = (fields["size"], *fields["area"])
+  assert found == crops
+  counts = {name: view["count"] for name, view in config["views"].items()}
+  assert counts == {name: {"global": 2, "local": 6}[name] for name in crops}
