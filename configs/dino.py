@@ -14,10 +14,11 @@ Numbers: the official code, at 7c446df; of small, solo-learn's at 07f8c3b.
 """
 
 from types import SimpleNamespace
+from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import augmentations, self_supervised
+from configs import augmentations, byol, self_supervised
 
 
 def get_config(argument: str | None = None) -> ConfigDict:
@@ -28,7 +29,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
   )
   config = self_supervised.begin(arg)
   is_vit = not arg.tower.startswith(("resnet", "convnet"))
-  config.views = views(arg, 0.08 if arg.small else 0.4 if is_vit else 0.14)
+  config.views = views(arg, 0.4 if is_vit and arg.local else 0.14)
   head = {"name": "dino", "out_dim": 65_536, "hidden": 2048}
   config.model.heads = {"projector": head}
   config.objective = {
@@ -48,6 +49,9 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config.model.heads.projector.out_dim = 4096
     config.optimizer = {"name": "lars", "variant": "solo", "weight_decay": 1e-6}
     config.schedule.update(warmup_from=3e-5 / lr, end=0.0)
+    config.model.image.update(
+      mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)
+    )
   elif is_vit:
     config.model.image.update(
       pos="learned", cls_pos=True, pos_resize="dino", init="trunc_normal",
@@ -71,18 +75,14 @@ def get_config(argument: str | None = None) -> ConfigDict:
   return finish(config, arg)
 
 
-def views(arg: SimpleNamespace, split: float) -> dict:
-  """Returns config.views; split: the least area of global crops."""
+def views(arg: SimpleNamespace, split: float) -> dict[str, Any]:
+  """Returns config.views; split: between the areas of local and global."""
   size = 32 if arg.smoke else arg.res
   # 96 pixels of 224, and whole squares of 16.
   side = max(16, round(size * 3 / 7 / 16) * 16)
-  if not (arg.local or arg.small):
-    split = 0.14
   *both, local = augmentations.dino(size, side, split)
-  if arg.small:
-    both = [[op for op in ops if op[0] != "gaussian_blur"] for ops in both]
-  names = dict(zip(("first", "second"), both, strict=True))
-  made = {name: {"ops": ops} for name, ops in names.items()}
+  first, second = byol.on_cifar(size) if arg.small else both
+  made = {"first": {"ops": first}, "second": {"ops": second}}
   if arg.local:
     made["local"] = {"ops": local, "count": arg.local}
   return made

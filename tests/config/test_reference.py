@@ -333,6 +333,7 @@ def test_all_fields_are_printed_in_80_columns(monkeypatch, capsys):
        "config.model.heads.NAME", "config.model.heads.NAME with name = mlp",
        "config.model.heads.NAME with name = classifier",
        "config.model.heads.NAME with name = patch_decoder",
+       "config.model.heads.NAME with name = dino",
        "config.model.heads.NAME with name = prototypes"],
     ),  # fmt: skip
     (

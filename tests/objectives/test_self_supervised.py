@@ -1,7 +1,6 @@
 """SimCLR, MoCo, BYOL, SimSiam, SwAV and DINO against float64 formulas.
 
-Step by step.
-The formulas are written here from the papers, over dense matrices, with a
+Step by step. They are written here from the papers, over dense matrices, with a
 forward pass, an optimizer and an order of updates of their own.
 """
 
@@ -484,7 +483,9 @@ def test_devices_change_nothing(case, devices, fsdp):
   chex.assert_trees_all_close(state.extra, one.extra, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("case", ["simclr in groups", "moco v1", "swav"])
+@pytest.mark.parametrize(
+  "case", ["simclr in groups", "moco v1", "swav", "dino"]
+)
 def test_micro_batches_of_whole_groups_change_nothing(case):
   placed = make(case, 2, micro_batch=12)
   losses, state = trained(placed, 2, LOCAL.get(case, 0))

@@ -82,7 +82,8 @@ def loss(
   constants = jax.lax.stop_gradient(constants)
   operands = _ring.varying((student, kernel, *constants), axes)
   sums = _local((split, tile), *operands)
-  value, entropy, used = sums.value, *jax.lax.stop_gradient(sums[3:])
+  value = sums.value
+  entropy, used = jax.lax.stop_gradient((sums.entropy, sums.used))
   if axes is not None:
     value, entropy = jax.lax.psum((value, entropy), axes)
   if axis is not None:
