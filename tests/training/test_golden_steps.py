@@ -29,7 +29,7 @@ RECIPES = {
 # At their own rates these multiply a difference of 1e-7 in the parameters, the
 # rounding of another CPU, by up to 1e4 in three steps; at a hundredth by 10.
 SLOWER = {
-  "own_data", "simclr", "byol", "simsiam", "catlip", "cappa", "coca",
+  "own_data", "simclr", "byol", "simsiam", "cmc", "catlip", "cappa", "coca",
   "openvision2", "blip",
 }  # fmt: skip
 
