@@ -22,8 +22,8 @@ def lines(
     latest: the last value of each name.
     picture: returns where a user finds the picture of a name.
   """
-  pairs, loss = done * experiment.batch_size, latest.get("train/loss")
-  yield f"\nfinished {done} steps of {pairs:,} pairs in all, loss {loss}"
+  examples, loss = done * experiment.batch_size, latest.get("train/loss")
+  yield f"\nfinished {done} steps of {examples:,} examples in all, loss {loss}"
   for name in experiment.evaluators:
     prefix = f"eval/{name}/"
     results = {k: v for k, v in latest.items() if k.startswith(prefix)}
