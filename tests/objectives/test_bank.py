@@ -73,32 +73,26 @@ def inputs(mesh, kind, seed=0):
 
 def by_hand(kind, z, record, rows, log_z, draws):
   """The loss, its gradient and log Z, image by image, in float64."""
-  loss, dz, logits = 0.0, np.zeros_like(z), []
+  loss, dz, seen = 0.0, np.zeros_like(z), []
   for i, own in enumerate(record):
-    if kind == "all":
-      others = [j for j in range(RECORDS) if j != own]
-    else:
-      others = list(draws[i])
-    seen = rows[[own, *others]]
-    logits.append(seen @ z[i] / T)
+    others = [j for j in range(RECORDS) if j != own]
+    others = others if draws is None else draws[i]
+    seen.append(rows[[own, *others]])
+  e = [np.exp(seen[i] @ z[i] / T) for i in range(BATCH)]
   if kind == "nce" and log_z == 0:
-    log_z = np.log(np.exp(logits).mean() * RECORDS)
-  for i, own in enumerate(record):
-    e = np.exp(logits[i])
+    log_z = np.log(np.mean(e) * RECORDS)
+  for i in range(BATCH):
     if kind == "nce":
-      rate, p = DRAWS / RECORDS, e / np.exp(log_z)
+      rate, p = DRAWS / RECORDS, e[i] / np.exp(log_z)
       c = rate + EPS
       loss -= np.log(p[0] / (p[0] + c)) + np.log(rate / (p[1:] + c)).sum()
       d = p / (p + c)
       d[0] = -c / (p[0] + c)
     else:
-      loss -= np.log(e[0] / e.sum())
-      d = e / e.sum()
+      d = e[i] / e[i].sum()
+      loss -= np.log(d[0])
       d[0] -= 1
-    others = (
-      [j for j in range(RECORDS) if j != own] if kind == "all" else draws[i]
-    )
-    dz[i] = d @ rows[[own, *others]] / T
+    dz[i] = d @ seen[i] / T
   return loss / BATCH, dz / BATCH, log_z
 
 

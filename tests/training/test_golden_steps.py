@@ -33,7 +33,7 @@ RECIPES = {
 # rounding of another CPU, by up to 1e4 in three steps; at a hundredth by 10.
 SLOWER = {
   "own_data", "cifar10", "simclr", "byol", "simsiam", "dino", "swav", "catlip",
-  "cappa", "coca", "openvision2", "blip", "slip", "mae",
+  "cappa", "coca", "openvision2", "blip", "slip", "mae", "cmc",
 }  # fmt: skip
 
 
