@@ -281,6 +281,7 @@ def test_all_fields_are_printed_in_80_columns(monkeypatch, capsys):
       ["config.model.image", "config.model.image with tower = resnet",
        "config.model.image with tower = clip_resnet",
        "config.model.image with tower = convnet",
+       "config.model.image with tower = patches",
        "config.model.image with tower = vectors"],
     ),
     ("config.mesh", ["config.mesh"]),
@@ -290,10 +291,12 @@ def test_all_fields_are_printed_in_80_columns(monkeypatch, capsys):
        "config.model.image with tower = resnet",
        "config.model.image with tower = clip_resnet",
        "config.model.image with tower = convnet",
+       "config.model.image with tower = patches",
        "config.model.image with tower = vectors", "config.model.text",
        "config.model.text with tower = blip", "config.model.decoder",
        "config.model.heads.NAME", "config.model.heads.NAME with name = mlp",
-       "config.model.heads.NAME with name = classifier"],
+       "config.model.heads.NAME with name = classifier",
+       "config.model.heads.NAME with name = context"],
     ),  # fmt: skip
     (
       "evals",

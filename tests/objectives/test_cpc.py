@@ -209,7 +209,7 @@ def test_no_memory_is_of_the_batch_by_the_batch(mesh):
 
   def loss(params, z):
     applied = _base.Applied(method.setting, params, {})
-    (pair,) = applied.embed(lambda m, z: method.pairs(m.context, z), z)
+    (pair,), _ = applied.rows_and_sums(method._ahead, z)
     return _base.on_ring(method._of_pair, over)(*pair)
 
   shape = (16384, GRID, GRID, WIDTH)
