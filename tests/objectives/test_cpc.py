@@ -85,63 +85,55 @@ def vector(p, patch):
   return x @ p["fc2"]["kernel"] + p["fc2"]["bias"][None]
 
 
-def relu(x):
-  return jnp.maximum(x, 0)
-
-
-def linear(p, x):
-  return x @ p["kernel"] + p["bias"][None]
+def convolution(p, x, h, w, padding):
+  """With a layer's kernel, of h x w places; x [B, g, g, d]."""
+  kernel = p["kernel"].reshape(h, w, x.shape[-1], -1)
+  names = ("NHWC", "HWIO", "NHWC")
+  y = jax.lax.conv_general_dilated(
+    x, kernel, (1, 1), padding, dimension_numbers=names
+  )
+  return y + p["bias"][None, None, None]
 
 
 def contexts(p, z):
-  """c by place, from z by place: {(y, x): [B, d]}; zeros outside."""
+  """c of all places, by the convolutions of CPC v2."""
   for i in range(DEPTH):
     block = p[f"block{i}"]
-    h = {at: relu(linear(block["narrow"], v)) for at, v in z.items()}
-    nothing = 0 * h[0, 0]
-
-    def at(grid, y, x, nothing=nothing):
-      return grid.get((y, x), nothing)
-
-    rows = {}
-    for y, x in z:
-      seen = [at(h, y, x + dx) for dx in (-1, 0, 1)]
-      rows[y, x] = linear(block["across"], jnp.concatenate(seen, 1))
-    new = {}
-    for y, x in z:
-      seen = jnp.concatenate([at(rows, y - 1, x), rows[y, x]], 1)
-      h = relu(linear(block["down"], seen))
-      new[y, x] = z[y, x] + linear(block["widen"], h)
-    z = new
-  return {at: relu(v) for at, v in z.items()}
+    x = jax.nn.relu(convolution(block["narrow"], z, 1, 1, "VALID"))
+    x = convolution(block["across"], x, 1, 3, ((0, 0), (1, 1)))
+    x = jax.nn.relu(convolution(block["down"], x, 2, 1, ((1, 0), (0, 0))))
+    z = z + convolution(block["widen"], x, 1, 1, "VALID")
+  return jax.nn.relu(z)
 
 
 def formula(p, image):
-  """The loss, a loop over directions, steps, images and positions."""
+  """The loss, a loop over directions, steps and positions."""
   g, half, skip = GRID, RES // (GRID + 1), 1
-  z = {
-    (y, x): vector(
-      p["img"]["patch"],
-      image[:, half * y : half * (y + 2), half * x : half * (x + 2)],
-    )
+  patches = [
+    image[:, half * y : half * (y + 2), half * x : half * (x + 2)]
     for y in range(g)
     for x in range(g)
-  }
+  ]
+  z = [vector(p["img"]["patch"], patch) for patch in patches]
+  z = jnp.stack(z, axis=1).reshape(BATCH, g, g, -1)
   terms = []
   for direction in range(4):
     c = contexts(p["context"], z)
     for k in range(1, STEPS + 1):
       matrix = p["context"]["kernel"][direction, k - 1]
       below = [(y, x) for y in range(k + skip, g) for x in range(g)]
-      targets = jnp.concatenate([z[at] for at in below])
+      targets = jnp.concatenate([z[:, y, x] for y, x in below])
       of_step = []
-      for y, x in below:
-        logits = c[y - k - skip, x] @ matrix @ targets.T / TEMPERATURE
-        right = (z[y, x] * (c[y - k - skip, x] @ matrix)).sum(1) / TEMPERATURE
-        of_step += [jax.nn.logsumexp(logits, axis=1) - right]
+      for place, (y, x) in enumerate(below):
+        ahead = c[:, y - k - skip, x] @ matrix
+        logits = ahead @ targets.T / TEMPERATURE
+        own = place * BATCH + np.arange(BATCH)
+        of_step.append(
+          jax.nn.logsumexp(logits, 1) - logits[np.arange(BATCH), own]
+        )
       terms.append(jnp.concatenate(of_step).mean())
-    # Turned: what was at the right is above.
-    z = {(y, x): z[x, g - 1 - y] for y, x in z}
+    # Turned: what was at the right is above: z[y, x] is z[x, g - 1 - y].
+    z = z.swapaxes(1, 2)[:, ::-1]
   return sum(terms) / len(terms)
 
 
