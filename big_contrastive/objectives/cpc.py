@@ -14,6 +14,8 @@ from big_contrastive.models.model import unit
 from big_contrastive.objectives import Objective, Setting, _base
 from big_contrastive.parallel import sharding
 
+_HEAD = "context"
+
 
 @dataclasses.dataclass(frozen=True)
 class CPC(Objective):
@@ -62,7 +64,7 @@ class CPC(Objective):
       return model.img.of_patches(model.img.cut(image), keys)
 
     z = model.embed(tower, image, keys, count=self.count)
-    pairs = model.embed(lambda model, z: self.pairs(model.context, z), z)
+    pairs, _ = model.rows_and_sums(self._ahead, z)
     # One after the other: a loop over directions would keep the ring's masks.
     losses = [_base.on_ring(self._of_pair, setting.mesh)(*x) for x in pairs]
     loss = sum(losses) / len(losses)
@@ -92,6 +94,9 @@ class CPC(Objective):
         found.append((ahead, turned[:, first:]))
     return found
 
+  def _ahead(self, model, z):
+    return self.pairs(getattr(model, _HEAD), z), None
+
   def _of_pair(self, ahead, targets, axis):
     q, k = (x.reshape(-1, x.shape[-1]) for x in (ahead, targets))
     scale = jnp.float32(self.scale)
@@ -110,8 +115,8 @@ class CPC(Objective):
   @property
   def chance(self) -> float:
     model, size = self.setting.model.abstract, self.setting.batch_size
-    g, steps = model.img.grid, range(1, model.context.steps + 1)
-    targets = [size * g * (g - k - self.skip) for k in steps]
+    g, steps = model.img.grid, getattr(model, _HEAD).steps
+    targets = [size * g * (g - k - self.skip) for k in range(1, steps + 1)]
     return float(np.log(targets).mean())
 
 
@@ -134,7 +139,7 @@ def build(
     tile: rows of logits in memory at a time on a device; None for that of
       _ring.side.
   """
-  _base.require(setting.model, "context")
+  _base.require(setting.model, _HEAD)
   _check(setting, skip)
   if not 0 < temperature < float("inf"):
     allowed, remedy = "a finite number above 0", "Leave it out for 1."
@@ -149,9 +154,10 @@ def build(
 def _check(setting: Setting, skip: int) -> None:
   """Raises UserError unless the parts, the views and the sizes fit."""
   model = setting.model.abstract
+  context = getattr(model, _HEAD)
   for name, part, kind in (
     ("image.tower", model.img, Patches),
-    ("heads.context.name", model.context, Context),
+    (f"heads.{_HEAD}.name", context, Context),
   ):
     if not isinstance(part, kind):
       expected = kind.__name__.lower()
@@ -173,8 +179,8 @@ def _check(setting: Setting, skip: int) -> None:
   if skip < 0:
     allowed = "a whole number from 0 up"
     raise errors.UserError("skip", skip, allowed, "CPC has 1.")
-  if (steps := model.context.steps) > (most := model.img.grid - 1 - skip):
+  if (steps := context.steps) > (most := model.img.grid - 1 - skip):
     allowed = f"at most grid - 1 - skip = {most}"
     remedy = "No row is that far below another."
-    where = "config.model.heads.context.steps"
+    where = f"config.model.heads.{_HEAD}.steps"
     raise errors.UserError(where, steps, allowed, remedy)

@@ -190,6 +190,9 @@ def test_others_can_not_be_written(tmp_path):
     model_files.write(model, path, "torchvision")
   with pytest.raises(errors.UserError, match="ends with .safetensors"):
     model_files.write(filled(), tmp_path / "a.pth", "torchvision")
+  for fields, said in (({"norm": "none"}, "'batch'"), ({"stages": 3}, "4")):
+    with pytest.raises(errors.UserError, match=f"expected {said} in this"):
+      model_files.write(filled(**fields), path, "torchvision")
   for name, place in (("big_vision", "a.npz"), ("hugging_face", "a")):
     with pytest.raises(errors.UserError, match="'vit' in this|--format"):
       model_files.write(filled(), tmp_path / place, name)

@@ -240,3 +240,35 @@ def test_it_is_pytorchs(train):
     ]
   for ours, other in pairs:
     np.testing.assert_allclose(ours, other.numpy(), rtol=1e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("places", [(), (SIDE, SIDE)])
+def test_a_layer_norm_is_of_all_of_an_example(places):
+  """And of it alone: in training and evaluation, with a scale a feature."""
+  x, _, scale, bias = inputs(places=places)
+  norm = norms.norm("layer", W)
+  norm.scale[...], norm.bias[...] = jnp.asarray(scale), jnp.asarray(bias)
+  rows = np.float64(x).reshape(B, -1)
+  rows = (rows - rows.mean(1, keepdims=True)) / np.sqrt(
+    rows.var(1, keepdims=True) + 1e-5
+  )
+  expected = rows.reshape(x.shape) * scale + bias
+  for train in (True, False):
+    np.testing.assert_allclose(norm(jnp.asarray(x), train), expected, atol=1e-5)
+
+
+@pytest.mark.peers
+def test_a_layer_norm_is_torchs_group_norm_of_one_group():
+  torch = peers.torch()
+  x, *_ = inputs()
+  expected = torch.nn.GroupNorm(1, W)(torch.tensor(x).permute(0, 3, 1, 2))
+  found = norms.norm("layer", W)(jnp.asarray(x), True)
+  expected = expected.permute(0, 2, 3, 1).detach().numpy()
+  np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_only_batch_norms_have_groups():
+  assert norms.norm("none", W) is None
+  for kind in ("layer", "none"):
+    with pytest.raises(errors.UserError, match='norm_group = 3; .*"' + kind):
+      norms.norm(kind, W, group=3)

@@ -40,7 +40,7 @@ def keys(size=B):
 
 def run(variables, x, train, **fields):
   """Features, and the statistics after it."""
-  graph = split(abstract(stem="cifar", **fields))[0]
+  graph = split(abstract(**{"stem": "cifar"} | fields))[0]
 
   def call(params, statistics, x):
     model = merge(graph, params, statistics)
@@ -264,3 +264,32 @@ def test_flops_are_those_that_xla_counts(depth, stem, res):
 def test_a_wrong_field_is_named(fields, said):
   with pytest.raises(errors.UserError, match=said):
     abstract(**fields)
+
+
+@pytest.mark.parametrize("norm", ["layer", "none"])
+def test_without_batch_norms_no_image_sees_another(norm):
+  fields = dict(stem="cifar", norm=norm, stages=1, zero_gain=True)
+  made_of = jax.jit(lambda: split(made(**fields))[1:])
+  params, statistics = made_of()
+  flat = rules.flatten(params)
+  assert not statistics
+  assert any("norm" in k for k in flat) == (norm == "layer")
+  # A bias takes the place of a norm's.
+  assert any(k.endswith("conv/bias") for k in flat) == (norm == "none")
+  run_of = run((params, statistics), images(), train=True, **fields)[0]
+  alone = run((params, statistics), images()[:1], train=False, **fields)[0]
+  np.testing.assert_allclose(run_of.tokens[:1], alone.tokens, atol=1e-5)
+  # The last of each branch begins with zeros: the stem alone is seen.
+  last = {k: v for k, v in flat.items() if "conv2" in k}
+  kind = "norm/scale" if norm == "layer" else "conv/kernel"
+  assert not any(v.any() for k, v in last.items() if k.endswith(kind))
+
+
+def test_a_resnet_may_end_early():
+  """CPC's have three stages: 1024 features of a ResNet-50."""
+  model = abstract(50, 64, stages=3)
+  assert not any("stage4" in k for k in rules.flatten(split(model)[1]))
+  assert model.img.out_dim == 1024
+  for stages in (0, 5):
+    with pytest.raises(errors.UserError, match=f"stages = {stages}; .*1 to 4"):
+      abstract(stages=stages)

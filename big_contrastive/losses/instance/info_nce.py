@@ -23,8 +23,8 @@ def loss(
   too, have gradients (CPC). It can be differentiated once.
 
   Args:
-    q, k: [b, d] unit vectors of this device's images, float32 or bfloat16; the
-      key of query i is k[i].
+    q, k: [b, d] vectors of this device's images, or of their patches, of any
+      length, float32 or bfloat16; the key of query i is k[i].
     scale: 1 / temperature.
     axis: mesh axis name(s) inside shard_map, None for one device.
     tile: rows of logits in memory at a time; None for that of _ring.side.
