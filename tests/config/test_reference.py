@@ -334,10 +334,10 @@ def test_all_fields_are_printed_in_80_columns(monkeypatch, capsys):
        "config.model.text with tower = blip", "config.model.decoder",
        "config.model.heads.NAME", "config.model.heads.NAME with name = mlp",
        "config.model.heads.NAME with name = classifier",
-       "config.model.heads.NAME with name = context",
-       "config.model.heads.NAME with name = patch_decoder",
        "config.model.heads.NAME with name = dino",
-       "config.model.heads.NAME with name = prototypes"],
+       "config.model.heads.NAME with name = prototypes",
+       "config.model.heads.NAME with name = patch_decoder",
+       "config.model.heads.NAME with name = context"],
     ),  # fmt: skip
     (
       "evals",
