@@ -11,7 +11,7 @@ from big_contrastive.objectives._passes import Passes, view
 
 _WHERE = "config.objective.parts"
 # Names in `extra` that are not parts.
-_RESERVED = ("statistics", "ema")
+_RESERVED = ("statistics", "ema", "begun")
 # The name of batch["image"] among the views of a part.
 _IMAGE_VIEW = "image as a view"
 

@@ -26,7 +26,9 @@ class Mixture(Objective):
   the order of their names. A part's other state is extra[name]. The random
   numbers of a part are a function of its name and the step. A part that is off
   is no part of the program: it costs nothing, and its state stays as it is; at
-  its `start` it is initialized anew, a teacher as a copy of the model.
+  its `start` it is initialized anew, a teacher as a copy of the model. Of parts
+  that begin later, extra["begun"] says by name whether they have: a step that
+  is skipped leaves them to the next one.
 
   Args:
     parts: by name, in the order of names.
@@ -92,35 +94,39 @@ class Mixture(Objective):
     for name, part in self.parts.items():
       own = part.method.init_extra(params, _folded(key, name))
       extra = _with(extra, name, own)
-    return extra
+    later = {k: part for k, part in self.parts.items() if part.start}
+    begun = {k: jnp.zeros((), bool) for k in later if k in extra}
+    return extra | {"begun": begun} if begun else extra
 
   def __call__(self, params, extra, batch, rng, step):
-    total, metrics = jnp.zeros(()), {}
+    total, metrics, begun = jnp.zeros(()), {}, extra.get("begun", {})
     passes = Passes() if self.shares else None
     for name, part in self.on.items():
       key, since = _folded(rng, name), step - part.start
-      own = self._begun(part, params, _of(extra, name), key, since)
+      own = _of(extra, name)
+      if name in begun:
+        own = self._begun(part, params, own, key, begun[name])
+        begun = begun | {name: jnp.ones((), bool)}
       loss, (told, own) = part.sharing(passes)(
         params, own, part.given(batch, passes), key, since
       )
       total += part.weight * loss
       metrics |= {f"{name}/{k}": value for k, value in told.items()}
       extra = _with(extra, name, own)
+    extra = extra | {"begun": begun} if begun else extra
     return total, ({"loss": total} | metrics, extra)
 
-  def _begun(self, part, params, own, key, since):
-    """The state of a part: in its first step of those after 0 a new one."""
+  def _begun(self, part, params, own, key, begun):
+    """The state of a part that begins later: in its first step a new one."""
     state = {k: v for k, v in own.items() if k != "statistics"}
-    if not part.start or not state:
-      return own
     params = jax.lax.stop_gradient(params)
 
     def first():
       # A key that no example has.
-      begun = part.method.init_extra(params, jax.random.fold_in(key, 2**32 - 1))
-      return {k: begun[k] for k in state}
+      new = part.method.init_extra(params, jax.random.fold_in(key, 2**32 - 1))
+      return {k: new[k] for k in state}
 
-    return own | jax.lax.cond(since == 0, first, lambda: state)
+    return own | jax.lax.cond(begun, lambda: state, first)
 
   def after_update(self, params, extra, step):
     for name, part in self.on.items():

@@ -91,9 +91,15 @@ def trained(placed, steps):
 
 
 @functools.cache
-def alone():
+def placed_alone():
   """CLIP, and MoCo from step 2 on, on one device."""
-  return trained(make({"clip": CLIP, "moco": MOCO}), 4)
+  return make({"clip": CLIP, "moco": MOCO})
+
+
+@functools.cache
+def alone():
+  """Its losses, and its state after each of four steps."""
+  return trained(placed_alone(), 4)
 
 
 def test_it_is_the_weighted_sum_and_statistics_go_from_part_to_part():
@@ -202,7 +208,9 @@ def test_from_its_start_on_it_is_the_method_begun_with_these_weights():
     jax.device_get(begun["teacher"]),
     {k: before.params[k] for k in ("img", "projector")},
   )
-  state = before._replace(extra=before.extra | {"moco": begun})
+  extra = before.extra | {"moco": begun}
+  del extra["begun"]  # It begins at once.
+  state = before._replace(extra=extra)
   where = jax.tree.map(lambda x: x.sharding, placed.abstract)
   state = jax.device_put(state, where)
   for i in (START, START + 1):
@@ -214,6 +222,23 @@ def test_from_its_start_on_it_is_the_method_begun_with_these_weights():
       rtol=1e-5, atol=1e-6,
     )  # fmt: skip
   assert states[-1].extra["moco"]["at"] == 0  # Two steps of a queue of two.
+
+
+def test_a_first_step_that_is_skipped_leaves_the_beginning_to_the_next():
+  """A step that is not finite changes nothing but the step number."""
+  placed, (_, states) = placed_alone(), alone()
+  before = states[START - 1]
+  skipped = before._replace(step=before.step + 1)
+  where = jax.tree.map(lambda x: x.sharding, placed.abstract)
+  here = sharding.to_global(batch(START + 1), BATCH, placed.mesh)
+  state, _ = placed.at(START + 1)(jax.device_put(skipped, where), here)
+  after = jax.device_get(state)
+  teacher = rules.flatten(after.extra["moco"]["teacher"])
+  old, new = (rules.flatten(x.params) for x in (before, after))
+  for name, value in teacher.items():
+    expected = 0.8 * old[name] + 0.2 * new[name]
+    np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-7)
+  assert after.extra["begun"]["moco"] and not before.extra["begun"]["moco"]
 
 
 @pytest.mark.parametrize(
