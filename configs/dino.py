@@ -39,8 +39,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config.objective.final_teacher_temperature = 0.07
     config.objective.temperature_warmup = f"{50 if arg.small else 30} epochs"
     config.model.heads.projector.gain = arg.tower.startswith("S/")
-  lr = 0.3 if arg.small else 5e-4 if is_vit else 0.03
-  lr *= config.batch_size / 256
+  lr = (0.3 if arg.small else 5e-4 if is_vit else 0.03) * arg.batch / 256
   config.schedule = {
     "decay": "cosine", "warmup": "10 epochs", "warmup_includes": "both",
     "end": 1e-6 / lr,
@@ -84,7 +83,8 @@ def views(arg: SimpleNamespace, split: float) -> dict[str, Any]:
   first, second = byol.on_cifar(size) if arg.small else both
   made = {"first": {"ops": first}, "second": {"ops": second}}
   if arg.local:
-    made["local"] = {"ops": local, "count": arg.local}
+    count = min(4, arg.local) if arg.quick else arg.local
+    made["local"] = {"ops": local, "count": count}
   return made
 
 
@@ -93,7 +93,7 @@ def finish(config: ConfigDict, arg: SimpleNamespace) -> ConfigDict:
   config = self_supervised.finish(config, arg)
   if arg.quick:
     config.model.heads.projector.update(out_dim=1024, bottleneck=64)
-    config.objective.momentum = 0.99
+    config.objective.momentum = 0.97
   if arg.smoke:
     config.model.heads.projector.update(out_dim=24, bottleneck=8)
     config.start = [("projector/last.*", "2 steps"), (".*", 0)]
