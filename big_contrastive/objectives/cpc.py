@@ -11,8 +11,7 @@ from big_contrastive.losses.instance import info_nce
 from big_contrastive.models.heads.context import Context
 from big_contrastive.models.image.patches import Patches
 from big_contrastive.models.model import unit
-from big_contrastive.objectives import Objective, Setting, _base
-from big_contrastive.parallel import sharding
+from big_contrastive.objectives import Objective, Setting, _base, _views
 
 _HEAD = "context"
 
@@ -139,20 +138,17 @@ def build(
     tile: rows of logits in memory at a time on a device; None for that of
       _ring.side.
   """
-  _base.require(setting.model, _HEAD)
+  count = _views.check_one(setting, _HEAD)
   _check(setting, skip)
   if not 0 < temperature < float("inf"):
     allowed, remedy = "a finite number above 0", "Leave it out for 1."
     raise errors.UserError("temperature", temperature, allowed, remedy)
-  count, _ = sharding.micro_batches(
-    setting.micro_batch, setting.batch_size, setting.mesh
-  )
   tile = _base.check_tile(tile)
   return CPC(setting, scale=1 / temperature, skip=skip, count=count, tile=tile)
 
 
 def _check(setting: Setting, skip: int) -> None:
-  """Raises UserError unless the parts, the views and the sizes fit."""
+  """Raises UserError unless the parts and the sizes fit."""
   model = setting.model.abstract
   context = getattr(model, _HEAD)
   for name, part, kind in (
@@ -168,14 +164,6 @@ def _check(setting: Setting, skip: int) -> None:
         repr(expected),
         remedy,
       )
-  if sum(setting.views.values()) != 1:
-    allowed = "one view of an image"
-    remedy = '{"view": {"ops": [...]}} is one.'
-    views = dict(setting.views) or None
-    raise errors.UserError("config.views", views, allowed, remedy)
-  if "txt" in setting.model.parts:
-    allowed = "no text tower: the objective reads images alone"
-    raise errors.UserError("config.model.text", "set", allowed, "Leave it out.")
   if skip < 0:
     allowed = "a whole number from 0 up"
     raise errors.UserError("skip", skip, allowed, "CPC has 1.")

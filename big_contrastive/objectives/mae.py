@@ -11,8 +11,7 @@ from big_contrastive.config import errors
 from big_contrastive.config.rules import flatten, unflatten
 from big_contrastive.models.heads import patch_decoder
 from big_contrastive.models.patches import draw_patches
-from big_contrastive.objectives import Objective, Setting, _base
-from big_contrastive.parallel import sharding
+from big_contrastive.objectives import Objective, Setting, _base, _views
 
 # As one matrix of width by 3 * width, its xavier bound is a root of 2 smaller.
 _ONE_MATRIX = re.compile(r".*/attention/(query|key|value)/kernel")
@@ -114,14 +113,7 @@ def build(setting: Setting, *, mask: float = 0.75) -> MAE:
     UserError: for more than one view of an image, a mask that leaves nothing to
       see or to tell, a tower that drops patches itself, another decoder.
   """
-  _base.require(setting.model, "decoder")
-  if sum(setting.views.values()) != 1:
-    raise errors.UserError(
-      "config.views",
-      dict(setting.views) or None,
-      "one view of an image",
-      'For example {"view": {"ops": [...]}}.',
-    )
+  count = _views.check_one(setting, "decoder")
   parts: Any = setting.model.abstract
   if not isinstance(parts.decoder, patch_decoder.PatchDecoder):
     allowed, remedy = 'name = "patch_decoder"', "It tells the patches."
@@ -130,9 +122,6 @@ def build(setting: Setting, *, mask: float = 0.75) -> MAE:
   if parts.img.keep < 1:
     where, allowed = "config.model.image.keep", "1: the mask leaves patches out"
     raise errors.UserError(where, parts.img.keep, allowed, "Leave it out.")
-  count, _ = sharding.micro_batches(
-    setting.micro_batch, setting.batch_size, setting.mesh
-  )
   return MAE(
     setting, kept=patch_decoder.seen(mask, parts.img.side**2), count=count
   )
