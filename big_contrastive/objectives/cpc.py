@@ -108,6 +108,10 @@ class CPC(Objective):
     return super().freeze(frozen)
 
   @property
+  def towers(self):
+    return ("img",)
+
+  @property
   def micro_batches(self) -> tuple[int, ...]:
     return (self.count,)
 

@@ -79,6 +79,10 @@ class MAE(Objective):
     return loss, ({"loss": loss}, model.extra(extra))
 
   @property
+  def towers(self):
+    return ("img",)
+
+  @property
   def micro_batches(self):
     return (self.count,)
 
