@@ -2,7 +2,7 @@
 
 On the data that readme.py makes, by command_rules.py, in one process. All is
 made small: configs get `smoke` (own_data's towers are tiny, too),
-`--config.batch_size` becomes 16 and `--config.micro_batch` 8, a run is of two
+`--config.batch_size` becomes 16 and `--config.micro_batch` 8, a run is of five
 steps, plans are for this machine. What a command writes is removed before.
 Training commands of docstrings are built, but not run. A snippet for which
 there is no rule is an error: what a new one needs is added to those two files.
@@ -32,6 +32,7 @@ from big_contrastive.data.files import embedded as embedded_files
 from big_contrastive.factory import experiment
 from big_contrastive.inference.model import Model
 from big_contrastive.training import loop
+from configs import augmentations
 
 ROOT = readme.ROOT
 SHOWN = readme.documents()
@@ -136,8 +137,11 @@ def test_a_snippet_of_python_runs(snippet, inside, monkeypatch, capsys):
   if "def loss(" in snippet.text:
     return trains(snippet, root, monkeypatch)
   if snippet.text.startswith("config."):
-    space = {"config": ConfigDict(tiny.load("simclr", "smoke"))}
-    exec(snippet.text.replace("224", "32"), space)
+    others = {"local": "swav", "mixture": "slip"}
+    base = next((k for word, k in others.items() if word in snippet.text), "")
+    config = ConfigDict(tiny.load(base or "simclr", "smoke"))
+    space = {"config": config, "augmentations": augmentations}
+    exec(snippet.text.replace("224", "32").replace("96", "16"), space)
     experiment.build(space["config"].to_dict())
     return
   if "pyspark" in snippet.text:

@@ -47,7 +47,7 @@ class Views(Objective):
     The tower may run in micro-batches; the heads, and so their batch norms,
     see the batch as a whole.
     """
-    on_pooled = self.heads[0] in self.setting.model.abstract.pooled
+    on_pooled = {*self.heads[:1]} & {*self.setting.model.abstract.pooled}
     tower = _passes.pooled if on_pooled else _passes.image_tower
     x = model.embed(tower, image, keys, count=self.count)
     return through(model, x, heads)
