@@ -141,7 +141,9 @@ def test_all_run_in_training_and_are_logged(tmp_path):
   words = {"labels", "zero_shot_labels"}  # Need a classifier.
   told = {"captioning", "zero_shot_captions"}  # Need a decoder,
   told |= {"reconstruction"}  # or one of patches.
-  assert tasks | texts | words | told == {*registry.names("evals")}
+  maps = {"attention"}  # Needs a class token.
+  others = texts | words | told | maps
+  assert tasks | others == {*registry.names("evals")}
 
 
 @pytest.mark.slow
