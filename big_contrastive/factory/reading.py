@@ -194,7 +194,8 @@ def without_epochs(config: dict[str, Any]) -> dict[str, Any]:
   }
   inside = {"schedule", "schedules", "start"} & changed.keys()
   changed |= {k: short(changed[k]) for k in inside}
-  return changed | {"objective": _placed(config.get("objective"))}
+  placed = {"objective"} & config.keys()
+  return changed | {k: _placed(config[k]) for k in placed}
 
 
 def _placed(value: Any) -> Any:

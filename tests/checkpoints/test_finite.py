@@ -248,7 +248,7 @@ def test_a_bad_figure_in_training_says_the_step_and_is_not_written(
   }
   watched, told = watching(loaded.embedder, evaluators)
   with bad_numbers("step 7, evaluation second: .*c is nan.*Checkpoints of st"):
-    watched.evaluate(7, None)
+    watched.evaluate(7, types.SimpleNamespace(params=loaded.params))
   assert told == [{"eval/first/a": 0.25}]
 
 

@@ -125,7 +125,7 @@ OPTIONAL = {
 # Of values, what the line must say beside the flag's name.
 WRONG = [
   (evaluate.run, "--task", "retreival", "Did you mean 'retrieval'"),
-  (evaluate.run, "--task", "../secret", "one of captioning"),
+  (evaluate.run, "--task", "../secret", "one of attention"),
   (evaluate.run, "--task", "gallery", "--task = 'gallery'; .*with metrics"),
   (evaluate.run, "--templates", "", "templates"),
   (evaluate.run, "--templates", "nowhere.txt", "--templates = 'nowhere.txt'"),

@@ -143,7 +143,8 @@ def test_images_come_alone_from_every_source_that_reads_files(
     same(source[i], want)
   data = Training(Examples(source, shown), 4, np.arange(4), seed=0, threads=2)
   (batch,) = data.batches(0, 1)
-  assert batch.keys() == {"image", "id"} and batch["image"].shape[0] == 4
+  assert batch.keys() == {"image", "id", "record"}
+  assert batch["image"].shape[0] == 4
   ((batch, real), *_) = evaluation.evaluation(source, shown, 4, np.arange(4), 2)
   assert batch.keys() == {"image", "id", "label"} and real == 4
   assert not any(evaluation.captions(source))

@@ -74,12 +74,12 @@ def write(model: ModelBundle, path: pathlib.Path) -> None:
       decoder, and a path that is no .safetensors.
   """
   image = build.defaults("image", model.model["image"]) | model.model["image"]
+  state_dicts.check(model, path)
   sections.require_tower(image, "resnet")
   for name, value in (("norm", "batch"), ("stages", 4)):
     if image[name] != value:
       thing, allowed = f"config.model.image.{name}", f"{value!r} in this format"
       raise errors.UserError(thing, image[name], allowed, sections.ANOTHER)
-  state_dicts.check(model, path)
   flat = state_dicts.tower(model, path.name)
   arrays = mapping.write(_rows(image["depth"]), flat, "a torchvision ResNet")
   state_dicts.write(mapping.with_counters(arrays), path, model)
