@@ -33,7 +33,7 @@ def setting(head="dino", views=VIEWS, **kwargs):
   """Of 100 steps of 8 images, 20 an epoch: 2.5 steps."""
   mesh = sharding.make_mesh(devices=jax.devices()[:1])
   sizes = {"local": (16, 16)}
-  given = {"views": views, "sizes": sizes, "epoch": 20} | kwargs
+  given = {"views": views, "sizes": sizes, "records": 20} | kwargs
   return objectives.Setting(model(head), mesh, 8, None, 100, **given)
 
 
