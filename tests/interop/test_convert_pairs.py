@@ -83,8 +83,9 @@ def own(folder):
   return {"kind": "bpe", "path": str(folder / "bpe.json"), "length": 9}
 
 
-# Of two towers; torchvision's files hold a ResNet alone.
-FORMATS = [name for name in formats.names() if name != "torchvision"]
+# Of two towers; files of these hold an image tower of another kind alone.
+ALONE = {"torchvision", "timm", "mae", "vit_mae"}
+FORMATS = [name for name in formats.names() if name not in ALONE]
 PAIRS = [
   (source, target, kind)
   for source in FORMATS
