@@ -14,7 +14,7 @@ linear probe has 92.58 %, not reproduced here; its first convolution pads by 2.
 
 from ml_collections import ConfigDict
 
-from configs import augmentations, self_supervised
+from configs import augmentations, self_supervised, small
 
 
 def get_config(argument: str | None = None) -> ConfigDict:
@@ -56,9 +56,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config.optimizer.update(variant="solo", lr=lr, weight_decay=1e-5)
     config.objective.update(momentum=0.99, teacher="copy")
     config.schedule.update(warmup_includes="both", warmup_from=3e-5 / lr)
-    config.model.image.update(
-      mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)
-    )
+    config.model.image.update(small.PIXELS)
     if arg.tower.startswith("resnet"):
       config.model.image.zero_gain = False
   return self_supervised.finish(config, arg)

@@ -18,14 +18,14 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import augmentations, byol, self_supervised
+from configs import augmentations, byol, self_supervised, small
 
 
 def get_config(argument: str | None = None) -> ConfigDict:
   """Returns the config; see the file's docstring for the argument."""
-  small = {"local": 0, "batch": 256, "epochs": 1000}
+  in_small = {"local": 0, "batch": 256, "epochs": 1000}
   arg = self_supervised.arguments(
-    argument, small, tower="S/16", batch=512, epochs=100, local=8
+    argument, in_small, tower="S/16", batch=512, epochs=100, local=8
   )
   config = self_supervised.begin(arg)
   is_vit = not arg.tower.startswith(("resnet", "convnet"))
@@ -48,9 +48,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config.model.heads.projector.out_dim = 4096
     config.optimizer = {"name": "lars", "variant": "solo", "weight_decay": 1e-6}
     config.schedule.update(warmup_from=3e-5 / lr, end=0.0)
-    config.model.image.update(
-      mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)
-    )
+    config.model.image.update(small.PIXELS)
   elif is_vit:
     config.model.image.update(
       pos="learned", cls_pos=True, pos_resize="dino", init="trunc_normal",
@@ -77,8 +75,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
 def views(arg: SimpleNamespace, split: float) -> dict[str, Any]:
   """Returns config.views; split: between the areas of local and global."""
   size = 32 if arg.smoke else arg.res
-  # 96 pixels of 224, and whole squares of 16.
-  side = max(16, round(size * 3 / 7 / 16) * 16)
+  side = augmentations.local_size(size)
   *both, local = augmentations.dino(size, side, split)
   first, second = byol.on_cifar(size) if arg.small else both
   made = {"first": {"ops": first}, "second": {"ops": second}}

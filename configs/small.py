@@ -9,6 +9,8 @@ from typing import Any
 from configs import sources
 
 ARGUMENTS = {"tower": "resnet18", "res": 32, "batch": 512}
+# CIFAR-10's, as solo-learn has them.
+PIXELS = {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2470, 0.2435, 0.2616)}
 
 
 def use(config: Any, arg: SimpleNamespace) -> None:

@@ -17,14 +17,14 @@ from types import SimpleNamespace
 
 from ml_collections import ConfigDict
 
-from configs import augmentations, self_supervised
+from configs import augmentations, self_supervised, small
 
 
 def get_config(argument: str | None = None) -> ConfigDict:
   """Returns the config; see the file's docstring for the argument."""
-  small = {"local": 0, "batch": 256, "epochs": 1000}
+  in_small = {"local": 0, "batch": 256, "epochs": 1000}
   arg = self_supervised.arguments(
-    argument, small, batch=4096, epochs=400, local=6
+    argument, in_small, batch=4096, epochs=400, local=6
   )
   config = self_supervised.begin(arg)
   size = 32 if arg.smoke else arg.res
@@ -33,8 +33,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     "global": {"ops": augmentations.swav(size, (least, 1.0)), "count": 2}
   }
   if arg.local:
-    # 96 pixels of 224, and whole squares of 16.
-    side = max(16, round(size * 3 / 7 / 16) * 16)
+    side = augmentations.local_size(size)
     ops = augmentations.swav(side, (0.05, least))
     config.views.local = {"ops": ops, "count": arg.local}
   if arg.tower.startswith("resnet"):
@@ -62,9 +61,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
   if arg.small:
     config.schedule = {"decay": "cosine"}
     config.views["global"].ops[0][1]["method"] = "bicubic"
-    config.model.image.update(
-      mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)
-    )
+    config.model.image.update(small.PIXELS)
   else:  # Also biases and norms.
     config.decay, config.adapt = [(".*", 1.0)], [(".*", True)]
   if arg.small or not queue:
