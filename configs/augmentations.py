@@ -57,11 +57,6 @@ def byol(size: int) -> tuple[Ops, Ops]:
   return [*start, first], [*start, second, _SOLARIZE]
 
 
-def local_size(size: int) -> int:
-  """Returns the side of local crops beside those of a size: 96 of 224."""
-  return max(16, round(size * 3 / 7 / 16) * 16)  # Whole squares of 16.
-
-
 def swav(size: int, area: tuple[float, float]) -> Ops:
   """Returns those of SwAV (arXiv:2006.09882), for the views of one size."""
   # Two of size 224 have the area (0.14, 1), six of size 96 (0.05, 0.14).

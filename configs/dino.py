@@ -18,7 +18,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import augmentations, byol, self_supervised, small
+from configs import augmentations, byol, self_supervised, small, swav
 
 
 def get_config(argument: str | None = None) -> ConfigDict:
@@ -75,7 +75,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
 def views(arg: SimpleNamespace, split: float) -> dict[str, Any]:
   """Returns config.views; split: between the areas of local and global."""
   size = 32 if arg.smoke else arg.res
-  side = augmentations.local_size(size)
+  side = swav.local_size(size)
   *both, local = augmentations.dino(size, side, split)
   first, second = byol.on_cifar(size) if arg.small else both
   made = {"first": {"ops": first}, "second": {"ops": second}}

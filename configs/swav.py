@@ -33,7 +33,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     "global": {"ops": augmentations.swav(size, (least, 1.0)), "count": 2}
   }
   if arg.local:
-    side = augmentations.local_size(size)
+    side = local_size(size)
     ops = augmentations.swav(side, (0.05, least))
     config.views.local = {"ops": ops, "count": arg.local}
   if arg.tower.startswith("resnet"):
@@ -70,6 +70,11 @@ def get_config(argument: str | None = None) -> ConfigDict:
       warmup_from=5e-5 if arg.small else 0.3 / 4.8,
     )  # fmt: skip
   return finish(config, arg)
+
+
+def local_size(size: int) -> int:
+  """Returns the side of local crops beside those of a size: 96 of 224."""
+  return max(16, round(size * 3 / 7 / 16) * 16)  # Whole squares of 16.
 
 
 def finish(config: ConfigDict, arg: SimpleNamespace) -> ConfigDict:
