@@ -23,7 +23,7 @@ def along(run: Run, axis: str) -> Run | None:
   if axis == "step":
     return run
   moved = _by_examples(run) if axis == "examples" else _by_hours(run)
-  return moved and dataclasses.replace(run, metrics=moved)
+  return None if moved is None else dataclasses.replace(run, metrics=moved)
 
 
 def _by_examples(run: Run) -> dict[str, Series] | None:

@@ -197,7 +197,7 @@ def _of(runs: list[Run | None], name: str) -> list[Curve]:
   """A metric's curves, with their levels."""
   out = []
   for i, run in enumerate(runs):
-    values = run and run.metrics.get(name)
+    values = run.metrics.get(name) if run else None
     if values is None or not len(values.finite.steps):
       continue
     other, label = evaluations.level_of(name, run.metrics)
