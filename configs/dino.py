@@ -80,8 +80,7 @@ def views(arg: SimpleNamespace, split: float) -> dict[str, Any]:
   first, second = byol.on_cifar(size) if arg.small else both
   made = {"first": {"ops": first}, "second": {"ops": second}}
   if arg.local:
-    count = min(4, arg.local) if arg.quick else arg.local
-    made["local"] = {"ops": local, "count": count}
+    made["local"] = {"ops": local, "count": arg.local}
   return made
 
 

@@ -83,8 +83,6 @@ def finish(config: ConfigDict, arg: SimpleNamespace) -> ConfigDict:
   if arg.quick:
     config.model.heads.prototypes.count = 128
     config.objective = {"name": "swav"}
-    if arg.local:
-      config.views.local.count = min(4, arg.local)
   if arg.smoke:
     # The tower of other smokes takes images of one size.
     widths = {"widths": [16, 32], "depths": [0, 0]}
