@@ -26,7 +26,6 @@ def use(config: Any) -> None:
     crop = {"size": res, "area": (0.25, 1.0)}
     if name == "local":
       crop = {"size": res // 2, "area": (0.1, 0.25)}
-      view.count = min(4, view.count)
     view.ops = [
       ("random_resized_crop", crop),
       ("flip_lr", {}),
