@@ -189,7 +189,7 @@ def test_lightlys_decay_of_a_step_is_the_same_in_each_method(method):
 
 
 def test_a_method_that_lightlys_benchmark_lacks_is_named():
-  with pytest.raises(errors.UserError, match="'mocco'; expected one of simclr,"):
+  with pytest.raises(errors.UserError, match="'mocco'; expected one of simclr"):
     load("cifar10", "method=mocco")
 
 
