@@ -31,7 +31,7 @@ _SIDES = {30: 32, 64: 96}
 def get_config(argument: str | None = None) -> ConfigDict:
   """Returns the config; see the file's docstring for the argument."""
   arg = self_supervised.arguments(
-    argument, SMALL, ON_CPU, version=1, grid=7, tower="resnet101", res=256,
+    argument, SMALL, ON_CPU, version=(1, 2), grid=7, tower="resnet101", res=256,
     batch=512, epochs=200,
   )  # fmt: skip
   if arg.smoke:  # Patches of 16 pixels, and one step: see quick.shrink.
