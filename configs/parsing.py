@@ -8,9 +8,7 @@ from typing import Any
 from configs import sources
 
 # What `smoke` has its own of; beside it they would change nothing.
-SIZES = (
-  "variant", "tower", "res", "batch", "epochs", "steps", "grid", "classes"
-)  # fmt: skip
+SIZES = ("variant", "tower", "res", "batch", "epochs", "steps", "grid")
 
 
 def arguments(

@@ -226,7 +226,10 @@ def test_recipes_are_found_where_the_package_is(tmp_path, monkeypatch):
 
 # What a recipe needs, and what has an effect only beside another argument.
 NEEDED = {"own_data": "images=a,captions=b,"}
-IDLE = {("capfilt", "threshold"), ("finetune", "crop"), ("lit", "width")}
+IDLE = {
+  ("capfilt", "threshold"), ("catlip", "classes"), ("finetune", "crop"),
+  ("lit", "width"),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("flag", ["smoke", "quick"])
