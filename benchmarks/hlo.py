@@ -6,6 +6,7 @@ often as it runs.
 
 import math
 import re
+from collections.abc import Callable
 
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) .*\{$")
 _INSTRUCTION = re.compile(
@@ -24,36 +25,66 @@ def dot_flops(text: str) -> int:
   Raises:
     ValueError: for a loop whose number of trips the compiler doesn't know.
   """
+
+  def flops(line: str, others: dict[str, str]) -> int:
+    found = _INSTRUCTION.match(line)
+    if found.group(3) != "dot":
+      return 0
+    # Two a multiply-add: the shape of the result times what is contracted.
+    first = re.search(r"%?([\w.\-]+)", found.group(4)).group(1)
+    sizes = _shape(others[first])
+    dims = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", line).group(1)
+    contracted = math.prod(sizes[int(d)] for d in dims.split(",") if d)
+    return 2 * math.prod(_shape(line)) * contracted
+
+  return _total(text, flops)
+
+
+def reduced_bytes(text: str) -> int:
+  """Returns the bytes of a device's results of all-reduces in one run.
+
+  Those of reduce-scatters count too.
+
+  Args, raises: see `dot_flops`.
+  """
+
+  def size(line: str, others: dict[str, str]) -> int:
+    kind = re.search(r" (all-reduce|reduce-scatter)(-start)?\(", line)
+    return _bytes(line[: kind.start()]) if kind else 0
+
+  return _total(text, size)
+
+
+def _total(text: str, of: Callable[[str, dict[str, str]], int]) -> int:
+  """Sums of(instruction, its computation) over all that one run executes."""
   computations, entry = _parse(text)
   known: dict[str, int] = {}
 
-  def flops(name: str) -> int:
+  def whole(name: str) -> int:
     if name not in known:
-      known[name] = sum(one(line, computations[name]) for line in lines(name))
+      lines = computations[name]
+      known[name] = sum(one(line, lines) for line in lines.values())
     return known[name]
 
-  def lines(name: str) -> list[str]:
-    return list(computations[name].values())
-
   def one(line: str, others: dict[str, str]) -> int:
-    found = _INSTRUCTION.match(line)
-    operation, operands = found.group(3), found.group(4)
-    if operation == "dot":
-      # Two a multiply-add: the shape of the result times what is contracted.
-      first = re.search(r"%?([\w.\-]+)", operands).group(1)
-      sizes = _shape(others[first])
-      dims = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", line).group(1)
-      contracted = math.prod(sizes[int(d)] for d in dims.split(",") if d)
-      return 2 * math.prod(_shape(line)) * contracted
-    inside = sum(flops(c) for c in _CALLED.findall(line) if c in computations)
-    if operation == "while" and inside:
+    inside = sum(whole(c) for c in _CALLED.findall(line) if c in computations)
+    if " while(" in line and inside:
       trips = _TRIPS.search(line)
       if trips is None:
         raise ValueError(f"a loop of unknown length: {line[:200]}")
-      return int(trips.group(1)) * inside
-    return inside
+      inside *= int(trips.group(1))
+    return inside + of(line, others)
 
-  return flops(entry)
+  return whole(entry)
+
+
+def _bytes(types: str) -> int:
+  """The bytes of "f32[8,2]{1,0}", or of a tuple of such."""
+  arrays = re.findall(r"\b[a-z]+(\d+)\w*\[([\d,]*)\]", types)
+  return sum(
+    math.prod(int(d) for d in dims.split(",") if d) * int(bits) // 8
+    for bits, dims in arrays
+  )
 
 
 def _shape(line: str) -> tuple[int, ...]:

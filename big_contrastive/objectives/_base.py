@@ -121,22 +121,30 @@ class Applied:
     """
     graph, mesh = self.setting.model.graph, self.setting.mesh
 
-    def one(inputs: tuple) -> tuple[Any, Any, dict[str, Any]]:
-      model = models.merge(graph, self.params, self.statistics)
+    def one(variables: tuple, inputs: tuple) -> tuple[Any, Any, dict[str, Any]]:
+      model = models.merge(graph, *variables)
       rows, sums = function(model, *inputs)
       return rows, sums, models.split(model)[2]
 
+    variables = self.params, self.statistics
     if count == 1:
-      rows, sums, self.statistics = one(inputs)
+      rows, sums, self.statistics = one(variables, inputs)
       return rows, sums
+
+    def each(variables: tuple, batches: tuple) -> tuple[Any, Any, Any]:
+      # Inside a loop XLA can't undo the recomputation (by CSE).
+      of = jax.checkpoint(functools.partial(one, variables), prevent_cse=False)
+      rows, sums, statistics = jax.lax.map(of, batches)
+      # New statistics are linear in those of a batch: their mean is exact.
+      means = jax.tree.map(lambda x: x.mean(axis=0), statistics)
+      return rows, jax.tree.map(lambda x: x.sum(axis=0), sums), means
+
     batches = sharding.split_batch(inputs, count, mesh)
-    # Inside a loop XLA can't undo the recomputation (by CSE).
-    one = jax.checkpoint(one, prevent_cse=False)
-    rows, sums, statistics = jax.lax.map(one, batches)
-    # New statistics are linear in those of a batch: their mean is exact.
-    self.statistics = jax.tree.map(lambda x: x.mean(axis=0), statistics)
+    rows, sums, self.statistics = sharding.in_blocks(each, mesh)(
+      variables, batches
+    )
     joined = jax.tree.map(lambda x: sharding.join_batch(x, mesh), rows)
-    return joined, jax.tree.map(lambda x: x.sum(axis=0), sums)
+    return joined, sums
 
   def extra(self, extra: dict[str, Any]) -> dict[str, Any]:
     """Returns `extra` with the statistics."""
@@ -243,7 +251,8 @@ def over_classes(
     rows: arrays [B, ...], x the first.
     tile: rows of logits in memory at a time on a device; None for the default.
   """
-  axis, split = sharding.BATCH, split_of(mesh, len(bias))
+  split = split_of(mesh, len(bias))
+  mesh, axis = sharding.automatic(mesh)
 
   def local(kernel, bias, x, *others):
     how = {"axis": axis, "split": split, "tile": tile}
