@@ -13,6 +13,8 @@ _INSTRUCTION = re.compile(
   r"^(?:ROOT )?%?([\w.\-]+) = (?:\()?\w+\[([\d,]*)\].*? ([\w\-]+)\((.*)$"
 )
 _CALLED = re.compile(r"(?:calls|body|to_apply)=%?([\w.\-]+)")
+# {{0,2},{1,3}} or [2,2]<=[4]: two groups of two devices.
+_GROUPS = re.compile(r"replica_groups=(?:\{\{([\d,]+)\}|\[\d+,(\d+)\])")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 
 
@@ -40,17 +42,29 @@ def dot_flops(text: str) -> int:
   return _total(text, flops)
 
 
-def reduced_bytes(text: str) -> int:
-  """Returns the bytes of a device's results of all-reduces in one run.
+def reduced_bytes(text: str, devices: int) -> int:
+  """Returns the bytes of sums over that many devices that one run takes.
 
-  Those of reduce-scatters count too.
+  Those of a device's results of all-reduces and reduce-scatters.
 
-  Args, raises: see `dot_flops`.
+  Args:
+    text: see `dot_flops`.
+    devices: in each group of a collective.
+
+  Raises:
+    ValueError: see `dot_flops`; for groups in another form.
   """
 
   def size(line: str, others: dict[str, str]) -> int:
     kind = re.search(r" (all-reduce|reduce-scatter)(-start)?\(", line)
-    return _bytes(line[: kind.start()]) if kind else 0
+    if not kind:
+      return 0
+    groups = _GROUPS.search(line)
+    if groups is None:
+      raise ValueError(f"unknown groups: {line[:200]}")
+    first, each = groups.groups()
+    in_group = int(each) if each else first.count(",") + 1
+    return _bytes(line[: kind.start()]) if in_group == devices else 0
 
   return _total(text, size)
 

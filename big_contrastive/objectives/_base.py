@@ -15,7 +15,7 @@ from big_contrastive.models import norms
 from big_contrastive.models.built import Built
 from big_contrastive.objectives import Params, Setting
 from big_contrastive.objectives._passes import OF_POOLED, pooled
-from big_contrastive.parallel import sharding
+from big_contrastive.parallel import blocks, sharding
 
 
 def require(model: Built, *parts: str) -> None:
@@ -110,14 +110,17 @@ class Applied:
     return self.rows_and_sums(rows, *inputs, count=count)[0]
 
   def rows_and_sums(
-    self, function: Callable[..., tuple[Any, Any]], *inputs: Any, count: int = 1
-  ) -> tuple[Any, Any]:
+    self, function: Callable[..., tuple[Any, Any]], *inputs: Any,
+    count: int = 1, splits: bool = False,
+  ) -> tuple[Any, Any]:  # fmt: skip
     """Returns function(model, *inputs), with sums over micro-batches.
 
     Args:
       function: (model, *inputs) -> (rows [b, ...], sums) of a micro-batch, two
         trees; sums are such that those of the batch are their sums.
       inputs, count: see `embed`.
+      splits: whether function runs `over_classes`. With fsdp or tensor its
+        gradients then cross the data axis in each micro-batch, not once.
     """
     graph, mesh = self.setting.model.graph, self.setting.mesh
 
@@ -140,11 +143,10 @@ class Applied:
       return rows, jax.tree.map(lambda x: x.sum(axis=0), sums), means
 
     batches = sharding.split_batch(inputs, count, mesh)
-    rows, sums, self.statistics = sharding.in_blocks(each, mesh)(
-      variables, batches
-    )
-    joined = jax.tree.map(lambda x: sharding.join_batch(x, mesh), rows)
-    return joined, sums
+    if not splits or mesh.shape["fsdp"] == mesh.shape["tensor"] == 1:
+      each = blocks.run(each, mesh)
+    rows, sums, self.statistics = each(variables, batches)
+    return jax.tree.map(lambda x: sharding.join_batch(x, mesh), rows), sums
 
   def extra(self, extra: dict[str, Any]) -> dict[str, Any]:
     """Returns `extra` with the statistics."""
@@ -251,18 +253,19 @@ def over_classes(
     rows: arrays [B, ...], x the first.
     tile: rows of logits in memory at a time on a device; None for the default.
   """
-  split = split_of(mesh, len(bias))
-  mesh, axis = sharding.automatic(mesh)
+  axis, split = sharding.BATCH, split_of(mesh, len(bias))
+  if alone := blocks.inside():  # Then a block is one device: see `splits`.
+    axis = split = None
 
   def local(kernel, bias, x, *others):
-    how = {"axis": axis, "split": split, "tile": tile}
-    return loss(x, kernel, bias, *others, **how)
+    return loss(x, kernel, bias, *others, axis=axis, split=split, tile=tile)
 
   columns = PartitionSpec(None, split), PartitionSpec(split)
   specs = (*columns, *[PartitionSpec(axis)] * len(rows))
-  return jax.shard_map(
+  of = local if alone else jax.shard_map(
     local, mesh=mesh, in_specs=specs, out_specs=PartitionSpec()
-  )(kernel.astype(rows[0].dtype), bias, *rows)
+  )  # fmt: skip
+  return of(kernel.astype(rows[0].dtype), bias, *rows)
 
 
 def split_of(mesh: Mesh, classes: int) -> str | None:

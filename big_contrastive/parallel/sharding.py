@@ -13,7 +13,6 @@ from big_contrastive.config import errors, schema
 
 # The axes over which the batch is split; "tensor" splits features.
 BATCH = ("data", "fsdp")
-_BLOCKS = BATCH[0]
 
 
 def make_mesh(
@@ -98,26 +97,18 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def pin(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
-  """Returns a function that splits an activation over the batch axes."""
+  """Returns a function that splits an activation over the batch axes.
+
+  In a block (blocks.run) over those that are left.
+  """
 
   def split(x: jax.Array) -> jax.Array:
-    here, axes = automatic(mesh)
-    where = NamedSharding(here, PartitionSpec(axes))
+    here = jax.sharding.get_abstract_mesh()
+    axes = PartitionSpec(tuple(a for a in BATCH if a not in here.manual_axes))
+    where = NamedSharding(here if here.manual_axes else mesh, axes)
     return jax.lax.with_sharding_constraint(x, where)
 
   return split
-
-
-def automatic(mesh: Mesh) -> tuple[Any, tuple[str, ...]]:
-  """Returns the mesh and the batch axes that a program may still split over.
-
-  Inside of `in_blocks` these are a mesh whose data axis is taken, and the
-  others of `BATCH`.
-  """
-  here = jax.sharding.get_abstract_mesh()
-  if not here.manual_axes:
-    return mesh, BATCH
-  return here, tuple(a for a in BATCH if a not in here.manual_axes)
 
 
 def check_batch(size: int, mesh: Mesh, where: str) -> None:
@@ -213,34 +204,6 @@ def join_batch(batches: Any, mesh: Mesh) -> Any:
 
   specs = PartitionSpec(None, BATCH), PartitionSpec(BATCH)
   return _locally(join, mesh, *specs)(batches)
-
-
-def in_blocks(f: Callable[[Any, Any], tuple[Any, Any, Any]], mesh: Mesh):
-  """Returns f, which each block of the mesh's data axis runs on its own rows.
-
-  What is shared gets its gradient summed over blocks once, behind all that f
-  does: XLA alone would do that in each iteration of its loops.
-
-  Args:
-    f: (shared, rows) -> (rows, sums, means), four trees: arrays that are the
-      same on all blocks; arrays [count, b, ...] of the block's rows; and what
-      is summed and averaged over blocks.
-    mesh: from `make_mesh`; of one block it leaves f as it is.
-  """
-  if mesh.shape[_BLOCKS] == 1:
-    return f
-
-  def block(shared: Any, rows: Any) -> tuple[Any, Any, Any]:
-    # Marked here, before the loops: their gradients are summed where they are.
-    shared = jax.lax.pcast(shared, _BLOCKS, to="varying")
-    rows, sums, means = f(shared, rows)
-    return rows, jax.lax.psum(sums, _BLOCKS), jax.lax.pmean(means, _BLOCKS)
-
-  rows, one = PartitionSpec(None, _BLOCKS), PartitionSpec()
-  return jax.shard_map(
-    block, mesh=mesh, axis_names={_BLOCKS},
-    in_specs=(one, rows), out_specs=(rows, one, one),
-  )  # fmt: skip
 
 
 def _locally(
