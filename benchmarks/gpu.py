@@ -44,7 +44,6 @@ ROUNDS, STEPS = 3, 10
 
 def ours(attention, variant, res, keep, batch, loss):
   """Returns a step () -> loss that may be pending, and facts about it."""
-  os.environ.setdefault("PJRT_NPROC", "16")
   import jax
 
   from benchmarks import step as steps

@@ -8,13 +8,10 @@ turns; beside their ratio is that of the steps' FLOPs, the bound.
 """
 
 import argparse
-import os
 import pathlib
 import statistics
 import tempfile
 import time
-
-os.environ.setdefault("PJRT_NPROC", "16")
 
 import jax
 import numpy as np

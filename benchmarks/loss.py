@@ -13,12 +13,9 @@ goes to docs. Losses between views of an image: benchmarks/views.py.
 
 import argparse
 import functools
-import os
 import pathlib
 import statistics
 import time
-
-os.environ.setdefault("PJRT_NPROC", "16")
 
 import jax
 import jax.numpy as jnp

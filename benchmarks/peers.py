@@ -25,7 +25,6 @@ NAMES = ("ours", "transformers", "OpenCLIP")
 
 def ours(size, batch):
   """Returns a step: () -> loss."""
-  os.environ.setdefault("PJRT_NPROC", "16")
   import jax
   import numpy as np
 

@@ -8,11 +8,8 @@ within a round. Machines are noisy: only the ratios travel.
 """
 
 import argparse
-import os
 import statistics
 import time
-
-os.environ.setdefault("PJRT_NPROC", "16")
 
 import jax
 import numpy as np

@@ -8,10 +8,7 @@ benchmarks/loss.py.
 
 import argparse
 import functools
-import os
 import statistics
-
-os.environ.setdefault("PJRT_NPROC", "16")
 
 import jax
 import jax.numpy as jnp

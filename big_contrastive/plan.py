@@ -147,11 +147,11 @@ def compile_step(built: Experiment) -> jax.stages.Compiled:
   def batch(x: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((size, *x.shape), x.dtype, sharding=where)
 
-  placed, arrays = built.placed, jax.tree.map(batch, _example(built))
-  programs = [
-    _compiled(update.lower(placed.abstract, arrays), "a step", size)
-    for update in (placed.update, *placed.later.values())
-  ]
+  placed, programs = built.placed, []
+  for first in (0, *placed.later):
+    arrays = jax.tree.map(batch, _example(built, first))
+    lowered = placed.at(first).lower(placed.abstract, arrays)
+    programs.append(_compiled(lowered, "a step", size))
   return max(programs, key=_bytes)
 
 
@@ -175,9 +175,10 @@ def compile_evaluation(
   }
 
 
-def _example(built: Experiment) -> dict[str, Any]:
-  """The fields of one example, as a step takes them."""
-  example = built.training.examples(0, np.random.default_rng(0))
+def _example(built: Experiment, step: int = 0) -> dict[str, Any]:
+  """The fields of one example, as that step takes them."""
+  make = built.training.examples.at(step)
+  example = make(0, np.random.default_rng(0))
   return {k: v for k, v in example.items() if k not in ("bad", "index")}
 
 

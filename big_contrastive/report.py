@@ -5,8 +5,8 @@
 A run is a workdir of training, finished or not, on this machine or in a bucket.
 Several are compared: curves overlaid, last and best figures beside each other,
 the config fields that differ. --out is the page, report.html if it is not
-given: one file, which needs no network. --x examples draws by examples, for
-runs whose batches differ in size.
+given: one file, which needs no network. Curves are by step, by examples or by
+hours of training, as the reader chooses; --x says which comes first.
 """
 
 if __name__ == "__main__":  # Before what takes seconds to import.
@@ -16,7 +16,7 @@ if __name__ == "__main__":  # Before what takes seconds to import.
 
 from big_contrastive.config import errors
 from big_contrastive.factory import cli
-from big_contrastive.reports import numerals, page, runs
+from big_contrastive.reports import axes, numerals, page, runs
 from big_contrastive.storage import atomic, paths, urls
 from big_contrastive.storage.paths import Path
 
@@ -26,15 +26,18 @@ def run() -> None:
   parser = cli.parser(__doc__)
   parser.add_argument("runs", nargs="*", metavar="RUN", help="a workdir")
   parser.add_argument("--out", default="report.html", help="NAME.html")
-  parser.add_argument("--x", default="step", help="step or examples")
+  parser.add_argument("--x", default="step", help="step, examples or hours")
   flags = parser.parse_args()
   if not flags.runs:
     raise errors.UserError("RUN", None, "the workdir of a run", "See --help.")
-  errors.choice("--x", flags.x, ("step", "examples"))
+  errors.choice("--x", flags.x, axes.AXES)
   out = _target(flags.out)
   found = runs.read(flags.runs)
-  if flags.x == "examples":
-    found = [one.by_examples() for one in found]
+  for one in found:
+    if axes.along(one, flags.x) is None:
+      allowed = "step for runs of which no more is known"
+      remedy = f"Of {one.path} {axes.MISSING[flags.x]} is missing."
+      raise errors.UserError("--x", flags.x, allowed, remedy)
   html = page.page(found, flags.x)
   atomic.replace(out, html)
   told = numerals.counted(len(found), "run")

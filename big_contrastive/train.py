@@ -59,8 +59,11 @@ def run() -> None:
   cli.start(flags.distributed)
   built = experiment.build(config)
   if flags.profile_input:
-    rates = profile_input.measure(built)
-    print(profile_input.verdict(rates, built.batch_size), file=sys.stderr)
+    for first in (0, *built.objective.switches):
+      if built.objective.switches:
+        print(f"From step {first:,} on:", file=sys.stderr)
+      rates = profile_input.measure(built, first=first)
+      print(profile_input.verdict(rates, built.batch_size), file=sys.stderr)
     return
   loop.fit(built, flags.workdir, flags.strict_data)
 

@@ -15,14 +15,14 @@ image tower has DeiT's and its text tower BERT's.
 
 from ml_collections import ConfigDict
 
-from configs import captioners, common
+from configs import captioners, parsing
 
 BERT = 30_522  # Ids of bert-base-uncased; [DEC] and [ENC] follow.
 
 
 def get_config(argument: str | None = None) -> ConfigDict:
   """Returns the config; see the file's docstring for the argument."""
-  arg = common.parse(
+  arg = parsing.arguments(
     argument, variant="B/16", res=224, vocab="vocab.txt",
     **captioners.ARGUMENTS,
   )  # fmt: skip

@@ -11,16 +11,15 @@ an image's captions one is drawn each time.
 
 from ml_collections import ConfigDict
 
-from configs import blip, common
+from configs import blip, common, parsing
 
 
 def get_config(argument: str | None = None) -> ConfigDict:
   """Returns the config; see the file's docstring for the argument."""
-  arg = common.parse(
-    argument, part="first", captions="", threshold=0.5, steps=900, smoke=False
-  )
-  if arg.part not in ("first", "retrained"):
-    raise ValueError("part", arg.part, "first or retrained", "")
+  arg = parsing.arguments(
+    argument, part=("first", "retrained"), captions="", threshold=0.5,
+    steps=900, smoke=False,
+  )  # fmt: skip
   if (arg.part == "retrained") != bool(arg.captions):
     expected = "a folder of caption with part=retrained, else none"
     remedy = "See launch/capfilt.sh."

@@ -12,12 +12,12 @@ never run in full.
 
 from ml_collections import ConfigDict
 
-from configs import captioners, common
+from configs import captioners, parsing
 
 
 def get_config(argument: str | None = None) -> ConfigDict:
   """Returns the config; see the file's docstring for the argument."""
-  arg = common.parse(
+  arg = parsing.arguments(
     argument, variant="B/16", res=224, parallel=0.75, vocab="c4_en.model",
     **captioners.ARGUMENTS,
   )  # fmt: skip

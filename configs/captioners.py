@@ -5,7 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import common, demo, sources
+from configs import common, demo, parsing, sources
 
 ARGUMENTS = {"data": "", "eval_data": "", "quick": False, "smoke": False}
 
@@ -17,6 +17,7 @@ def begin(arg: SimpleNamespace) -> ConfigDict:
     arg: has `ARGUMENTS`. The data are TFDS names or sources: see siglip.py; the
       images of eval_data are captioned.
   """
+  parsing.refuse(arg, "quick", parsing.SIZES)
   config = ConfigDict()
   config.seed = 0
   sources.use_data(config, arg.data, "")

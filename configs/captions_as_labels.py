@@ -5,7 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import common, demo, sources
+from configs import common, demo, parsing, sources
 
 ARGUMENTS = {
   "variant": "B/16", "res": 224, "data": "", "eval_data": "", "quick": False,
@@ -15,7 +15,7 @@ ARGUMENTS = {
 
 def arguments(argument: str | None, **recipe: Any) -> SimpleNamespace:
   """Returns the values of an argument; recipe: a recipe's own."""
-  return common.parse(argument, **ARGUMENTS, **recipe)
+  return parsing.arguments(argument, **ARGUMENTS, **recipe)
 
 
 def begin(arg: SimpleNamespace, pool: str) -> ConfigDict:
@@ -26,6 +26,7 @@ def begin(arg: SimpleNamespace, pool: str) -> ConfigDict:
       eval_data the labels are evaluated.
     pool: of the image tower.
   """
+  parsing.refuse(arg, "quick", parsing.SIZES)
   config = ConfigDict()
   config.seed = 0
   sources.use_data(config, arg.data, "")

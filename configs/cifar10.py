@@ -22,18 +22,15 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import augmentations, byol, common, self_supervised, small
+from configs import augmentations, byol, parsing, self_supervised, small
 
 
 def get_config(argument: str | None = None) -> ConfigDict:
   """Returns the config; see the file's docstring for the argument."""
-  arg = common.parse(
-    argument, method="simclr", batch=128, epochs=200, data="", eval_data="",
-    smoke=False,
+  arg = parsing.arguments(
+    argument, method=tuple(METHODS), batch=128, epochs=200, data="",
+    eval_data="", smoke=False,
   )  # fmt: skip
-  if arg.method not in METHODS:
-    listed = f"one of {', '.join(METHODS)}"
-    raise ValueError("method", arg.method, listed, "Choose one of them.")
   vars(arg).update(small.ARGUMENTS | vars(arg), small=True, quick=False)
   config = self_supervised.begin(arg)
   config.model.image.zero_gain = False
@@ -93,5 +90,5 @@ def _simsiam(config: Any) -> int:
 
 NORMED = {"name": "mlp", "norm": True, "hidden_bias": False}
 METHODS = {
-  "byol": _byol, "moco": _moco, "simclr": _simclr, "simsiam": _simsiam
+  "simclr": _simclr, "byol": _byol, "moco": _moco, "simsiam": _simsiam
 }  # fmt: skip

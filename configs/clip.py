@@ -11,7 +11,7 @@ and 20 unless marked; [M] known from the paper's text.
 
 from ml_collections import ConfigDict
 
-from configs import common, sources
+from configs import common, parsing, sources
 
 # By ResNet: its res, the width of embeddings, and that of the text tower.
 RESNETS = {
@@ -23,7 +23,7 @@ RESNETS = {
 
 def get_config(argument: str | None = None) -> ConfigDict:
   """Returns the config; see the file's docstring for the argument."""
-  arg = common.parse(
+  arg = parsing.arguments(
     argument, variant="B/16", res=0, data="", eval_data="",
     vocab="bpe_simple_vocab_16e6.txt.gz", smoke=False,
   )  # fmt: skip

@@ -49,6 +49,7 @@ def _half(each: dict) -> dict:
   """Returns the fields of one of two towers."""
   # It sees colors that are normalized already.
   each = {k: v for k, v in each.items() if k not in ("mean", "std")}
+  each.setdefault("tower", "vit")
   if each["tower"] == "convnet":
     return each | {"widths": [width // 2 for width in each["widths"]]}
   if each["tower"] != "resnet":

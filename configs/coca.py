@@ -13,7 +13,7 @@ paper, not in a public config.
 
 from ml_collections import ConfigDict
 
-from configs import captioners, common
+from configs import captioners, parsing
 
 # Width of embeddings, width of the text tower and the decoder.
 SIZES = {"L": (768, 768), "B": (512, 512)}
@@ -21,7 +21,7 @@ SIZES = {"L": (768, 768), "B": (512, 512)}
 
 def get_config(argument: str | None = None) -> ConfigDict:
   """Returns the config; see the file's docstring for the argument."""
-  arg = common.parse(
+  arg = parsing.arguments(
     argument, variant="L/14", res=224, vocab="bpe_simple_vocab_16e6.txt.gz",
     **captioners.ARGUMENTS,
   )  # fmt: skip

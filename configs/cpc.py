@@ -11,9 +11,10 @@ version 2, 5 x 5 patches of 10 in 30 pixels, batch 16, 500 epochs; resnet18 for
 a wide ResNet-28-2), quick (some minutes on a CPU: see quick.py), smoke. STL-10:
 tower=resnet50,res=64,batch=32,epochs=300.
 No official code is public. The rate, and the numbers of small and STL-10, are
-those of CPCV2-PyTorch, at c39c85a, and Greedy InfoMax, at 22d17e4. Crops of 256
-of 300 pixels, 7 x 7 patches and the batch are by the papers, unchecked; the
-epochs a guess. v2's augmentations of single patches are left out.
+those of CPCV2-PyTorch, at c39c85a, and Greedy InfoMax, at 22d17e4; crops of 256
+of 300 pixels, 7 x 7 patches and the batch v1's; the epochs a guess. version=2
+drops colors and moves patches (but for small); its other augmentations of
+single patches are left out, v1's gray images and moved patches, too.
 """
 
 from ml_collections import ConfigDict
@@ -30,7 +31,7 @@ _SIDES = {30: 32, 64: 96}
 def get_config(argument: str | None = None) -> ConfigDict:
   """Returns the config; see the file's docstring for the argument."""
   arg = self_supervised.arguments(
-    argument, SMALL, ON_CPU, version=1, grid=7, tower="resnet101", res=256,
+    argument, SMALL, ON_CPU, version=(1, 2), grid=7, tower="resnet101", res=256,
     batch=512, epochs=200,
   )  # fmt: skip
   if arg.smoke:  # Patches of 16 pixels, and one step: see quick.shrink.
@@ -62,6 +63,9 @@ def get_config(argument: str | None = None) -> ConfigDict:
   config.model.image = {
     "tower": "patches", "res": arg.res, "grid": arg.grid, "patch": patch
   }  # fmt: skip
+  if arg.version == 2 and not arg.small:
+    side = 2 * arg.res // (arg.grid + 1)
+    config.model.image.update(drop_colors=1.0, jitter=round(side / 16))
   directions = 4 if arg.version == 2 else 1
   context = {"steps": arg.grid - 2, "directions": directions}
   if arg.quick or arg.smoke:

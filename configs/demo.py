@@ -8,14 +8,14 @@ all compositions. Arguments: short (a minute, for CI), smoke.
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import common, parsing
 
 PROMPTS = ["{c}", "a {c}", "a picture of a {c}"]
 
 
 def get_config(argument: str | None = None) -> ConfigDict:
   """Returns the config; see the file's docstring for the argument."""
-  arg = common.parse(argument, short=False, smoke=False)
+  arg = parsing.arguments(argument, short=False, smoke=False)
   config = ConfigDict()
   config.seed = 0
   config.batch_size = 128

@@ -11,7 +11,7 @@ fine-tuned on is not cleaner; and the share to keep is known.
 
 from ml_collections import ConfigDict
 
-from configs import common, demo
+from configs import common, demo, parsing
 
 # Each with the argument that it needs.
 PARTS = {"filter": "", "finetuned": "init", "kept": "kept", "all": ""}
@@ -19,11 +19,9 @@ PARTS = {"filter": "", "finetuned": "init", "kept": "kept", "all": ""}
 
 def get_config(argument: str | None = None) -> ConfigDict:
   """Returns the config; see the file's docstring for the argument."""
-  arg = common.parse(
-    argument, part="filter", init="", kept="", steps=400, smoke=False
+  arg = parsing.arguments(
+    argument, part=tuple(PARTS), init="", kept="", steps=400, smoke=False
   )
-  if arg.part not in PARTS:
-    raise ValueError("part", arg.part, "one of " + ", ".join(PARTS), "")
   for name, what in (("init", "a run"), ("kept", "a file of keep")):
     if (PARTS[arg.part] == name) != bool(getattr(arg, name)):
       parts = [k for k, needed in PARTS.items() if needed == name]

@@ -25,8 +25,9 @@ def get_config(argument: str | None = None) -> ConfigDict:
   """Returns the config; see the file's docstring for the argument."""
   in_small = {"local": 0, "batch": 256, "epochs": 1000}
   arg = self_supervised.arguments(
-    argument, in_small, tower="S/16", batch=512, epochs=100, local=8
-  )
+    argument, in_small, {"local": 4}, tower="S/16", batch=512, epochs=100,
+    local=8,
+  )  # fmt: skip
   config = self_supervised.begin(arg)
   is_vit = not arg.tower.startswith(("resnet", "convnet"))
   config.views = views(arg, 0.4 if is_vit and arg.local else 0.14)
@@ -80,8 +81,7 @@ def views(arg: SimpleNamespace, split: float) -> dict[str, Any]:
   first, second = byol.on_cifar(size) if arg.small else both
   made = {"first": {"ops": first}, "second": {"ops": second}}
   if arg.local:
-    count = min(4, arg.local) if arg.quick else arg.local
-    made["local"] = {"ops": local, "count": count}
+    made["local"] = {"ops": local, "count": arg.local}
   return made
 
 

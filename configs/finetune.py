@@ -20,14 +20,14 @@ config.init = {"img": PATH}, the other may have it:
 
 from ml_collections import ConfigDict
 
-from configs import common, sources
+from configs import common, parsing, sources
 
 
 def get_config(argument: str | None = None) -> ConfigDict:
   """Returns the config; see the file's docstring for the argument."""
-  arg = common.parse(
-    argument, init="", res=224, loss="sigmoid", crop=False, unlock=0, lora=0,
-    data="", eval_data="", smoke=False,
+  arg = parsing.arguments(
+    argument, (), init="", res=224, loss="sigmoid", crop=False, unlock=0,
+    lora=0, data="", eval_data="", smoke=False,
   )  # fmt: skip
   config = ConfigDict()
   config.seed = 0
@@ -84,6 +84,7 @@ def _use_smoke(config: ConfigDict, arg) -> None:
     config.model, config.tokenizer = model, tokenizer
     config.train_image = config.eval_image = images
   else:
+    parsing.refuse(arg, "smoke", parsing.SIZES)  # Of a new model.
     del config.init
     config.model = config.model.to_dict() | {"scale": 10.0}
     if arg.loss == "sigmoid":

@@ -14,14 +14,14 @@ Numbers: the official config, configs/default.py, unless marked.
 
 from ml_collections import ConfigDict
 
-from configs import common, sources
+from configs import common, parsing, sources
 
 IMAGENET = 1_281_167  # Their epochs are of so many examples.
 
 
 def get_config(argument: str | None = None) -> ConfigDict:
   """Returns the config; see the file's docstring for the argument."""
-  arg = common.parse(
+  arg = parsing.arguments(
     argument, variant="L/16", res=224, keep=0.5, init="", data="",
     eval_data="", vocab="vocab.txt", smoke=False,
   )  # fmt: skip

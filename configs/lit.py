@@ -14,12 +14,12 @@ The paper's BERT is pretrained; --config.init.txt takes that of a LiT-*.npz.
 
 from ml_collections import ConfigDict
 
-from configs import common, sources
+from configs import common, parsing, sources
 
 
 def get_config(argument: str | None = None) -> ConfigDict:
   """Returns the config; see the file's docstring for the argument."""
-  arg = common.parse(
+  arg = parsing.arguments(
     argument, variant="B/16", res=224, init="", pool="tok", data="",
     eval_data="", vocab="vocab.txt", cached="", width=1, smoke=False,
   )  # fmt: skip

@@ -26,6 +26,9 @@ def get_config(argument: str | None = None) -> ConfigDict:
   if arg.tower.startswith("convnet"):  # The tower of quick elsewhere.
     arg.tower = "Ti/4"
   config = self_supervised.begin(arg)
+  if "tower" in config.model.image:
+    remedy = "MAE leaves patches out."
+    raise ValueError("tower", arg.tower, "a ViT like B/16", remedy)
   if "heads" in config.model.image:  # Those of MoCo v3's S/16.
     del config.model.image.heads
   size = 32 if arg.smoke else arg.res

@@ -22,7 +22,7 @@ from configs import augmentations, self_supervised
 def get_config(argument: str | None = None) -> ConfigDict:
   """Returns the config; see the file's docstring for the argument."""
   arg = self_supervised.arguments(
-    argument, {}, version=2, batch=256, epochs=200
+    argument, {}, version=(2, 1), batch=256, epochs=200
   )
   config = self_supervised.begin(arg)
   first = arg.version == 1

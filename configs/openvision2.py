@@ -13,7 +13,7 @@ where theirs are drawn, too.
 
 from ml_collections import ConfigDict
 
-from configs import captioners, common
+from configs import captioners, parsing
 
 # Its decoders' names, by the image tower's: their L is B elsewhere.
 DECODERS = {"L": "B", "H": "L", "B": "M", "S": "S"}
@@ -21,7 +21,7 @@ DECODERS = {"L": "B", "H": "L", "B": "M", "S": "S"}
 
 def get_config(argument: str | None = None) -> ConfigDict:
   """Returns the config; see the file's docstring for the argument."""
-  arg = common.parse(
+  arg = parsing.arguments(
     argument, variant="L/14", res=84, vocab="vocab.txt", **captioners.ARGUMENTS
   )
   size = arg.variant.partition("/")[0]

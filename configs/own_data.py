@@ -22,7 +22,7 @@ what a ViT does not.
 
 from ml_collections import ConfigDict
 
-from configs import common, sources
+from configs import parsing, sources
 
 
 def get_config(argument: str | None = None) -> ConfigDict:
@@ -30,15 +30,12 @@ def get_config(argument: str | None = None) -> ConfigDict:
   defaults = dict(
     images="", captions="", data="", image="", caption="", id="", where="",
     join="", split="", res=32, width=128, depth=1, length=16, steps=2000,
-    batch=128, lr=2e-3, kind="drawings", eval_images="", eval_where="",
-    eval_data="", eval_split="", smoke=False,
+    batch=128, lr=2e-3, kind=("drawings", "photos"), eval_images="",
+    eval_where="", eval_data="", eval_split="", smoke=False,
   )  # fmt: skip
-  arg = common.parse(argument, **defaults)
+  arg = parsing.arguments(argument, **defaults)
   if photos := arg.kind == "photos":
-    arg = common.parse(argument, **defaults | {"res": 64})
-  if arg.kind not in ("drawings", "photos"):
-    remedy = "Photos are mirrored and cut more."
-    raise ValueError("kind", arg.kind, "drawings or photos", remedy)
+    arg = parsing.arguments(argument, **defaults | {"res": 64})
   config = ConfigDict()
   config.seed = 0
   config.batch_size = arg.batch

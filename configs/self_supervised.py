@@ -5,7 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import common, quick, small, sources, towers
+from configs import common, parsing, quick, small, sources, towers
 
 ARGUMENTS = {
   "data": "", "eval_data": "", "tower": "resnet50", "res": 224, "small": False,
@@ -24,17 +24,17 @@ def arguments(
     recipe: defaults.
 
   Raises:
-    ValueError: for a wrong argument, see common.parse, or two recipes at once.
+    ValueError: for a wrong argument, see parsing, or two recipes at once.
   """
   defaults = ARGUMENTS | recipe
-  asked = common.parse(argument, **defaults)
+  asked = parsing.arguments(argument, **defaults)
   if asked.small and asked.quick:
     raise ValueError("argument", argument, "small or quick", "Drop one.")
   if asked.small:
     defaults |= small.ARGUMENTS | in_small
   if asked.quick:
     defaults |= quick.ARGUMENTS | (on_cpu or {})
-  return common.parse(argument, **defaults)
+  return parsing.arguments(argument, **defaults)
 
 
 def begin(arg: SimpleNamespace) -> ConfigDict:

@@ -13,12 +13,12 @@ not in a public config; [D]: derived.
 
 from ml_collections import ConfigDict
 
-from configs import common, sources
+from configs import common, parsing, sources
 
 
 def get_config(argument: str | None = None) -> ConfigDict:
   """Returns the config; see the file's docstring for the argument."""
-  arg = common.parse(
+  arg = parsing.arguments(
     argument, variant="B/16", res=224, data="", eval_data="",
     vocab="c4_en.model", smoke=False,
   )  # fmt: skip

@@ -19,7 +19,7 @@ from configs import augmentations, self_supervised
 def get_config(argument: str | None = None) -> ConfigDict:
   """Returns the config; see the file's docstring for the argument."""
   arg = self_supervised.arguments(
-    argument, {"epochs": 1000}, version=1, batch=4096, epochs=100
+    argument, {"epochs": 1000}, version=(1, 2), batch=4096, epochs=100
   )  # fmt: skip
   config = self_supervised.begin(arg)
   ops = augmentations.small if arg.small else augmentations.simclr

@@ -13,7 +13,7 @@ has no lower bound.
 
 from ml_collections import ConfigDict
 
-from configs import augmentations, common, quick, sources, towers
+from configs import augmentations, common, parsing, quick, sources, towers
 
 
 def get_config(argument: str | None = None) -> ConfigDict:
@@ -22,9 +22,9 @@ def get_config(argument: str | None = None) -> ConfigDict:
     tower="B/16", res=224, batch=4096, epochs=25, data="", eval_data="",
     vocab="bpe_simple_vocab_16e6.txt.gz", quick=False, smoke=False,
   )  # fmt: skip
-  arg = common.parse(argument, **defaults)
+  arg = parsing.arguments(argument, **defaults)
   if arg.quick:
-    arg = common.parse(argument, **defaults | quick.ARGUMENTS)
+    arg = parsing.arguments(argument, **defaults | quick.ARGUMENTS)
   config = ConfigDict()
   config.seed = 0
   config.batch_size = arg.batch

@@ -24,7 +24,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
   """Returns the config; see the file's docstring for the argument."""
   in_small = {"local": 0, "batch": 256, "epochs": 1000}
   arg = self_supervised.arguments(
-    argument, in_small, batch=4096, epochs=400, local=6
+    argument, in_small, {"local": 4}, batch=4096, epochs=400, local=6
   )
   config = self_supervised.begin(arg)
   size = 32 if arg.smoke else arg.res
@@ -83,8 +83,6 @@ def finish(config: ConfigDict, arg: SimpleNamespace) -> ConfigDict:
   if arg.quick:
     config.model.heads.prototypes.count = 128
     config.objective = {"name": "swav"}
-    if arg.local:
-      config.views.local.count = min(4, arg.local)
   if arg.smoke:
     # The tower of other smokes takes images of one size.
     widths = {"widths": [16, 32], "depths": [0, 0]}

@@ -20,7 +20,7 @@ mkdir -p "$out"
 
 train() {
   "$python" -m big_contrastive.train --workdir "$out/$1" \
-    --config "configs/capfilt.py:part=$1,steps=$steps$smoke${2:+,$2}"
+    --config "configs/capfilt.py:part=$1${smoke:-,steps=$steps}${2:+,$2}"
 }
 
 train first

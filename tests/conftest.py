@@ -3,6 +3,7 @@
 import collections
 import gc
 import os
+import sys
 from importlib import metadata
 
 # Before jax starts, for this process and for those that tests start.
@@ -170,3 +171,19 @@ def loaded(small):
   import big_contrastive
 
   return big_contrastive.load(small)
+
+
+@pytest.fixture(scope="module")
+def ray():
+  """Ray on two CPUs of this machine."""
+  module = pytest.importorskip("ray")
+  # What is pickled there is found here by its name.
+  env = {"PYTHONPATH": os.pathsep.join(sys.path)}
+  module.init(
+    num_cpus=2,
+    include_dashboard=False,
+    log_to_driver=False,
+    runtime_env={"env_vars": env},
+  )
+  yield module
+  module.shutdown()

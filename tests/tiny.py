@@ -21,8 +21,8 @@ BATCH = 16
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 # What recipes share, and no recipe itself.
 SHARED = {
-  "augmentations", "captioners", "captions_as_labels", "common", "quick",
-  "self_supervised", "small", "sources", "towers",
+  "augmentations", "captioners", "captions_as_labels", "common", "parsing",
+  "quick", "self_supervised", "small", "sources", "towers",
 }  # fmt: skip
 # Recipes of images alone, a method each.
 METHODS = sorted(

@@ -79,11 +79,15 @@ class RunError(RuntimeError):
     self.code = code
 
 
-def closest(word: object, allowed: Iterable[object]) -> str:
-  """Returns a remedy: 'Did you mean ...?' or 'Choose one of them.'"""
+def closest(
+  word: object,
+  allowed: Iterable[object],
+  otherwise: str = "Choose one of them.",
+) -> str:
+  """Returns a remedy: 'Did you mean ...?' if one is near, else `otherwise`."""
   known = {str(value): value for value in allowed}
   near = difflib.get_close_matches(str(word), known, n=1)
-  return f"Did you mean {known[near[0]]!r}?" if near else "Choose one of them."
+  return f"Did you mean {known[near[0]]!r}?" if near else otherwise
 
 
 def at_least(thing: str, value: int, least: int) -> None:

@@ -83,7 +83,7 @@ def _get_config(path: str) -> Callable[[str | None], Any]:
     try:
       return module.get_config(argument)
     except Exception as e:
-      # configs/ do not import the package: common.py raises a ValueError with
+      # configs/ do not import the package: parsing.py raises a ValueError with
       # the four parts of a UserError.
       if isinstance(e, ValueError) and len(e.args) == 4:
         thing, *parts = e.args

@@ -80,7 +80,7 @@ def match(
     values[name] = own if any(x != own[0] for x in own) else own[0]
   for i, rule in enumerate(rules):
     if i not in used:
-      remedy = f"Drop it or correct it: {errors.closest(rule[0], names)}"
+      remedy = errors.closest(rule[0], names, "Drop it, or correct it.")
       allowed = "a pattern that is the first to match some parameter"
       raise errors.UserError(f"{where}[{i}]", rule[0], allowed, remedy)
   return values

@@ -225,9 +225,13 @@ def _training(
     inputs.check_size(pipeline, place, model)
   where = "config.loading"
   fields = schema.section(config.loading or {}, where)
+  reads = {
+    first: {*method.fields} - (seen.keys() - {*method.at(first).reads})
+    for first in (0, *method.switches)
+  }
   extra = {
     "examples": examples.Examples(
-      data, ops, tokenizer, seen, set(method.fields)
+      data, ops, tokenizer, seen, reads.pop(0), reads
     ),
     "batch_size": config.batch_size,
     "rows": sharding.local_rows(config.batch_size, mesh),

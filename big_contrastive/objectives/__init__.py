@@ -86,8 +86,13 @@ class Objective:
 
   @property
   def fields(self) -> tuple[str, ...]:
-    """The fields of a batch that it reads."""
+    """The fields of a batch that it reads, in some step at least."""
     return ("image",)
+
+  @property
+  def reads(self) -> tuple[str, ...]:
+    """Those that it reads in the steps that it is for, see `at`."""
+    return self.fields
 
   @property
   def resized(self) -> tuple[str, ...]:

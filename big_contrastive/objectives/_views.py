@@ -16,20 +16,42 @@ _COLLAPSED = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
-class Views(Objective):
+class Images(Objective):
   """An objective over views of each image, without text.
 
   Args:
-    heads: parts of the model that follow the image tower, in order.
     count: number of micro-batches of a view.
   """
 
-  heads: tuple[str, ...] = ("projector",)
   count: int = 1
 
   @property
   def fields(self) -> tuple[str, ...]:
     return tuple(self.setting.views)
+
+  @property
+  def towers(self):
+    return ("img",)
+
+  @property
+  def micro_batches(self) -> tuple[int, ...]:
+    return (self.count,)
+
+  def image(self, batch: dict[str, jax.Array]) -> jax.Array:
+    """Returns the only view, uint8 [B, h, w, 3]."""
+    (name,) = self.setting.views
+    return batch[name][:, 0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Views(Images):
+  """One whose loss is of vectors, one of each view.
+
+  Args:
+    heads: parts of the model that follow the image tower, in order.
+  """
+
+  heads: tuple[str, ...] = ("projector",)
 
   def keys(self, rng: jax.Array, size: int) -> jax.Array | None:
     """Returns a key per example; None for a frozen tower: it is evaluated."""
@@ -59,17 +81,9 @@ class Views(Objective):
     return super().freeze(frozen)
 
   @property
-  def towers(self):
-    return ("img",)
-
-  @property
   def at_once(self) -> tuple[int, ...]:
     """Views of an example in each batch that runs through the tower."""
     return (1,)
-
-  @property
-  def micro_batches(self) -> tuple[int, ...]:
-    return (self.count,)
 
   @property
   def width(self) -> int:
@@ -110,16 +124,6 @@ class TwoViews(Views):
 
   def flops(self) -> float:
     return 2 * super().flops()
-
-
-@dataclasses.dataclass(frozen=True)
-class OneView(Views):
-  """An objective over one view of each image."""
-
-  def image(self, batch: dict[str, jax.Array]) -> jax.Array:
-    """Returns the view, uint8 [B, h, w, 3]."""
-    (name,) = self.setting.views
-    return batch[name][:, 0]
 
 
 def through(

@@ -20,6 +20,10 @@ class Wrapper(Objective):
     return self.inner.fields
 
   @property
+  def reads(self):
+    return self.inner.reads
+
+  @property
   def resized(self):
     return self.inner.resized
 

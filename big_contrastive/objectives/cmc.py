@@ -16,7 +16,7 @@ SIDES = ("light", "color")
 
 
 @dataclasses.dataclass(frozen=True)
-class CMC(_views.OneView):
+class CMC(_views.Views):
   """The lightness of an image finds the same image's color, and the reverse.
 
   For unit vectors z and w of both, of the tower "two_colors", in the batch:

@@ -11,13 +11,13 @@ from big_contrastive.losses.instance import info_nce
 from big_contrastive.models.heads.context import Context
 from big_contrastive.models.image.patches import Patches
 from big_contrastive.models.model import unit
-from big_contrastive.objectives import Objective, Setting, _base, _views
+from big_contrastive.objectives import Setting, _base, _views
 
 _HEAD = "context"
 
 
 @dataclasses.dataclass(frozen=True)
-class CPC(Objective):
+class CPC(_views.Images):
   """Each patch's context finds the patches some rows below.
 
   With z the vectors of a grid of g x g patches, c their contexts, which see the
@@ -40,23 +40,17 @@ class CPC(Objective):
   Args:
     scale: 1 / temperature.
     skip: s, rows between a context and its first target.
-    count: number of micro-batches.
     tile: rows of logits in memory at a time on a device.
   """
 
   scale: float = 1.0
   skip: int = 1
-  count: int = 1
   tile: int | None = None
-
-  @property
-  def fields(self) -> tuple[str, ...]:
-    return tuple(self.setting.views)
 
   def __call__(self, params, extra, batch, rng, step):
     setting = self.setting
     model = _base.Applied(setting, params, extra.get("statistics", {}))
-    image = batch[self.fields[0]][:, 0]
+    image = self.image(batch)
     keys = _base.image_keys(setting, self.frozen, rng, len(image))
 
     def tower(model, image, keys):
@@ -106,14 +100,6 @@ class CPC(Objective):
       tower = self.setting.model.abstract.img
       _base.check_norms(self.setting, "img", self.count, tower.grid**2)
     return super().freeze(frozen)
-
-  @property
-  def towers(self):
-    return ("img",)
-
-  @property
-  def micro_batches(self) -> tuple[int, ...]:
-    return (self.count,)
 
   @property
   def chance(self) -> float:

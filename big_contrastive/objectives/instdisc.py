@@ -9,7 +9,7 @@ from big_contrastive.objectives import Setting, _bank, _base, _views
 
 
 @dataclasses.dataclass(frozen=True)
-class InstDisc(_views.OneView):
+class InstDisc(_views.Views):
   """Each image is a class, whose weights are a bank's vector of it.
 
   CE(z M^T / temperature, i), mean over the batch, for the unit vector z of

@@ -11,14 +11,14 @@ from big_contrastive.config import errors
 from big_contrastive.config.rules import flatten, unflatten
 from big_contrastive.models.heads import patch_decoder
 from big_contrastive.models.patches import draw_patches
-from big_contrastive.objectives import Objective, Setting, _base, _views
+from big_contrastive.objectives import Setting, _base, _views
 
 # As one matrix of width by 3 * width, its xavier bound is a root of 2 smaller.
 _ONE_MATRIX = re.compile(r".*/attention/(query|key|value)/kernel")
 
 
 @dataclasses.dataclass(frozen=True)
-class MAE(Objective):
+class MAE(_views.Images):
   """The tower sees some patches of an image, the decoder tells the others.
 
   The loss is the squared error, a mean over the values of a patch and over all
@@ -27,15 +27,9 @@ class MAE(Objective):
 
   Args:
     kept: patches of an image that the tower sees.
-    count: number of micro-batches, of tower and decoder.
   """
 
   kept: int = 1
-  count: int = 1
-
-  @property
-  def fields(self):
-    return tuple(self.setting.views)
 
   @property
   def decoder(self) -> patch_decoder.PatchDecoder:
@@ -59,9 +53,8 @@ class MAE(Objective):
 
   def __call__(self, params, extra, batch, rng, step):
     model = _base.Applied(self.setting, params, extra.get("statistics", {}))
-    (view,) = self.fields
-    image, size = batch[view][:, 0], len(batch[view])
-    keys = _base.example_keys(rng, size, self.setting.mesh)
+    image = self.image(batch)
+    keys = _base.example_keys(rng, len(image), self.setting.mesh)
     frozen = "img" in self.setting.model.frozen_parts(self.frozen)
 
     def error(model, image, keys):
@@ -77,14 +70,6 @@ class MAE(Objective):
     _, sums = model.rows_and_sums(error, image, keys, count=self.count)
     loss = sums[0] / sums[1]
     return loss, ({"loss": loss}, model.extra(extra))
-
-  @property
-  def towers(self):
-    return ("img",)
-
-  @property
-  def micro_batches(self):
-    return (self.count,)
 
   @property
   def chance(self):

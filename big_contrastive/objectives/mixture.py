@@ -6,7 +6,7 @@ teacher to SigLIP in the last fifth of its steps.
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -51,8 +51,11 @@ class Mixture(Objective):
 
   @property
   def fields(self):
-    read = (part.reads.values() for part in self.parts.values())
-    return tuple(dict.fromkeys(name for names in read for name in names))
+    return _read(self.parts.values())
+
+  @property
+  def reads(self):
+    return _read(self.on.values())
 
   @property
   def resized(self):
@@ -201,6 +204,11 @@ class Mixture(Objective):
           for kind, line in found.items()
         }
     return signs
+
+
+def _read(parts: Iterable[Part]) -> tuple[str, ...]:
+  """Returns the fields of a batch that any of the parts reads, each once."""
+  return tuple(dict.fromkeys(k for part in parts for k in part.reads.values()))
 
 
 def _folded(key: jax.Array, name: str) -> jax.Array:

@@ -96,8 +96,8 @@ def chart(
 
 
 def _horizontal(found: list[Series]) -> Scale:
-  low = min(int(s.steps[0]) for s in found)
-  high = max(int(s.steps[-1]) for s in found)
+  low = min(s.steps[0].item() for s in found)
+  high = max(s.steps[-1].item() for s in found)
   return scales.horizontal(low, high, LEFT, RIGHT)
 
 
@@ -107,7 +107,7 @@ def _legend(curves: list[Curve], unit: str) -> Markup:
   for curve in curves:
     last = curve.series.finite
     value = tag("b", shown(last.last))
-    at = tag("span", f" at {int(last.steps[-1]):,}")
+    at = tag("span", f" at {shown(last.steps[-1])}")
     items.append(
       tag(
         "li",
@@ -127,8 +127,8 @@ def _told(curves: list[Curve], unit: str) -> str:
   for curve in curves:
     s = curve.series.finite
     text = (
-      f"{curve.name}: {shown(s.values[0])} at {unit} {int(s.steps[0]):,}, "
-      f"{shown(s.last)} at {int(s.steps[-1]):,}; from {shown(s.values.min())} "
+      f"{curve.name}: {shown(s.values[0])} at {unit} {shown(s.steps[0])}, "
+      f"{shown(s.last)} at {shown(s.steps[-1])}; from {shown(s.values.min())} "
       f"to {shown(s.values.max())}"
     )
     if curve.level is not None:
@@ -194,7 +194,7 @@ def _level(
 def _curve(curve: Curve, x: Scale, y: Scale) -> Markup:
   """A line, marks of its points if they are few, and of what isn't finite."""
   s, color, faint, ranges = curve.series, f"c{curve.number % COLORS}", None, {}
-  few = series.thinned(s, int(x.low), int(x.high), _PARTS)
+  few = series.thinned(s, x.low, x.high, _PARTS)
   if few:
     s = few.line
     d = _line(few.extremes, x, y)
@@ -206,7 +206,7 @@ def _curve(curve: Curve, x: Scale, y: Scale) -> Markup:
     d=_line(s, x, y),
     class_=f"curve {looks(curve.number)}",
     data_run=curve.number,
-    data_at=" ".join(str(step) for step in finite.steps),
+    data_at=_places(finite.steps),
     data_values=_values(finite.values),
     **ranges,
   )
@@ -229,6 +229,10 @@ def _curve(curve: Curve, x: Scale, y: Scale) -> Markup:
     else None,
   ]
   return joined(faint, line, marks)
+
+
+def _places(steps: np.ndarray) -> str:
+  return " ".join(f"{x:.6g}" if x.dtype.kind == "f" else str(x) for x in steps)
 
 
 def _values(values: np.ndarray) -> str:

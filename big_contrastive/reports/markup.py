@@ -3,7 +3,7 @@
 import html
 from typing import Any
 
-_VOID = ("br", "col", "img", "link", "meta")
+_VOID = ("br", "col", "img", "input", "link", "meta")
 
 
 class Markup(str):

@@ -2,9 +2,10 @@
 
 import datetime
 import importlib.resources
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from big_contrastive.reports import (
+  axes,
   curves,
   evaluations,
   pictures,
@@ -20,19 +21,19 @@ from big_contrastive.reports.series import Series
 BEGINNING = "<!doctype html>\n<!-- big_contrastive.report -->\n"
 
 
-def page(runs: list[Run], unit: str) -> str:
+def page(runs: list[Run], axis: str) -> str:
   """Returns the HTML of a report.
 
   Args:
     runs: one or more, with different names.
-    unit: of their steps: "step" or "examples".
+    axis: of the charts at first, one of axes.AXES; the reader may choose.
   """
   names = [run.name for run in runs]
   title = ", ".join(names) if len(runs) < 3 else f"{len(runs)} runs"
   sections = {
-    "Warnings": tables.warnings(runs, unit),
+    "Warnings": tables.warnings(runs),
     "Evaluations": _evaluations(runs),
-    "Curves": _curves(runs, unit),
+    "Curves": _curves(runs, axis),
     "Time": tables.times(runs),
     "Pictures": pictures.gallery(runs),
     "Config": tables.configs(runs),
@@ -64,7 +65,7 @@ def page(runs: list[Run], unit: str) -> str:
     "header",
     tag("h1", title),
     tag("p", about, class_="quiet"),
-    tables.overview(runs, unit),
+    tables.overview(runs),
     tag("nav", links, aria_label="Sections"),
   )
   script = Markup(f"<script>{_file('script.js')}</script>")
@@ -102,31 +103,80 @@ def _evaluations(runs: list[Run]) -> Markup | None:
   return tag("div", blocks, class_="tables") if blocks else None
 
 
-def _curves(runs: list[Run], unit: str) -> Markup:
-  """Charts by group; metrics that are one number are in a table."""
-  groups: dict[str, list[Markup]] = {}
-  single = []
+def _curves(runs: list[Run], axis: str) -> Markup:
+  """Charts along each axis that is known; one is shown, a button for each."""
+  drawn, single = _drawn(runs)
+  if not drawn:
+    inside = _quiet("There are no curves yet.")
+  else:
+    moved = {x: [axes.along(run, x) for run in runs] for x in axes.AXES}
+    known = [x for x in axes.AXES if any(moved[x])]
+    blocks = [_along(runs, moved[x], x, drawn) for x in known]
+    inside = blocks[0]
+    if len(known) > 1:
+      buttons = [_button(x, x == axis) for x in known]
+      inside = tag("div", buttons, blocks, class_="axes")
+  return joined(inside, tables.unchanged(runs, single) if single else None)
+
+
+def _drawn(runs: list[Run]) -> tuple[list[str], list[str]]:
+  """Metrics that are drawn, in order, and those that are but one number."""
+  drawn, single = [], []
   for name in sorted(_names(runs), key=_order):
-    found = [run.metrics[name] for run in runs if name in run.metrics]
-    if all(evaluations.is_level(name, run.metrics) for run in runs):
+    having = [run for run in runs if name in run.metrics]
+    if all(evaluations.is_level(name, run.metrics) for run in having):
       continue
-    if not _varies(found):
-      single += [name] * (not name.startswith("eval/"))
-      continue
-    title, log = name.rpartition("/")[2], name.startswith(("train", "perf"))
-    drawn = curves.chart(title, _of(runs, name), unit, log and _may(name))
-    groups.setdefault(_group(name), []).append(drawn)
+    if _varies(run.metrics[name] for run in having):
+      drawn.append(name)
+    elif not name.startswith("eval/"):
+      single.append(name)
+  return drawn, single
+
+
+def _button(axis: str, chosen: bool) -> Markup:
+  """Shows the charts along an axis; style.css has what makes it work."""
+  about = {"type": "radio", "name": "axis", "id": f"by-{axis}"}
+  return joined(
+    tag("input", checked="" if chosen else None, **about),
+    tag("label", f"by {axis}", for_=about["id"]),
+  )
+
+
+def _along(
+  runs: list[Run], moved: list[Run | None], axis: str, names: list[str]
+) -> Markup:
+  """Charts along an axis, by group."""
+  groups: dict[str, list[Markup]] = {}
+  for name in names:
+    if found := _of(moved, name):
+      log = name.startswith(("train", "perf")) and _may(name)
+      chart = curves.chart(name.rpartition("/")[2], found, axis, log)
+      groups.setdefault(_group(name), []).append(chart)
   blocks = [
     joined(tag("h3", group), tag("div", charts, class_="charts"))
     for group, charts in groups.items()
   ]
-  if not blocks:
-    blocks = [tag("p", "There are no curves yet.", class_="quiet")]
+  said = [_quiet(text) for text in _said(runs, moved, axis)]
+  return tag("div", said, blocks, class_=f"by-{axis}")
+
+
+def _said(runs: list[Run], moved: list[Run | None], axis: str) -> Iterator[str]:
+  """What a reader must know of the axis."""
   sizes = {(run.config or {}).get("batch_size") for run in runs}
-  if len(sizes) > 1 and unit == "step":
-    text = "Their batches differ in size; --x examples compares by examples."
-    blocks.insert(0, tag("p", text, class_="quiet"))
-  return joined(blocks, tables.unchanged(runs, single) if single else None)
+  if axis == "step" and len(sizes) > 1:
+    yield "Their batches differ in size: compare them by examples."
+  if axis == "hours":
+    yield (
+      "Hours of steps and of waiting for their batches: without evaluations, "
+      "saves, compiling, pauses, and what a kill undid."
+    )
+  missing = [a.name for a, b in zip(runs, moved, strict=True) if b is None]
+  if missing:
+    yield f"Not known of {', '.join(missing)}."
+
+
+def _quiet(text: str) -> Markup:
+  return tag("p", text, class_="quiet")
 
 
 def _may(name: str) -> bool:
@@ -143,11 +193,11 @@ def _varies(found: Iterable[Series]) -> bool:
   return len(steps) > 1 and len(values) > 1
 
 
-def _of(runs: list[Run], name: str) -> list[Curve]:
+def _of(runs: list[Run | None], name: str) -> list[Curve]:
   """A metric's curves, with their levels."""
   out = []
   for i, run in enumerate(runs):
-    values = run.metrics.get(name)
+    values = run.metrics.get(name) if run else None
     if values is None or not len(values.finite.steps):
       continue
     other, label = evaluations.level_of(name, run.metrics)

@@ -13,11 +13,10 @@ from big_contrastive.reports.notes import Note
 from big_contrastive.reports.series import Series
 from big_contrastive.storage import paths, urls
 from big_contrastive.storage.paths import Path
-from big_contrastive.training import events, metrics
+from big_contrastive.training import clock, events, metrics
 
 _ALLOWED = "the workdir of a run"
 _CONFIG = "config.json"
-_TIMES = "goodput.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +27,7 @@ class Run:
     name: its folder's, with those above where it would occur twice.
     path: as it was given.
     metrics: by name.
+    hours: of training so far, by step; None if they weren't recorded.
     config: None if it isn't known.
     total: the steps it will have in the end, None if they aren't known.
     chances: values of guessing of metrics of training, by name.
@@ -39,6 +39,7 @@ class Run:
   name: str
   path: str
   metrics: dict[str, Series]
+  hours: Series | None
   config: dict[str, Any] | None
   total: int | None
   chances: dict[str, float]
@@ -50,23 +51,6 @@ class Run:
   def step(self) -> int:
     """The last step that has a metric."""
     return max((int(s.steps[-1]) for s in self.metrics.values()), default=0)
-
-  def by_examples(self) -> "Run":
-    """Returns the run with examples in the place of steps.
-
-    Raises:
-      UserError: if its batch size isn't known.
-    """
-    size = (self.config or {}).get("batch_size")
-    if not isinstance(size, int):
-      allowed = "step for runs whose batch size isn't known"
-      remedy = f"{self.path} has no {_CONFIG}."
-      raise errors.UserError("--x", "examples", allowed, remedy)
-    scaled = {
-      name: Series(s.steps * size, s.values) for name, s in self.metrics.items()
-    }
-    total = self.total and self.total * size
-    return dataclasses.replace(self, metrics=scaled, total=total)
 
 
 def read(given: list[str]) -> list[Run]:
@@ -106,6 +90,7 @@ def _read(home: Path, text: str, name: str) -> Run:
     _check(home, text)
     rows, notes_of_file = _rows(home)
     values, wrong = _series(rows)
+    hours = values.pop(clock.HOURS, None)
     happened, _ = _lines(home / events.FILE)
     config = _config(home)
     begun = [e for e in happened if e.get("kind") in ("began", "resumed")]
@@ -114,12 +99,13 @@ def _read(home: Path, text: str, name: str) -> Run:
       name=name,
       path=text,
       metrics=values,
+      hours=hours,
       config=config,
       total=_total(last.get("total"), config),
       chances={
         f"train/{k}": v for k, v in _numbers(last.get("chances")).items()
       },
-      seconds=_numbers(_object(home / _TIMES).get("seconds")),
+      seconds=_numbers(_object(home / clock.FILE).get("seconds")),
       notes=[
         *notes.of_events(happened),
         *notes.of_batches(_batches(home)),

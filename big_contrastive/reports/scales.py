@@ -85,7 +85,7 @@ def vertical(
   return Scale(bottom, top, start, end)
 
 
-def horizontal(low: int, high: int, start: float, end: float) -> Scale:
+def horizontal(low: float, high: float, start: float, end: float) -> Scale:
   """Returns the scale of steps: from 0, unless all of them are far from it."""
   low = 0 if low < 0.9 * high else low
-  return Scale(low, max(high, low + 1), start, end)
+  return Scale(low, high if high > low else low + 1, start, end)

@@ -1,5 +1,8 @@
 // The pointer on a chart shows the nearest value of each run.
 "use strict";
+// Steps as they are; of hours four digits.
+const told = x => Number.isInteger(x)
+  ? x.toLocaleString("en") : String(Number(x.toPrecision(4)));
 for (const figure of document.querySelectorAll("figure.chart")) {
   const svg = figure.querySelector("svg:not(.sample)");
   const hair = svg.querySelector(".hair");
@@ -29,8 +32,7 @@ for (const figure of document.querySelectorAll("figure.chart")) {
       });
       output.firstChild.textContent = values[i];
       const range = least ? ` (${least[i]} to ${most[i]})` : "";
-      const step = steps[i].toLocaleString("en");
-      output.lastChild.textContent = `${range} at ${step}`;
+      output.lastChild.textContent = `${range} at ${told(steps[i])}`;
     }
   };
   svg.addEventListener("pointermove", show);

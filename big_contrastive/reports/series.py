@@ -8,10 +8,10 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Series:
-  """Values by step.
+  """Values by step, or along another axis.
 
   Attributes:
-    steps: int64 [n], ascending, none twice.
+    steps: int64 [n], ascending, none twice; float64 of hours.
     values: float64 [n]; NaN for what was not finite.
   """
 
@@ -60,7 +60,9 @@ class Thinned(NamedTuple):
   most: np.ndarray
 
 
-def thinned(series: Series, low: int, high: int, parts: int) -> Thinned | None:
+def thinned(
+  series: Series, low: float, high: float, parts: int
+) -> Thinned | None:
   """Returns fewer points of a series; None if it has few.
 
   Args:
@@ -71,7 +73,7 @@ def thinned(series: Series, low: int, high: int, parts: int) -> Thinned | None:
   n = len(series.steps)
   if n <= 2 * parts:
     return None
-  share = (series.steps - low) / max(1, high - low)
+  share = (series.steps - low) / (high - low)
   part = np.clip((share * parts).astype(int), 0, parts - 1)
   starts = np.flatnonzero(np.diff(part, prepend=-1))
   line, extremes = {0, n - 1}, {0, n - 1}

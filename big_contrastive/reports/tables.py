@@ -13,12 +13,12 @@ from big_contrastive.reports.series import Series
 _NOTES = 40
 
 
-def overview(runs: list[Run], unit: str) -> Markup:
+def overview(runs: list[Run]) -> Markup:
   """Returns a row for each run: how far it is, and its last figures."""
   goodput = sorted(
     {n for run in runs for n in run.metrics if n.startswith("perf/goodput")}
   )
-  head = ["run", unit, "batch", "loss", "images/s"]
+  head = ["run", "step", "batch", "loss", "images/s"]
   head += [name.removeprefix("perf/").replace("_", " ") for name in goodput]
   rows = []
   for i, run in enumerate(runs):
@@ -61,7 +61,7 @@ def _has_finite(values: Series | None) -> bool:
   return values is not None and len(values.finite.steps) > 0
 
 
-def warnings(runs: list[Run], unit: str) -> Markup:
+def warnings(runs: list[Run]) -> Markup:
   """Returns what the workdirs know of trouble, in the order of the runs."""
   blocks = []
   for i, run in enumerate(runs):

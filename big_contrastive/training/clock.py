@@ -16,6 +16,7 @@ import jax
 from big_contrastive.parallel import signals
 
 FILE = "goodput.json"
+HOURS = "perf/hours"
 
 # What the main thread is in, one at a time, so that they add up to the wall
 # time. `input` is the time in which the device had nothing to do because its
@@ -86,12 +87,19 @@ class Clock:
     self._keep()
 
   def read(self) -> dict[str, float]:
-    """Returns perf/goodput, the share of steps in the wall time so far."""
+    """Returns what a line of metrics says of the time so far.
+
+    HOURS are those of steps, and of waiting for their batches: what a kill
+    undid counts once, and pauses, evaluations and compiling don't count.
+    perf/goodput is the share of steps in the wall time.
+    """
     self.enter(self._phase)
     if self._since - self._kept > _EVERY:
       self._keep()
     whole = sum(self.seconds.values())
-    return {"perf/goodput": self.seconds["step"] / whole} if whole else {}
+    hours = (self.seconds["step"] + self.seconds["input"]) / 3600
+    goodput = {"perf/goodput": self.seconds["step"] / whole} if whole else {}
+    return goodput | {HOURS: hours}
 
   def table(self) -> list[str]:
     """Returns a line for the whole, and one for each phase that took time."""

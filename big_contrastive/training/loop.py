@@ -122,9 +122,25 @@ def check_data(
     experiment: with the current data.
     before: from fingerprint.fingerprint; {} for none.
     strict: whether to raise a UserError instead.
+
+  Raises:
+    UserError: also for another number of records where the state has rows by
+      a record's number, as a bank has: they would be those of others.
   """
   now = experiment.training.data
   difference = fingerprint.changed(before, now)
+  by_record = "record" in experiment.objective.fields
+  rows = before.get("records", now["records"])
+  if by_record and multihost.on_any(rows != now["records"]):
+    raise errors.UserError(
+      "the records of config.source",
+      now["records"],
+      f"{rows}: the bank of the checkpoint in this workdir has a row for each",
+      "Put the data back, or begin in another workdir with config.init = this "
+      "one: that keeps the weights, and begins a new bank.",
+    )
+  if by_record and difference:
+    difference += "; a row of the bank stays with its record's number"
   if not multihost.all_have(json.dumps(now)):
     difference = "other records for some processes than for process 0"
   if multihost.on_any(difference is not None):

@@ -1,5 +1,6 @@
 """Measures whether the input or the device is a run's bottleneck."""
 
+import dataclasses
 import time
 from typing import Any
 
@@ -9,7 +10,9 @@ from big_contrastive.parallel import sharding
 from big_contrastive.training.experiment import Experiment
 
 
-def measure(experiment: Experiment, steps: int = 20) -> dict[str, float]:
+def measure(
+  experiment: Experiment, steps: int = 20, first: int = 0
+) -> dict[str, float]:
   """Returns batches per second of the input alone and of the device alone.
 
   The input makes batches that no step uses; the device trains on the same
@@ -18,6 +21,7 @@ def measure(experiment: Experiment, steps: int = 20) -> dict[str, float]:
   Args:
     experiment: from experiment.build.
     steps: timed batches, and timed training steps.
+    first: the step whose program and whose views are measured.
   """
   mesh, size = experiment.placed.mesh, experiment.batch_size
 
@@ -25,8 +29,10 @@ def measure(experiment: Experiment, steps: int = 20) -> dict[str, float]:
     return sharding.to_global(local, size, mesh)
 
   # Batches that were prefetched before the clock started must not count.
-  warm = 2 + experiment.training.ahead
-  batches = experiment.training.batches(0, 2 * warm + steps, put)
+  training, update = experiment.training, experiment.placed.at(first)
+  warm = 2 + training.ahead
+  fixed = dataclasses.replace(training, examples=training.examples.at(first))
+  batches = fixed.batches(0, 2 * warm + steps, put)
   batch = [next(batches) for _ in range(warm)][-1]
   began = time.perf_counter()
   for _ in range(steps):
@@ -36,11 +42,11 @@ def measure(experiment: Experiment, steps: int = 20) -> dict[str, float]:
   batches.close()  # Its threads stop, too.
   state = experiment.placed.init()
   for _ in range(2):  # The first one compiles.
-    state, values = experiment.placed.update(state, batch)
+    state, values = update(state, batch)
   jax.block_until_ready(values)
   began = time.perf_counter()
   for _ in range(steps):
-    state, values = experiment.placed.update(state, batch)
+    state, values = update(state, batch)
   jax.block_until_ready((state, values))
   device_rate = steps / (time.perf_counter() - began)
   return {"input": input_rate, "device": device_rate}

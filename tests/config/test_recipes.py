@@ -1,6 +1,7 @@
 """Where a recipe's pairs come from: data= and eval_data=, in each of them."""
 
 import ast
+import importlib
 import pathlib
 
 import jax
@@ -10,6 +11,7 @@ import tiny
 from big_contrastive.config import errors, files, registry, schema
 from big_contrastive.data import spec
 from big_contrastive.factory import experiment
+from configs import parsing
 
 RECIPES = ["siglip", "clip", "lit", "flip", "finetune"]
 SOURCES = [*registry.names("data.sources"), "wds"]
@@ -64,7 +66,8 @@ def test_every_argument_but_the_recipes_is_a_sources(name):
   path = tiny.CONFIGS / f"{name}.py"
   calls = [
     node for node in ast.walk(ast.parse(path.read_text()))
-    if isinstance(node, ast.Call) and ast.unparse(node.func) == "common.parse"
+    if isinstance(node, ast.Call)
+    and ast.unparse(node.func) == "parsing.arguments"
   ]  # fmt: skip
   (call,) = calls
   taken = {keyword.arg for keyword in call.keywords}
@@ -186,7 +189,7 @@ def test_lightlys_decay_of_a_step_is_the_same_in_each_method(method):
 
 
 def test_a_method_that_lightlys_benchmark_lacks_is_named():
-  with pytest.raises(errors.UserError, match="'mocco'; expected one of byol,"):
+  with pytest.raises(errors.UserError, match="'mocco'; expected one of simclr"):
     load("cifar10", "method=mocco")
 
 
@@ -219,3 +222,49 @@ def test_recipes_are_found_where_the_package_is(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   path = pathlib.Path(tiny.CONFIGS).resolve() / "clip.py"
   assert files.load_config(f"{path}:data={TARS}", [])["source"] == TARS
+
+
+# What a recipe needs, and what has an effect only beside another argument.
+NEEDED = {"own_data": "images=a,captions=b,"}
+IDLE = {("capfilt", "threshold"), ("finetune", "crop"), ("lit", "width")}
+
+
+@pytest.mark.parametrize("flag", ["smoke", "quick"])
+@pytest.mark.parametrize(
+  "name", sorted(p.stem for p in tiny.CONFIGS.glob("*.py"))
+)
+def test_an_argument_changes_the_config_or_is_an_error(name, flag, monkeypatch):
+  """Whoever asks for a size gets it, or is told that it has no effect."""
+  recipe = importlib.import_module(f"configs.{name}")
+  if not hasattr(recipe, "get_config"):
+    return
+  taken, arguments = {}, parsing.arguments
+
+  def record(argument, *fixed, **defaults):
+    if not taken:  # A recipe may ask another one.
+      taken.update(defaults)
+    return arguments(argument, *fixed, **defaults)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(parsing, "arguments", record)
+    first = NEEDED.get(name, "")
+    recipe.get_config(f"{first}smoke")
+  if flag not in taken:
+    return
+  before = recipe.get_config(first + flag)
+  others = {"variant": "S/16", "tower": "S/16"}
+  for key, default in taken.items():
+    if isinstance(default, tuple):
+      other = default[1]
+    elif type(default) in (int, float):
+      other = default * 3 + 1
+    else:
+      other = others.get(key)
+    if other is None or (name, key) in IDLE:
+      continue
+    try:
+      config = recipe.get_config(f"{first}{flag},{key}={other}")
+    except ValueError as e:
+      assert e.args[0] in (key, "captions", "init", "kept")
+    else:
+      assert config.to_dict() != before.to_dict(), key

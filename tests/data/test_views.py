@@ -15,6 +15,7 @@ from big_contrastive.data.loader.examples import Examples
 from big_contrastive.data.loader.training import Training
 from big_contrastive.data.mixture import Mixture
 from big_contrastive.data.transforms import decode, operations, views
+from big_contrastive.data.transforms import pipeline as running
 from big_contrastive.data.transforms.pipeline import together
 from making import NOISE, RNG, encoded, smooth
 
@@ -54,12 +55,13 @@ def parse(config=CONFIG):
 
 
 def training(
-  source=None, config=CONFIG, image=IMAGE, rows=8, seed=0, fields=None, **kwargs
-):
+  source=None, config=CONFIG, image=IMAGE, rows=8, seed=0, fields=None,
+  later=(), **kwargs
+):  # fmt: skip
   """The stream of batches of 8."""
   pipeline = operations.parse(image, "ops") if image else None
   source = source or Pictures()
-  made = Examples(source, pipeline, WORDS, parse(config), fields)
+  made = Examples(source, pipeline, WORDS, parse(config), fields, dict(later))
   rows = np.arange(rows) if isinstance(rows, int) else np.asarray(rows)
   defaults = {"max_bad": 1, "threads": 2}
   return Training(made, 8, rows, seed, **defaults | kwargs)
@@ -211,6 +213,56 @@ def test_memory_of_views_is_written_again_after_it_is_handed_back(kwargs):
       same(*before)
     before = want, batch
   assert 1 < len(places) < 20
+
+
+# --- In which steps they are made.
+
+EVERY = {"image", "text", "id", "record", "large", "little"}
+# By the first step of them, fields: a view that comes, one that goes, two.
+STAGES = {
+  0: EVERY - {"little"}, 3: EVERY, 5: EVERY - {"large"},
+  6: EVERY - {"large", "little"}, 7: EVERY,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+  "kwargs",
+  [
+    {"threads": 5, "ahead": 4},
+    {"reuse": True, "rows": [1, 2, 6]},
+    pytest.param({"workers": 2}, marks=pytest.mark.slow),
+  ],
+)
+def test_what_is_made_in_some_steps_has_the_bits_of_what_is_always_made(kwargs):
+  """However early it is made, and from whatever step on. A JPEG is decoded for
+  all views."""
+  source, rows = Pictures("JPEG", broken=[4]), kwargs.get("rows", range(8))
+  whole = batches(steps=9, source=source)
+  later = {first: STAGES[first] for first in (3, 5, 6, 7)}
+  run = training(source, fields=STAGES[0], later=later, **kwargs)
+  # Workers take long to start.
+  for start in (2,) if "workers" in kwargs else (0, 2, 3, 6):
+    stream = run.batches(start, 9, lambda batch: batch)
+    for step, batch in enumerate(stream, start):
+      first = max(k for k in STAGES if k <= step)
+      assert batch.keys() == STAGES[first], step
+      same({k: whole[step][k][list(rows)] for k in batch}, batch)
+
+
+def test_a_view_that_is_not_made_costs_no_pixels(monkeypatch):
+  runs, run = [], running._run
+
+  def counted(*args, **kwargs):
+    runs.append(1)
+    return run(*args, **kwargs)
+
+  monkeypatch.setattr(running, "_run", counted)
+  for fields, count in (
+    (EVERY, 4), (EVERY - {"large"}, 2), (EVERY - {"large", "little"}, 1),
+  ):  # fmt: skip
+    runs.clear()
+    batches(steps=1, fields=fields)
+    assert len(runs) == 8 * count
 
 
 # --- One decoding.

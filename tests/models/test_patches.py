@@ -72,6 +72,85 @@ def test_each_patch_draws_its_own_numbers_of_its_image():
   np.testing.assert_allclose(alone.reshape(GRID**2, -1), z[1], atol=1e-5)
 
 
+def test_in_training_a_patch_keeps_one_color_and_the_others_are_gray():
+  """Each channel as often, with the noise of the paper; else nothing."""
+  r = np.random.default_rng(0)
+  x = jnp.asarray(r.normal(size=(600, 8, 8, 3)) * [0.5, 1, 2] + 3, jnp.float32)
+  keys = jax.random.split(jax.random.key(0), 600)
+
+  def of(x, p):
+    return np.asarray(
+      jax.vmap(lambda x, k: patches.augmented(x, k, drop_colors=p, jitter=0))(
+        x, keys
+      )
+    )
+
+  found = of(x, 1.0)
+  same = (found == x).all((1, 2))
+  assert (same.sum(1) == 1).all()
+  # 200 of 600; a standard deviation is 11.5.
+  assert np.abs(same.sum(0) - 200).max() < 50
+  for channel in range(3):
+    rows = found[same[:, channel]]
+    left = np.delete(rows, channel, axis=-1)
+    assert abs(left.mean()) < 0.01
+    std = rows[..., channel].std((1, 2)).mean()
+    assert left.std() == pytest.approx(std / 100, rel=0.05)
+  half = (of(x, 0.25) == x).all((1, 2, 3))
+  assert abs(half.sum() - 450) < 50
+  # Of bytes it is rounded.
+  image = jnp.asarray(r.integers(0, 256, (600, 8, 8, 3)), jnp.uint8)
+  found = of(image, 1.0)
+  same = (found == image).all((1, 2))
+  assert found.dtype == np.uint8 and (same.sum(1) == 1).all()
+  gray = np.abs(found - 127.5)[np.broadcast_to(~same[:, None, None], x.shape)]
+  assert gray.max() < 5
+
+
+def test_in_training_a_patch_moves_and_what_it_lacks_is_gray():
+  x = jnp.arange(8 * 8 * 3, dtype=jnp.uint8).reshape(8, 8, 3)
+  keys = jax.random.split(jax.random.key(1), 300)
+  found = np.asarray(
+    jax.vmap(lambda k: patches.augmented(x, k, drop_colors=0.0, jitter=3))(keys)
+  )
+  places = {
+    (top, left): np.pad(
+      x[top : top + 5, left : left + 5], ((1, 2), (1, 2), (0, 0)),
+      constant_values=128,
+    )
+    for top in range(4) for left in range(4)
+  }  # fmt: skip
+  hits = {
+    at: sum(np.array_equal(want, y) for y in found)
+    for at, want in places.items()
+  }
+  # Of 16 places each has 19 of 300; a standard deviation is 4.2.
+  assert sum(hits.values()) == 300
+  assert 4 < min(hits.values()) <= max(hits.values()) < 40
+
+
+def test_each_patch_changes_by_itself_and_only_in_training():
+  """The same whatever other images there are; evaluation sees all as it is."""
+  plain, image = tower(), jnp.asarray(images(2))
+  how = {"drop_colors": 1.0, "jitter": 2}
+  section = {"tower": PLAIN}
+  model = patches.Patches(
+    RES, grid=GRID, patch=section, rngs=nnx.Rngs(0), **how
+  )
+  np.testing.assert_array_equal(model(image), plain(image))
+  keys = jax.random.split(jax.random.key(0), 2)
+  z = model.of_patches(model.cut(image), keys)
+  alone = model.of_patches(model.cut(image[1:]), keys[1:])
+  np.testing.assert_allclose(alone[0], z[1], atol=1e-6)
+  assert np.abs(z - plain.of_patches(plain.cut(image), keys)).max() > 1e-2
+  # Patches alike do not stay alike.
+  gray = jnp.full((1, RES, RES, 3), 40, jnp.uint8)
+  z = model.of_patches(model.cut(gray), keys[:1]).reshape(GRID**2, -1)
+  assert len(np.unique(np.round(z, 4), axis=0)) > 2
+  pooled = model.features(image, keys).pooled
+  np.testing.assert_allclose(pooled, model(image, keys), atol=1e-6)
+
+
 def test_it_costs_its_patches():
   model = tower()
   assert model.flops(True) == GRID**2 * model.patch.flops(True)
@@ -84,6 +163,10 @@ def test_it_costs_its_patches():
     ({"res": 21}, r"image.res = 21; expected a multiple of .* 5. 20 is one"),
     ({"res": 3}, "image.res = 3; .* 5 is one"),
     ({"grid": 1}, "image.grid = 1"),
+    ({"drop_colors": 1.1}, "image.drop_colors = 1.1; expected a probability"),
+    ({"drop_colors": float("nan")}, "image.drop_colors = nan"),
+    ({"jitter": 10}, "image.jitter = 10; expected a whole number from 0 to 9"),
+    ({"jitter": -1}, "image.jitter = -1"),
     ({"patch": None}, "image.patch = None; expected a section"),
     ({"patch": {"tower": "resnot"}}, "image.patch.tower = 'resnot'"),
     ({"patch": {"tower": "resnet", "depht": 18}}, "image.patch.depht = 18"),

@@ -14,7 +14,7 @@ import pytest
 import test_self_supervised as formulas
 
 import tiny
-from big_contrastive import objectives
+from big_contrastive import objectives, plan
 from big_contrastive.checkpoints import checkpointer
 from big_contrastive.config import errors, registry, rules, schema
 from big_contrastive.factory import experiment, reading
@@ -23,7 +23,7 @@ from big_contrastive.models.model import merge
 from big_contrastive.objectives import _parts, _passes, _teacher, mixture
 from big_contrastive.objectives._ema import averaged
 from big_contrastive.parallel import sharding
-from big_contrastive.training import loop, step
+from big_contrastive.training import loop, profile_input, step
 
 TESTS = pathlib.Path(__file__).parents[1]
 TOWER, BAG = (str(TESTS / f"{name}_tower.py") for name in ("normed", "bag"))
@@ -302,6 +302,43 @@ def config(**changes):
   return made | {
     "total": 4, "save_every": 1, "log_every": 1, "keep": 9, "ema": 0.5
   } | changes  # fmt: skip
+
+
+def test_batches_have_the_views_that_their_steps_read():
+  """With the bits that they have where all views are always made."""
+  made = experiment.build(config(), jax.devices()[:1])
+  every = set(made.objective.fields)
+  assert every == {"image", "text", "id", "view"}
+  examples = dataclasses.replace(made.training.examples, fields=None, later={})
+  always = dataclasses.replace(made.training, examples=examples)
+  for start in (0, 1):
+    streams = (t.batches(start, 4) for t in (made.training, always))
+    for at, (found, whole) in enumerate(zip(*streams, strict=True), start):
+      assert found.keys() == (every if at >= 2 else every - {"view"})
+      for name, x in found.items():
+        np.testing.assert_array_equal(x, whole[name])
+  # What is measured, and planned, is the input of the program that reads it.
+  seen = []
+
+  def program(first):
+    return lambda state, batch: (None, seen.append((first, "view" in batch)))
+
+  placed = types.SimpleNamespace(
+    mesh=made.placed.mesh, init=lambda: None, at=program
+  )
+  for first in (0, 2):
+    stub = dataclasses.replace(made, placed=placed)
+    profile_input.measure(stub, steps=3, first=first)
+    assert ("view" in plan._example(made, first)) == (first == 2)
+  assert set(seen) == {(0, False), (2, True)}
+
+
+def test_views_of_a_part_without_weight_are_never_made():
+  made = config()
+  made["objective"]["parts"]["simclr"] = {"name": "simclr", "weight": 0.0}
+  built = experiment.build(made, jax.devices()[:1])
+  (batch,) = built.training.batches(0, 1)
+  assert batch.keys() == {"image", "text", "id"}
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import shutil
 import chex
 import jax
 import numpy as np
+import PIL.Image
 import pytest
 
 import tiny
@@ -104,6 +105,32 @@ def test_a_queue_of_another_batch_is_refused(tmp_path):
   fit(tmp_path, 1, total=2)
   with pytest.raises(errors.UserError, match="batch_size"):
     fit(tmp_path, 1, batch_size=8)
+
+
+def test_a_bank_is_not_taken_for_that_of_other_records(tmp_path, caplog):
+  """With one less, as many rows, padded, would fit; with more they do not."""
+  data, workdir = tmp_path / "data", tmp_path / "run"
+
+  def run(count, order=1):
+    shutil.rmtree(data, ignore_errors=True)
+    (data / "squares").mkdir(parents=True)
+    for name, i in enumerate(range(count)[::order]):
+      square = np.full((32, 32, 3), 5 * i, np.uint8)
+      PIL.Image.fromarray(square).save(data / f"squares/{name:02}.png")
+    fit(workdir, 1, name="instdisc", total=2, source=f"folder:{data}")
+
+  run(40)
+  assert saved(workdir, 2)["extra"]["bank"]["rows"].shape[0] == 48
+  run(40)  # It goes on.
+  assert "bank" not in caplog.text
+  for count in (39, 41, 49):
+    with pytest.raises(
+      errors.UserError,
+      match=f"records of config.source = {count}; expected 40: .* row for each",
+    ):
+      run(count)
+  run(40, order=-1)
+  assert "as many records" in caplog.text and "row of the bank" in caplog.text
 
 
 def test_blips_teacher_and_queues_come_back_bit_for_bit(tmp_path):

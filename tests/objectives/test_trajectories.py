@@ -3,8 +3,8 @@
 Both sides begin with the same weights, in float32, and take 20 steps (3 over a
 ResNet, see STEPS). There the towers are timm's or torchvision's, the optimizers
 torch's and the losses lightly's, MoCo v3's excepted, which lightly lacks: it is
-written here from the paper. The order of forward pass, update and teacher is
-that of the papers.
+written here from the paper, and so is the rule by which SwAV fills its queue.
+The order of forward pass, update and teacher is that of the papers.
 """
 
 import math
@@ -22,6 +22,7 @@ from big_contrastive.interop.formats import torchvision as format
 from big_contrastive.interop.mapping import Row
 from big_contrastive.interop.open_clip import weights
 from big_contrastive.models import build
+from big_contrastive.models.heads import prototypes
 from big_contrastive.models.image import resnet
 from big_contrastive.parallel import sharding
 from big_contrastive.training import optimizers, step
@@ -80,9 +81,18 @@ CASES = {
                    "out_dim": 64}},
     VIT, ADAMW | {"final_weight_decay": 0.4, "clip_each": 0.1},
   ),
+  # Filled in the steps 6 and 7, the queue counts from the next one on.
+  "swav": (
+    {"name": "swav", "queue": 2 * BATCH, "queue_start": 6},
+    {"projector": NORMED,
+     "prototypes": {"name": "prototypes", "on": "projector", "count": 12}},
+    VIT, ADAMW,
+  ),
 }  # fmt: skip
-# DINO's last layer begins late; so many local views of half the side.
-LAST, START, LOCAL = "projector/last/kernel", 5, {"dino": 2}
+# DINO's last layer and SwAV's prototypes begin late.
+LAST, START = {"projector/last/kernel", "prototypes/kernel"}, 5
+# So many local views of half the side.
+LOCAL = {"dino": 2, "swav": 2}
 # MoCo v3's random patch projection.
 FROZEN = {"moco_v3": "img/embed/"}
 # The ResNet keeps its ReLUs. In its fourth step here an input of one in
@@ -94,6 +104,7 @@ SHIFTS = {
   "moco_v3": ("tower.norm.bias",),
   "byol": ("tower.norm.bias", "projector.fc2.bias"),
   "simsiam": ("tower.norm.bias",),
+  "swav": ("tower.norm.bias",),
 }
 
 
@@ -135,8 +146,8 @@ def make(case):
     "sgd": lambda: optimizers.sgd(momentum=0.9),
   }
   more = {k: optimizer.get(k) for k in ("final_weight_decay", "clip_each")}
-  if LAST in names:
-    more["start"] = dict.fromkeys(ones, 0) | {LAST: START}
+  if late := LAST & names:
+    more["start"] = dict.fromkeys(ones, 0) | dict.fromkeys(late, START)
   tx = optimizers.build(
     directions[optimizer["name"]](), lambda step: optimizer["rate"],
     weight_decay=optimizer["weight_decay"], decay=ones, lr_mult=ones, clip=None,
@@ -170,6 +181,8 @@ def first_state(placed):
       noise *= GAIN
     params[name] = jnp.asarray(noise, jnp.float32)
   params = rules.unflatten(params)
+  if "prototypes" in params:
+    params["prototypes"] = prototypes.normalized(params["prototypes"])
   zeros = jax.tree.map(
     lambda x: jnp.zeros(x.shape, x.dtype),
     (placed.abstract.step, placed.abstract.opt),
@@ -200,7 +213,11 @@ def tensors(case, params, statistics=None):
     rows += mapping.linear(
       f"projector/mlp/fc{i}", f"projector.layers.{2 * i - 2}"
     )
-  rows.append(Row((LAST,), "projector.last_layer.weight_v", "linear"))
+  for ours, theirs in (
+    ("projector/last", "projector.last_layer.weight_v"),
+    ("prototypes", "prototypes.heads.0.weight"),
+  ):
+    rows.append(Row((f"{ours}/kernel",), theirs, "linear"))
   if CASES[case][2] is VIT:
     rows += weights.table("timm", True, False)
     rows.append(Row(("img/cls",), "visual.trunk.cls_token", "two_leading"))
@@ -240,6 +257,12 @@ def head(width, section):
 
     sizes = width, section["hidden"], section["bottleneck"], section["out_dim"]
     return heads.DINOProjectionHead(*sizes, freeze_last_layer=START)
+  if section["name"] == "prototypes":
+    from lightly.models.modules import heads
+
+    made = heads.SwaVPrototypes(width, section["count"], START)
+    made.heads[0].bias = None  # The official code has none.
+    return made
   nn, layers = peers.torch().nn, {}
   hidden, depth = section["hidden"], section.get("depth", 2)
 
@@ -274,7 +297,7 @@ class Peer:
     parts = {"tower": made}
     for name, section in CASES[case][1].items():
       parts[name] = head(width, section)
-      width = section["out_dim"]
+      width = section.get("out_dim")
     self.model = torch.nn.ModuleDict(parts).train()
     ours = {k: torch.tensor(np.array(x)) for k, x in ours.items()}
     wrong = self.model.load_state_dict(ours, strict=False)
@@ -308,7 +331,12 @@ class Reference:
     # With more, models this small take many times as long on busy cores.
     torch.set_num_threads(1)
     pytest.importorskip("lightly")
-    from lightly.loss import DINOLoss, NegativeCosineSimilarity, NTXentLoss
+    from lightly.loss import (
+      DINOLoss,
+      NegativeCosineSimilarity,
+      NTXentLoss,
+      SwaVLoss,
+    )
 
     self.case = case
     self.objective, heads, self.section, optimizer = CASES[case]
@@ -326,6 +354,7 @@ class Reference:
       kind, kwargs = torch.optim.AdamW, kwargs | dict(eps=EPS)
     self.optimizer = kind(parameters.values(), **kwargs)
     self.cosine = NegativeCosineSimilarity()
+    self.swav_loss, self.queue = SwaVLoss(), [[], []]
     if case == "dino":
       rise = self.objective["temperature_warmup"]
       self.dino_loss = DINOLoss(heads["projector"]["out_dim"], 0.04, 0.07, rise)
@@ -337,7 +366,7 @@ class Reference:
       )
       first = tensors(case, rules.unflatten(first), statistics)
       self.teacher = Peer(case, first)
-    if "queue" in state.extra:
+    if self.objective["name"] == "moco":
       bank = (self.objective["queue"], WIDTH)
     self.nt_xent = NTXentLoss(temperature, memory_bank_size=bank)
     if bank:
@@ -368,7 +397,7 @@ class Reference:
       ]
       if name in ("moco", "moco_v3"):
         self.follow(t)
-      more = {"t": t} if name == "dino" else {}
+      more = {"t": t} if name in ("dino", "swav") else {}
       loss = getattr(self, name)(*views, **more)
       self.optimizer.zero_grad()
       loss.backward()
@@ -380,6 +409,8 @@ class Reference:
       losses.append(loss.item())
     if name in ("moco", "moco_v3"):  # As before the next step's keys.
       self.follow(STEPS.get(self.case, 20))
+    if name == "swav":  # As before the next step.
+      self.student.model["prototypes"].normalize()
     return losses
 
   def simclr(self, x1, x2):
@@ -414,6 +445,23 @@ class Reference:
     of_teacher = self.targets(*views[:2])
     student = [self.student(x, "projector") for x in views]
     return self.dino_loss(of_teacher, student, epoch=t)
+
+  def swav(self, *views, t):
+    torch, model = peers.torch(), self.student.model
+    model["prototypes"].normalize()
+    # One size after the other; all crops are one batch of the head.
+    x = [model["tower"](torch.cat(of)) for of in (views[:2], views[2:])]
+    z = torch.nn.functional.normalize(model["projector"](torch.cat(x)))
+    scores = model["prototypes"](z, step=t).split(BATCH)
+    older, length = None, self.objective["queue"] // BATCH
+    if len(self.queue[0]) == length:
+      older = [model["prototypes"](torch.cat(q), step=t) for q in self.queue]
+    if t >= self.objective["queue_start"]:
+      newest = z.detach().split(BATCH)
+      self.queue = [
+        [new, *q][:length] for new, q in zip(newest, self.queue, strict=False)
+      ]
+    return self.swav_loss(scores[:2], scores[2:], older)
 
   def shape_step(self, t):
     """Clips gradients, stills the last layer, and sets the weight decay."""
@@ -484,7 +532,14 @@ def test_steps_are_those_of_torch(case):
     first = tensors(case, start.extra["teacher"])
     found = tensors(case, state.extra["teacher"])
     check(found, reference.teacher.tensors(), first, SHIFTS.get(case, ()))
-  if "queue" in state.extra:
+  if case == "swav":
+    queue = np.array([[x.numpy() for x in of] for of in reference.queue])
+    assert queue.shape == state.extra["queue"].shape
+    # Of unit vectors after 19 steps of AdamW, in float32.
+    np.testing.assert_allclose(state.extra["queue"], queue, rtol=0, atol=1e-4)
+    lengths = np.linalg.norm(state.params["prototypes"]["kernel"], axis=0)
+    np.testing.assert_allclose(lengths, 1, rtol=1e-6)
+  if "at" in state.extra:
     bank = reference.nt_xent.memory_bank
     assert int(state.extra["at"]) * BATCH == int(bank.bank_ptr)
     queue = state.extra["queue"].reshape(bank.bank.shape)

@@ -3,7 +3,6 @@
 import functools
 import os
 import pathlib
-import sys
 
 import numpy as np
 import pyarrow as pa
@@ -22,21 +21,6 @@ DATA = "shapes:split=heldout,train_size=512,size=32"
 
 def tell(line):
   del line
-
-
-@pytest.fixture(scope="module")
-def ray():
-  module = pytest.importorskip("ray")
-  # What is pickled there is found here by its name.
-  env = {"PYTHONPATH": os.pathsep.join(sys.path)}
-  module.init(
-    num_cpus=2,
-    include_dashboard=False,
-    log_to_driver=False,
-    runtime_env={"env_vars": env},
-  )
-  yield module
-  module.shutdown()
 
 
 def contents(folder):

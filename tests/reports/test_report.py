@@ -46,8 +46,8 @@ class Page(html.parser.HTMLParser):
     ]
 
 
-def parsed(*paths, unit="step"):
-  return Page(page.page(runs.read([str(p) for p in paths]), unit))
+def parsed(*paths):
+  return Page(page.page(runs.read([str(p) for p in paths]), "step"))
 
 
 def command(monkeypatch, *flags):
@@ -359,18 +359,6 @@ def test_runs_of_the_same_name_have_longer_ones(tmp_path):
   ]  # fmt: skip
 
 
-def test_examples_in_the_place_of_steps(tmp_path):
-  config = {"batch_size": 64, "total": "100 steps"}
-  run = made(tmp_path / "a", workdirs.training(50), config)
-  (found,) = runs.read([str(run)])
-  scaled = found.by_examples()
-  assert scaled.step == 50 * 64 and scaled.total == 6400
-  assert "by examples" in " ".join(parsed(run, unit="examples").texts)
-  other = made(tmp_path / "b", workdirs.training(9), {"batch_size": 32})
-  text = "Their batches differ in size; --x examples compares by examples."
-  assert text in parsed(run, other).texts
-
-
 def test_what_is_no_run_is_refused(tmp_path, monkeypatch):
   run = made(tmp_path / "runs" / "demo", workdirs.training(3))
   (tmp_path / "empty").mkdir()
@@ -386,6 +374,7 @@ def test_what_is_no_run_is_refused(tmp_path, monkeypatch):
     ([run, f"{run}/", *out], "RUN = .*; expected another run each time"),
     ([run, "--x", "steps"], "--x = 'steps'; expected .*Did you mean 'step'"),
     ([run, "--x", "examples", *out], "--x = 'examples'; expected step for"),
+    ([run, "--x", "hours", *out], "Of .*/demo perf/hours is missing"),
     ([run, "--out", tmp_path / "mine.html"], "--out = .*an older report"),
     ([run, "--out", tmp_path / "folder.html"], "--out = .*expected NAME.html"),
     ([run, "--out", tmp_path / "x.htm"], "--out = .*expected NAME.html"),

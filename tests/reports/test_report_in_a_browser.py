@@ -29,6 +29,24 @@ const wrong = [];
 addEventListener("error", e => wrong.push(String(e.message)), true);
 addEventListener("securitypolicyviolation", e => wrong.push(e.blockedURI));
 console.error = (...x) => wrong.push(x.join(" "));
+const seen = of => [...document.querySelectorAll(of)].filter(
+  e => e.getClientRects().length);
+const beyond = () => seen("body *").filter(e =>
+  e.getBoundingClientRect().right > innerWidth + 1
+  && !e.parentNode.closest(".scroll")).map(e => e.outerHTML.slice(0, 80));
+const hours = () => {
+  const label = document.querySelector('label[for="by-hours"]');
+  label.click();
+  const chart = seen("figure.chart > svg")[0];
+  const box = chart.getBoundingClientRect();
+  chart.dispatchEvent(new PointerEvent("pointermove",
+    {clientX: box.left + box.width * 350 / 360, clientY: box.top + 9}));
+  return {
+    finger: label.getBoundingClientRect().height, beyond: beyond(),
+    curves: seen("path.curve[data-run]").length,
+    last: chart.parentNode.querySelector(".value").textContent,
+  };
+};
 addEventListener("load", () => {
   const chart = document.querySelector("figure.chart > svg");
   const text = () => chart.parentNode.querySelector(".value").textContent;
@@ -38,16 +56,14 @@ addEventListener("load", () => {
   at(42 / 360);
   const first = text();
   chart.dispatchEvent(new PointerEvent("pointerleave"));
-  const beyond = [...document.querySelectorAll("body *")].filter(e =>
-    e.getBoundingClientRect().right > innerWidth + 1
-    && !e.parentNode.closest(".scroll")).map(e => e.outerHTML.slice(0, 80));
   parent.postMessage({
-    width: innerWidth, scroll: document.documentElement.scrollWidth, beyond,
-    curves: document.querySelectorAll("path.curve[data-run]").length,
+    width: innerWidth, scroll: document.documentElement.scrollWidth,
+    beyond: beyond(),
+    curves: seen("path.curve[data-run]").length,
     pictures: [...document.images].filter(i => i.naturalWidth > 0).length,
     requests: performance.getEntriesByType("resource").map(e => e.name)
       .filter(name => !name.startsWith("data:")),
-    before, first, after: text(), wrong,
+    before, first, after: text(), wrong, hours: hours(),
   }, "*");
 });
 </script>"""
@@ -66,6 +82,7 @@ def test_the_page_works_on_a_phone_and_on_a_desk(tmp_path):
   long = "siglip_with_a_rather_long_name_of_its_own_and_no_space_in_it_at_all"
   rows = [*workdirs.training(900), workdirs.evaluated(450, 0.2)]
   rows += [workdirs.evaluated(900, 0.6), {"step": 901, "train/loss": None}]
+  rows += [{"step": 900, "perf/hours": 1.23456}]
   config = {"batch_size": 64, "source": "wds:" + "x" * 300, "a": {"b": 1}}
   pictures = ["eval/gallery/c/nearest_texts"]
   warning = {"step": 5, "kind": "warning", "text": "y" * 200}
@@ -100,3 +117,7 @@ def test_the_page_works_on_a_phone_and_on_a_desk(tmp_path):
     # The pointer at the left end is on the first step; without it, the last.
     assert re.search(r" at 1$", f["first"]), f["first"]
     assert f["before"] == f["after"] and re.search(r" at 900$", f["before"])
+    # By hours, those of the run that has them, under a button for a finger.
+    hours = f["hours"]
+    assert hours["curves"] == 4 and not hours["beyond"], hours
+    assert hours["finger"] >= 40 and hours["last"].endswith(" at 1.235"), hours

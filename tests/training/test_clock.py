@@ -45,7 +45,7 @@ def test_what_is_inside_is_not_counted_outside(time):
   assert spent(made) == {
     "start": 1, "compile": 2, "step": 84, "evaluation": 40, "save": 128
   }  # fmt: skip
-  assert made.read() == {"perf/goodput": 84 / 255}
+  assert made.read() == {"perf/goodput": 84 / 255, "perf/hours": 84 / 3600}
 
 
 class Result:
@@ -122,7 +122,8 @@ def test_what_a_kill_undoes_and_the_time_until_the_restart_are_lost(
   assert spent(made) == {
     "start": 20, "step": 8 + 4, "save": 2 + 2, "lost": 2 + 1 + 100
   }  # fmt: skip
-  assert made.read() == {"perf/goodput": 12 / 139}
+  # Each step that remains counts once in the hours, and no pause.
+  assert made.read() == {"perf/goodput": 12 / 139, "perf/hours": 12 / 3600}
   # The checkpoint of step 12 is damaged: that of 8 is taken.
   time(1000)
   again = run(file, 8, 8, time)

@@ -9,11 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 
 import peers
 import tiny
 from big_contrastive.config import errors, rules
 from big_contrastive.factory import experiment
+from big_contrastive.interop import model_files
 from big_contrastive.models import build, layers
 from big_contrastive.models.model import merge
 from big_contrastive.training import layer_decay, optimizers
@@ -236,6 +238,41 @@ def test_unlocked_groups_are_those_of_open_clip(groups):
     count = len(range(depths[of])[layers]) if name != of else sizes[of][0]
     ours += value * math.prod((count, *sizes[of][1:]))
   assert ours == wanted
+
+
+@pytest.mark.peers
+def test_layer_decay_is_that_of_timm(tmp_path):
+  """Each parameter of a ViT holds its factor, and is read by its name here.
+
+  timm counts the last norm as a part of the last block, and BEiT doesn't.
+  """
+  peers.torch()
+  timm = pytest.importorskip("timm")
+  theirs = timm.create_model(
+    "vit_small_patch16_224.dino", img_size=32, patch_size=8, embed_dim=64,
+    depth=3, num_heads=1, num_classes=5,
+  )  # fmt: skip
+  optim = pytest.importorskip("timm.optim")
+  for group in optim.param_groups_layer_decay(theirs, layer_decay=0.5):
+    for p in group["params"]:
+      p.data.fill_(group["lr_scale"])
+  state = {name: p.detach().numpy() for name, p in theirs.named_parameters()}
+  safetensors.numpy.save_file(state, tmp_path / "a.safetensors")
+  bundle = model_files.read(tmp_path / "a.safetensors")
+  wanted = rules.flatten(bundle.params)
+  model = build.build_model(bundle.model)
+  decay = dict.fromkeys(wanted, 0.5)
+  depths = rules.depths(model.shapes)
+  found = layer_decay.factors(decay, depths, model.abstract)
+  assert found.keys() == wanted.keys()
+  for name, factor in found.items():
+    if name.startswith("img/encoder/norm/"):
+      assert factor == 1.0 and (wanted[name] == 0.5).all()
+      continue
+    layers = isinstance(factor, rules.PerLayer)
+    values = zip(factor, wanted[name]) if layers else [(factor, wanted[name])]
+    assert all((x == own).all() for own, x in values), name
+  assert found["img/pos"] == 0.5**4
 
 
 def test_bert_begins_with_a_norm(mesh):

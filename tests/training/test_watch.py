@@ -108,6 +108,8 @@ def test_a_run_is_watched_over_a_kill(tmp_path, capsys):
   assert times["lost"] > 0 and times["compile"] > 0 and times["step"] > 0
   last = whole[-1]
   assert 0 < last["perf/goodput"] < 1 and last["perf/host_memory_gib"] > 0
+  hours = [row["perf/hours"] for row in whole]
+  assert hours == sorted(hours) and 0 < 3600 * hours[-1] < wall
   assert not (workdir / "tensorboard").exists()
   said = capsys.readouterr().err
   assert f"trace: xprof {workdir}/profile/7" in said

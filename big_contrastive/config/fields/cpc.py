@@ -22,6 +22,16 @@ class Patches:
     why="7 for ImageNet and STL-10, 5 for CIFAR-10.",
     paper="CPC, arXiv:1807.03748",
   )  # fmt: skip
+  drop_colors: float = field(
+    0.0, doc="In training, the probability that a patch keeps only one of its "
+    "three channels.", why="1 in CPC v2: colors are a short cut.",
+    paper="CPC v2, arXiv:1905.09272",
+  )  # fmt: skip
+  jitter: int = field(
+    0, doc="In training, pixels of a patch's side that are left out: a random "
+    "square of the rest comes to its middle.", unit="pixels",
+    why="4 of 64 in CPC.", paper="CPC, arXiv:1807.03748",
+  )  # fmt: skip
   patch: dict = field(
     doc="The tower of a patch: `tower`, a file in models/image/, and its "
     "fields but res.",

@@ -59,7 +59,8 @@ class Chunks:
     step, batch = self.start + k // self.per_batch, None
     for row, example in self.examples_of(k):
       if batch is None:
-        batch = self.memory.at(step, example)
+        slot = self.memory.at(step, example)
+        batch = {field: slot[field] for field in example}
         places = [(f, b, b.dtype, b.shape[1:]) for f, b in batch.items()]
       for field, to, dtype, shape in places:
         value = example[field]
@@ -72,7 +73,9 @@ class Chunks:
 
   def batch(self, steps: Sequence[int]) -> Batch:
     """Returns the batch of a step, given the step once for each chunk."""
-    return self.memory.take(steps[0])
+    made = self.examples.at(steps[0])
+    batch = self.memory.take(steps[0])
+    return {field: x for field, x in batch.items() if made.has(field)}
 
   def examples_of(self, k: int) -> Iterator[tuple[int, Batch]]:
     """Yields the examples of a chunk and their rows in this process's batch.
@@ -82,10 +85,11 @@ class Chunks:
     """
     step, chunk = divmod(k, self.per_batch)
     taken, seed = self._taken(step), self.seed % 2**64
+    make = self.examples.at(self.start + step)
     first, last = (c * len(taken) // self.per_batch for c in (chunk, chunk + 1))
     for number, row, position in taken[first:last]:
       at = seed, position
-      yield row, self.examples(number, DRAWS.at(*at), at)
+      yield row, make(number, DRAWS.at(*at), at)
 
   def _taken(self, step: int) -> list[tuple[int, int, int]]:
     """The records of a step, ascending, with their rows and positions."""

@@ -44,6 +44,8 @@ class Own:
     """
     with self._lock:
       if step not in self._begun:
+        # After a switch, those of other fields are of no use.
+        self._free = [b for b in self._free if b.keys() == like.keys()]
         self._begun[step] = (
           self._free.pop()
           if self._free
@@ -85,7 +87,7 @@ class Shared:
 
   Args:
     size: rows of a batch.
-    like: an example.
+    like: an example, with the fields of all steps.
     places: number of slots: for the batches in use, and those that are being
       written.
     first: the first step.
@@ -142,7 +144,7 @@ class Shared:
     Raises:
       RuntimeError: if the parent has ended the stream, or the worker exits.
     """
-    del like  # All examples have one shape and dtype, see batches.Chunks.
+    del like  # A slot has all fields that examples may have.
     wait = 0.001
     while (limit := int(self._limit[0])) <= step:
       if limit == _CLOSED or self._ending.wait(wait):

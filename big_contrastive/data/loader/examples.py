@@ -34,6 +34,7 @@ class Examples:
     tokenizer: str -> int32 [l]; None for only images.
     views: by name, from views.parse.
     fields: of examples, besides "bad" and "index"; None for all there can be.
+    later: by step, the fields from there on, see `at`.
   """
 
   source: Source
@@ -41,6 +42,20 @@ class Examples:
   tokenizer: Tokenizer | None = None
   views: Mapping[str, View] = dataclasses.field(default_factory=dict)
   fields: Collection[str] | None = None
+  later: Mapping[int, Collection[str]] = dataclasses.field(default_factory=dict)
+
+  def at(self, step: int) -> "Examples":
+    """Returns what makes the examples of a step: their fields, no others."""
+    begun = [first for first in self.later if first <= step]
+    if not begun:
+      return dataclasses.replace(self, later={})
+    return dataclasses.replace(self, fields=self.later[max(begun)], later={})
+
+  def has(self, field: str) -> bool:
+    """Returns whether examples have that field, as far as it is up to them."""
+    if self.fields is None or field in ("bad", "index"):
+      return True
+    return field in self.fields
 
   def __call__(
     self, index: int, rng: np.random.Generator, at: tuple[int, int] = (0, 0)
@@ -81,20 +96,24 @@ class Examples:
   ) -> Batch:
     record = self.source[index]
     example = self._images(index, record["image"], rng, at)
-    if self.tokenizer is not None and self._has("text"):
+    if self.tokenizer is not None and self.has("text"):
       example["text"] = self.tokenizer(_caption(record.get("text", ()), rng))
-    if self._has("id"):
+    if self.has("id"):
       example["id"] = np.int32(record["id"])
-    if self._has("record"):
+    if self.has("record"):
       example["record"] = np.int32(index)
     return example
 
   def _images(
     self, index: int, data: Any, rng: np.random.Generator, at: tuple[int, int]
   ) -> Batch:
-    """Returns "image" and the views; what are Pipelines share a decoding."""
-    images, jobs = {}, {}
-    if self.image is not None and self._has("image"):
+    """Returns "image" and the views; what are Pipelines share a decoding.
+
+    A view that is not made still counts in the size of that decoding: so it
+    changes no bit of the others.
+    """
+    images, jobs, beside = {}, {}, []
+    if self.image is not None and self.has("image"):
       own = self.source.preprocess(index) or self.image
       if self.views and isinstance(own, Pipeline):
         jobs["image"] = [(own, rng)]
@@ -103,16 +122,17 @@ class Examples:
     places = itertools.count(1)
     for name, view in self.views.items():
       draws = [DRAWS.at(*at, block, next(places)) for block in view.blocks]
-      jobs[name] = [(view.pipeline, view_rng) for view_rng in draws]
+      of = [(view.pipeline, view_rng) for view_rng in draws]
+      if self.has(name):
+        jobs[name] = of
+      else:
+        beside += of
     if jobs:
-      made = iter(together(data, [*itertools.chain(*jobs.values())]))
+      made = iter(together(data, [*itertools.chain(*jobs.values())], beside))
       several = {k: [next(made) for _ in of] for k, of in jobs.items()}
       for name, of in several.items():
         images[name] = of[0] if name == "image" else np.stack(of)
     return images
-
-  def _has(self, field: str) -> bool:
-    return self.fields is None or field in self.fields
 
   def why(self, index: int) -> str:
     """Returns what is wrong with a bad record, by reading it again."""

@@ -154,11 +154,15 @@ class Training:
     if not self.workers:
       chunks.memory = buffers.Own(size, reuse)
     elif len(chunks):
-      _, example = next(chunks.examples_of(0))
+      like: Batch = {}
+      switches = [s for s in self.examples.later if start < s < stop]
+      for step in (start, *switches):
+        first = (step - start) * chunks.per_batch
+        like |= next(chunks.examples_of(first))[1]
       written = 2 + -(-self.workers // chunks.per_batch)
       # Besides those ahead, one is being copied to devices, two are in use.
       places = written + self.ahead + 3
-      chunks.memory = buffers.Shared(size, example, places, start)
+      chunks.memory = buffers.Shared(size, like, places, start)
     return chunks
 
   def _per_batch(self, size: int) -> int:

@@ -81,8 +81,11 @@ class Pipeline:
     return first.func, rest, _arguments(first)
 
 
+Jobs = Sequence[tuple[Pipeline, Rng]]
+
+
 def together(
-  data: bytes | np.ndarray, jobs: Sequence[tuple[Pipeline, Rng]]
+  data: bytes | np.ndarray, jobs: Jobs, beside: Jobs = ()
 ) -> list[np.ndarray]:
   """Returns what each pipeline makes of an image that is decoded only once.
 
@@ -93,14 +96,15 @@ def together(
   Args:
     data: see decode.
     jobs: pipelines, each with a generator of its own.
+    beside: pipelines for which it is decoded as large, but that make nothing.
   """
-  begun = [pipeline.begin(rng) for pipeline, rng in jobs]
+  begun = [pipeline.begin(rng) for pipeline, rng in (*jobs, *beside)]
 
   def spare(full_size: tuple[int, int]) -> float:
     return min(one.spare(full_size) if one.spare else 1.0 for one in begun)
 
   image = decode(data, spare if any(one.spare for one in begun) else None)
-  return [one.end(image) for one in begun]
+  return [one.end(image) for one in begun[: len(jobs)]]
 
 
 def _run(image: Image | np.ndarray, ops: Ops, rng: Rng) -> np.ndarray:

@@ -1,5 +1,6 @@
 """An image tower over a grid of overlapping patches: CPC (arXiv:1807.03748)."""
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any, Literal
@@ -25,6 +26,7 @@ class Patches(nnx.Module):
   Args:
     res: image side in pixels, a multiple of grid + 1.
     grid: patches in a row, and in a column; 7 in the paper.
+    drop_colors, jitter: of each patch in training, see `augmented`.
     patch: the tower of a patch: `tower`, a file in models/image, and its fields
       but res, which is the side of a patch.
     dtype, remat, pin: of that tower.
@@ -35,6 +37,8 @@ class Patches(nnx.Module):
     res: int,
     *,
     grid: int = 7,
+    drop_colors: float = 0.0,
+    jitter: int = 0,
     patch: dict,
     dtype: Literal["float32", "bfloat16"] = "float32",
     remat: str = "none",
@@ -49,6 +53,14 @@ class Patches(nnx.Module):
       remedy = f"{max(grid + 1, res - rest)} is one."
       raise errors.UserError("res", res, allowed, remedy)
     self.res, self.grid, self.side = res, grid, 2 * res // (grid + 1)
+    if not 0 <= drop_colors <= 1:
+      allowed = "a probability, from 0 to 1"
+      raise errors.UserError("drop_colors", drop_colors, allowed, "0 is off.")
+    if not 0 <= jitter < self.side:
+      allowed = f"a whole number from 0 to {self.side - 1}"
+      remedy = "0 is off; CPC has a 16th of a patch's side."
+      raise errors.UserError("jitter", jitter, allowed, remedy)
+    self.drop_colors, self.jitter = drop_colors, jitter
     kwargs = {"dtype": dtype, "remat": remat, "pin": pin, "rngs": rngs}
     self.patch = _tower(patch, kwargs | {"res": self.side})
     self.out_dim = self.patch.out_dim
@@ -124,13 +136,55 @@ class Patches(nnx.Module):
 
     The patches of an image are neighbors: they stay on its device.
     """
-    shape = patches.shape[:3]
+    shape, x = patches.shape[:3], patches.reshape(-1, *patches.shape[3:])
     if keys is not None:
       count = shape[1] * shape[2]
       keys = jax.vmap(lambda key: jax.random.split(key, count))(keys)
       keys = keys.reshape(-1)
-    x = function(patches.reshape(-1, *patches.shape[3:]), keys)
-    return x.reshape(*shape, -1)
+      if self.drop_colors or self.jitter:
+        how = {"drop_colors": self.drop_colors, "jitter": self.jitter}
+        x = jax.vmap(functools.partial(augmented, **how))(x, keys)
+    return function(x, keys).reshape(*shape, -1)
+
+
+def augmented(
+  patch: Num[Array, "s s 3"],
+  key: jax.Array,
+  *,
+  drop_colors: float,
+  jitter: int,
+) -> Num[Array, "s s 3"]:
+  """Returns a patch with other random colors and place, of the same dtype.
+
+  Args:
+    patch: uint8 pixels, or floats normalized already, whose gray is 0.
+    key: of the patch.
+    drop_colors: the probability that it keeps one of its channels alone. The
+      two others become gray with noise, of 1 / 100 of the standard deviation of
+      the one that is left (arXiv:1505.05192, section 3.1; 1905.09272).
+    jitter: pixels of a side that are left out: a random square of the others
+      comes to the middle, with gray around it (1807.03748, section 3.2).
+  """
+  # The tower folds other numbers in, or splits the key.
+  key = jax.random.fold_in(key, 2**31 - 1)
+  gray = 127.5 if patch.dtype == jnp.uint8 else 0.0
+  dropped, kept, noise, place = jax.random.split(key, 4)
+  x = patch.astype(jnp.float32)
+  if drop_colors:
+    others = jnp.arange(3) != jax.random.randint(kept, (), 0, 3)
+    std = jnp.where(others, 0, x.std(axis=(0, 1))).sum()
+    value = gray + std / 100 * jax.random.normal(noise, x.shape)
+    drop = others & jax.random.bernoulli(dropped, drop_colors)
+    x = jnp.where(drop, value, x)
+  if jitter:
+    top, left = jax.random.randint(place, (2,), 0, jitter + 1)
+    side, before = len(x) - jitter, jitter // 2
+    x = jax.lax.dynamic_slice(x, (top, left, 0), (side, side, 3))
+    edge = before, jitter - before
+    x = jnp.pad(x, (edge, edge, (0, 0)), constant_values=gray)
+  if patch.dtype == jnp.uint8:
+    x = jnp.round(x)
+  return x.astype(patch.dtype)
 
 
 def _tower(section: dict[str, Any], kwargs: dict[str, Any]) -> Any:
