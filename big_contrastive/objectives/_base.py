@@ -15,7 +15,7 @@ from big_contrastive.models import norms
 from big_contrastive.models.built import Built
 from big_contrastive.objectives import Params, Setting
 from big_contrastive.objectives._passes import OF_POOLED, pooled
-from big_contrastive.parallel import sharding
+from big_contrastive.parallel import blocks, sharding
 
 
 def require(model: Built, *parts: str) -> None:
@@ -110,33 +110,43 @@ class Applied:
     return self.rows_and_sums(rows, *inputs, count=count)[0]
 
   def rows_and_sums(
-    self, function: Callable[..., tuple[Any, Any]], *inputs: Any, count: int = 1
-  ) -> tuple[Any, Any]:
+    self, function: Callable[..., tuple[Any, Any]], *inputs: Any,
+    count: int = 1, splits: bool = False,
+  ) -> tuple[Any, Any]:  # fmt: skip
     """Returns function(model, *inputs), with sums over micro-batches.
 
     Args:
       function: (model, *inputs) -> (rows [b, ...], sums) of a micro-batch, two
         trees; sums are such that those of the batch are their sums.
       inputs, count: see `embed`.
+      splits: whether function runs `over_classes`. With fsdp or tensor its
+        gradients then cross the data axis in each micro-batch, not once.
     """
     graph, mesh = self.setting.model.graph, self.setting.mesh
 
-    def one(inputs: tuple) -> tuple[Any, Any, dict[str, Any]]:
-      model = models.merge(graph, self.params, self.statistics)
+    def one(variables: tuple, inputs: tuple) -> tuple[Any, Any, dict[str, Any]]:
+      model = models.merge(graph, *variables)
       rows, sums = function(model, *inputs)
       return rows, sums, models.split(model)[2]
 
+    variables = self.params, self.statistics
     if count == 1:
-      rows, sums, self.statistics = one(inputs)
+      rows, sums, self.statistics = one(variables, inputs)
       return rows, sums
+
+    def each(variables: tuple, batches: tuple) -> tuple[Any, Any, Any]:
+      # Inside a loop XLA can't undo the recomputation (by CSE).
+      of = jax.checkpoint(functools.partial(one, variables), prevent_cse=False)
+      rows, sums, statistics = jax.lax.map(of, batches)
+      # New statistics are linear in those of a batch: their mean is exact.
+      means = jax.tree.map(lambda x: x.mean(axis=0), statistics)
+      return rows, jax.tree.map(lambda x: x.sum(axis=0), sums), means
+
     batches = sharding.split_batch(inputs, count, mesh)
-    # Inside a loop XLA can't undo the recomputation (by CSE).
-    one = jax.checkpoint(one, prevent_cse=False)
-    rows, sums, statistics = jax.lax.map(one, batches)
-    # New statistics are linear in those of a batch: their mean is exact.
-    self.statistics = jax.tree.map(lambda x: x.mean(axis=0), statistics)
-    joined = jax.tree.map(lambda x: sharding.join_batch(x, mesh), rows)
-    return joined, jax.tree.map(lambda x: x.sum(axis=0), sums)
+    if not splits or mesh.shape["fsdp"] == mesh.shape["tensor"] == 1:
+      each = blocks.run(each, mesh)
+    rows, sums, self.statistics = each(variables, batches)
+    return jax.tree.map(lambda x: sharding.join_batch(x, mesh), rows), sums
 
   def extra(self, extra: dict[str, Any]) -> dict[str, Any]:
     """Returns `extra` with the statistics."""
@@ -244,16 +254,18 @@ def over_classes(
     tile: rows of logits in memory at a time on a device; None for the default.
   """
   axis, split = sharding.BATCH, split_of(mesh, len(bias))
+  if alone := blocks.inside():  # Then a block is one device: see `splits`.
+    axis = split = None
 
   def local(kernel, bias, x, *others):
-    how = {"axis": axis, "split": split, "tile": tile}
-    return loss(x, kernel, bias, *others, **how)
+    return loss(x, kernel, bias, *others, axis=axis, split=split, tile=tile)
 
   columns = PartitionSpec(None, split), PartitionSpec(split)
   specs = (*columns, *[PartitionSpec(axis)] * len(rows))
-  return jax.shard_map(
+  of = local if alone else jax.shard_map(
     local, mesh=mesh, in_specs=specs, out_specs=PartitionSpec()
-  )(kernel.astype(rows[0].dtype), bias, *rows)
+  )  # fmt: skip
+  return of(kernel.astype(rows[0].dtype), bias, *rows)
 
 
 def split_of(mesh: Mesh, classes: int) -> str | None:

@@ -128,8 +128,9 @@ class BLIP(_teacher.Teaching, _captions.Captioned):
       return None, sums
 
     _, sums = model.rows_and_sums(
-      told, tokens, text, negatives, keys, captions, weights, count=self.count
-    )
+      told, tokens, text, negatives, keys, captions, weights,
+      count=self.count, splits=True,
+    )  # fmt: skip
     count = jnp.maximum(1, sums["count"])
     metrics = {"itc": itc, "itm": sums["itm"] / count}
     metrics |= {"itm_accuracy": sums["right"] / count, "alpha": alpha}

@@ -63,7 +63,7 @@ class Captions(_captions.Captioned):
       return None, self.token_loss(model, x, captions.targets, weights)
 
     _, total = model.rows_and_sums(
-      loss, image, captions, weights, keys, count=self.count
+      loss, image, captions, weights, keys, count=self.count, splits=True
     )
     count = captions.real.sum(-1).astype(jnp.float32)
     return total, ({"loss": total, "tokens": count.mean()}, model.extra(extra))

@@ -53,7 +53,7 @@ class CoCa(_captions.Captioned):
 
     (zimg, ztxt), caption = model.rows_and_sums(
       both, batch["image"], batch["text"], captions, weights, keys,
-      count=self.count,
+      count=self.count, splits=True,
     )  # fmt: skip
     pair, metrics = self.pair.compared(params, zimg, ztxt, batch["id"])
     loss = self.contrastive * pair + self.caption * caption

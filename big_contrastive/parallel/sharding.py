@@ -97,9 +97,18 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def pin(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
-  """Returns a function that splits an activation over the batch axes."""
-  sharding = batch(mesh)
-  return lambda x: jax.lax.with_sharding_constraint(x, sharding)
+  """Returns a function that splits an activation over the batch axes.
+
+  In a block (blocks.run) over those that are left.
+  """
+
+  def split(x: jax.Array) -> jax.Array:
+    here = jax.sharding.get_abstract_mesh()
+    axes = PartitionSpec(tuple(a for a in BATCH if a not in here.manual_axes))
+    where = NamedSharding(here if here.manual_axes else mesh, axes)
+    return jax.lax.with_sharding_constraint(x, where)
+
+  return split
 
 
 def check_batch(size: int, mesh: Mesh, where: str) -> None:
