@@ -188,12 +188,10 @@ def test_evaluate_needs_the_checkpoint_alone(tmp_path, monkeypatch, capsys):
   ],
 )
 def test_evaluate_does_what_it_is_asked_or_says_so(
-  flags, said, one_device, tmp_path, monkeypatch
+  flags, said, small, monkeypatch
 ):
-  short = ["--config.total=1", "--config.schedule.warmup=0"]
-  fit(tiny.load("siglip", "smoke", *short), tmp_path)
   data = "shapes:split=heldout,train_size=512,size=32"
-  given = ["--checkpoint", str(tmp_path), "--data", data, "--task", *flags]
+  given = ["--checkpoint", str(small), "--data", data, "--task", *flags]
   monkeypatch.setattr("sys.argv", ["x", *given])
   with pytest.raises(errors.UserError, match=said):
     evaluate.run()
