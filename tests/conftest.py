@@ -107,6 +107,13 @@ def mesh():
   return make
 
 
+@pytest.fixture
+def one_device(monkeypatch):
+  """For what is not about devices: a step on eight takes twice the time."""
+  one = jax.devices()[:1]
+  monkeypatch.setattr(jax, "devices", lambda: one)
+
+
 @pytest.fixture(scope="module", params=["gs", "s3"])
 def bucket(request, tmp_path_factory):
   """The URL of an empty bucket, of a server that runs while a module does."""

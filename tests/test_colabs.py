@@ -54,7 +54,9 @@ def difference(cell):
   return float(re.search(r"\((.+)\)", shown(cell))[1])
 
 
-def test_zero_shot_shows_a_picture_of_similarities(tmp_path, monkeypatch):
+def test_zero_shot_shows_a_picture_of_similarities(
+  one_device, tmp_path, monkeypatch
+):
   config = files.load_config(f"{ROOT}/configs/siglip.py:smoke", [])
   config["evals"] = {}
   config["model"]["dtype"] = "float32"  # As what is exported computes.

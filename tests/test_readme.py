@@ -17,7 +17,6 @@ import sys
 import types
 
 import command_rules
-import jax
 import numpy as np
 import pytest
 import readme
@@ -59,11 +58,9 @@ def checkout(tmp_path_factory):
 
 
 @pytest.fixture
-def inside(checkout, monkeypatch):
+def inside(checkout, one_device, monkeypatch):
   """inside(text): the checkout, with the data that the text names."""
   monkeypatch.chdir(checkout)
-  one = jax.devices()[:1]  # Which is compiled for in a third of the time.
-  monkeypatch.setattr(jax, "devices", lambda: one)
   monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(checkout))
 
   def enter(text):

@@ -25,13 +25,17 @@ FLAGS = {
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-  """Uninterrupted runs on 1 and 2 processes, made when they are asked for."""
+  """Uninterrupted runs on 1 and 2 processes, made when they are asked for.
+
+  Saved at their ends: a save takes as long as five steps.
+  """
   folder, made = tmp_path_factory.mktemp("whole"), {}
 
   def get(processes):
     if processes not in made:
       made[processes] = folder / str(processes)
-      killing.train(made[processes], processes, 1, *FLAGS[processes])
+      flags = [*FLAGS[processes], "--config.save_every=0"]
+      killing.train(made[processes], processes, 1, *flags)
     return made[processes]
 
   return get

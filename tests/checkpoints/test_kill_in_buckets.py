@@ -20,7 +20,8 @@ def test_whatever_happens_nothing_changes(
 ):
   """Metrics and parameters are those of a run on a disk, bit for bit."""
   rng, log = random.Random(0), tmp_path / "log"
-  killing.train(tmp_path / "whole", processes, 1, *FLAGS)
+  whole = *FLAGS, "--config.save_every=0"
+  killing.train(tmp_path / "whole", processes, 1, *whole)
   with buckets.served(kind, monkeypatch) as server:
     workdir = paths.at(f"{server.url}/run", "x")
 

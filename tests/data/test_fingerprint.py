@@ -111,7 +111,7 @@ def build(root, steps):
 
 @pytest.mark.slow
 def test_a_run_that_goes_on_with_other_data_says_what_that_means(
-  tmp_path, caplog
+  one_device, tmp_path, caplog
 ):
   make(tmp_path / "data", "table", VALUES)
   loop.fit(build(tmp_path, 2), tmp_path / "work")
@@ -124,10 +124,11 @@ def test_a_run_that_goes_on_with_other_data_says_what_that_means(
     (VALUES[::-1], "as many records as when.* in another order"),
   ):
     make(tmp_path / "data", "table", values)
+    built = build(tmp_path, 4)
     with pytest.raises(errors.UserError, match=f"config.source = .*{said}"):
-      loop.fit(build(tmp_path, 4), tmp_path / "work", strict_data=True)
+      loop.fit(built, tmp_path / "work", strict_data=True)
     caplog.clear()
-    loop.check_data(build(tmp_path, 4), meta["data"], strict=False)
+    loop.check_data(built, meta["data"], strict=False)
     assert re.search(f"{said}.*--strict_data refuses that", caplog.text)
 
 

@@ -169,10 +169,11 @@ def test_finetune_trains_and_its_checkpoint_says_with_what(siglip, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_hugging_face_directory_begins_a_run(tmp_path):
+def test_a_hugging_face_directory_begins_a_run(one_device, tmp_path):
   source = test_convert.model()
   model_files.write(source, tmp_path / "hf", "hugging_face")
   config = tiny.load("finetune", f"smoke,init={tmp_path / 'hf'},res=16")
+  config |= {"total": "2 steps", "evals": {}}
   built, params = begin(config)
   flat = rules.flatten(source.params)
   assert params.keys() == flat.keys()
@@ -180,8 +181,7 @@ def test_a_hugging_face_directory_begins_a_run(tmp_path):
     np.testing.assert_array_equal(params[name], value, name)
   told = "two cats and a red dog"
   np.testing.assert_array_equal(built.tokenizer(told), test_convert.WORDS(told))
-  config |= {"total": "2 steps", "evals": {}}
-  result = loop.fit(experiment.build(config), tmp_path / "run")
+  result = loop.fit(built, tmp_path / "run")
   assert np.isfinite(result["train/loss"])
 
 

@@ -18,8 +18,6 @@ from big_contrastive.interop.bundle import ModelBundle
 from big_contrastive.interop.open_clip import config as open_clip_config
 from big_contrastive.offline import embedding, tasks
 
-pytestmark = pytest.mark.peers
-
 WORDS = test_convert.WORDS
 TEXTS = ["a red cat", "a dog on the grass"]
 PICTURES = list(

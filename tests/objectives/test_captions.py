@@ -106,19 +106,24 @@ def trained(placed, steps=2, bos=BOS):
   return losses, jax.device_get(state)
 
 
-def cross_entropy(logits, text, weigh, smoothing, bos=BOS):
-  """Of each token up to EOS, by loops over captions."""
+def weights(text, weigh, bos=BOS):
+  """Of each token up to EOS, by a loop over captions; they add up to 1."""
   target = text if bos is None else text[:, 1:]
+  found = np.zeros(target.shape)
+  for row, words in zip(found, target, strict=True):
+    ends = np.flatnonzero(words == EOS)
+    row[: ends[0] + 1 if len(ends) else None] = 1
+  if weigh == "caption":
+    found /= found.sum(1, keepdims=True)
+  return found / found.sum()
+
+
+def cross_entropy(logits, local, smoothing, bos=BOS):
+  target = local["text"] if bos is None else local["text"][:, 1:]
   logp = jax.nn.log_softmax(logits)
-  total, count = 0.0, 0
-  for row in range(BATCH):
-    ends = np.flatnonzero(target[row] == EOS)
-    real = ends[0] + 1 if len(ends) else target.shape[1]
-    at = logp[row, np.arange(real), target[row, :real]]
-    each = -(1 - smoothing) * at - smoothing * logp[row, :real].mean(-1)
-    total += each.mean() if weigh == "caption" else each.sum()
-    count += 1 if weigh == "caption" else real
-  return total / count
+  at = (jax.nn.one_hot(target, V) * logp).sum(-1)
+  each = -(1 - smoothing) * at - smoothing * logp.mean(-1)
+  return (each * local["weights"]).sum()
 
 
 BLIP = {
@@ -134,42 +139,37 @@ def test_a_text_tower_that_decodes_is_taught_the_same(how):
   method, placed = make("captions", model={"text": BLIP}, **how)
   losses, end = trained(placed)
   params = jax.device_get(first_state(placed).params)
+
+  def formula(p, local):
+    m = merge(method.setting.model.graph, p)
+    tokens = m.img.features(local["image"]).tokens
+    x = m.txt.embedded(local["text"][:, :-1])
+    return cross_entropy(m.txt.scores(m.txt.decoded(x, tokens)), local, 0.0)
+
+  run = jax.jit(jax.value_and_grad(formula))
   for loss, local in zip(losses, batches(2), strict=True):
-
-    def formula(p, local=local):
-      m = merge(method.setting.model.graph, p)
-      tokens = m.img.features(jnp.asarray(local["image"])).tokens
-      x = m.txt.embedded(jnp.asarray(local["text"][:, :-1]))
-      logits = m.txt.scores(m.txt.decoded(x, tokens))
-      return cross_entropy(logits, local["text"], "token", 0.0)
-
-    value, grads = jax.jit(jax.value_and_grad(formula))(params)
+    local["weights"] = weights(local["text"], "token")
+    value, grads = run(params, local)
     np.testing.assert_allclose(loss, value, rtol=1e-5)
     params = jax.tree.map(lambda x, g: x - LR * g, params, grads)
   chex.assert_trees_all_close(end.params, params, rtol=1e-4, atol=1e-5)
   assert method.caption_chance == np.log(V)
 
 
-def captions(p, method, local, parallel=False, bos=BOS):
+def captions(p, local, method, parallel=False, bos=BOS):
   m = merge(method.setting.model.graph, p)
-  tokens = m.img.features(jnp.asarray(local["image"])).tokens
-  text = local["text"]
-  start = np.full((BATCH, 1), PAD if bos is None else bos)
-  inputs = np.concatenate([start, text[:, bool(bos) : -1]], 1)
+  tokens = m.img.features(local["image"]).tokens
+  start = jnp.full((BATCH, 1), PAD if bos is None else bos)
+  inputs = jnp.concatenate([start, local["text"][:, bool(bos) : -1]], 1)
   if parallel:
-    inputs = np.full_like(inputs, V)
-  x = m.dec.decoded(
-    m.dec.embedded(jnp.asarray(inputs)), tokens, causal=not parallel
-  )
-  return cross_entropy(
-    m.dec.scores(x), text, method.weigh, method.smoothing, bos
-  )
+    inputs = jnp.full_like(inputs, V)
+  x = m.dec.decoded(m.dec.embedded(inputs), tokens, causal=not parallel)
+  return cross_entropy(m.dec.scores(x), local, method.smoothing, bos)
 
 
-def coca(p, method, local):
+def coca(p, local, method):
   m = merge(method.setting.model.graph, p)
-  image = m.img.features(jnp.asarray(local["image"]))
-  text = m.txt.features(jnp.asarray(local["text"]))
+  image, text = m.img.features(local["image"]), m.txt.features(local["text"])
   z = [
     x / jnp.linalg.norm(x, axis=1, keepdims=True)
     for x in (image.pooled, text.pooled)
@@ -177,9 +177,7 @@ def coca(p, method, local):
   s = jnp.exp(p["t"]) * z[0] @ z[1].T
   both = jnp.diag(jax.nn.log_softmax(s)) + jnp.diag(jax.nn.log_softmax(s.T))
   x = m.dec.decoded(text.tokens[:, :-1], image.tokens)
-  caption = cross_entropy(
-    m.dec.scores(x), local["text"], method.weigh, method.smoothing
-  )
+  caption = cross_entropy(m.dec.scores(x), local, method.smoothing)
   return -both.mean() / 2 + 2 * caption
 
 
@@ -205,9 +203,11 @@ def test_two_steps_are_those_of_the_formula(case):
   losses, state = trained(placed, bos=bos)
   p, expected = jax.device_get(first_state(placed).params), []
   more = {} if name == "coca" else {"bos": bos, "parallel": case == "parallel"}
+  of = functools.partial(globals()[name], method=method, **more)
+  run = jax.jit(jax.value_and_grad(of))
   for local in batches(2, bos):
-    of = functools.partial(globals()[name], method=method, local=local, **more)
-    loss, grads = jax.jit(jax.value_and_grad(of))(p)
+    local["weights"] = weights(local["text"], method.weigh, bos)
+    loss, grads = run(p, local)
     p = jax.tree.map(lambda x, g: x - LR * g, p, grads)
     expected.append(float(loss))
   np.testing.assert_allclose(losses, expected, rtol=2e-5)

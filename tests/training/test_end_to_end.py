@@ -22,19 +22,25 @@ class Killed(Exception):
   pass
 
 
-def fit(config, workdir, kill_before=None):
-  """Trains; as if killed before it asks for the batch of that step."""
-  built = experiment.build(config)
+def fit(config, workdir):
+  return loop.fit(experiment.build(config), workdir)
+
+
+def before(built, step, act):
+  """Lets something happen as that step asks for its batch."""
   batches = built.training.batches
 
-  def killed(start, stop, put):
-    for step, batch in enumerate(batches(start, stop, put), start):
-      if step == kill_before:
-        raise Killed
+  def acting(start, stop, put):
+    for i, batch in enumerate(batches(start, stop, put), start):
+      if i == step:
+        act()
       yield batch
 
-  built.training.batches = killed
-  return loop.fit(built, workdir)
+  built.training.batches = acting
+
+
+def kill():
+  raise Killed
 
 
 def lines(workdir):
@@ -65,10 +71,12 @@ def test_killed_and_resumed_is_uninterrupted_bit_for_bit(name, tmp_path):
   ]
   config = tiny.load(name, "smoke", *released * (name == "siglip"))
   whole, broken = tmp_path / "whole", tmp_path / "broken"
-  result = fit(config, whole)
+  built = experiment.build(config)
+  result = loop.fit(built, whole)
   assert all(np.isfinite(figure) for figure in result.values())
+  before(built, 6, kill)  # Saved at 4; steps 5 and 6 are lost.
   with pytest.raises(Killed):
-    fit(config, broken, kill_before=6)  # Saved at 4; steps 5 and 6 are lost.
+    loop.fit(built, broken)
   assert find.find(str(broken), "x").name == "4"
   fit(config, broken)
   assert lines(whole) == lines(broken)
@@ -100,21 +108,23 @@ def test_micro_batches_and_tiles_of_a_config_change_no_figure(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_finished_run_has_nothing_left_to_do(tmp_path):
+def test_a_finished_run_has_nothing_left_to_do(one_device, tmp_path):
   config = tiny.load("siglip", "smoke")
   fit(config, tmp_path)
-  before = lines(tmp_path)
-  again = fit(config, tmp_path, kill_before=0)
-  assert lines(tmp_path) == before
-  assert again["train/loss"] == before[-2]["train/loss"]
+  rows = lines(tmp_path)
+  built = experiment.build(config)
+  before(built, 0, kill)
+  again = loop.fit(built, tmp_path)
+  assert lines(tmp_path) == rows
+  assert again["train/loss"] == rows[-2]["train/loss"]
   config["total"] = "7 steps"
   with pytest.raises(errors.UserError, match="config.total = 7.*at least 8"):
     fit(config, tmp_path)
-  assert lines(tmp_path) == before
+  assert lines(tmp_path) == rows
 
 
 @pytest.mark.slow
-def test_flip_unmasked_begins_where_masked_ended(tmp_path):
+def test_flip_unmasked_begins_where_masked_ended(one_device, tmp_path):
   masked, unmasked = tmp_path / "a", tmp_path / "b"
   fit(tiny.load("flip", "smoke"), masked)
   config = tiny.load("flip", f"smoke,init={masked}")
@@ -128,7 +138,7 @@ def test_flip_unmasked_begins_where_masked_ended(tmp_path):
 
 
 @pytest.mark.slow
-def test_lit_locks_the_tower_that_it_is_given(tmp_path):
+def test_lit_locks_the_tower_that_it_is_given(one_device, tmp_path):
   siglip, lit = tmp_path / "siglip", tmp_path / "lit"
   fit(tiny.load("siglip", "smoke"), siglip)
   fit(tiny.load("lit", f"smoke,pool=map,init={siglip}"), lit)
@@ -178,21 +188,21 @@ def test_evaluate_needs_the_checkpoint_alone(tmp_path, monkeypatch, capsys):
   ],
 )
 def test_evaluate_does_what_it_is_asked_or_says_so(
-  flags, said, tmp_path, monkeypatch
+  flags, said, small, monkeypatch
 ):
-  short = ["--config.total=1", "--config.schedule.warmup=0"]
-  fit(tiny.load("siglip", "smoke", *short), tmp_path)
   data = "shapes:split=heldout,train_size=512,size=32"
-  given = ["--checkpoint", str(tmp_path), "--data", data, "--task", *flags]
+  given = ["--checkpoint", str(small), "--data", data, "--task", *flags]
   monkeypatch.setattr("sys.argv", ["x", *given])
   with pytest.raises(errors.UserError, match=said):
     evaluate.run()
 
 
-def test_another_optimizer_does_not_take_the_state_of_the_first(tmp_path):
+def test_another_optimizer_does_not_take_the_state_of_the_first(
+  one_device, tmp_path
+):
   flags = ["--config.total=4", "--config.schedule.warmup=0"]
   fit(tiny.load("siglip", "smoke", *flags), tmp_path)
-  before = lines(tmp_path)
+  rows = lines(tmp_path)
   said = "config.optimizer, config.freeze and config.start"
   for change in (
     "--config.optimizer.clip=None",
@@ -201,15 +211,19 @@ def test_another_optimizer_does_not_take_the_state_of_the_first(tmp_path):
   ):
     with pytest.raises(errors.UserError, match=said):
       fit(tiny.load("siglip", "smoke", *flags, change), tmp_path)
-    assert lines(tmp_path) == before and find.find(str(tmp_path), "x")
+    assert lines(tmp_path) == rows and find.find(str(tmp_path), "x")
 
 
 @pytest.mark.slow
-def test_when_and_how_often_it_saves_changes_no_figure(tmp_path, monkeypatch):
+def test_when_and_how_often_it_saves_changes_no_figure(
+  one_device, tmp_path, monkeypatch
+):
   """By minutes, by steps, stopped by SIGTERM where an evaluation is due."""
   flags = ["--config.total=8", "--config.log_every=3", "--config.eval_every=4"]
   whole, often, stopped = tmp_path / "a", tmp_path / "b", tmp_path / "c"
-  fit(tiny.load("siglip", "smoke", *flags, "--config.save_every=0"), whole)
+  config = tiny.load("siglip", "smoke", *flags, "--config.save_every=0")
+  built = experiment.build(config)
+  loop.fit(built, whole)
   assert [r["step"] for r in lines(whole)] == [1, 3, 4, 6, 8, 8]
   saved = []
   save = checkpointer.Checkpoints.save
@@ -221,21 +235,11 @@ def test_when_and_how_often_it_saves_changes_no_figure(tmp_path, monkeypatch):
   fit(tiny.load("siglip", "smoke", *flags, *minutes), often)
   assert saved == [1, 2, 3, 4, 5, 6, 7, 8]
   assert lines(often) == lines(whole)
-  config = tiny.load("siglip", "smoke", *flags, "--config.save_every=0")
-  built = experiment.build(config)
-  batches = built.training.batches
-
-  def then_sigterm(start, stop, put):
-    for step, batch in enumerate(batches(start, stop, put), start):
-      if step == 3:
-        signal.raise_signal(signal.SIGTERM)
-      yield batch
-
-  built.training.batches = then_sigterm
-  before = signal.getsignal(signal.SIGTERM)
+  before(built, 3, lambda: signal.raise_signal(signal.SIGTERM))
+  handler = signal.getsignal(signal.SIGTERM)
   with pytest.raises(errors.RunError, match="saved at step 4, in .* s") as e:
     loop.fit(built, stopped)
-  assert e.value.code == 75 and signal.getsignal(signal.SIGTERM) == before
+  assert e.value.code == 75 and signal.getsignal(signal.SIGTERM) == handler
   assert [r["step"] for r in lines(stopped)] == [1, 3]
   fit(config, stopped)
   assert lines(stopped) == lines(whole)
@@ -245,14 +249,14 @@ def test_when_and_how_often_it_saves_changes_no_figure(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("at", [4, pytest.param(8, marks=pytest.mark.slow)])
 def test_sigterm_in_an_evaluation_saves_and_the_evaluation_is_repeated(
-  at, tmp_path
+  at, one_device, tmp_path
 ):
   """In the second of two evaluators, amid the run and at its end."""
   flags = ["--config.total=8", "--config.eval_every=4"]
   config = tiny.load("siglip", "smoke", *flags, "--config.save_every=0")
   config["evals"] = {"a": config["evals"]["shapes"]} | config["evals"]
-  fit(config, tmp_path / "whole")
   built = experiment.build(config)
+  loop.fit(built, tmp_path / "whole")
   evaluator, calls = built.evaluators["retrieval/shapes"], []
 
   def then_sigterm(embed):
@@ -274,17 +278,19 @@ def test_sigterm_in_an_evaluation_saves_and_the_evaluation_is_repeated(
 
 
 @pytest.mark.slow
-def test_numbers_that_are_not_finite_stop_the_run_or_are_skipped(tmp_path):
+def test_numbers_that_are_not_finite_stop_the_run_or_are_skipped(
+  one_device, tmp_path
+):
   """By a bias that the first update throws to infinity."""
   flags = ["--config.evals={}", "--config.save_every=1", "--config.total=4"]
   flags += ["--config.lr_mult=[('b', 1e38), ('.*', 1.0)]"]
   flags += ["--config.optimizer.lr=10", "--config.schedule.warmup=0"]
+  built = experiment.build(tiny.load("siglip", "smoke", *flags))
   with pytest.raises(errors.RunError, match="step 1: not finite: the up") as e:
-    fit(tiny.load("siglip", "smoke", *flags), tmp_path)
+    loop.fit(built, tmp_path)
   assert e.value.code == 3 and "config.skip_nonfinite" in str(e.value)
   assert not list((tmp_path / "checkpoints").iterdir())
   kept = np.load(tmp_path / "nonfinite" / "step_1_process_0.npz")
-  built = experiment.build(tiny.load("siglip", "smoke", *flags))
   first = next(built.training.batches(0, 1))
   for name in ("image", "text", "id"):
     np.testing.assert_array_equal(kept[name], first[name])

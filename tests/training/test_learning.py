@@ -100,7 +100,7 @@ def filtered(workdir, out):
 
 
 @pytest.mark.slow
-def test_a_model_learns_what_its_captions_say_and_no_more(tmp_path):
+def test_a_model_learns_what_its_captions_say_and_no_more(one_device, tmp_path):
   rolled = tmp_path / "rolled.py"
   rolled.write_text(ROLLED)
   # Chance is 5.4 %; two standard errors of it are 2 %.

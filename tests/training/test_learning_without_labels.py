@@ -6,6 +6,8 @@ import tiny
 from big_contrastive.factory import experiment
 from big_contrastive.training import loop
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 
 def top1(config, workdir):
   """k-NN's accuracy after training, and that of chance."""
