@@ -104,8 +104,11 @@ def pin(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
 
   def split(x: jax.Array) -> jax.Array:
     here = jax.sharding.get_abstract_mesh()
-    axes = PartitionSpec(tuple(a for a in BATCH if a not in here.manual_axes))
-    where = NamedSharding(here if here.manual_axes else mesh, axes)
+    axes = tuple(a for a in BATCH if a not in here.manual_axes)
+    if not axes:
+      return x
+    within = here if here.manual_axes else mesh
+    where = NamedSharding(within, PartitionSpec(axes))
     return jax.lax.with_sharding_constraint(x, where)
 
   return split
