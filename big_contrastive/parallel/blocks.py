@@ -35,8 +35,8 @@ def run(f: Callable[[Any, Any], tuple[Any, Any, Any]], mesh: Mesh) -> Callable:
     return rows, jax.lax.psum(sums, _AXIS), jax.lax.pmean(means, _AXIS)
 
   rows, same = PartitionSpec(None, _AXIS), PartitionSpec()
-  # With axes of one device left to XLA, but none of more, custom_partitioning
-  # fails, and so cuDNN's attention.
+  # custom_partitioning, and so cuDNN's attention, fails where all of the axes
+  # that are left to XLA have one device.
   taken = {a for a, size in mesh.shape.items() if a == _AXIS or size == 1}
   return jax.shard_map(
     block, mesh=mesh, axis_names=taken, in_specs=(same, rows),
