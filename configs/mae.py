@@ -18,13 +18,11 @@ from configs import augmentations, self_supervised
 def get_config(argument: str | None = None) -> ConfigDict:
   """Returns the config; see the file's docstring for the argument."""
   arg = self_supervised.arguments(
-    argument, {}, tower="B/16", batch=4096, epochs=800
+    argument, {}, {"tower": "Ti/4"}, tower="B/16", batch=4096, epochs=800
   )
   if arg.small:
     remedy = "quick is for images of 32 pixels."
     raise ValueError("argument", "small", "quick or smoke", remedy)
-  if arg.tower.startswith("convnet"):  # The tower of quick elsewhere.
-    arg.tower = "Ti/4"
   config = self_supervised.begin(arg)
   if "tower" in config.model.image:
     remedy = "MAE leaves patches out."
