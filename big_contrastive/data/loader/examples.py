@@ -47,9 +47,8 @@ class Examples:
   def at(self, step: int) -> "Examples":
     """Returns what makes the examples of a step: their fields, no others."""
     begun = [first for first in self.later if first <= step]
-    if not begun:
-      return dataclasses.replace(self, later={})
-    return dataclasses.replace(self, fields=self.later[max(begun)], later={})
+    fields = self.later[max(begun)] if begun else self.fields
+    return dataclasses.replace(self, fields=fields, later={})
 
   def has(self, field: str) -> bool:
     """Returns whether examples have that field, as far as it is up to them."""
